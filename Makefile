@@ -1,0 +1,46 @@
+# Every target installs what it needs by itself. `make` lists them.
+SHELL := bash
+.DEFAULT_GOAL := help
+.PHONY: help setup data sweep status report test test-slow check models clean
+
+SWEEP ?= quick
+SET ?=
+LAUNCHER ?= local
+DATA ?= cifar10
+ARGS ?=
+python := .venv/bin/python
+
+help: ## list the targets and what they cost
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.venv/ready: requirements.lock pyproject.toml
+	@scripts/setup.sh
+
+setup: .venv/ready ## install the locked packages into .venv (1 to 3 min, 6 GB)
+
+data: .venv/ready ## DATA=cifar10: fetch and cache a dataset (CIFAR-10: 170 MB)
+	@$(python) scripts/data.py data=$(DATA) $(ARGS)
+
+sweep: .venv/ready ## SWEEP=quick: do what is left of a sweep, then report (quick: 5 min on 2 cores)
+	@$(python) scripts/sweep.py sweep=$(SWEEP) launcher=$(LAUNCHER) 'set=[$(shell echo "$(SET)" | tr -s ' ' ',')]' $(ARGS)
+
+status: .venv/ready ## what is done, running, failed and left of each sweep (1 s)
+	@$(python) scripts/status.py $(ARGS)
+
+report: .venv/ready ## SWEEP=quick: tables, figures and page from the records (10 s)
+	@$(python) scripts/report.py sweep=$(SWEEP) $(ARGS)
+
+models: .venv/ready ## parameters and FLOPs of every model and matched pair (20 s)
+	@$(python) scripts/models.py
+
+test: .venv/ready ## the tests (4 min on 2 cores)
+	@$(python) -m pytest $(ARGS)
+
+test-slow: .venv/ready ## the long tests: simulations, killed sweeps (15 min)
+	@$(python) -m pytest -m slow $(ARGS)
+
+check: .venv/ready ## formatting, lint and types (1 min)
+	@$(python) -m ruff format --check . && $(python) -m ruff check . && $(python) -m mypy
+
+clean: ## remove outputs and caches of data (asks first); keeps .venv and raw data
+	@read -r -p "Remove outputs/ and data/cache/? [y/N] " answer && [ "$$answer" = y ] && rm -rf outputs data/cache

@@ -1,0 +1,70 @@
+"""What does every shipped model cost, and which pairs match? python scripts/models.py (make models)."""
+
+import sys
+from itertools import combinations
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from omegaconf import OmegaConf
+from rich.console import Console
+from rich.table import Table
+
+from crossover.config import ModelConfig
+from crossover.training.models import build_model, count_parameters, forward_flops
+
+FOLDER = Path(__file__).parents[1] / "conf" / "model"
+SIZES = (16, 32, 64, 224)
+CLASSES = 10
+TOLERANCE = 0.05
+"""Two models match when the smaller has at least 95% of the larger one's parameters."""
+FAMILIES = ("resnet", "hybrid", "vit")
+Cost = tuple[int, int]
+
+
+def shipped() -> dict[str, ModelConfig]:
+    """Return the models of conf/model, by family and then name."""
+    models = []
+    for path in FOLDER.glob("*.yaml"):
+        values = cast(dict[str, Any], OmegaConf.to_container(OmegaConf.load(path)))
+        values.pop("defaults")  # its recipe
+        models.append(ModelConfig(**values))
+    return {m.name: m for m in sorted(models, key=lambda m: (FAMILIES.index(m.family), m.name))}
+
+
+def cost(config: ModelConfig, image_size: int) -> Cost:
+    """Return trained parameters and forward FLOPs of one image; nothing is allocated or computed."""
+    with torch.device("meta"):
+        model = build_model(config, image_size=image_size, classes=CLASSES)
+    return count_parameters(model), forward_flops(model, image_size)
+
+
+def matched(models: dict[str, ModelConfig], costs: dict[str, Cost]) -> list[tuple[str, str]]:
+    """Return the pairs of different families whose parameters differ by at most TOLERANCE."""
+    pairs = []
+    for a, b in combinations(models, 2):
+        smaller, larger = sorted((costs[a][0], costs[b][0]))
+        if models[a].family != models[b].family and smaller >= (1 - TOLERANCE) * larger:
+            pairs.append((a, b))
+    return pairs
+
+
+def main() -> None:
+    models = shipped()
+    costs = {size: {name: cost(model, size) for name, model in models.items()} for size in SIZES}
+    titles = [f"{what} {size} px" for what in ("params", "MFLOP") for size in SIZES]
+    table = Table("model", "arch", *titles, box=None, title=f"{CLASSES} classes; MFLOP: forward pass of one image")
+    for name, model in models.items():
+        parameters = (f"{costs[size][name][0]:,}" for size in SIZES)
+        table.add_row(name, model.arch, *parameters, *(f"{costs[size][name][1] / 1e6:,.1f}" for size in SIZES))
+    pairs = Table("px", "a", "b", "params b/a", "FLOPs b/a", box=None, title=f"parameters within {TOLERANCE:.0%}")
+    for size in SIZES:
+        for a, b in matched(models, costs[size]):
+            ratios = (f"{costs[size][b][i] / costs[size][a][i]:.3f}" for i in (0, 1))
+            pairs.add_row(str(size), a, b, *ratios)
+    console = Console(width=160) if not sys.stdout.isatty() else Console()
+    console.print(table, pairs, sep="\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,42 @@
+"""Analyse records or curves: python scripts/report.py sweep=quick, or curves=FILE.csv output=DIR (make report)."""
+
+from pathlib import Path
+
+import hydra
+from crossover.analysis.crossover import AnalysisError
+from crossover.analysis.tables import read_curves
+from crossover.report.build import terminal_summary, write_curves_report
+from omegaconf import DictConfig
+from rich.console import Console
+
+from crossover.cli import resolved, run_app
+from crossover.config import CrossoverError
+from crossover.study import report_sweep
+from crossover.sweep.plan import sweep_dir
+from crossover.sweep.records import read_sweep
+
+
+@hydra.main(version_base="1.3", config_path="../conf", config_name="report")
+def main(config: DictConfig) -> None:
+    values, console = resolved(config), Console()
+    try:
+        if values["curves"] is None:
+            name = values["sweep"]
+            directory = Path(values["output"] or sweep_dir(values["outputs"], name))
+            records = read_sweep(Path(values["outputs"]), name)
+            report = report_sweep(records, directory, seed=values["seed"], calibrate=values["calibrate"])
+        else:
+            if values["output"] is None:
+                raise CrossoverError("curves=... needs output=DIR, the folder to write to")
+            path = Path(values["curves"])
+            command = f"python scripts/report.py curves={path} output={values['output']}"
+            report = write_curves_report(
+                read_curves(path), Path(values["output"]), title=path.stem, command=command, seed=values["seed"]
+            )
+    except AnalysisError as error:
+        raise CrossoverError(str(error)) from None
+    terminal_summary(report, console)
+
+
+if __name__ == "__main__":
+    run_app(main)

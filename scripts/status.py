@@ -1,0 +1,33 @@
+"""What is done of each sweep: python scripts/status.py (make status)."""
+
+import sys
+from collections import Counter
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from crossover.sweep.records import STATES, read_plan, run_state
+
+USAGE = "usage: python scripts/status.py [OUTPUTS]    the folder of runs and sweeps; default: outputs"
+
+
+def main(arguments: list[str]) -> int:
+    if len(arguments) > 1 or any(a.startswith("-") for a in arguments):
+        print(USAGE, file=sys.stderr)
+        return 2
+    outputs = Path(arguments[0] if arguments else "outputs")
+    table = Table("sweep", *STATES, "planned", box=None)
+    for path in sorted((outputs / "sweeps").glob("*/plan.json")):
+        plan = read_plan(path)
+        counts = Counter(run_state(outputs / "runs" / run_id) for run_id in plan["runs"])
+        table.add_row(plan["name"], *(str(counts[state]) for state in STATES), str(len(plan["runs"])))
+    if not table.rows:
+        print(f"no sweep in {outputs}; `make sweep` starts one")
+        return 0
+    Console().print(table)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,27 @@
+"""Train one run: python scripts/train.py model=vit_tiny n_train=5000 seed=1 (add -m for several)."""
+
+import hydra
+from omegaconf import DictConfig
+
+from crossover.cli import resolved, run_app
+from crossover.config import CrossoverError, parse_run
+from crossover.sweep.launch import execute_locked
+from crossover.sweep.lock import HeldError
+from crossover.sweep.records import freeze, read_record
+
+
+@hydra.main(version_base="1.3", config_path="../conf", config_name="train")
+def main(config: DictConfig) -> None:
+    run = parse_run(resolved(config))
+    freeze([run])
+    try:
+        execute_locked(run)
+    except HeldError as error:
+        raise CrossoverError(f"{error}; wait for it, or end that process") from None
+    record = read_record(run.run_dir / "record.json")
+    errors = ", ".join(f"{part} error {record[f'{part}_error']:.4f}" for part in ("train", "val", "test"))
+    print(f"{run.run_id}: {errors}, {record['train_seconds']:.1f} s of training; {run.run_dir / 'record.json'}")
+
+
+if __name__ == "__main__":
+    run_app(main)

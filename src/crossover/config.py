@@ -1,0 +1,258 @@
+"""What defines one run? Typed, frozen and validated; its hash is the run's identity.
+
+Defaults in the classes are neutral ("off") and never change: `run_id` hashes only what differs from them, so that a
+new option does not rename the runs that were made before it existed.
+"""
+
+import hashlib
+import json
+import math
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+RECORD_SCHEMA = 1
+"""Version of record.json; a reader refuses others."""
+
+
+class CrossoverError(Exception):
+    """A user's mistake or a failing machine: one line with what was given, what is allowed and what to do."""
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, protected_namespaces=())
+
+
+class CuesData(_Frozen):
+    """The embedded two-cue world: x = noise + alpha * T_y + beta * shift(M_m, u)."""
+
+    kind: Literal["cues"]
+    name: str
+    image_size: int = Field(ge=8)
+    classes: int = Field(ge=2)
+    alpha: float = Field(ge=0)
+    """Amplitude of the global, position-bound pattern (the noise has standard deviation 1)."""
+    beta: float = Field(ge=0)
+    """Amplitude of the local motif at a random place."""
+    q: float = Field(ge=0, le=1)
+    """Probability that the motif is that of the image's class; else it is a uniform one."""
+    world_seed: int = Field(ge=0)
+    n_pool: int = Field(ge=2)
+    """Images that chains are drawn from."""
+    n_val: int = Field(ge=2)
+    n_test: int = Field(ge=2)
+
+
+class ImageData(_Frozen):
+    """Real images: decoded once to `image_size`, with validation held out of train."""
+
+    kind: Literal["cifar10", "folder", "tiny_imagenet"]
+    name: str
+    root: str
+    """Folder of the raw data, relative to `machine.data_dir` unless absolute. Not part of the run's identity."""
+    image_size: int = Field(ge=8)
+    val_fraction: float = Field(gt=0, lt=1)
+    """Share of the training images held out (stratified, fixed) before any chain is drawn."""
+
+
+DataConfig = Annotated[CuesData | ImageData, Field(discriminator="kind")]
+
+
+class ModelConfig(_Frozen):
+    """A timm architecture and what we set in it."""
+
+    name: str = Field(pattern=r"^(resnet|hybrid|vit)[A-Za-z0-9_.-]*$")
+    """Begins with its family: resnet, hybrid or vit."""
+    arch: str
+    """`basic_resnet` (small ResNet of any depth and width), `vit` (Vision Transformer of any size), or a timm name."""
+    args: dict[str, Any] = {}
+    """Keyword arguments of the architecture."""
+    patch_size: int | None = None
+    """ViT and hybrid; null: 4 up to 47 px, 8 up to 127 px, 16 above."""
+    position: Literal["learned", "sinusoidal", "none"] = "learned"
+    """ViT and hybrid: position embedding."""
+    position_std: float = Field(default=0.02, gt=0)
+    """Standard deviation of a learned position embedding at initialisation."""
+    pool: Literal["avg", "token"] = "avg"
+    """ViT and hybrid: mean pooling of patch tokens, or a class token."""
+
+    @property
+    def family(self) -> str:
+        return next(f for f in ("resnet", "hybrid", "vit") if self.name.startswith(f))
+
+
+class RecipeConfig(_Frozen):
+    """Optimiser, schedule and regularisation of one model family."""
+
+    name: str
+    optimizer: Literal["adamw", "sgd"]
+    lr: float = Field(gt=0)
+    """Peak learning rate."""
+    weight_decay: float = Field(default=0.0, ge=0)
+    """Not applied to biases, norms and position embeddings."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    momentum: float = Field(default=0.9, ge=0, lt=1)
+    """SGD, Nesterov."""
+    batch_size: int = Field(ge=2)
+    warmup: float = Field(default=0.0, ge=0, lt=1)
+    """Share of the steps with linear warm-up; a cosine to zero follows."""
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    grad_clip: float | None = Field(default=None, gt=0)
+    """Largest norm of the gradient."""
+    ema_decay: float | None = Field(default=None, gt=0, lt=1)
+    """Evaluate an exponential moving average of the weights."""
+    select: Literal["best_val", "last"] = "best_val"
+    """Which weights are tested: those of the best validation error, or the last."""
+
+
+class AugmentConfig(_Frozen):
+    """What happens to each training image, in this order."""
+
+    name: str
+    crop: int = Field(default=0, ge=0)
+    """Random crop after padding by this many zero pixels on each side."""
+    flip: bool = False
+    """Horizontal flip with probability one half."""
+    policy: Literal["none", "randaugment", "trivialaugment"] = "none"
+    policy_ops: int = Field(default=2, ge=1)
+    """RandAugment: operations per image."""
+    policy_magnitude: int = Field(default=9, ge=0, le=30)
+    """RandAugment: magnitude in 0..30, as in torchvision."""
+    erase: float = Field(default=0.0, ge=0, le=1)
+    """Random erasing: probability per image."""
+    mixup: float = Field(default=0.0, ge=0)
+    """Alpha of the Beta distribution of mixup; 0 is off."""
+    cutmix: float = Field(default=0.0, ge=0)
+    """Alpha of CutMix; with mixup on too, each image gets one of the two at random."""
+
+
+class BudgetConfig(_Frozen):
+    """How long to train: exactly one of steps, epochs, examples or FLOPs."""
+
+    steps: int | None = Field(default=None, ge=1)
+    epochs: float | None = Field(default=None, gt=0)
+    """Passes over the n_train images."""
+    examples: int | None = Field(default=None, ge=1)
+    """Images seen, with repetition."""
+    flops: float | None = Field(default=None, gt=0)
+    """Training FLOPs: three times the forward pass of every image seen."""
+    evaluations: int = Field(default=10, ge=1)
+    """Validations in a run, evenly spaced; each is a point to continue from."""
+
+    @model_validator(mode="after")
+    def _one_duration(self) -> "BudgetConfig":
+        given = {k: v for k in ("steps", "epochs", "examples", "flops") if (v := getattr(self, k)) is not None}
+        if len(given) != 1:
+            got = ", ".join(f"budget.{k}={v:g}" for k, v in given.items()) or "none"
+            raise ValueError(
+                f"give exactly one of budget.steps, epochs, examples, flops; got {got} (set the others to null)"
+            )
+        return self
+
+    @property
+    def label(self) -> str:
+        """Such as `800 steps` or `100 epochs`."""
+        unit = next(k for k in ("steps", "epochs", "examples", "flops") if getattr(self, k) is not None)
+        return f"{getattr(self, unit):g} {unit}"
+
+    def total_steps(self, n_train: int, batch_size: int, forward_flops: float) -> int:
+        """Return optimiser steps, rounded up; `forward_flops` is of one image."""
+        if self.steps is not None:
+            return self.steps
+        if self.flops is not None:
+            images = self.flops / (3 * forward_flops)
+        else:
+            images = self.examples if self.examples is not None else (self.epochs or 0) * n_train
+        return max(1, math.ceil(images / batch_size))
+
+
+class LoggerConfig(_Frozen):
+    """Where the history of a run goes besides its record."""
+
+    kind: Literal["wandb", "wandb_offline", "csv", "none"] = "wandb_offline"
+    project: str = "crossover"
+    entity: str | None = None
+    group: str | None = None
+    """W&B group: the sweep."""
+
+
+class MachineConfig(_Frozen):
+    """Where a run runs: nothing here can change its result beyond floating-point noise."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads: int = Field(default=1, ge=1)
+    """CPU threads of one run; a sweep runs several side by side."""
+    data_dir: str = "data"
+    """Raw data and caches."""
+    outputs: str = "outputs"
+    resident_gb: float = Field(default=4.0, ge=0)
+    """Training images up to this size are kept in device memory; larger sets stream from the memory map."""
+
+
+class RunConfig(_Frozen):
+    """One training: dataset, model, recipe, augmentation, budget, n_train, chain, seed."""
+
+    data: DataConfig
+    model: ModelConfig
+    recipe: RecipeConfig
+    augment: AugmentConfig
+    budget: BudgetConfig
+    n_train: int = Field(ge=1)
+    """Number of distinct training images."""
+    chain: int = Field(ge=0)
+    """Which of the independent nested orders of the pool."""
+    seed: int = Field(ge=0)
+    """Initial weights, batch order and augmentation; never the subset."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """auto: bf16 autocast on CUDA, fp32 on CPU."""
+    logger: LoggerConfig = LoggerConfig()
+    machine: MachineConfig = MachineConfig()
+
+    @model_validator(mode="after")
+    def _enough_images(self) -> "RunConfig":
+        if isinstance(self.data, CuesData):
+            if self.n_train < self.data.classes:
+                raise ValueError(f"n_train={self.n_train} is below the {self.data.classes} classes of {self.data.name}")
+            if self.n_train > self.data.n_pool:
+                raise ValueError(
+                    f"n_train={self.n_train} is over the pool of {self.data.n_pool} images of {self.data.name}"
+                    " (raise data.n_pool, or ask for fewer)"
+                )
+        return self
+
+    @property
+    def run_id(self) -> str:
+        """Readable name + hash of every field that can change the result; at most 64 characters (a W&B limit)."""
+        name = f"{self.data.name[:18]}-{self.model.name[:20]}-n{self.n_train}-c{self.chain}-s{self.seed}"
+        return f"{name}-{self.identity[:8]}"
+
+    @property
+    def identity(self) -> str:
+        """Return the SHA-256 of what can change the result."""
+        hidden: Any = {"machine": True, "logger": True, "data": {"root"}}
+        fields = self.model_dump(mode="json", exclude=hidden, exclude_defaults=True)
+        return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def run_dir(self) -> Path:
+        return Path(self.machine.outputs) / "runs" / self.run_id
+
+
+def parse_run(values: dict[str, Any]) -> RunConfig:
+    """Return the validated run of a plain dict; raise CrossoverError naming each wrong field and what is allowed."""
+    try:
+        return RunConfig.model_validate(values)
+    except ValidationError as error:
+        raise CrossoverError(f"bad configuration: {describe(error)}") from None
+
+
+def describe(error: ValidationError) -> str:
+    """Return a pydantic error as one line: where, what was given, what is allowed."""
+    parts = []
+    for item in error.errors():
+        where = ".".join(str(p) for p in item["loc"] if p not in ("cues", "cifar10", "folder", "tiny_imagenet"))
+        message = item["msg"].removeprefix("Value error, ")
+        given = "" if item["type"] in ("value_error", "missing") else f" (got {str(item['input'])[:60]!r})"
+        parts.append(f"{where}: {message}{given}" if where else message)
+    return "; ".join(parts)

@@ -1,0 +1,121 @@
+"""What does the embedded two-cue world look like, and how well can anyone classify it?
+
+    x = noise(0, 1) + alpha * T_y + beta * shift(M_m, u)        m = y with probability q, else a uniform class
+
+`T_y` is a fixed full-image pattern per class: a global cue, bound to its place. `M_m` is a 5x5 motif per class at a
+uniform random place u, wholly inside the image: a local cue, the same everywhere. An image is a pure function of (world
+seed, split, index), so that every size is a prefix of an unlimited pool. Values are stored as uint8, `ZERO` +
+`LEVELS` x, which adds 0.012 noise standard deviations of rounding error.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.special import logsumexp
+
+from crossover.config import CuesData
+
+MOTIF = 5
+ZERO, LEVELS = 128, 24
+BLOCK = 4096
+"""Images that share one random generator; changing it changes the world."""
+_PATTERN_STREAM, _TRAIN_STREAM, _TEST_STREAM = 0, 1, 2
+
+
+@dataclass(frozen=True)
+class Patterns:
+    """The cues of every class at unit root mean square: `pattern` (K, S, S, 3) and `motif` (K, 5, 5, 3), float32."""
+
+    pattern: np.ndarray
+    motif: np.ndarray
+
+
+def draw_patterns(config: CuesData) -> Patterns:
+    """Return the fixed cues of a world; they depend on its seed, size and classes only, never on the dials."""
+    rng = np.random.default_rng([config.world_seed, _PATTERN_STREAM, 0])
+    pattern = rng.standard_normal((config.classes, config.image_size, config.image_size, 3))
+    motif = rng.standard_normal((config.classes, MOTIF, MOTIF, 3))
+    return Patterns(_unit_rms(pattern), _unit_rms(motif))
+
+
+def _unit_rms(x: np.ndarray) -> np.ndarray:
+    rms = np.sqrt(np.mean(x**2, axis=(1, 2, 3), keepdims=True))
+    return (x / rms).astype(np.float32)
+
+
+def blocks(config: CuesData, stream: int, count: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield images uint8 (b, S, S, 3) and labels int64 (b,) of one stream, b <= BLOCK, `count` in all."""
+    cues = draw_patterns(config)
+    places = config.image_size - MOTIF + 1
+    offset = np.arange(MOTIF)
+    for block in range(-(-count // BLOCK)):
+        rng = np.random.default_rng([config.world_seed, stream, 1 + block])
+        size = (BLOCK, config.image_size, config.image_size, 3)
+        labels = rng.integers(config.classes, size=BLOCK)
+        other = rng.integers(config.classes, size=BLOCK)
+        motif = np.where(rng.random(BLOCK) < config.q, labels, other)
+        row, column = rng.integers(places, size=(2, BLOCK))
+        x = rng.standard_normal(size, dtype=np.float32)
+        x += config.alpha * cues.pattern[labels]
+        rows, columns = row[:, None] + offset, column[:, None] + offset
+        x[np.arange(BLOCK)[:, None, None], rows[:, :, None], columns[:, None, :]] += config.beta * cues.motif[motif]
+        images = np.clip(np.rint(x * LEVELS + ZERO), 0, 255).astype(np.uint8)
+        keep = min(BLOCK, count - block * BLOCK)
+        yield images[:keep], labels[:keep]
+
+
+def generate(config: CuesData) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Return train images, train labels, test images, test labels; train is the pool followed by validation."""
+    train = list(blocks(config, _TRAIN_STREAM, config.n_pool + config.n_val))
+    test = list(blocks(config, _TEST_STREAM, config.n_test))
+    joined = (np.concatenate(part) for part in (*zip(*train, strict=True), *zip(*test, strict=True)))
+    train_images, train_labels, test_images, test_labels = joined
+    return train_images, train_labels, test_images, test_labels
+
+
+def bayes_predictions(config: CuesData, images: np.ndarray) -> np.ndarray:
+    """Return the most probable class int64 (N,) of uint8 images: the exact Bayes rule, motif and place marginalised.
+
+    log p(x | y) = log sum_m p(m | y) mean_u exp(<x, c> - |c|^2 / 2) + const,  c = alpha T_y + beta shift(M_m, u).
+    """
+    cues = draw_patterns(config)
+    classes, side = config.classes, config.image_size
+    pattern = config.alpha * cues.pattern.astype(np.float64).reshape(classes, -1)
+    motif = config.beta * cues.motif.astype(np.float64).reshape(classes, -1)
+    # <T_y, shift(M_m, u)> for every class, motif and place
+    cross = _windows(pattern.reshape(classes, side, side, 3)) @ motif.T
+    prior = np.log((1 - config.q) / classes + config.q * np.eye(classes) + 1e-300)
+    bias = prior[:, None, :] - cross - 0.5 * np.sum(motif**2, axis=1)
+    best = np.empty(len(images), np.int64)
+    for start in range(0, len(images), 500):
+        x = (images[start : start + 500].astype(np.float64) - ZERO) / LEVELS
+        local = _windows(x) @ motif.T
+        of_cues = logsumexp(local[:, None] + bias[None], axis=(2, 3))
+        of_pattern = x.reshape(len(x), -1) @ pattern.T - 0.5 * np.sum(pattern**2, axis=1)
+        best[start : start + 500] = np.argmax(of_cues + of_pattern, axis=1)
+    return best
+
+
+def _windows(x: np.ndarray) -> np.ndarray:
+    """Return every 5x5 window of (N, S, S, 3) as (N, places, 75)."""
+    view = np.lib.stride_tricks.sliding_window_view(x, (MOTIF, MOTIF), axis=(1, 2))
+    return np.moveaxis(view, 3, -1).reshape(len(x), -1, MOTIF * MOTIF * 3)
+
+
+def bayes_accuracy(config: CuesData, images: int = 20_000) -> float:
+    """Return the accuracy of the exact Bayes classifier on the first `images` of the test stream (a fraction)."""
+    hits = 0
+    for x, labels in blocks(config, _TEST_STREAM, images):
+        hits += int(np.sum(bayes_predictions(config, x) == labels))
+    return hits / images
+
+
+def local_only_accuracy(config: CuesData) -> float:
+    """Return the bound q + (1 - q) / K of any classifier that reads only the motif (a fraction)."""
+    return config.q + (1 - config.q) / config.classes if config.beta > 0 else 1 / config.classes
+
+
+def global_only_accuracy(config: CuesData, images: int = 20_000) -> float:
+    """Return the Bayes accuracy of the same world without its motifs: what the pattern alone can give (a fraction)."""
+    return bayes_accuracy(config.model_copy(update={"beta": 0.0}), images)

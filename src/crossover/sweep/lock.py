@@ -1,0 +1,122 @@
+"""Who is working on a run? A lock file with a heartbeat: no file locks, so that it holds on NFS too."""
+
+import contextlib
+import json
+import os
+import threading
+import uuid
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+STALE_SECONDS = 60.0
+"""A heartbeat older than this, by the clock of the file system, belongs to a dead owner."""
+BEAT_SECONDS = 2.0
+
+
+class HeldError(Exception):
+    """Another live process works on this run."""
+
+
+class RunLock:
+    """Hold `path` while inside the `with` block; raise HeldError when a live owner has it, take over from a dead one.
+
+    A thread renews the heartbeat. It ends the process when the lock was taken over, or when the parent is gone: an
+    orphan must not go on writing into a run that the next sweep continues.
+    """
+
+    def __init__(self, path: Path, *, exit_with_parent: bool = False) -> None:
+        self.path = path
+        self._token = {"host": os.uname().nodename, "pid": os.getpid(), "token": uuid.uuid4().hex}
+        self._parent = os.getppid() if exit_with_parent else None
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._beat, daemon=True)
+
+    def __enter__(self) -> Self:
+        while True:
+            try:
+                self._create()
+                break
+            except FileExistsError:
+                owner = _read(self.path)
+                if _alive(self.path, owner):
+                    raise HeldError(f"{self.path.parent.name} is being run by {_name(owner)}") from None
+                self._remove_stale(owner)
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        self._thread.join()
+        if _read(self.path) == self._token:
+            self.path.unlink(missing_ok=True)
+
+    def _create(self) -> None:
+        """Create the lock with its content in one step: link(2) fails when the name exists, on NFS as well."""
+        temporary = self.path.with_name(f".lock.{self._token['token']}")
+        temporary.write_text(json.dumps(self._token))
+        try:
+            os.link(temporary, self.path)
+        finally:
+            temporary.unlink()
+
+    def _remove_stale(self, owner: dict[str, Any] | None) -> None:
+        aside = self.path.with_name(f".lock.stale.{self._token['token']}")
+        with contextlib.suppress(FileNotFoundError):  # another process was quicker
+            self.path.rename(aside)
+            if _read(aside) != owner:  # it had already taken over: give its lock back
+                with contextlib.suppress(FileExistsError):
+                    os.link(aside, self.path)
+            aside.unlink()
+
+    def _beat(self) -> None:
+        while not self._stop.wait(BEAT_SECONDS):
+            if (self._parent is not None and os.getppid() != self._parent) or _read(self.path) != self._token:
+                os._exit(75)
+            with contextlib.suppress(OSError):
+                os.utime(self.path)
+
+
+def is_held(path: Path) -> bool:
+    """Return whether a live process holds the lock."""
+    return path.exists() and _alive(path, _read(path))
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
+
+
+def _alive(path: Path, owner: dict[str, Any] | None) -> bool:
+    """A heartbeat is compared with a file written now beside it; on the owner's host the kernel is asked as well."""
+    if owner is not None and owner.get("host") == os.uname().nodename and not _process_runs(int(owner["pid"])):
+        return False
+    probe = path.with_name(f".clock.{uuid.uuid4().hex}")
+    try:
+        probe.touch()
+        return probe.stat().st_mtime - path.stat().st_mtime < STALE_SECONDS
+    except FileNotFoundError:
+        return False
+    finally:
+        probe.unlink(missing_ok=True)
+
+
+def _process_runs(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    try:  # a zombie answers signals but works no more
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return True
+
+
+def _name(owner: dict[str, Any] | None) -> str:
+    return f"process {owner['pid']} on {owner['host']}" if owner else "another process"

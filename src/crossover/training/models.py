@@ -1,0 +1,224 @@
+"""Which network does a model's YAML name, and what does one image cost it? All are built from timm, untrained."""
+
+import copy
+import difflib
+import itertools
+from collections.abc import Iterable
+from functools import partial
+from typing import Any
+
+import timm
+import torch
+from timm.layers.conv_bn_act import ConvNormAct
+from timm.layers.hybrid_embed import HybridEmbed
+from timm.layers.pos_embed_sincos import build_sincos2d_pos_embed
+from timm.models import ByoBlockCfg, ByobNet, ByoModelCfg, ResNet, VisionTransformer, model_entrypoint
+from timm.optim._param_groups import param_groups_weight_decay
+from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from crossover.config import CrossoverError, ModelConfig
+
+SMALL_IMAGE = 64
+"""Up to this many pixels a ResNet keeps the image's size in its stem: 93-96 instead of 90% on CIFAR-10."""
+_OWN = {"basic_resnet": "resnet", "vit": "vit", "hybrid_vit": "hybrid"}
+_TIMM = {"timm.models.resnet": "resnet", "timm.models.vision_transformer": "vit"}
+_DROPOUTS = ("drop_rate", "drop_path_rate")
+_BASIC_ARGS = ("widths", "depths", "zero_init_last", *_DROPOUTS)
+_RESNET_ARGS = ("channels", "layers", "avg_down", "zero_init_last", *_DROPOUTS)
+_VIT_SHAPE = ("embed_dim", "depth", "num_heads")
+_VIT_ARGS = (
+    *_VIT_SHAPE, "mlp_ratio", "qkv_bias", "qk_norm", "init_values", "reg_tokens", "no_embed_class", "weight_init",
+    "fix_init", "pos_drop_rate", "patch_drop_rate", "proj_drop_rate", "attn_drop_rate", *_DROPOUTS,
+)  # fmt: skip
+
+
+def build_model(config: ModelConfig, *, image_size: int, classes: int) -> nn.Module:
+    """Return the untrained network of `config`: float (B, 3, image_size, image_size) to logits (B, classes).
+
+    Weights are drawn from torch's global generator, which the caller seeds. Raises CrossoverError for an unknown
+    architecture or argument, and for sizes that do not fit together.
+    """
+    family = _family(config.arch)
+    if family is None and image_size <= SMALL_IMAGE:
+        raise CrossoverError(
+            f"model.arch={config.arch} at {image_size} px: only basic_resnet, vit, hybrid_vit and timm's resnet* and"
+            f" vit_* are adapted to images of {SMALL_IMAGE} px and below; choose one of those or a larger image_size"
+        )
+    if family not in (None, config.family):
+        raise CrossoverError(f"model.name={config.name} must begin with {family}: model.arch={config.arch} is one")
+    try:
+        if family in ("vit", "hybrid"):
+            return _vision_transformer(config, image_size, classes)
+        return _convolutional(config, image_size, classes)
+    except (AssertionError, TypeError, ValueError) as error:  # timm checks its arguments with all three
+        given = f"model.arch={config.arch} with model.args={config.args} at {image_size} px"
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise CrossoverError(f"{given} cannot be built: {reason}; correct model.args") from error
+
+
+def _family(arch: str) -> str | None:
+    """Return the family of an architecture, None for timm's others; raise CrossoverError if there is none such."""
+    if arch in _OWN:
+        return _OWN[arch]
+    if timm.is_model(arch):
+        return _TIMM.get(model_entrypoint(arch).__module__)
+    near = difflib.get_close_matches(arch, [*_OWN, *timm.list_models()], n=3)
+    hint = f"; did you mean {', '.join(near)}?" if near else ""
+    allowed = f"{', '.join(_OWN)} or a name of timm.list_models()"
+    raise CrossoverError(f"unknown model.arch={arch}; allowed: {allowed}{hint}")
+
+
+def _check_args(config: ModelConfig, allowed: Iterable[str], required: Iterable[str] = ()) -> None:
+    for name in config.args:
+        if name not in allowed:
+            raise CrossoverError(f"unknown model.args.{name} of {config.arch}; allowed: {', '.join(allowed)}")
+    if missing := [name for name in required if name not in config.args]:
+        raise CrossoverError(f"model.args of {config.arch} lacks {', '.join(missing)}; set it in the model's YAML")
+
+
+def _convolutional(config: ModelConfig, image_size: int, classes: int) -> nn.Module:
+    for name in ("patch_size", "position", "position_std", "pool"):
+        if getattr(config, name) != ModelConfig.model_fields[name].default:
+            raise CrossoverError(f"model.{name} is of ViTs and hybrids; remove it from {config.name}")
+    if config.arch == "basic_resnet":
+        return _basic_resnet(config, classes)
+    if _family(config.arch) == "resnet":
+        _check_args(config, _RESNET_ARGS)
+    model: nn.Module = timm.create_model(config.arch, num_classes=classes, **config.args)
+    if isinstance(model, ResNet) and image_size <= SMALL_IMAGE:
+        _keep_resolution_in_stem(model)
+        if model.conv1.stride != (1, 1) or not isinstance(model.maxpool, nn.Identity):
+            raise RuntimeError(f"the stem of {config.arch} shrinks an image of {image_size} px")
+    return model
+
+
+def _keep_resolution_in_stem(model: Any) -> None:
+    """Replace a stem that divides the sides by 4 with one 3x3 convolution of stride 1 (He et al. 2016, section 4.2)."""
+    stem = nn.Conv2d(3, model.bn1.num_features, 3, padding=1, bias=False)
+    nn.init.kaiming_normal_(stem.weight, mode="fan_out", nonlinearity="relu")  # as timm draws the others
+    model.conv1, model.maxpool = stem, nn.Identity()
+    for stage, info in enumerate(model.feature_info):
+        info["reduction"] //= 4 if stage else 2
+
+
+def _basic_resnet(config: ModelConfig, classes: int) -> ByobNet:
+    """Return stages of basic blocks behind a 3x3 stem; every stage but the first halves the sides.
+
+    timm's ByobNet: its default start, in which the last batch norm of each residual branch is zero, is kept.
+    """
+    _check_args(config, _BASIC_ARGS, required=("widths", "depths"))
+    args = dict(config.args)
+    widths, depths = args.pop("widths"), args.pop("depths")
+    whole = all(w >= 8 and w % 8 == 0 for w in widths) and all(d >= 1 for d in depths)
+    if not (whole and 1 <= len(widths) <= 5 and len(widths) == len(depths)):
+        raise CrossoverError(
+            f"model.args.widths={list(widths)}, depths={list(depths)}: give as many depths as widths, 1 to 5,"
+            " with widths in multiples of 8 (timm rounds others) and depths of at least 1"
+        )
+    blocks = tuple(
+        ByoBlockCfg(type="basic", d=depth, c=width, s=1 if stage == 0 else 2)
+        for stage, (width, depth) in enumerate(zip(widths, depths, strict=True))
+    )
+    structure = ByoModelCfg(blocks=blocks, downsample="conv1x1", stem_type="3x3", stem_pool=None, stem_chs=widths[0])
+    model = ByobNet(structure, num_classes=classes, **args)
+    model.stem.conv.stride = (1, 1)  # ByobNet has no stem without a stride
+    for info in model.feature_info:
+        info["reduction"] //= 2
+    return model
+
+
+def _vision_transformer(config: ModelConfig, image_size: int, classes: int) -> nn.Module:
+    hybrid, own = config.arch == "hybrid_vit", config.arch in _OWN
+    _check_args(config, (*_VIT_ARGS, "stem_width") if hybrid else _VIT_ARGS, required=_VIT_SHAPE if own else ())
+    patch = default_patch_size(image_size) if config.patch_size is None else config.patch_size
+    if patch < 1 or image_size % patch:
+        raise CrossoverError(
+            f"model.patch_size={patch} does not divide data.image_size={image_size}; give one that does"
+        )
+    args = dict(config.args)
+    for name in _VIT_SHAPE:
+        if args.get(name, 1) < 1:
+            raise CrossoverError(f"model.args.{name}={args[name]}; give at least 1")
+    if own and args["embed_dim"] % args["num_heads"]:
+        dim, heads = args["embed_dim"], args["num_heads"]
+        raise CrossoverError(f"model.args.num_heads={heads} does not divide embed_dim={dim}; choose one that does")
+    if hybrid:
+        stem = _convolutional_stem(patch, args.pop("stem_width", args["embed_dim"]))
+        # timm's patch size counts cells of the stem's output here
+        args |= {"embed_layer": partial(HybridEmbed, stem), "patch_size": 1}
+    else:
+        args["patch_size"] = patch
+    args |= {
+        "img_size": image_size,
+        "num_classes": classes,
+        "class_token": config.pool == "token",
+        "global_pool": config.pool,
+        "pos_embed": "none" if config.position == "none" else "learn",
+    }
+    model: nn.Module = VisionTransformer(**args) if own else timm.create_model(config.arch, **args)
+    _set_position(model, config)
+    return model
+
+
+def default_patch_size(image_size: int) -> int:
+    """Return the patch size in pixels that `model.patch_size=null` stands for: 16 to 196 tokens at 16 to 224 px."""
+    return 4 if image_size < 48 else 8 if image_size < 128 else 16
+
+
+def _convolutional_stem(patch: int, width: int) -> nn.Sequential:
+    """Return stride-2 3x3 convolutions with batch norm and ReLU that shrink the sides by `patch`.
+
+    The last one has `width` channels and each one before it half as many; HybridEmbed adds the 1x1 convolution to the
+    embedding (Xiao et al. 2021, "Early convolutions help transformers see better", section 4).
+    """
+    halvings = patch.bit_length() - 1
+    if patch != 2**halvings or halvings == 0 or width % 2 ** (halvings - 1):
+        raise CrossoverError(
+            f"a convolutional stem halves the sides: model.patch_size={patch} must be 2, 4, 8 or 16 and"
+            f" model.args.stem_width={width} a multiple of {2 ** max(0, halvings - 1)}"
+        )
+    widths = [3, *(width >> k for k in reversed(range(halvings)))]
+    return nn.Sequential(*(ConvNormAct(i, o, 3, stride=2) for i, o in itertools.pairwise(widths)))
+
+
+def _set_position(model: Any, config: ModelConfig) -> None:
+    """Draw or fix the position embedding (1, tokens, dim); after construction, because timm draws it with std 0.02."""
+    if config.position == "none":  # there is none to set
+        return
+    if config.position == "learned":
+        nn.init.trunc_normal_(model.pos_embed, std=config.position_std)
+        return
+    if model.embed_dim % 4:
+        raise CrossoverError(f"model.position=sinusoidal needs embed_dim in multiples of 4; got {model.embed_dim}")
+    # fixed 2-D sine and cosine, zero for class and register tokens: Chen et al. 2021 (MoCo v3), He et al. 2022 (MAE)
+    grid = build_sincos2d_pos_embed(list(model.patch_embed.grid_size), model.embed_dim)
+    position = torch.zeros_like(model.pos_embed)
+    position[0, position.shape[1] - len(grid) :] = grid
+    model.pos_embed = nn.Parameter(position, requires_grad=False)
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Return the number of trained parameters: without batch-norm statistics and fixed position embeddings."""
+    return sum(p.numel() for p in model.parameters() if p.requires_grad)
+
+
+def forward_flops(model: nn.Module, image_size: int) -> int:
+    """Return the FLOPs of one image's forward pass, 2 per multiply-add of convolutions and matrix products.
+
+    Norms, activations and additions are not counted (torch.utils.flop_counter). A copy without storage is run, with
+    attention written out, because what the counter sees of fused attention depends on the device.
+    """
+    shadow = copy.deepcopy(model).to("meta").eval()
+    image = torch.empty(1, 3, image_size, image_size, device="meta")
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        shadow(image)
+    return int(counter.get_total_flops())
+
+
+def weight_decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Return optimiser groups of the trained parameters: biases, norms, position and class tokens without decay."""
+    spared = model.no_weight_decay() if isinstance(model, VisionTransformer) else ()
+    groups: list[dict[str, Any]] = param_groups_weight_decay(model, weight_decay, no_weight_decay_list=spared)
+    return groups

@@ -1,0 +1,282 @@
+"""What does one run do? From a config to a record: train, select on validation, read the test set once."""
+
+import ctypes
+import logging
+import pickle
+import platform
+import resource
+import subprocess
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+import torch.nn.functional as F
+from pytorch_lightning.loggers import Logger
+from pytorch_lightning.plugins.environments import LightningEnvironment  # type: ignore[attr-defined]
+from safetensors.torch import save_file
+from torch import nn
+
+from crossover.config import RECORD_SCHEMA, CrossoverError, RunConfig
+from crossover.data.images import open_dataset
+from crossover.data.loader import EvalBatches
+from crossover.data.subsets import index_hash, subset
+from crossover.files import write_atomically, write_json
+from crossover.training.datamodule import SubsetData, leg_bounds
+from crossover.training.loggers import close_logger, log_summary, make_logger
+from crossover.training.models import build_model, count_parameters, forward_flops
+from crossover.training.module import Classifier, label_smoothing_floor
+
+TRAIN_SAMPLE = 5_000
+"""Training images, at most, on which the final training error is measured."""
+Precision = Literal["fp32", "bf16"]
+_PACKAGES = ("torch", "torchvision", "timm", "pytorch-lightning", "numpy", "hydra-core", "wandb", "crossover")
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Mean cross-entropy in nats, error as a fraction, labels and predicted classes int64 (N,)."""
+
+    loss: float
+    error: float
+    labels: np.ndarray
+    predictions: np.ndarray
+
+
+class ResumePoint(pl.Callback):
+    """Writes `last.ckpt` after each validation: one file from which the run goes on as if nothing had happened."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        write_atomically(self.path, trainer.save_checkpoint)
+
+
+def execute(run: RunConfig) -> dict[str, Any]:
+    """Train one run, or continue it, and return its record; `record.json` is written last.
+
+    Raises CrossoverError for what the user can mend, a diverging training included.
+    """
+    started = time.perf_counter()
+    device = resolve_device(run)
+    precision: Precision = "bf16" if _wants_bf16(run, device) else "fp32"
+    torch.set_num_threads(run.machine.threads)
+    tune_allocator()
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+
+    dataset = open_dataset(run.data, Path(run.machine.data_dir))
+    indices = subset(dataset.pool, dataset.labels, n_train=run.n_train, chain=run.chain)
+    torch.manual_seed(run.seed)
+    network = build_model(run.model, image_size=run.data.image_size, classes=len(dataset.classes))
+    forward = forward_flops(network, run.data.image_size)
+    steps = run.budget.total_steps(run.n_train, run.recipe.batch_size, forward)
+    bounds = leg_bounds(steps, run.budget.evaluations)
+    network = network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    module = Classifier(network, run.recipe, total_steps=steps, seed=run.seed)
+    data = SubsetData(run, dataset, indices, bounds=bounds, device=device)
+
+    seen = steps * run.recipe.batch_size
+    facts = identify(run) | {
+        "steps": steps,
+        "images_seen": seen,
+        "params": count_parameters(network),
+        "flops": 3 * forward * seen,
+        "forward_flops": forward,
+        "loss_floor": label_smoothing_floor(run.recipe.label_smoothing, len(dataset.classes)),
+        "device": device_name(device),
+        "precision": precision,
+        "threads": run.machine.threads,
+        "dataset_hash": dataset.hash,
+        "subset_hash": index_hash(indices),
+    }
+    run.run_dir.mkdir(parents=True, exist_ok=True)
+    logger = make_logger(run, facts)
+    try:
+        _fit(run, module, data, device, precision, logger)
+        record = facts | _measure(run, module, data, precision) | _provenance(device, started)
+        record |= {"classes": list(dataset.classes), "config": run.model_dump(mode="json")}
+        log_summary(logger, record)
+    finally:
+        close_logger(logger)
+    write_json(run.run_dir / "record.json", record)
+    (run.run_dir / "last.ckpt").unlink(missing_ok=True)
+    return record
+
+
+def identify(run: RunConfig) -> dict[str, Any]:
+    """Return the words that name a run in tables and dashboards."""
+    return {
+        "schema": RECORD_SCHEMA,
+        "run_id": run.run_id,
+        "dataset": run.data.name,
+        "model": run.model.name,
+        "family": run.model.family,
+        "n_train": run.n_train,
+        "chain": run.chain,
+        "seed": run.seed,
+        "recipe": run.recipe.name,
+        "augment": run.augment.name,
+        "budget": run.budget.label,
+    }
+
+
+def _fit(
+    run: RunConfig,
+    module: Classifier,
+    data: SubsetData,
+    device: torch.device,
+    precision: Precision,
+    logger: Logger | None,
+) -> None:
+    checkpoint = run.run_dir / "last.ckpt"
+    trainer = pl.Trainer(
+        accelerator="gpu" if device.type == "cuda" else "cpu",
+        devices=1,
+        precision="bf16-mixed" if precision == "bf16" else "32-true",
+        max_epochs=len(data.bounds) - 1,
+        logger=logger or False,
+        callbacks=[ResumePoint(checkpoint)],
+        plugins=[LightningEnvironment()],
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+        default_root_dir=run.run_dir,
+    )
+    trainer.fit(module, data, ckpt_path=_whole(checkpoint), weights_only=True)
+    if module.step != module.total_steps:
+        raise CrossoverError(f"{run.run_id} stopped at step {module.step} of {module.total_steps}; start it again")
+
+
+def _whole(checkpoint: Path) -> Path | None:
+    """Return the checkpoint if it can be read; a torn one is removed, and the run starts again from its first step.
+
+    weights_only: a checkpoint in a shared folder must not be able to run code.
+    """
+    if not checkpoint.exists():
+        return None
+    try:
+        torch.load(checkpoint, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        print(f"{checkpoint} cannot be read ({error}): starting from step 0")
+        checkpoint.unlink()
+        return None
+    return checkpoint
+
+
+def _measure(run: RunConfig, module: Classifier, data: SubsetData, precision: Precision) -> dict[str, Any]:
+    """Test the selected weights; save them and the predictions."""
+    module.load_best()
+    network = module.evaluated.to(data.device).eval()
+    results = {
+        "test": evaluate(network, data.test_dataloader(), precision),
+        "val": evaluate(network, data.val_dataloader(), precision),
+        "train": evaluate(network, data.train_sample(TRAIN_SAMPLE), precision),
+    }
+    weights = {k: v.contiguous().cpu() for k, v in network.state_dict().items()}
+    write_atomically(run.run_dir / "weights.safetensors", lambda path: save_file(weights, path))
+    test = results["test"]
+    write_atomically(run.run_dir / "predictions.npz", lambda path: _save_predictions(path, test))
+    wrong = test.predictions != test.labels
+    by_class = [float(wrong[test.labels == label].mean()) for label in np.unique(test.labels)]
+    errors = {f"{part}_error": result.error for part, result in results.items()}
+    losses = {f"{part}_loss": result.loss for part, result in results.items()}
+    return (
+        errors
+        | losses
+        | {
+            "test_error_by_class": by_class,
+            "n_test": len(test.labels),
+            "best_step": module.best["step"],
+            "train_seconds": module.train_seconds,
+            "images_per_second": module.step * run.recipe.batch_size / module.train_seconds,
+            "history": module.history,
+        }
+    )
+
+
+def _save_predictions(path: Path, test: Evaluation) -> None:
+    with path.open("wb") as file:
+        np.savez_compressed(file, labels=test.labels.astype(np.int16), predictions=test.predictions.astype(np.int16))
+
+
+@torch.inference_mode()
+def evaluate(network: nn.Module, batches: EvalBatches, precision: Precision) -> Evaluation:
+    """Return loss, error and predictions of a network in evaluation mode."""
+    losses, labels, predictions = [], [], []
+    for x, target in batches:
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=precision == "bf16"):
+            logits = network(x)
+        losses.append(F.cross_entropy(logits.float(), target, reduction="sum").double())
+        labels.append(target)
+        predictions.append(logits.argmax(1))
+    truth, guess = torch.cat(labels).cpu().numpy(), torch.cat(predictions).cpu().numpy()
+    return Evaluation(float(torch.stack(losses).sum()) / len(truth), float((truth != guess).mean()), truth, guess)
+
+
+def resolve_device(run: RunConfig) -> torch.device:
+    """Return the device that `machine.device` asks for; auto is CUDA where there is one."""
+    if run.machine.device == "cuda" and not torch.cuda.is_available():
+        raise CrossoverError("machine.device=cuda was asked for but there is no CUDA device; use machine.device=cpu")
+    cuda = torch.cuda.is_available() if run.machine.device == "auto" else run.machine.device == "cuda"
+    return torch.device("cuda", 0) if cuda else torch.device("cpu")
+
+
+def _wants_bf16(run: RunConfig, device: torch.device) -> bool:
+    return run.precision == "bf16" or (run.precision == "auto" and device.type == "cuda")
+
+
+def tune_allocator() -> None:
+    """Let glibc keep freed memory: without this each step maps and faults its activations anew (see PERFORMANCE)."""
+    if platform.libc_ver()[0] != "glibc":
+        return
+    trim_threshold, top_pad, mmap_max = -1, -2, -4
+    libc = ctypes.CDLL(None)
+    libc.mallopt(mmap_max, 0)
+    libc.mallopt(trim_threshold, 2**31 - 1)
+    libc.mallopt(top_pad, 64 * 2**20)
+
+
+def device_name(device: torch.device) -> str:
+    """Return the marketing name of the device, such as `NVIDIA H100` or the CPU's model."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def _provenance(device: torch.device, started: float) -> dict[str, Any]:
+    return {
+        "total_seconds": time.perf_counter() - started,
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "device_memory_bytes": torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None,
+        "versions": {"python": platform.python_version()} | {name: version(name) for name in _PACKAGES},
+        "git": git_state(),
+    }
+
+
+def git_state() -> dict[str, Any]:
+    """Return the commit of the code and whether what runs differs from it; nulls outside a git checkout."""
+    here = Path(__file__).parent
+
+    def git(*command: str) -> str:
+        done = subprocess.run(["git", "-C", here, *command], capture_output=True, text=True, check=True)
+        return done.stdout.strip()
+
+    try:
+        top = git("rev-parse", "--show-toplevel")
+        code = [f"{top}/{part}" for part in ("src", "conf", "scripts", "requirements.lock")]
+        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "--", *code))}
+    except (OSError, subprocess.CalledProcessError):
+        return {"commit": None, "dirty": None}

@@ -1,0 +1,104 @@
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from crossover.config import CrossoverError, RunConfig
+from crossover.sweep import launch
+from crossover.sweep.launch import Progress, check_data, local_slots, parse_launcher, run_pool, visible_gpus
+from crossover.sweep.records import freeze, read_record, read_sweep, run_state, write_plan
+from tests.worlds import results, small_run
+
+
+def quiet(progress: Progress) -> None:
+    pass
+
+
+def planned(tmp_path: Path, *runs: RunConfig) -> None:
+    freeze(runs)
+    write_plan(tmp_path / "outputs" / "sweeps" / "s", "s", "make sweep SWEEP=s", runs)
+
+
+def test_pool_does_every_run_once_and_a_second_call_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = [small_run(tmp_path, seed=seed, n_train=n) for seed in (0, 1) for n in (50, 100)]
+    check_data(runs)
+    planned(tmp_path, *runs)
+    seen: list[int] = []
+    progress = run_pool(runs, slots=[{}, {}], report=lambda p: seen.append(p.count("running")))
+    assert set(progress.states.values()) == {"done"}
+    assert max(seen) == 2
+    before = {run.run_id: (run.run_dir / "record.json").stat().st_mtime_ns for run in runs}
+    monkeypatch.setattr(launch, "_fork_server", lambda: pytest.fail("a finished sweep started a process"))
+    run_pool(runs, slots=[{}], report=quiet)
+    assert before == {run.run_id: (run.run_dir / "record.json").stat().st_mtime_ns for run in runs}
+    sweep = read_sweep(tmp_path / "outputs", "s")
+    assert [r["run_id"] for r in sweep.records] == [run.run_id for run in runs]
+    assert len(sweep.predictions) == 4
+
+
+def test_failed_run_leaves_its_error_the_others_go_on_and_it_is_tried_again(tmp_path: Path) -> None:
+    good, bad = small_run(tmp_path), small_run(tmp_path, recipe__lr=1e20, recipe__optimizer="sgd")
+    planned(tmp_path, bad, good)
+    for _ in range(2):
+        progress = run_pool([bad, good], slots=[{}], report=quiet)
+        assert progress.states == {bad.run_id: "failed", good.run_id: "done"}
+    assert "training diverged" in read_sweep(tmp_path / "outputs", "s").errors[bad.run_id]
+
+
+def test_killed_run_fails_alone_and_resumes(tmp_path: Path) -> None:
+    whole = small_run(tmp_path / "whole", budget={"steps": 400, "evaluations": 20})
+    planned(tmp_path / "whole", whole)
+    run_pool([whole], slots=[{}], report=quiet)
+    run = small_run(tmp_path, budget={"steps": 400, "evaluations": 20})
+    planned(tmp_path, run)
+
+    def kill_when_half_way(progress: Progress) -> None:
+        deadline = time.monotonic() + 60
+        while not (run.run_dir / "last.ckpt").exists() and time.monotonic() < deadline:
+            time.sleep(0.002)
+        owner = (run.run_dir / "lock").read_text()
+        os.kill(int(owner.split('"pid": ')[1].split(",")[0]), signal.SIGKILL)
+
+    killed = False
+
+    def kill_once(progress: Progress) -> None:
+        nonlocal killed
+        if not killed and progress.count("running"):
+            killed = True
+            kill_when_half_way(progress)
+
+    progress = run_pool([run], slots=[{}], report=kill_once)
+    assert progress.states == {run.run_id: "failed"}
+    assert "signal 9" in (run.run_dir / "error.txt").read_text()
+    assert (run.run_dir / "last.ckpt").exists()
+    run_pool([run], slots=[{}], report=quiet)
+    assert results(read_record(run.run_dir / "record.json")) == results(read_record(whole.run_dir / "record.json"))
+    assert run_state(run.run_dir) == "done"
+
+
+def test_missing_or_small_data_is_refused_before_any_run_starts(tmp_path: Path) -> None:
+    folder = {"kind": "folder", "name": "pets", "root": "pets", "image_size": 16, "val_fraction": 0.1}
+    with pytest.raises(CrossoverError, match="pets"):
+        check_data([small_run(tmp_path, data=folder)])
+
+
+def test_one_slot_per_core_without_gpus_and_runs_per_gpu_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert local_slots(None, 3) == [{}] * len(os.sched_getaffinity(0))
+    assert local_slots(5, 1) == [{}] * 5
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,GPU-abc")
+    assert visible_gpus() == ["2", "GPU-abc"]
+    assert [slot["CUDA_VISIBLE_DEVICES"] for slot in local_slots(None, 2)] == ["2", "GPU-abc", "2", "GPU-abc"]
+
+
+def test_unknown_launcher_settings_are_refused() -> None:
+    with pytest.raises(CrossoverError, match="runs_per_gpus"):
+        parse_launcher({"kind": "local", "runs_per_gpus": 2})
+
+
+def test_time_left_follows_from_the_runs_that_ended() -> None:
+    progress = Progress({"a": "done", "b": "running", "c": "missing", "d": "missing"}, seconds=[10.0], slots=2)
+    assert progress.seconds_left == pytest.approx(2.5 * 10 / 2)
+    assert Progress({"a": "missing"}).seconds_left is None

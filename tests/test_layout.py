@@ -1,0 +1,61 @@
+"""Data goes one way: the imports hold that, and planning and analysis work without torch."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).parents[1] / "src" / "crossover"
+ALLOWED = {
+    "config": set(),
+    "files": set(),
+    "analysis": set(),
+    "data": {"config", "files"},
+    "training": {"config", "files", "data"},
+    "sweep": {"config", "files", "sweep"},
+    "sweep/launch": {"config", "files", "sweep", "data", "training"},
+    "report": {"config", "files", "analysis", "sweep"},
+    "study": {"config", "files", "data", "analysis", "report", "sweep"},
+    "cli": {"config"},
+}
+
+
+def imported(path: Path) -> set[str]:
+    """Return the parts of crossover that a file imports, at its top or inside a function."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+    return {name.split(".")[1] for name in names if name.startswith("crossover.")}
+
+
+@pytest.mark.parametrize("path", sorted(SOURCE.rglob("*.py")), ids=lambda p: str(p.relative_to(SOURCE)))
+def test_imports_go_one_way(path: Path) -> None:
+    part = path.relative_to(SOURCE).with_suffix("")
+    if part.name == "__init__":
+        return
+    folder = part.parts[0]
+    allowed = ALLOWED.get(str(part), ALLOWED[folder]) | {folder}
+    assert imported(path) <= allowed
+
+
+@pytest.mark.parametrize(
+    "modules",
+    [
+        "crossover.config, crossover.sweep.plan, crossover.sweep.records, crossover.sweep.lock",
+        "crossover.analysis.crossover, crossover.analysis.curves, crossover.analysis.calibration",
+        "crossover.report.build, crossover.report.page, crossover.report.figures, crossover.study",
+        "crossover.sweep.launch, crossover.sweep.progress, crossover.cli",
+    ],
+)
+def test_planning_analysis_and_report_need_no_torch(modules: str) -> None:
+    code = f"import sys; sys.modules['torch'] = None; import {modules}"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_hydra_entry_points_are_only_in_scripts() -> None:
+    assert [p for p in SOURCE.rglob("*.py") if "hydra.main" in p.read_text()] == []

@@ -1,0 +1,65 @@
+from pathlib import Path
+
+import numpy as np
+import torch
+from crossover.data.images import open_dataset
+
+from crossover.config import AugmentConfig
+from crossover.data.loader import EvalBatches, Images, TrainBatches, index_stream
+from tests.worlds import small_run
+
+CPU = torch.device("cpu")
+
+
+def test_each_pass_of_the_stream_holds_every_image_once() -> None:
+    stream = index_stream(seed=0, n=10, start=0, count=30)
+    for start in (0, 10, 20):
+        assert sorted(stream[start : start + 10]) == list(range(10))
+    assert list(stream[:10]) != list(stream[10:20])
+
+
+def test_stream_depends_on_seed_and_position_alone() -> None:
+    whole = index_stream(seed=3, n=7, start=0, count=100)
+    np.testing.assert_array_equal(index_stream(seed=3, n=7, start=41, count=20), whole[41:61])
+    assert (index_stream(seed=4, n=7, start=0, count=100) != whole).any()
+
+
+def test_a_batch_larger_than_the_subset_repeats_it() -> None:
+    assert np.bincount(index_stream(seed=0, n=3, start=0, count=64)).tolist() in (
+        [22, 21, 21],
+        [21, 22, 21],
+        [21, 21, 22],
+    )
+
+
+def test_resident_and_streamed_batches_are_equal(tmp_path: Path) -> None:
+    dataset = open_dataset(small_run(tmp_path).data, tmp_path)
+    indices = dataset.pool[::3]
+    batches = []
+    for limit in (1e9, 0):
+        images = Images(dataset.images, dataset.labels, indices, CPU, limit)
+        assert images.resident == (limit > 0)
+        config = AugmentConfig(name="crop_flip", crop=2, flip=True)
+        batches.append(TrainBatches(images, dataset, config, batch_size=32, seed=1).at(17))
+    for one, other in zip(*batches, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=0)
+
+
+def test_a_batch_has_the_right_images_normalised_and_channels_last(tmp_path: Path) -> None:
+    dataset = open_dataset(small_run(tmp_path).data, tmp_path)
+    images = Images(dataset.images, dataset.labels, dataset.pool, CPU, 1e9)
+    x, labels = TrainBatches(images, dataset, AugmentConfig(name="none"), batch_size=8, seed=0).at(5)
+    picked = index_stream(0, len(dataset.pool), 40, 8)
+    expected = (dataset.images[picked] / 255 - dataset.mean) / dataset.std
+    np.testing.assert_allclose(x.permute(0, 2, 3, 1).numpy(), expected, atol=1e-4)
+    np.testing.assert_array_equal(labels.numpy(), dataset.labels[picked])
+    assert x.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_evaluation_goes_through_all_images_in_order_and_again(tmp_path: Path) -> None:
+    dataset = open_dataset(small_run(tmp_path).data, tmp_path)
+    batches = EvalBatches(Images(dataset.images, dataset.labels, dataset.val, CPU, 1e9), dataset, batch_size=33)
+    for _ in range(2):
+        labels = torch.cat([labels for _, labels in batches])
+        np.testing.assert_array_equal(labels.numpy(), dataset.labels[dataset.val])
+    assert len(batches) == 4

@@ -1,0 +1,90 @@
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from crossover.sweep import lock
+from crossover.sweep.lock import HeldError, RunLock, is_held
+
+
+def write_owner(path: Path, pid: int, host: str = os.uname().nodename, age: float = 0.0) -> None:
+    path.write_text(json.dumps({"host": host, "pid": pid, "token": "x"}))
+    os.utime(path, (time.time() - age,) * 2)
+
+
+def dead_pid() -> int:
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process.pid
+
+
+def test_only_one_holds_a_lock_and_it_goes_with_its_owner(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    with RunLock(path):
+        assert is_held(path)
+        with pytest.raises(HeldError, match=f"process {os.getpid()}"), RunLock(path):
+            pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_lock_of_a_dead_process_is_taken_over(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    write_owner(path, dead_pid())
+    assert not is_held(path)
+    with RunLock(path):
+        assert json.loads(path.read_text())["pid"] == os.getpid()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_lock_of_another_host_lives_while_its_heart_beats(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    write_owner(path, 1, host="elsewhere", age=lock.STALE_SECONDS / 2)
+    assert is_held(path)
+    write_owner(path, 1, host="elsewhere", age=lock.STALE_SECONDS * 2)
+    assert not is_held(path)
+
+
+def test_a_reused_process_id_does_not_keep_a_lock_alive(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    write_owner(path, os.getpid(), age=lock.STALE_SECONDS * 2)
+    assert not is_held(path)
+
+
+def test_torn_lock_is_stale_after_its_time(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    path.write_text("{")
+    assert is_held(path)  # perhaps being written on another host
+    os.utime(path, (0, 0))
+    with RunLock(path):
+        assert is_held(path)
+
+
+def test_heartbeat_renews_the_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lock, "BEAT_SECONDS", 0.01)
+    path = tmp_path / "lock"
+    with RunLock(path):
+        os.utime(path, (0, 0))
+        deadline = time.monotonic() + 5
+        while path.stat().st_mtime < 1 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert path.stat().st_mtime > 1
+
+
+def test_a_process_whose_lock_was_taken_over_ends(tmp_path: Path) -> None:
+    code = (
+        "import sys, time; from pathlib import Path; from crossover.sweep import lock; lock.BEAT_SECONDS = 0.02\n"
+        "with lock.RunLock(Path(sys.argv[1])):\n    print('held', flush=True); time.sleep(20)"
+    )
+    path = tmp_path / "lock"
+    process = subprocess.Popen([sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "held\n"
+    replacement = tmp_path / "new"
+    write_owner(replacement, os.getpid())
+    replacement.rename(path)
+    assert process.wait(timeout=10) == 75
+    process.stdout.close()

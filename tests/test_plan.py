@@ -1,0 +1,111 @@
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+
+from crossover.cli import one_line, resolved
+from crossover.config import CrossoverError
+from crossover.sweep.plan import SweepConfig, named, override, parse_sweep, plan_runs
+
+CONF = Path(__file__).parents[1] / "conf"
+SHIPPED = sorted(p.stem for p in (CONF / "sweep").glob("*.yaml"))
+
+
+def compose_train(overrides: list[str]) -> dict[str, Any]:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return resolved(compose("train", overrides))
+
+
+def shipped(name: str) -> SweepConfig:
+    return parse_sweep(OmegaConf.to_container(OmegaConf.load(CONF / "sweep" / f"{name}.yaml")))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_every_shipped_sweep_composes_and_says_what_it_costs(name: str) -> None:
+    sweep = shipped(name)
+    runs = plan_runs(sweep, compose_train, outputs="outputs")
+    assert sweep.name == name
+    assert len({run.run_id for run in runs}) == len(runs)
+    header = (CONF / "sweep" / f"{name}.yaml").read_text().splitlines()[0]
+    assert header.startswith(f"# make sweep{'' if name == 'quick' else f' SWEEP={name}'} ")
+    assert f" {len(runs)} runs" in header
+
+
+@pytest.mark.parametrize("group", ["data", "model", "recipe", "augment", "budget", "logger"])
+def test_every_shipped_choice_composes_into_a_valid_run(group: str) -> None:
+    from crossover.config import parse_run
+
+    for path in sorted((CONF / group).glob("*.yaml")):
+        extra = ["data.root=x"] if group == "data" and path.stem == "folder" else []
+        run = parse_run(compose_train([f"{group}={path.stem}", *extra]))
+        assert path.read_text().startswith(("#", "defaults")), f"{path} does not say what it is for"
+        name = {"budget": None, "logger": None}.get(group, getattr(getattr(run, group), "name", None))
+        assert name is None or path.stem in (name, "cifar10_folder", "folder")
+
+
+def test_quick_is_36_runs_where_both_models_share_chains_and_seeds() -> None:
+    runs = plan_runs(shipped("quick"), compose_train, outputs="o")
+    by_model: dict[str, set[tuple[int, int, int]]] = {}
+    for run in runs:
+        by_model.setdefault(run.model.name, set()).add((run.n_train, run.chain, run.seed))
+    assert len(runs) == 36
+    assert by_model["resnet_tiny"] == by_model["vit_tiny"]
+    assert all(chain == seed for points in by_model.values() for _, chain, seed in points)
+
+
+def test_a_sweep_with_changed_dials_has_its_own_name_and_runs() -> None:
+    plain = shipped("quick")
+    changed = named(plain, ["data.alpha=0", "machine.device=cpu"])
+    assert changed.name == "quick+data.alpha=0"
+    runs = plan_runs(changed, compose_train, extra=["data.alpha=0"], outputs="o")
+    assert {run.data.alpha for run in runs} == {0.0}  # type: ignore[union-attr]
+    assert not {r.run_id for r in runs} & {r.run_id for r in plan_runs(plain, compose_train, outputs="o")}
+
+
+def test_an_ablation_is_an_axis() -> None:
+    sweep = parse_sweep({"name": "a", "axes": {"data.alpha": [0, 0.15], "chain": [0, 1], "n_train": [100]}})
+    runs = plan_runs(sweep, compose_train, outputs="o")
+    assert [(run.data.alpha, run.chain) for run in runs] == [(0, 0), (0, 1), (0.15, 0), (0.15, 1)]  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"name": "a", "axes": {}}, "has no runs"),
+        ({"name": "a", "axes": {"n_train": []}}, "give values to n_train"),
+        ({"name": "a", "axis": {"n_train": [1]}}, "axis: Extra inputs"),
+        ({"name": "a/b", "axes": {"n_train": [1]}}, "name: .*pattern"),
+    ],
+)
+def test_bad_sweeps_say_what_is_wrong(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(CrossoverError, match=message):
+        parse_sweep(values)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["model=resnet_9000"], "no model named 'resnet_9000'; there is .*resnet_tiny"),
+        (["data=mnist"], "no data named 'mnist'; there is .*cues"),
+        (["n_trian=5"], "n_trian"),
+        (["data.alhpa=5"], "alhpa"),
+    ],
+)
+def test_unknown_choices_and_keys_are_one_line(overrides: list[str], message: str) -> None:
+    with pytest.raises(HydraException) as caught:
+        compose_train(overrides)
+    line = one_line(caught.value)
+    assert "\n" not in line
+    assert re.search(message, line), line
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [([1, 2], "k=[1,2]"), (None, "k=null"), (True, "k=true"), ({"a": 1, "b": [2]}, "k={a:1,b:[2]}"), (0.5, "k=0.5")],
+)
+def test_override_speaks_hydras_grammar(value: Any, text: str) -> None:
+    assert override("k", value) == text

@@ -1,0 +1,157 @@
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import pytorch_lightning as pl
+import torch
+from crossover.data.images import open_dataset
+from safetensors.torch import load_file
+
+from crossover.config import CrossoverError
+from crossover.training import run as running
+from crossover.training.datamodule import CHUNK, leg_bounds
+from crossover.training.models import build_model
+from crossover.training.module import label_smoothing_floor
+from crossover.training.run import ResumePoint, execute
+from tests.worlds import VIT, results, small_run
+
+
+class StoppedError(Exception):
+    """Stands for a killed process."""
+
+
+@pytest.fixture(autouse=True)
+def _quiet(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(running, "tune_allocator", lambda: None)  # once per process; the test process keeps its own
+
+
+def stop_after(monkeypatch: pytest.MonkeyPatch, leg: int) -> None:
+    """Let a run end like a killed process after it wrote its resume point of `leg`."""
+    write = ResumePoint.on_train_epoch_end
+
+    def write_then_stop(self: ResumePoint, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        write(self, trainer, module)
+        if trainer.current_epoch == leg:
+            raise StoppedError
+
+    monkeypatch.setattr(ResumePoint, "on_train_epoch_end", write_then_stop)
+
+
+def test_record_holds_what_the_run_was_and_measured(tmp_path: Path) -> None:
+    run = small_run(tmp_path)
+    record = execute(run)
+    assert record == json.loads((run.run_dir / "record.json").read_text())
+    assert record["steps"] == 24
+    assert record["images_seen"] == 24 * 16
+    assert record["flops"] == 3 * record["forward_flops"] * 24 * 16
+    assert [row["step"] for row in record["history"]] == [6, 12, 18, 24]
+    assert record["config"] == run.model_dump(mode="json")
+    saved = np.load(run.run_dir / "predictions.npz")
+    assert record["test_error"] == np.mean(saved["labels"] != saved["predictions"])
+    np.testing.assert_array_equal(saved["labels"], open_dataset(run.data, tmp_path / "data").test_labels)
+    assert record["test_error"] == pytest.approx(
+        np.average(record["test_error_by_class"], weights=np.bincount(saved["labels"]))
+    )
+    assert not (run.run_dir / "last.ckpt").exists()
+
+
+def test_saved_weights_are_those_of_the_best_validation(tmp_path: Path) -> None:
+    run = small_run(tmp_path, recipe__lr=0.03)
+    record = execute(run)
+    best = min(record["history"], key=lambda row: row["val_error"])
+    assert (record["best_step"], record["val_error"]) == (best["step"], best["val_error"])
+    network = build_model(run.model, image_size=16, classes=10)
+    network.load_state_dict(load_file(run.run_dir / "weights.safetensors"))
+
+
+def test_select_last_tests_the_last_weights(tmp_path: Path) -> None:
+    record = execute(small_run(tmp_path, recipe__select="last"))
+    assert record["best_step"] == 24
+    assert record["val_error"] == record["history"][-1]["val_error"]
+
+
+@pytest.mark.parametrize("changes", [{}, {"model": VIT}, {"recipe__optimizer": "sgd"}])
+def test_same_seed_same_numbers(tmp_path: Path, changes: dict[str, Any]) -> None:
+    first, second = (execute(small_run(tmp_path / name, **changes)) for name in ("a", "b"))
+    assert results(first) == results(second)
+
+
+def test_another_seed_gives_other_numbers_on_the_same_images(tmp_path: Path) -> None:
+    first, second = (execute(small_run(tmp_path, seed=seed)) for seed in (0, 1))
+    assert first["subset_hash"] == second["subset_hash"]
+    assert first["history"] != second["history"]
+
+
+@pytest.mark.parametrize("leg", [0, 2, 3])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"budget": {"steps": 25, "evaluations": 4}, "recipe__ema_decay": 0.9},
+        {"model": VIT | {"args": VIT["args"] | {"drop_path_rate": 0.2}}},
+    ],
+)
+def test_resumed_run_is_equal_to_an_uninterrupted_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, leg: int, changes: dict[str, Any]
+) -> None:
+    whole = execute(small_run(tmp_path / "whole", **changes))
+    run = small_run(tmp_path / "parts", **changes)
+    with monkeypatch.context() as patch:
+        stop_after(patch, leg)
+        with pytest.raises(StoppedError):
+            execute(run)
+    assert (run.run_dir / "last.ckpt").exists()
+    assert results(execute(run)) == results(whole)
+
+
+def test_a_torn_checkpoint_starts_the_run_again(tmp_path: Path) -> None:
+    whole = execute(small_run(tmp_path / "whole"))
+    run = small_run(tmp_path / "torn")
+    run.run_dir.mkdir(parents=True)
+    (run.run_dir / "last.ckpt").write_bytes(b"PK\x03\x04 half a checkpoint")
+    assert results(execute(run)) == results(whole)
+
+
+def test_divergence_ends_the_run_with_its_cause(tmp_path: Path) -> None:
+    run = small_run(tmp_path, recipe__lr=1e20, recipe__optimizer="sgd")
+    with pytest.raises(CrossoverError, match=r"training diverged: .* at step .* of 24; lower recipe.lr"):
+        execute(run)
+    assert not (run.run_dir / "record.json").exists()
+
+
+def test_cuda_that_is_not_there_is_a_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(CrossoverError, match=r"use machine.device=cpu"):
+        execute(small_run(tmp_path, machine__device="cuda"))
+
+
+def test_n_train_beyond_the_pool_of_images_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CrossoverError, match="n_train=1201 is over the pool of 1200"):
+        small_run(tmp_path, n_train=1201)
+
+
+@pytest.mark.parametrize(("total", "evaluations"), [(24, 4), (25, 4), (7, 10), (1, 1), (1000, 10)])
+def test_legs_cover_every_step_once(total: int, evaluations: int) -> None:
+    bounds = leg_bounds(total, evaluations)
+    assert (bounds[0], bounds[-1]) == (0, total)
+    assert len(bounds) - 1 == min(total, evaluations)
+    assert min(np.diff(bounds)) >= 1
+
+
+def test_chunks_do_not_change_the_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = execute(small_run(tmp_path / "a"))
+    assert CHUNK != 4
+    monkeypatch.setattr("crossover.training.datamodule.CHUNK", 4)
+    assert results(execute(small_run(tmp_path / "b"))) == results(plain)
+
+
+def test_label_smoothing_floor_is_the_loss_of_the_smoothed_target_itself() -> None:
+    target = torch.full((10,), 0.1 / 10)
+    target[0] += 0.9
+    loss = torch.nn.functional.cross_entropy(target.log()[None], torch.tensor([0]), label_smoothing=0.1)
+    assert label_smoothing_floor(0.1, 10) == pytest.approx(float(loss), abs=1e-6)
+    assert label_smoothing_floor(0.0, 10) == 0.0
+    assert math.isclose(label_smoothing_floor(1.0, 10), math.log(10))
