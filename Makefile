@@ -1,12 +1,13 @@
 # Every target installs what it needs by itself. `make` lists them.
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help setup data sweep status report test test-slow check models clean
+.PHONY: help setup data sweep status report publish test test-slow check models clean
 
 SWEEP ?= quick
 SET ?=
 LAUNCHER ?= local
 DATA ?= cifar10
+STUDY ?= cues
 ARGS ?=
 python := .venv/bin/python
 
@@ -29,6 +30,9 @@ status: .venv/ready ## what is done, running, failed and left of each sweep (1 s
 
 report: .venv/ready ## SWEEP=quick: tables, figures and page from the records (10 s)
 	@$(python) scripts/report.py sweep=$(SWEEP) $(ARGS)
+
+publish: .venv/ready ## SWEEP=quick STUDY=cues: copy a report to results/ and its numbers to the README (1 s)
+	@$(python) scripts/publish.py $(SWEEP) $(STUDY)
 
 models: .venv/ready ## parameters and FLOPs of every model and matched pair (20 s)
 	@$(python) scripts/models.py

@@ -56,7 +56,7 @@ class Dataset:
     hash: str
     """SHA-256 over images, labels and the split."""
     folder: Path
-    """The cache."""
+    """Where its cache lies."""
 
 
 def open_dataset(config: CuesData | ImageData, data_dir: Path) -> Dataset:
@@ -93,7 +93,7 @@ def _load(folder: Path) -> Dataset:
     except (OSError, ValueError, KeyError) as error:
         raise CrossoverError(
             f"the cache {folder} is damaged ({error}): remove it (rm -r {folder}) and repeat the command"
-        ) from error
+        ) from None
     return Dataset(name=name, classes=classes, mean=mean, std=std, hash=digest, folder=folder, **arrays)
 
 
@@ -114,7 +114,7 @@ def _build(config: CuesData | ImageData, data_dir: Path, folder: Path) -> None:
             raise CrossoverError(
                 f"cannot write the cache {folder}: {error.strerror or error}; it takes {size / 1e9:.1f} GB: mend that,"
                 " or choose another place with machine.data_dir=DIR"
-            ) from error
+            ) from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -137,11 +137,10 @@ def _check_space(parent: Path, size: int) -> None:
 
 
 def _write(raw: Raw, config: CuesData | ImageData, folder: Path) -> None:
-    if raw.n_val is None:
-        assert isinstance(config, ImageData)
+    if raw.n_val is None and isinstance(config, ImageData):
         pool, val = stratified_holdout(raw.labels, config.val_fraction)
     else:
-        pool, val = np.split(np.arange(len(raw.labels)), [len(raw.labels) - raw.n_val])
+        pool, val = np.split(np.arange(len(raw.labels)), [len(raw.labels) - (raw.n_val or 0)])
     in_pool = np.zeros(len(raw.labels), bool)
     in_pool[pool] = True
     digest, counts = hashlib.sha256(), np.zeros((3, 256), np.int64)
@@ -150,8 +149,8 @@ def _write(raw: Raw, config: CuesData | ImageData, folder: Path) -> None:
         with (folder / f"{key}.npy").open("wb") as file:
             _write_header(file, shape)
             for start, chunk in _decoded(images, config.image_size):
-                file.write(chunk)  # not through a memory map: on a full disk that ends in SIGBUS, not in an error
-                digest.update(chunk)
+                file.write(chunk.data)  # not through a memory map: on a full disk that ends in SIGBUS, not in an error
+                digest.update(chunk.data)
                 if key == "images":
                     counts += _histogram(chunk[in_pool[start : start + len(chunk)]])
     arrays = {"labels": raw.labels, "pool": pool, "val": val, "test_labels": raw.test_labels}
@@ -159,8 +158,8 @@ def _write(raw: Raw, config: CuesData | ImageData, folder: Path) -> None:
         np.save(folder / f"{key}.npy", array.astype(np.int64))
         digest.update(f"{key} {len(array)}".encode() + array.astype("<i8").tobytes())
     mean, std = _moments(counts)
-    meta = {"name": config.name, "classes": raw.classes, "mean": mean, "std": std, "hash": digest.hexdigest()}
-    meta |= {"config": config.model_dump(mode="json")}
+    meta: dict[str, Any] = {"name": config.name, "hash": digest.hexdigest(), "mean": mean, "std": std}
+    meta |= {"classes": raw.classes, "config": config.model_dump(mode="json")}
     (folder / "meta.json").write_text(json.dumps(meta, indent=1) + "\n", encoding="utf-8")
 
 

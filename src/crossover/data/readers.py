@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from crossover.config import CrossoverError, CuesData, ImageData
 from crossover.data import cues
@@ -56,7 +56,7 @@ def read_raw(config: CuesData | ImageData, data_dir: Path) -> Raw:
     try:
         return readers[config.kind](root)
     except OSError as error:
-        raise CrossoverError(f"cannot read {error.filename or root}: {error.strerror or error}") from error
+        raise CrossoverError(f"cannot read {error.filename or root}: {error.strerror or error}") from None
 
 
 def read_cifar10(root: Path) -> Raw:
@@ -101,7 +101,7 @@ def _download_cifar10(scratch: Path, root: Path) -> None:
         raise CrossoverError(
             f"cannot download CIFAR-10 from {CIFAR10.url} ({reason}); without a network, put {CIFAR10.filename} into"
             f" {root}, or use an image folder: data=cifar10_folder data.root=DIR"
-        ) from error
+        ) from None
 
 
 def _md5(path: Path) -> str:
@@ -123,7 +123,8 @@ def read_folder(root: Path) -> Raw:
     for name, files in parts.items():
         if differing := sorted(set(files) ^ set(classes)):
             raise CrossoverError(
-                f"{root / name} and {root / 'train'} must have the same classes; only one has {', '.join(differing[:5])}"
+                f"{root / name} and {root / 'train'} must have the same class folders;"
+                f" only one of them has {', '.join(differing[:5])}"
             )
     (images, labels), (test_images, test_labels) = (
         _flatten(list(parts[name].values())) for name in ("train", "test" if "test" in parts else "val")
@@ -192,10 +193,10 @@ def decode(image: Path | np.ndarray, size: int) -> np.ndarray:
                 Image.open(io.BytesIO(content)).verify()  # its own checksums, which decoding does not look at
             return _fit(opened, size)
     except _DECODE_ERRORS as error:
-        reason = "not an image" if isinstance(error, Image.UnidentifiedImageError) else error
+        reason = "not an image" if isinstance(error, UnidentifiedImageError) else error
         raise CrossoverError(
             f"cannot read the image {image} ({reason}): replace or remove it; images are never skipped"
-        ) from error
+        ) from None
 
 
 def _fit(image: Image.Image, size: int) -> np.ndarray:

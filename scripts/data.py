@@ -1,0 +1,26 @@
+"""Fetch and cache a dataset: python scripts/data.py data=cifar10 (make data DATA=cifar10)."""
+
+from pathlib import Path
+
+import hydra
+from omegaconf import DictConfig
+
+from crossover.cli import resolved, run_app
+from crossover.config import parse_run
+from crossover.data.images import open_dataset
+
+
+@hydra.main(version_base="1.3", config_path="../conf", config_name="train")
+def main(config: DictConfig) -> None:
+    run = parse_run(resolved(config))
+    dataset = open_dataset(run.data, Path(run.machine.data_dir))
+    size = sum(path.stat().st_size for path in dataset.folder.iterdir())
+    print(
+        f"{dataset.name}: {len(dataset.pool):,} training, {len(dataset.val):,} validation and"
+        f" {len(dataset.test_labels):,} test images of {len(dataset.classes)} classes, {dataset.images.shape[1]} px;"
+        f" {size / 1e6:,.0f} MB in {dataset.folder}; hash {dataset.hash[:16]}"
+    )
+
+
+if __name__ == "__main__":
+    run_app(main)
