@@ -63,45 +63,49 @@ def read_cifar10(root: Path) -> Raw:
     """Return CIFAR-10 from its original archive in `root`; it is downloaded when absent, and its checksums verified."""
     from torchvision.datasets import CIFAR10  # slow to import, and needed by this dataset alone
 
-    root.mkdir(parents=True, exist_ok=True)
-    archive = root / CIFAR10.filename
+    archive, unpacked = root / CIFAR10.filename, root / CIFAR10.base_folder
     mend = f"delete it and repeat the command to download it again from {CIFAR10.url}"
-    if archive.exists() and _md5(archive) != CIFAR10.tgz_md5:
-        raise CrossoverError(
-            f"{archive} has MD5 {_md5(archive)}, that of CIFAR-10 is {CIFAR10.tgz_md5}: the file is damaged; {mend}"
-        )
-    # A private folder: runs that start together do not write into each other's files
-    with tempfile.TemporaryDirectory(prefix=".cifar10-", dir=root) as scratch:
-        if archive.exists():
-            (Path(scratch) / archive.name).symlink_to(archive)
-        elif not (root / CIFAR10.base_folder).is_dir():
-            _download_cifar10(Path(scratch), root)
-        source = Path(scratch) if (Path(scratch) / archive.name).exists() else root
-        try:
-            with warnings.catch_warnings():  # the archive was pickled by an old numpy
-                warnings.simplefilter("ignore", np.exceptions.VisibleDeprecationWarning)
-                train, test = (CIFAR10(source, train=part, download=source != root) for part in (True, False))
-        except (RuntimeError, tarfile.TarError, zlib.error, EOFError):
-            where = root / CIFAR10.base_folder if source == root else archive
-            raise CrossoverError(f"{where} does not hold CIFAR-10: a checksum differs; {mend}") from None
-        if source != root and not archive.exists():
-            (Path(scratch) / archive.name).replace(archive)
+    if archive.exists() and (found := _md5(archive)) != CIFAR10.tgz_md5:
+        raise CrossoverError(f"{archive} is damaged: its MD5 is {found}, CIFAR-10 has {CIFAR10.tgz_md5}; {mend}")
+    if not archive.exists() and unpacked.is_dir():
+        return _cifar10_arrays(root, f"{unpacked} is damaged: a checksum differs; {mend}")
+    if not archive.exists():
+        _download_cifar10(archive)
+    with tempfile.TemporaryDirectory() as scratch:
+        (Path(scratch) / archive.name).symlink_to(archive)
+        return _cifar10_arrays(Path(scratch), f"{archive} does not unpack to CIFAR-10; {mend}")
+
+
+def _cifar10_arrays(root: Path, complaint: str) -> Raw:
+    """Return what torchvision reads below `root`; it unpacks an archive there, and verifies the checksums first."""
+    from torchvision.datasets import CIFAR10
+
+    download = (root / CIFAR10.filename).exists()
+    try:
+        with warnings.catch_warnings():  # the archive was pickled by an old numpy
+            warnings.simplefilter("ignore", np.exceptions.VisibleDeprecationWarning)
+            train, test = (CIFAR10(root, train=part, download=download) for part in (True, False))
+    except (RuntimeError, tarfile.TarError, zlib.error, EOFError):
+        raise CrossoverError(complaint) from None
     labels, test_labels = (np.array(part.targets, np.int64) for part in (train, test))
     return Raw(tuple(train.classes), train.data, labels, test.data, test_labels)
 
 
-def _download_cifar10(scratch: Path, root: Path) -> None:
+def _download_cifar10(archive: Path) -> None:
+    """Download beside `archive`, verify, rename: runs that start together never see or write half a file."""
     from torchvision.datasets import CIFAR10
     from torchvision.datasets.utils import download_url
 
-    try:
-        download_url(CIFAR10.url, scratch, CIFAR10.filename, CIFAR10.tgz_md5)
-    except (OSError, RuntimeError, http.client.HTTPException) as error:
-        reason = getattr(error, "reason", None) or error
-        raise CrossoverError(
-            f"cannot download CIFAR-10 from {CIFAR10.url} ({reason}); without a network, put {CIFAR10.filename} into"
-            f" {root}, or use an image folder: data=cifar10_folder data.root=DIR"
-        ) from None
+    archive.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".cifar10-", dir=archive.parent) as scratch:
+        try:
+            download_url(CIFAR10.url, scratch, archive.name, CIFAR10.tgz_md5)
+        except (OSError, RuntimeError, http.client.HTTPException) as error:
+            raise CrossoverError(
+                f"cannot download CIFAR-10 from {CIFAR10.url} ({str(error).strip('<>')}); without a network, put {archive.name} into"
+                f" {archive.parent}, or use an image folder: data=cifar10_folder data.root=DIR"
+            ) from None
+        (Path(scratch) / archive.name).replace(archive)
 
 
 def _md5(path: Path) -> str:

@@ -28,9 +28,7 @@ def publish(report: Path, study: Path) -> None:
 def study_block(study: Path) -> str:
     """Return Markdown of a study: the verdicts and the mean test error by n_train and model, from its files alone."""
     curves = pd.read_csv(study / "curves.csv")
-    pairs = [
-        pair for part in json.loads((study / "crossover.json").read_text())["studies"] for pair in part["pairs"]
-    ]
+    pairs = [pair for part in json.loads((study / "crossover.json").read_text())["studies"] for pair in part["pairs"]]
     models = list(dict.fromkeys(curves["model"]))
     lines = [f"**{pair['summary']}**\n" for pair in pairs]
     lines += [

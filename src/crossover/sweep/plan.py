@@ -24,7 +24,8 @@ class SweepConfig(BaseModel):
     fixed: dict[str, Any] = {}
     """Overrides that all runs share: config key or group of conf/train.yaml to value."""
     axes: dict[str, list[Any]]
-    """Config key or group to its values. `seed` follows `chain` unless it is an axis itself."""
+    """Config key or group to its values; a value may be a mapping of several overrides, such as a model with a recipe.
+    `seed` follows `chain` unless it is an axis itself."""
 
 
 def parse_sweep(values: dict[str, Any]) -> SweepConfig:
@@ -62,7 +63,9 @@ def plan_runs(sweep: SweepConfig, compose: Compose, *, extra: Sequence[str] = ()
     runs: dict[str, RunConfig] = {}
     for choice in itertools.product(*(sweep.axes[axis] for axis in composed)):
         fixed = {key: value for key, value in sweep.fixed.items() if key not in replaced}
-        pairs = fixed | dict(zip(composed, choice, strict=True))
+        pairs = dict(fixed)
+        for axis, value in zip(composed, choice, strict=True):
+            pairs |= value if isinstance(value, dict) else {axis: value}
         values = compose([override(key, value) for key, value in pairs.items()] + list(extra))
         values["logger"] = values["logger"] | {"group": sweep.name}
         values["machine"] = values["machine"] | {"outputs": outputs}

@@ -1,0 +1,180 @@
+"""CIFAR-10 from an archive in the original format, served on the loopback; small, with its own checksums."""
+
+import functools
+import hashlib
+import http.server
+import pickle
+import shutil
+import tarfile
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from torchvision.datasets import CIFAR10
+
+from crossover.config import CrossoverError, ImageData
+from crossover.data.images import Dataset, open_dataset
+
+CONFIG = ImageData(kind="cifar10", name="cifar10", root=".", image_size=32, val_fraction=0.1)
+NAMES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
+BATCH = 20
+
+
+class OldNumpyDtype:
+    """Pickles to the call by which the numpy of 2009 made a dtype, with integers for truth values."""
+
+    def __reduce__(self) -> tuple[type, tuple[str, int, int]]:
+        return np.dtype, ("u1", 0, 1)
+
+
+def pixels(batch: int) -> np.ndarray:
+    return np.random.default_rng(batch).integers(0, 256, (BATCH, 3, 32, 32), dtype=np.uint8)
+
+
+def md5(path: Path) -> str:
+    return hashlib.md5(path.read_bytes()).hexdigest()
+
+
+def write_batches(folder: Path) -> dict[str, str]:
+    """Write the batches and return their checksums."""
+    folder.mkdir(parents=True)
+    names = [*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"]
+    contents: dict[str, object] = {"batches.meta": {"label_names": NAMES}}
+    for number, name in enumerate(names):
+        labels = [(i + number) % 10 for i in range(BATCH)]
+        contents[name] = {"data": pixels(number).reshape(BATCH, -1), "labels": labels, "kind": OldNumpyDtype()}
+    for name, content in contents.items():
+        (folder / name).write_bytes(pickle.dumps(content, protocol=2))
+    return {name: md5(folder / name) for name in contents}
+
+
+@pytest.fixture
+def web(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A web server with the archive; yields its folder."""
+    folder = tmp_path / "web"
+    sums = write_batches(folder / CIFAR10.base_folder)
+    archive = folder / CIFAR10.filename
+    with tarfile.open(archive, "w:gz") as tar:
+        tar.add(folder / CIFAR10.base_folder, CIFAR10.base_folder)
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, directory=str(folder)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setattr(CIFAR10, "url", f"http://127.0.0.1:{server.server_address[1]}/{archive.name}")
+    monkeypatch.setattr(CIFAR10, "tgz_md5", md5(archive))
+    monkeypatch.setattr(CIFAR10, "train_list", [[f"data_batch_{i}", sums[f"data_batch_{i}"]] for i in range(1, 6)])
+    monkeypatch.setattr(CIFAR10, "test_list", [["test_batch", sums["test_batch"]]])
+    monkeypatch.setattr(CIFAR10, "meta", CIFAR10.meta | {"md5": sums["batches.meta"]})
+    yield folder
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture
+def offline(web: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(CIFAR10, "url", f"http://127.0.0.1:9/{CIFAR10.filename}")
+    return web
+
+
+def check(dataset: Dataset) -> None:
+    assert dataset.classes == tuple(NAMES)
+    expected = np.concatenate([pixels(i) for i in range(5)]).transpose(0, 2, 3, 1)
+    np.testing.assert_array_equal(dataset.images, expected)
+    np.testing.assert_array_equal(dataset.labels, [(i + number) % 10 for number in range(5) for i in range(BATCH)])
+    np.testing.assert_array_equal(dataset.test_images, pixels(5).transpose(0, 2, 3, 1))
+    assert (len(dataset.pool), len(dataset.val)) == (90, 10)
+
+
+def test_absent_archive_is_downloaded_verified_and_kept(web: Path, tmp_path: Path) -> None:
+    data_dir = tmp_path / "data"
+    check(open_dataset(CONFIG, data_dir))
+    assert sorted(path.name for path in data_dir.iterdir()) == ["cache", CIFAR10.filename]
+
+
+def test_archive_put_there_by_hand_needs_no_network(offline: Path, tmp_path: Path) -> None:
+    data_dir = tmp_path / "data"
+    data_dir.mkdir()
+    shutil.copy(offline / CIFAR10.filename, data_dir)
+    check(open_dataset(CONFIG, data_dir))
+    assert sorted(path.name for path in data_dir.iterdir()) == ["cache", CIFAR10.filename]
+
+
+def test_archive_unpacked_by_torchvision_is_used(offline: Path, tmp_path: Path) -> None:
+    shutil.copytree(offline / CIFAR10.base_folder, tmp_path / "data" / CIFAR10.base_folder)
+    check(open_dataset(CONFIG, tmp_path / "data"))
+
+
+def test_other_sizes_are_resized(web: Path, tmp_path: Path) -> None:
+    dataset = open_dataset(CONFIG.model_copy(update={"image_size": 16}), tmp_path / "data")
+    assert dataset.images.shape == (100, 16, 16, 3)
+    assert abs(dataset.images[0].mean() - pixels(0)[0].mean()) < 3
+
+
+def test_no_network_names_the_address_and_the_ways_without(offline: Path, tmp_path: Path) -> None:
+    message = (
+        rf"cannot download CIFAR-10 from {CIFAR10.url} \(.*refused.*\); without a network, put {CIFAR10.filename} into"
+        r" .*/data, or use an image folder: data=cifar10_folder data.root=DIR"
+    )
+    with pytest.raises(CrossoverError, match=message) as caught:
+        open_dataset(CONFIG, tmp_path / "data")
+    assert "\n" not in str(caught.value)
+    assert list((tmp_path / "data").iterdir()) == []
+
+
+def test_a_page_that_is_gone_is_no_archive(web: Path, tmp_path: Path) -> None:
+    (web / CIFAR10.filename).unlink()
+    with pytest.raises(CrossoverError, match=r"cannot download CIFAR-10 .*\(HTTP Error 404: File not found\)"):
+        open_dataset(CONFIG, tmp_path / "data")
+
+
+def test_a_download_with_another_checksum_is_never_used(web: Path, tmp_path: Path) -> None:
+    archive = web / CIFAR10.filename
+    archive.write_bytes(archive.read_bytes()[:-100])
+    with pytest.raises(CrossoverError, match=r"cannot download CIFAR-10 .*File not found or corrupted"):
+        open_dataset(CONFIG, tmp_path / "data")
+    assert list((tmp_path / "data").iterdir()) == []
+
+
+def test_a_damaged_archive_is_named_and_left_alone(web: Path, tmp_path: Path) -> None:
+    archive = tmp_path / "data" / CIFAR10.filename
+    archive.parent.mkdir()
+    archive.write_bytes((web / CIFAR10.filename).read_bytes()[:-100])
+    content = archive.read_bytes()
+    with pytest.raises(CrossoverError, match=rf"{archive} is damaged: its MD5 is {md5(archive)}, .*; delete it and"):
+        open_dataset(CONFIG, tmp_path / "data")
+    assert archive.read_bytes() == content
+
+
+def test_a_damaged_unpacked_batch_is_never_used(web: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "data" / CIFAR10.base_folder
+    shutil.copytree(web / CIFAR10.base_folder, folder)
+    (folder / "data_batch_3").write_bytes(b"x")
+    with pytest.raises(CrossoverError, match=rf"{folder} is damaged: a checksum differs; delete it and"):
+        open_dataset(CONFIG, tmp_path / "data")
+
+
+def test_an_archive_with_other_batches_is_never_used(
+    web: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(CIFAR10, "test_list", [["test_batch", "0" * 32]])
+    with pytest.raises(CrossoverError, match=rf"{CIFAR10.filename} does not unpack to CIFAR-10; delete it and"):
+        open_dataset(CONFIG, tmp_path / "data")
+
+
+def test_downloads_that_start_together_do_not_disturb_each_other(web: Path, tmp_path: Path) -> None:
+    results: list[Dataset] = []
+    threads = [
+        threading.Thread(target=lambda: results.append(open_dataset(CONFIG, tmp_path / "data"))) for _ in range(3)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(results) == 3
+    for dataset in results:
+        check(dataset)
