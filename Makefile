@@ -10,6 +10,7 @@ DATA ?= cifar10
 STUDY ?= cues
 ARGS ?=
 python := .venv/bin/python
+comma := ,
 
 help: ## list the targets and what they cost
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -23,13 +24,13 @@ data: .venv/ready ## DATA=cifar10: fetch and cache a dataset (CIFAR-10: 170 MB)
 	@$(python) scripts/data.py data=$(DATA) $(ARGS)
 
 sweep: .venv/ready ## SWEEP=quick: do what is left of a sweep, then report (quick: 5 min on 2 cores)
-	@$(python) scripts/sweep.py sweep=$(SWEEP) launcher=$(LAUNCHER) 'set=[$(shell echo "$(SET)" | tr -s ' ' ',')]' $(ARGS)
+	@$(python) scripts/sweep.py sweep=$(SWEEP) launcher=$(LAUNCHER) 'set=[$(subst $() ,$(comma),$(foreach item,$(SET),"$(item)"))]' $(ARGS)
 
 status: .venv/ready ## what is done, running, failed and left of each sweep (1 s)
 	@$(python) scripts/status.py $(ARGS)
 
 report: .venv/ready ## SWEEP=quick: tables, figures and page from the records (10 s)
-	@$(python) scripts/report.py sweep=$(SWEEP) $(ARGS)
+	@$(python) scripts/report.py name=$(SWEEP) $(ARGS)
 
 publish: .venv/ready ## SWEEP=quick STUDY=cues: copy a report to results/ and its numbers to the README (1 s)
 	@$(python) scripts/publish.py $(SWEEP) $(STUDY)

@@ -5,12 +5,13 @@ from pathlib import Path
 import hydra
 from omegaconf import DictConfig
 
-from crossover.cli import resolved, run_app
+from crossover.cli import one_line_errors, resolved, run_app
 from crossover.config import parse_run
 from crossover.data.images import open_dataset
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="train")
+@one_line_errors
 def main(config: DictConfig) -> None:
     run = parse_run(resolved(config))
     dataset = open_dataset(run.data, Path(run.machine.data_dir))

@@ -1,4 +1,4 @@
-"""Analyse records or curves: python scripts/report.py sweep=quick, or curves=FILE.csv output=DIR (make report)."""
+"""Analyse records or curves: python scripts/report.py name=quick, or curves=FILE.csv output=DIR (make report)."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from crossover.report.build import terminal_summary, write_curves_report
 from omegaconf import DictConfig
 from rich.console import Console
 
-from crossover.cli import resolved, run_app
+from crossover.cli import one_line_errors, resolved, run_app
 from crossover.config import CrossoverError
 from crossover.study import report_sweep
 from crossover.sweep.plan import sweep_dir
@@ -17,14 +17,15 @@ from crossover.sweep.records import read_sweep
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="report")
+@one_line_errors
 def main(config: DictConfig) -> None:
     values, console = resolved(config), Console()
     try:
         if values["curves"] is None:
-            name = values["sweep"]
+            name = values["name"]
             directory = Path(values["output"] or sweep_dir(values["outputs"], name))
             records = read_sweep(Path(values["outputs"]), name)
-            report = report_sweep(records, directory, seed=values["seed"], calibrate=values["calibrate"])
+            report = report_sweep(records, directory, seed=values["seed"])
         else:
             if values["output"] is None:
                 raise CrossoverError("curves=... needs output=DIR, the folder to write to")

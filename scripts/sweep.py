@@ -10,7 +10,7 @@ from hydra import compose
 from omegaconf import DictConfig
 from rich.console import Console
 
-from crossover.cli import resolved, run_app
+from crossover.cli import one_line_errors, resolved, run_app
 from crossover.study import report_sweep
 from crossover.sweep.launch import check_data, local_slots, parse_launcher, run_pool
 from crossover.sweep.plan import named, parse_sweep, plan_runs, sweep_dir
@@ -23,6 +23,7 @@ def compose_train(overrides: list[str]) -> dict[str, Any]:
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="sweep")
+@one_line_errors
 def main(config: DictConfig) -> None:
     console = Console()
     values = resolved(config)

@@ -3,7 +3,7 @@
 import hydra
 from omegaconf import DictConfig
 
-from crossover.cli import resolved, run_app
+from crossover.cli import one_line_errors, resolved, run_app
 from crossover.config import CrossoverError, parse_run
 from crossover.sweep.launch import execute_locked
 from crossover.sweep.lock import HeldError
@@ -11,6 +11,7 @@ from crossover.sweep.records import freeze, read_record
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="train")
+@one_line_errors
 def main(config: DictConfig) -> None:
     run = parse_run(resolved(config))
     freeze([run])

@@ -11,11 +11,11 @@ CEILING_IMAGES = 5_000
 """Images on which the exact Bayes accuracy is evaluated; its standard error is then about 0.001."""
 
 
-def report_sweep(sweep: SweepRecords, directory: Path, *, seed: int = 0, calibrate: bool = False) -> Report:
+def report_sweep(sweep: SweepRecords, directory: Path, *, seed: int = 0) -> Report:
     """Write the report of a sweep into `directory`."""
     data = {record["dataset"]: parse_run(record["config"]).data for record in sweep.records}
     ceilings = {name: cues_ceilings(config) for name, config in data.items() if isinstance(config, CuesData)}
-    return write_report(sweep, directory, seed=seed, ceilings=ceilings, calibrate=calibrate)
+    return write_report(sweep, directory, seed=seed, ceilings=ceilings)
 
 
 def cues_ceilings(config: CuesData) -> list[Ceiling]:

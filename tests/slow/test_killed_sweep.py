@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 SETTINGS = [
     "sweep.name=kill",
     "sweep.axes={model:[resnet_tiny,vit_tiny],n_train:[64,512],chain:[0,1]}",
-    "set=[data.n_pool=2000,data.n_val=200,data.n_test=200,recipe.batch_size=16,logger=none]",
+    'set=["data.n_pool=2000","data.n_val=200","data.n_test=200","recipe.batch_size=16","logger=none"',
     "sweep.fixed={data:cues,budget.steps:150}",
 ]
 
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.slow
 def start(folder: Path) -> subprocess.Popen[bytes]:
     """Start the sweep in a process group of its own."""
     settings = [*SETTINGS, f"outputs={folder / 'outputs'}"]
-    settings[2] = settings[2].replace("]", f",machine.data_dir={folder / 'data'},machine.device=cpu]")
+    settings[2] += f',"machine.data_dir={folder / "data"}","machine.device=cpu"]'
     with (folder / "log.txt").open("ab") as log:
         return subprocess.Popen(
             [sys.executable, ROOT / "scripts" / "sweep.py", *settings],

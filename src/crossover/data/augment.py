@@ -109,13 +109,13 @@ def mix(
     if config.mixup and config.cutmix:
         cut = torch.rand(count, device=device, generator=generator) < 0.5
     ratio = torch.where(cut, _beta(config.cutmix, count, generator), _beta(config.mixup, count, generator))
-    side = torch.sqrt(1 - ratio)
-    middle = torch.rand((2, count), device=device, generator=generator) * torch.tensor(
-        [[height], [width]], device=device
+    half = torch.sqrt(1 - ratio) / 2
+    middle = torch.rand((2, count), device=device, generator=generator)
+    top, left, bottom, right = (
+        ((middle[i] * n).floor() + sign * (half * n).floor()).clamp(0, n)
+        for sign in (-1, 1)
+        for i, n in enumerate((height, width))
     )
-    top, left = ((middle[i].floor() - (side * n).floor() / 2).floor() for i, n in enumerate((height, width)))
-    bottom, right = ((start + (side * n).floor()).clamp(0, n) for start, n in ((top, height), (left, width)))
-    top, left = top.clamp(min=0), left.clamp(min=0)
     patch = rectangle(top, left, bottom - top, right - left, height, width)
     kept = torch.where(cut, 1 - patch.float().mean(dim=(1, 2)), ratio)
     own = torch.where(cut[:, None, None], (~patch).float(), ratio[:, None, None])[:, None]

@@ -1,13 +1,13 @@
 """What do RandAugment and TrivialAugment do to a batch? torchvision's operations, each image with its own draw.
 
-The images of a batch are grouped by what they drew (operation, magnitude, sign) and each group goes through
-torchvision's batched kernel once. Operations, ranges and signs are those of torchvision's RandAugment (Cubuk et al. 2020)
-and TrivialAugmentWide (Mueller and Hutter 2021); geometric ones use nearest neighbours and fill with zero.
+All geometric operations of a batch are one gather; a colour operation is one pass over the images that drew it,
+whatever their strengths. Operations and strengths are those of torchvision's RandAugment (Cubuk et al. 2020) and
+TrivialAugmentWide (Müller and Hutter 2021), version 2 of its transforms, and so are the values they give; geometric
+ones take the nearest neighbour and fill with zero.
 """
 
-import math
+import functools
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -17,82 +17,126 @@ from crossover.config import AugmentConfig
 
 BINS = 31
 """Magnitudes 0..30."""
-
-
-@dataclass(frozen=True)
-class Operation:
-    """A change of uint8 (B, 3, H, W) by a strength, and its strength at a magnitude."""
-
-    apply: Callable[[Tensor, float], Tensor]
-    strength: Callable[[float, int], float] = lambda share, width: 0.0
-    """From the share of the largest magnitude (0..1) and the image's width."""
-    signed: bool = False
-
-
-def _affine(x: Tensor, *, shear: tuple[float, float] = (0.0, 0.0), move: tuple[float, float] = (0.0, 0.0)) -> Tensor:
-    degrees = [math.degrees(math.atan(value)) for value in shear]
-    shift = [int(value) for value in move]
-    return tv.affine_image(x, angle=0.0, translate=shift, scale=1.0, shear=degrees, center=[0.0, 0.0], fill=0.0)
-
-
-def _operations(shear: float, move: Callable[[int], float], turn: float, colour: float, bits: int) -> list[Operation]:
-    def linear(top: float) -> Callable[[float, int], float]:
-        return lambda share, width: top * share
-
-    def enhance(adjust: Callable[[Tensor, float], Tensor]) -> Operation:
-        return Operation(lambda x, s: adjust(x, 1.0 + s), linear(colour), signed=True)
-
-    return [
-        Operation(lambda x, s: x),
-        Operation(lambda x, s: _affine(x, shear=(s, 0.0)), linear(shear), signed=True),
-        Operation(lambda x, s: _affine(x, shear=(0.0, s)), linear(shear), signed=True),
-        Operation(lambda x, s: _affine(x, move=(s, 0.0)), lambda share, width: move(width) * share, signed=True),
-        Operation(lambda x, s: _affine(x, move=(0.0, s)), lambda share, width: move(width) * share, signed=True),
-        Operation(lambda x, s: tv.rotate_image(x, s, fill=0.0), linear(turn), signed=True),
-        enhance(tv.adjust_brightness_image),
-        enhance(tv.adjust_saturation_image),
-        enhance(tv.adjust_contrast_image),
-        enhance(tv.adjust_sharpness_image),
-        Operation(lambda x, s: tv.posterize_image(x, int(s)), lambda share, width: 8 - round(share * bits)),
-        Operation(lambda x, s: tv.solarize_image(x, s), lambda share, width: 255.0 * (1 - share)),
-        Operation(lambda x, s: tv.autocontrast_image(x)),
-        Operation(lambda x, s: tv.equalize_image(x)),
-    ]
-
-
-RANDAUGMENT = _operations(shear=0.3, move=lambda width: 150.0 / 331.0 * width, turn=30.0, colour=0.9, bits=4)
-TRIVIALAUGMENT = _operations(shear=0.99, move=lambda width: 32.0, turn=135.0, colour=0.99, bits=6)
+GEOMETRIC = ("ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate")
+ENHANCING = ("Brightness", "Color", "Contrast", "Sharpness")
+OPERATIONS = (*GEOMETRIC, *ENHANCING, "Posterize", "Solarize", "AutoContrast", "Equalize", "Identity")
+SIGNED = len(GEOMETRIC) + len(ENHANCING)
+"""The first operations work in both directions, with probability one half each."""
 
 
 def apply_policy(images: Tensor, config: AugmentConfig, generator: torch.Generator) -> Tensor:
     """Return changed images; uint8 (B, H, W, 3) in and out."""
-    x = images.permute(0, 3, 1, 2).contiguous()
-    count = len(x)
+    count, height, width, _ = images.shape
+    table = strengths(config.policy, height, width, images.device)
+    rounds = config.policy_ops if config.policy == "randaugment" else 1
 
     def draw(high: int) -> Tensor:
-        return torch.randint(high, (count,), device=x.device, generator=generator)
+        return torch.randint(high, (count,), device=images.device, generator=generator)
 
-    if config.policy == "randaugment":
-        fixed = torch.full((count,), config.policy_magnitude, device=x.device)
-        for _ in range(config.policy_ops):
-            x = apply_operations(x, RANDAUGMENT, draw(len(RANDAUGMENT)), fixed, draw(2))
-    else:
-        x = apply_operations(x, TRIVIALAUGMENT, draw(len(TRIVIALAUGMENT)), draw(BINS), draw(2))
+    x = images.permute(0, 3, 1, 2).contiguous()
+    for _ in range(rounds):
+        which, negative = draw(len(OPERATIONS)), draw(2)
+        level = draw(BINS) if config.policy == "trivialaugment" else torch.full_like(which, config.policy_magnitude)
+        strength = table[which, level]
+        x = apply_operations(x, which, torch.where((which < SIGNED) & (negative == 1), -strength, strength))
     return x.permute(0, 2, 3, 1).contiguous()
 
 
-def apply_operations(
-    x: Tensor, operations: list[Operation], which: Tensor, magnitude: Tensor, negative: Tensor
-) -> Tensor:
-    """Return uint8 (B, 3, H, W), image i changed by operation which[i] at magnitude[i] (0..30), negated if negative[i]."""
-    signed = torch.tensor([operation.signed for operation in operations], device=x.device)[which]
-    graded = torch.tensor([operation.strength(1, 32) != operation.strength(0, 32) for operation in operations])
-    # images that drew the same change form one group, whatever irrelevant numbers they drew besides
-    key = which * 2 * BINS + magnitude * graded.to(x.device)[which] * 2 + negative * signed
-    out = torch.empty_like(x)
-    for group in key.unique().tolist():
-        members = (key == group).nonzero()[:, 0]
-        operation = operations[group // (2 * BINS)]
-        strength = operation.strength((group % (2 * BINS)) // 2 / (BINS - 1), x.shape[-1])
-        out[members] = operation.apply(x[members], -strength if group % 2 else strength)
+@functools.cache
+def strengths(policy: str, height: int, width: int, device: torch.device) -> Tensor:
+    """Return the strength float32 (operations, BINS) of every operation at every magnitude; zero where it has none."""
+    wide = policy == "trivialaugment"
+    top = {"ShearX": 0.99 if wide else 0.3, "ShearY": 0.99 if wide else 0.3, "Rotate": 135.0 if wide else 30.0}
+    top |= {"TranslateX": 32.0 if wide else 150 / 331 * width, "TranslateY": 32.0 if wide else 150 / 331 * height}
+    top |= dict.fromkeys(ENHANCING, 0.99 if wide else 0.9)
+    bits = (torch.arange(BINS) / ((BINS - 1) / (6 if wide else 4))).round()
+    other = {"Posterize": 8 - bits, "Solarize": torch.linspace(255.0, 0.0, BINS)}
+    rows = [other.get(name, torch.linspace(0.0, top.get(name, 0.0), BINS)) for name in OPERATIONS]
+    return torch.stack(rows).to(device)
+
+
+def apply_operations(x: Tensor, which: Tensor, strength: Tensor) -> Tensor:
+    """Return uint8 (B, 3, H, W): image i changed by OPERATIONS[which[i]] at strength[i].
+
+    Strengths are shears (as tangents), pixels, degrees, blending factors less one, bits kept, or a threshold.
+    """
+    out = x.clone()
+    order = which.argsort()
+    counts = torch.bincount(which, minlength=len(OPERATIONS)).tolist()
+    members = dict(zip(OPERATIONS, order.split(counts), strict=True))
+    moved = order[: sum(counts[: len(GEOMETRIC)])]
+    if len(moved):
+        out[moved] = transform(x[moved], which[moved], strength[moved])
+    for name, change in _COLOUR.items():
+        if len(at := members[name]):
+            out[at] = change(x[at], strength[at][:, None, None, None])
     return out
+
+
+def transform(x: Tensor, which: Tensor, strength: Tensor) -> Tensor:
+    """Return images sheared about their top left corner, shifted, or rotated counter-clockwise about their centre."""
+    height, width = x.shape[2:]
+
+    def only(name: str) -> Tensor:
+        return torch.where(which == OPERATIONS.index(name), strength, 0.0)[:, None, None]
+
+    shear_x, shear_y, angle = only("ShearX"), only("ShearY"), torch.deg2rad(only("Rotate"))
+    move_x, move_y = only("TranslateX").trunc(), only("TranslateY").trunc()
+    column = torch.arange(width, device=x.device) - (width - 1) / 2
+    row = (torch.arange(height, device=x.device) - (height - 1) / 2)[:, None]
+    # where each pixel comes from, measured from the centre
+    from_column = angle.cos() * column + (shear_x - angle.sin()) * row + shear_x * height / 2 - move_x
+    from_row = angle.cos() * row + (shear_y + angle.sin()) * column + shear_y * width / 2 - move_y
+    j, i = ((from_column + (width - 1) / 2).round().long(), (from_row + (height - 1) / 2).round().long())
+    inside = (i >= 0) & (i < height) & (j >= 0) & (j < width)
+    source = (i.clamp(0, height - 1) * width + j.clamp(0, width - 1)).flatten(1)
+    picked = x.flatten(2).gather(2, source[:, None].expand(-1, x.shape[1], -1)).view_as(x)
+    return picked * inside[:, None]
+
+
+def _add(a: Tensor, b: Tensor, factor: Tensor) -> Tensor:
+    """Return a + factor * b, rounded once as in a fused multiply-add (so are torchvision's values), cut to uint8."""
+    return (a.double() + factor.double() * b.double()).float().clamp(0, 255).to(torch.uint8)
+
+
+def _brightness(x: Tensor, s: Tensor) -> Tensor:
+    return (x * (1 + s)).clamp(0, 255).to(torch.uint8)
+
+
+def _color(x: Tensor, s: Tensor) -> Tensor:
+    return _add(x * (1 + s), tv.rgb_to_grayscale_image(x), -s)
+
+
+def _contrast(x: Tensor, s: Tensor) -> Tensor:
+    mean = tv.rgb_to_grayscale_image(x).float().mean(dim=(1, 2, 3), keepdim=True)
+    return _add(x * (1 + s), mean, -s)
+
+
+def _sharpness(x: Tensor, s: Tensor) -> Tensor:
+    """Blend with a 3x3 mean whose centre weighs five; the outermost pixels stay."""
+    inner = x[:, :, 1:-1, 1:-1].float()
+    total = torch.nn.functional.avg_pool2d(x.float(), 3, stride=1, divisor_override=1)
+    blurred = ((total + 4 * inner) / 13).round()
+    out = x.clone()
+    out[:, :, 1:-1, 1:-1] = _add(inner, blurred - inner, -s)
+    return out
+
+
+def _posterize(x: Tensor, s: Tensor) -> Tensor:
+    return x & (256 - 2 ** (8 - s)).to(torch.uint8)
+
+
+def _solarize(x: Tensor, s: Tensor) -> Tensor:
+    return torch.where(x >= s, 255 - x, x)
+
+
+_COLOUR: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "Brightness": _brightness,
+    "Color": _color,
+    "Contrast": _contrast,
+    "Sharpness": _sharpness,
+    "Posterize": _posterize,
+    "Solarize": _solarize,
+    "AutoContrast": lambda x, _: tv.autocontrast_image(x),
+    "Equalize": lambda x, _: tv.equalize_image(x),
+}

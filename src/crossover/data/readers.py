@@ -2,7 +2,6 @@
 
 import hashlib
 import http.client
-import io
 import os
 import struct
 import tarfile
@@ -102,8 +101,8 @@ def _download_cifar10(archive: Path) -> None:
             download_url(CIFAR10.url, scratch, archive.name, CIFAR10.tgz_md5)
         except (OSError, RuntimeError, http.client.HTTPException) as error:
             raise CrossoverError(
-                f"cannot download CIFAR-10 from {CIFAR10.url} ({str(error).strip('<>')}); without a network, put {archive.name} into"
-                f" {archive.parent}, or use an image folder: data=cifar10_folder data.root=DIR"
+                f"cannot download CIFAR-10 from {CIFAR10.url} ({str(error).strip('<>')}); without a network, put"
+                f" {archive.name} into {archive.parent}, or use an image folder: data=cifar10_folder data.root=DIR"
             ) from None
         (Path(scratch) / archive.name).replace(archive)
 
@@ -191,10 +190,7 @@ def decode(image: Path | np.ndarray, size: int) -> np.ndarray:
     if isinstance(image, np.ndarray):
         return _fit(Image.fromarray(image), size)
     try:
-        content = image.read_bytes()
-        with Image.open(io.BytesIO(content)) as opened:
-            if opened.format == "PNG":
-                Image.open(io.BytesIO(content)).verify()  # its own checksums, which decoding does not look at
+        with Image.open(image) as opened:
             return _fit(opened, size)
     except _DECODE_ERRORS as error:
         reason = "not an image" if isinstance(error, UnidentifiedImageError) else error

@@ -1,0 +1,159 @@
+"""Can this design find the crossover, and can its intervals be trusted? Simulates the design with a known N*.
+
+The truth is a smooth curve (a quadratic in log n) like the measured difference, moved so that it crosses zero at a
+known size; the noise is that measured between chains. The answer is only as good as these: power depends on how
+steeply the curves cross, and a variance from 3 chains is itself uncertain.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from crossover.analysis.estimate import Estimate, Floats, estimate
+from crossover.analysis.pairing import Predictions, pair_models
+from crossover.analysis.roots import band, confidence_set, critical_value, root, verdict
+from crossover.analysis.tables import AnalysisError, ordered_pairs, primary_runs, validate_runs
+
+POWER = 0.8
+CHAINS = (3, 5, 8, 12)
+
+
+@dataclass(frozen=True)
+class Design:
+    """A measured difference as it could be measured again."""
+
+    n: Floats
+    truth: Floats
+    """D at the sizes."""
+    n_star: float | None
+    """Where the truth crosses; None for curves that do not."""
+    noise: Floats
+    """Covariance over sizes of one chain."""
+    extra: Floats | None = None
+    """Covariance of the mean that more chains do not reduce: test images."""
+
+
+def simulate(
+    design: Design, chains: int, designs: int, rng: np.random.Generator, confidence: float = 0.95
+) -> dict[str, Any]:
+    """Return how often `designs` repetitions find a crossover, and how often the set of N* holds the truth.
+
+    Widths are medians of ci_high / ci_low, beside those of a Fieller set for one size at a time (t instead of max-|t|,
+    the same variances) on the same data.
+    """
+    if chains < 2:
+        raise AnalysisError(f"a design needs at least 2 chains to have an interval; got {chains}")
+    found: list[str] = []
+    covered, widths, pointwise = [], [], []
+    for _ in range(designs):
+        values = _draw(design, chains, rng)
+        bounds = band(values, critical_value(values, confidence, rng))
+        found.append(verdict(bounds.knot_signs))
+        if design.n_star is None:
+            continue
+        intervals = confidence_set(bounds)
+        n_star = design.n_star
+        covered.append(any((low or 0) <= n_star <= (np.inf if high is None else high) for low, high in intervals))
+        fieller = confidence_set(band(values, float(stats.t.ppf((1 + confidence) / 2, values.df))))
+        if found[-1] == "crossover" and len(fieller) == 1:
+            widths.append(_log_width(intervals[0]))
+            pointwise.append(_log_width(fieller[0]))
+    power = float(np.mean([one == "crossover" for one in found]))
+    low = float(stats.binomtest(round(power * designs), designs).proportion_ci(0.95, "wilson").low)
+    wide = (float(np.exp(np.median(w))) if widths else None for w in (widths, pointwise))
+    result = {"chains": chains, "crossover": power, "crossover_low": low}
+    result |= {"coverage": float(np.mean(covered)) if covered else None}
+    return result | dict(zip(("width", "fieller_width"), wide, strict=True)) | {
+        "log_width_ratio": float(np.median(widths) / np.median(pointwise)) if widths else None
+    }
+
+
+def _draw(design: Design, chains: int, rng: np.random.Generator) -> Estimate:
+    noise = rng.multivariate_normal(np.zeros(len(design.n)), design.noise, size=chains, method="eigh")
+    values = design.truth + noise
+    if design.extra is not None:
+        values = values + rng.multivariate_normal(np.zeros(len(design.n)), design.extra, method="eigh")
+    result = estimate(design.n, values, design.extra)
+    if result is None:
+        raise AnalysisError("a design without replicates cannot be simulated")
+    return result
+
+
+def _log_width(interval: tuple[float | None, float | None]) -> float:
+    low, high = interval
+    return float("inf") if low is None or high is None else float(np.log(high / low))
+
+
+def design_like(values: Estimate) -> Design | None:
+    """Return a design with a known crossing, shaped like a measured difference; None if it has no slope to cross with.
+
+    N* is where the measured means cross, or else the middle of the sizes: "were there a crossing here, as steep as
+    the curves are, would it be seen?"
+    """
+    if values.noise is None or len(values.n) < 3:
+        return None
+    x, weights = values.x, 1 / values.se
+    middle = float(np.exp((x[0] + x[-1]) / 2))
+    falling = values.mean[-1] < values.mean[0]
+    n_star = root(values, bool(falling)) or middle
+    for degree in (2, 1):
+        curve = np.polynomial.Polynomial.fit(x, values.mean, degree, w=weights)
+        truth = curve(x) - curve(np.log(n_star))
+        before, after = truth[x < np.log(n_star)], truth[x > np.log(n_star)]
+        if (before > 0).all() and (after < 0).all() or (before < 0).all() and (after > 0).all():
+            return Design(values.n, truth, n_star, values.noise, values.extra)
+    return None
+
+
+def calibrate(
+    runs: pd.DataFrame,
+    *,
+    rng: np.random.Generator,
+    designs: int = 500,
+    chains: Sequence[int] = CHAINS,
+    metric: str = "test_error",
+    predictions: Predictions | None = None,
+    confidence: float = 0.95,
+    setting: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
+    """Return, for every pair of models, coverage, false crossovers and power by number of chains.
+
+    `chains_needed` is the smallest of `chains` whose power is at least 0.8 (lower 95% limit of the simulation), null
+    if none is. Takes about 3 seconds a pair and number of chains with 500 designs.
+    """
+    if designs < 20:
+        raise AnalysisError(f"designs must be at least 20 for a rate to mean anything; got {designs}; 500 is usual")
+    runs, _ = validate_runs(runs, metric)
+    pairs = []
+    for dataset, part in runs.groupby("dataset", sort=False):
+        part = primary_runs(part, setting)[0]
+        for a, b in ordered_pairs([str(model) for model in dict.fromkeys(part["model"])]):
+            measured = pair_models(part, a, b, metric, predictions).difference
+            design = None if measured is None else design_like(measured)
+            entry = {"dataset": str(dataset), "a": a, "b": b, "designs": designs}
+            pairs.append(entry | _rows(design, chains, designs, rng, confidence))
+    return {"confidence": confidence, "pairs": pairs}
+
+
+def _rows(
+    design: Design | None, chains: Sequence[int], designs: int, rng: np.random.Generator, confidence: float
+) -> dict[str, Any]:
+    if design is None:
+        note = "Not simulated: it needs at least 3 sizes, 2 chains, and a difference that changes with n."
+        return {"n_star": None, "rows": [], "chains_needed": None, "note": note}
+    same = Design(design.n, np.zeros(len(design.n)), None, design.noise, design.extra)
+    rows = []
+    for count in sorted(set(chains)):
+        row = simulate(design, count, designs, rng, confidence)
+        false = simulate(same, count, designs, rng, confidence)
+        row |= {"power": row.pop("crossover"), "power_low": row.pop("crossover_low")}
+        rows.append(row | {"false_crossover": false["crossover"]})
+    enough = [row["chains"] for row in rows if row["power_low"] >= POWER]
+    sd = [float(value) for value in np.sqrt(np.diag(design.noise))]
+    result = {"n_star": design.n_star, "sizes": [round(n) for n in design.n], "sd": sd, "rows": rows}
+    note = "" if enough else f"More than {max(chains)} chains, or sizes closer to N*, are needed for a power of {POWER}."
+    return result | {"chains_needed": enough[0] if enough else None, "note": note}

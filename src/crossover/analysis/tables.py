@@ -1,0 +1,176 @@
+"""Which runs go into an analysis? Checks tables of runs and external curves, and chooses the comparable rows.
+
+Nothing is dropped in silence: what cannot be used is an AnalysisError or a sentence in `notes`.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+REQUIRED = ("run_id", "dataset", "model", "n_train", "chain", "seed", "budget")
+CONDITIONS = ("budget", "augment", "recipe")
+"""Columns that may be ablated: the main analysis uses one value of each, the stability table the others."""
+FAMILIES = {
+    # Between the two: convolution and attention, or attention in local windows.
+    1: ("hybrid", "cct", "convit", "coat", "cvt", "levit", "maxvit", "swin"),
+    0: ("resnet", "resnext", "bit", "cnn", "conv", "densenet", "efficientnet", "nfnet", "regnet", "vgg", "wrn"),
+    2: ("vit", "deit", "beit", "cait"),
+}
+"""Rank of the inductive bias (0 = strongest) to the beginnings of model names; the first match counts."""
+
+
+class AnalysisError(ValueError):
+    """A table that cannot be analysed: one line with what was given, what is allowed and what to do."""
+
+
+def listed(values: object, most: int = 5) -> str:
+    """Return values as text, cut after `most`."""
+    items = [str(value) for value in values]  # type: ignore[attr-defined]
+    return ", ".join(items[:most]) + (f" and {len(items) - most} more" if len(items) > most else "")
+
+
+def validate_runs(runs: pd.DataFrame, metric: str = "test_error") -> tuple[pd.DataFrame, list[str]]:
+    """Return the usable rows, sorted, and notes on what was left out or changed.
+
+    Raises AnalysisError for an empty table, missing columns, values out of range, and duplicate runs.
+    """
+    missing = [name for name in (*REQUIRED, metric) if name not in runs.columns]
+    if missing:
+        raise AnalysisError(f"the table of runs lacks {listed(missing)}; it has {listed(runs.columns, 30)}")
+    if runs.empty:
+        raise AnalysisError("the table of runs is empty: no run is finished yet; make sweep makes the runs")
+    runs, notes = runs.copy(), []
+    for name in ("dataset", "model", "n_train", "chain", "seed"):
+        if runs[name].isna().any():
+            raise AnalysisError(f"{name} is missing in {runs[name].isna().sum()} rows; every run needs it")
+    for name in ("n_train", metric):
+        runs[name] = _numbers(runs, name)
+    if not (np.isfinite(runs["n_train"]) & (runs["n_train"] >= 1)).all():
+        raise AnalysisError(f"n_train must be a number of images, at least 1; got {runs['n_train'].min()}")
+    unknown = runs[metric].isna()
+    if unknown.all():
+        raise AnalysisError(f"{metric} is missing in every run; choose another metric or repeat the runs")
+    if unknown.any():
+        notes.append(f"{unknown.sum()} runs have no {metric} and are left out: {listed(runs.loc[unknown, 'run_id'])}.")
+    runs = runs[~unknown]
+    _check_range(runs, metric)
+    runs, clipped = _clip_zeros(runs, metric)
+    key = ["dataset", "model", "n_train", "chain", "seed", *(c for c in CONDITIONS if c in runs.columns)]
+    repeated = runs.duplicated(key, keep=False)
+    if repeated.any():
+        row = runs[repeated].iloc[0]
+        raise AnalysisError(
+            f"{repeated.sum()} rows are duplicates, such as model={row.model} n_train={row.n_train:g}"
+            f" chain={row.chain} seed={row.seed} on {row.dataset}; keep one row of each, or number them by chain or seed"
+        )
+    return runs.reset_index(drop=True), notes + clipped
+
+
+def _numbers(runs: pd.DataFrame, name: str) -> pd.Series:
+    values = pd.to_numeric(runs[name], errors="coerce")
+    words = values.isna() & runs[name].notna()
+    if words.any():
+        raise AnalysisError(f"{name} must be a number; got {listed(runs.loc[words, name].unique())}")
+    return values.astype(float)
+
+
+def _check_range(runs: pd.DataFrame, metric: str) -> None:
+    low, high = runs[metric].min(), runs[metric].max()
+    top = 1.0 if metric.endswith("error") else np.inf
+    if low < 0 or high > top or not np.isfinite(high):
+        hint = "divide percent by 100" if top < high <= 100 else "check the values"
+        raise AnalysisError(f"{metric} must be a fraction in (0, {top:g}); got {low:g} to {high:g}; {hint}")
+
+
+def _clip_zeros(runs: pd.DataFrame, metric: str) -> tuple[pd.DataFrame, list[str]]:
+    """Replace zero errors, whose logarithm does not exist, by half an image, or half the smallest error there is."""
+    zero = runs[metric] == 0
+    if not zero.any():
+        return runs, []
+    images = runs["n_train"] if metric.startswith("train") else runs.get("n_test")
+    if images is not None and images[zero].notna().all():
+        floor, how = 0.5 / images[zero].astype(float), "half an image"
+    elif (~zero).any():
+        smallest = runs.loc[~zero, metric].min()
+        floor, how = pd.Series(smallest / 2, runs.index[zero]), f"half the smallest {metric} ({smallest / 2:.2g})"
+    else:
+        raise AnalysisError(f"every {metric} is zero: there is nothing to compare; choose another metric")
+    runs = runs.copy()
+    runs.loc[zero, metric] = floor
+    ids = listed(runs.loc[zero, "run_id"])
+    return runs, [f"{zero.sum()} runs have a {metric} of zero, counted as {how}: {ids}."]
+
+
+def primary_runs(
+    runs: pd.DataFrame, choice: Mapping[str, str] | None = None
+) -> tuple[pd.DataFrame, list[str], dict[str, dict[str, str]]]:
+    """Return the rows of one comparable setting of a data set, notes, and the setting by column and model.
+
+    For each of CONDITIONS: the first value (in the order of the table) that all models share, or each model's own
+    first. `choice` asks for another value of a column, for the models that have it.
+    """
+    notes: list[str] = []
+    setting: dict[str, dict[str, str]] = {}
+    for column in (name for name in CONDITIONS if name in runs.columns):
+        values = {str(m): [str(v) for v in dict.fromkeys(g[column])] for m, g in runs.groupby("model", sort=False)}
+        shared = [v for v in next(iter(values.values())) if all(v in others for others in values.values())]
+        chosen = {model: (shared or mine)[0] for model, mine in values.items()}
+        if choice and column in choice:
+            chosen |= {model: choice[column] for model, mine in values.items() if choice[column] in mine}
+        keep = runs[column].astype(str) == runs["model"].astype(str).map(chosen)
+        if not keep.all():
+            used = listed(sorted(set(chosen.values())))
+            notes.append(f"{(~keep).sum()} runs of another {column} than {used} count only in the stability table.")
+        if column != "recipe" and len(set(chosen.values())) > 1:
+            notes.append(f"The models do not share a {column}: {listed(f'{m}: {v}' for m, v in chosen.items())}.")
+        runs, setting[column] = runs[keep], chosen
+    return runs, notes, setting
+
+
+def bias_rank(model: str) -> int | None:
+    """Return the rank of a model's inductive bias by its name (0 = convolution), None if unknown."""
+    return next((rank for rank, names in FAMILIES.items() if model.lower().startswith(names)), None)
+
+
+def ordered_pairs(models: list[str]) -> list[tuple[str, str]]:
+    """Return all pairs (a, b), a with the stronger bias where it is known, else in the order given."""
+    pairs = []
+    for i, first in enumerate(models):
+        for second in models[i + 1 :]:
+            one, two = bias_rank(first), bias_rank(second)
+            swap = one is not None and two is not None and two < one
+            pairs.append((second, first) if swap else (first, second))
+    return pairs
+
+
+def read_curves(path: Path | str) -> pd.DataFrame:
+    """Return external curves (CSV: model, n_train, error; optional task, chain, seed) as a table of runs."""
+    path = Path(path)
+    try:
+        curves = pd.read_csv(path)
+    except (OSError, ValueError) as error:
+        raise AnalysisError(f"{path} cannot be read as CSV ({error}); needed columns: model, n_train, error") from None
+    missing = [name for name in ("model", "n_train", "error") if name not in curves.columns]
+    if missing:
+        raise AnalysisError(
+            f"{path} lacks the column {listed(missing)}; it has {listed(curves.columns, 20)};"
+            " needed: model, n_train, error; optional: task, chain, seed"
+        )
+    rows = pd.DataFrame(
+        {
+            "run_id": [f"{path.stem}:{line}" for line in range(2, len(curves) + 2)],
+            "dataset": curves["task"].astype(str) if "task" in curves else path.stem,
+            "model": curves["model"],
+            "n_train": curves["n_train"],
+            "chain": curves["chain"] if "chain" in curves else 0,
+            "seed": curves["seed"] if "seed" in curves else 0,
+            "budget": "as given",
+            "test_error": curves["error"],
+        }
+    )
+    others = ("val_error", "train_error", "steps", "images_seen", "params", "flops", "train_seconds")
+    rows = rows.assign(**dict.fromkeys(others, np.nan))
+    validate_runs(rows)  # complain about the file now, where its name is known
+    return rows

@@ -1,0 +1,169 @@
+"""What does a crossover look like? Learning curves and the gap, the same colour for the same model everywhere."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+
+mpl.use("Agg")
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, NullLocator
+
+from crossover.files import write_atomically
+
+FAMILIES = {"resnet": ("#0072B2", "o"), "hybrid": ("#009E73", "D"), "vit": ("#D55E00", "s")}
+OTHERS = (("#CC79A7", "^"), ("#E69F00", "v"), ("#56B4E9", "P"), ("#000000", "X"))
+"""Okabe and Ito 2008: told apart by the colour-blind, and each has its marker."""
+
+
+@dataclass(frozen=True)
+class Ceiling:
+    """A known lowest error (a fraction), drawn as a line."""
+
+    label: str
+    error: float
+
+
+def styles(models: Sequence[str]) -> dict[str, tuple[str, str]]:
+    """Return colour and marker of each model: the first of a family has the family's, others take what is left."""
+    chosen: dict[str, tuple[str, str]] = {}
+    spare = iter(OTHERS)
+    for model in models:
+        family = next((f for f in FAMILIES if model.startswith(f)), None)
+        free = family is not None and FAMILIES[family] not in chosen.values()
+        chosen[model] = FAMILIES[family] if family is not None and free else next(spare, OTHERS[-1])
+    return chosen
+
+
+def learning_curves(
+    runs: pd.DataFrame, curves: pd.DataFrame, pairs: Sequence[Mapping[str, Any]], ceilings: Sequence[Ceiling]
+) -> Figure:
+    """Return error over n_train, log-log: means, chains as points, intervals, ceilings, and N* with its interval."""
+    figure, axes = _axes()
+    chosen = styles(list(dict.fromkeys(curves["model"])))
+    for model, rows in curves.groupby("model", sort=False):
+        colour, marker = chosen[str(model)]
+        axes.plot(rows["n_train"], rows["error_mean"], color=colour, marker=marker, label=str(model), linewidth=2)
+        axes.fill_between(rows["n_train"], rows["error_low"], rows["error_high"], color=colour, alpha=0.15, linewidth=0)
+        points = runs[runs["model"] == model]
+        axes.scatter(points["n_train"], points["test_error"], s=12, color=colour, alpha=0.5, linewidth=0, zorder=3)
+    for ceiling in ceilings:
+        axes.axhline(ceiling.error, color="#666666", linestyle=":", linewidth=1)
+        axes.annotate(
+            f"{ceiling.label}: {100 * ceiling.error:.1f} %",
+            (0.01, ceiling.error),
+            xycoords=("axes fraction", "data"),
+            xytext=(0, 3),
+            textcoords="offset points",
+            fontsize=8,
+            color="#444444",
+        )
+    for pair in pairs:
+        if pair["n_star"] is not None:
+            low, high = pair["ci_low"] or pair["n_min"], pair["ci_high"] or pair["n_max"]
+            axes.axvspan(low, high, color="#999999", alpha=0.25, linewidth=0)
+            axes.axvline(pair["n_star"], color="#333333", linewidth=1)
+            axes.annotate(
+                f"N* = {pair['n_star']:,.0f}",
+                (pair["n_star"], 0.02),
+                xycoords=("data", "axes fraction"),
+                xytext=(5, 0),
+                textcoords="offset points",
+                fontsize=9,
+            )
+    _log_axes(axes, sorted(curves["n_train"].unique()))
+    axes.set_yscale("log")
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g} %"))
+    axes.set_yticks(
+        [t for t in (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1) if axes.get_ylim()[0] <= t <= axes.get_ylim()[1]]
+    )
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.set_ylabel("test error")
+    axes.legend(frameon=False)
+    return figure
+
+
+def gap(pair: Mapping[str, Any]) -> Figure:
+    """Return D(n) with its simultaneous band, zero, and the confidence set of N* on the axis."""
+    figure, axes = _axes()
+    table = pd.DataFrame(pair["gap"])
+    axes.plot(table["n_train"], table["log_error_ratio"], color="#333333", marker="o", linewidth=2)
+    low, high = (table[name].astype(float) for name in ("ci_low", "ci_high"))
+    axes.fill_between(
+        table["n_train"], low, high, color="#333333", alpha=0.15, linewidth=0, label="simultaneous 95% band"
+    )
+    axes.axhline(0, color="#666666", linewidth=1)
+    for start, stop in pair["confidence_set"] if pair["verdict"] == "crossover" else []:
+        axes.plot(
+            [start or pair["n_min"], stop or pair["n_max"]],
+            [0, 0],
+            color="#D55E00",
+            linewidth=6,
+            alpha=0.5,
+            solid_capstyle="butt",
+            label="95% confidence set of N*",
+        )
+    _log_axes(axes, list(table["n_train"]))
+    axes.set_ylabel(f"log error ratio, {pair['b']} / {pair['a']}")
+    axes.text(
+        0.01, 0.98, f"{pair['a']} leads above zero", transform=axes.transAxes, va="top", fontsize=8, color="#444444"
+    )
+    axes.text(0.01, 0.02, f"{pair['b']} leads below zero", transform=axes.transAxes, fontsize=8, color="#444444")
+    axes.legend(frameon=False, loc="upper right")
+    return figure
+
+
+def data_equivalence(pair: Mapping[str, Any]) -> Figure:
+    """Return rho(n): how many times n_train b needs for the error of a."""
+    figure, axes = _axes()
+    columns = ["n_train", "factor", "ci_low", "ci_high"]
+    table = pd.DataFrame(pair["data_equivalence"], columns=columns).astype(float).dropna(subset=["factor"])
+    error = np.abs(table[["ci_low", "ci_high"]].to_numpy().T - table["factor"].to_numpy())
+    axes.errorbar(table["n_train"], table["factor"], yerr=error, color="#333333", marker="o", capsize=3, linewidth=1.5)
+    axes.axhline(1, color="#666666", linewidth=1)
+    sizes = [row["n_train"] for row in pair["gap"]]
+    axes.set_xlim(min(sizes) / 1.3, max(sizes) * 1.3)
+    _log_axes(axes, sizes)
+    axes.set_ylabel(f"images {pair['b']} needs, per image of {pair['a']}")
+    if table.empty:
+        axes.text(0.5, 0.5, "no size where both errors were measured", transform=axes.transAxes, ha="center")
+    return figure
+
+
+def _axes() -> tuple[Figure, Axes]:
+    with sns.axes_style("ticks"), mpl.rc_context({"svg.hashsalt": "crossover", "svg.fonttype": "path"}):
+        figure, axes = plt.subplots(figsize=(7.2, 4.4), layout="constrained")
+    sns.despine(ax=axes)
+    return figure, axes
+
+
+def _log_axes(axes: Axes, sizes: list[int]) -> None:
+    axes.set_xscale("log")
+    axes.set_xticks(sizes, [f"{int(n):,}" for n in sizes], rotation=30 if len(sizes) > 6 else 0)
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_xlabel("training images (n_train)")
+
+
+def save(figure: Figure, folder: Path, name: str) -> None:
+    """Write SVG, PNG and PDF, the same bytes for the same figure, and close it."""
+    metadata: dict[str, dict[str, Any]] = {
+        "svg": {"Date": None},
+        "png": {"Software": None},
+        "pdf": {"CreationDate": None},
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    for kind, tags in metadata.items():
+        with mpl.rc_context({"svg.hashsalt": "crossover"}):
+            write_atomically(
+                folder / f"{name}.{kind}",
+                lambda path, k=kind, t=tags: figure.savefig(path, format=k, dpi=150, metadata=t),  # type: ignore[misc]
+            )
+    plt.close(figure)

@@ -1,0 +1,71 @@
+import errno
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from crossover.cli import one_line, run_app
+from crossover.config import CrossoverError
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("sweep.py sweep=quack", "no sweep named 'quack'; there is cifar10"),
+        ("sweep.py swep=quick", "unknown key swep (did you mean sweep?); there is"),
+        ("sweep.py set=['data.alhpa=0']", "unknown key data.alhpa (did you mean alpha?); there is"),
+        ("sweep.py set=['n_train=5']", "n_train is an axis of sweep quick"),
+        (
+            "train.py budget.epochs=2",
+            "exactly one of budget.steps, epochs, examples, flops; got budget.steps=640, budget.epochs=2",
+        ),
+        ("train.py n_train=5", "n_train=5 is below the 10 classes of cues"),
+        ("train.py data=folder data.name=pets data.root=nowhere", "nowhere"),
+        ("report.py name=quack", "no sweep 'quack'"),
+        ("report.py curves=nowhere.csv output=there", "nowhere.csv"),
+    ],
+)
+def test_a_mistake_ends_with_one_line_status_2_and_nothing_written(command: str, message: str, tmp_path: Path) -> None:
+    script, *arguments = command.split(" ")
+    done = subprocess.run(
+        [sys.executable, ROOT / "scripts" / script, *arguments],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+    assert message in done.stderr
+    assert [p for p in tmp_path.rglob("*") if p.is_file()] == []
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (
+            OSError(errno.ENOSPC, "No space left on device", "a/record.json"),
+            "a/record.json: the disk is full; free some",
+        ),
+        (OSError(errno.EROFS, "Read-only file system", "outputs"), "outputs: the file system is read-only; choose"),
+        (OSError(errno.EACCES, "Permission denied", "outputs"), "outputs: no permission to write there; choose"),
+        (FileNotFoundError(errno.ENOENT, "No such file or directory", "x"), "x: No such file or directory"),
+        (CrossoverError("as it is"), "as it is"),
+    ],
+)
+def test_errors_of_files_say_what_to_do(error: BaseException, message: str) -> None:
+    assert one_line(error).startswith(message)
+
+
+def test_interruption_says_how_to_go_on(capsys: pytest.CaptureFixture[str]) -> None:
+    def main() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(SystemExit) as ended:
+        run_app(main)
+    assert ended.value.code == 130
+    assert "the same command continues" in capsys.readouterr().err
