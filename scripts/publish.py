@@ -1,4 +1,4 @@
-"""Publish a sweep's report under results/: python scripts/publish.py SWEEP STUDY (make publish SWEEP=quick STUDY=cues)."""
+"""Publish a report under results/: python scripts/publish.py SWEEP STUDY (make publish SWEEP=quick STUDY=cues)."""
 
 import sys
 from pathlib import Path

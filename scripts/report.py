@@ -3,14 +3,14 @@
 from pathlib import Path
 
 import hydra
-from crossover.analysis.crossover import AnalysisError
-from crossover.analysis.tables import read_curves
-from crossover.report.build import terminal_summary, write_curves_report
 from omegaconf import DictConfig
 from rich.console import Console
 
+from crossover.analysis.crossover import AnalysisError
+from crossover.analysis.tables import read_curves
 from crossover.cli import one_line_errors, resolved, run_app
 from crossover.config import CrossoverError
+from crossover.report.build import terminal_summary, write_curves_report
 from crossover.study import report_sweep
 from crossover.sweep.plan import sweep_dir
 from crossover.sweep.records import read_sweep

@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import hydra
-from crossover.report.build import terminal_summary
 from hydra import compose
 from omegaconf import DictConfig
 from rich.console import Console
 
 from crossover.cli import one_line_errors, resolved, run_app
+from crossover.report.build import terminal_summary
 from crossover.study import report_sweep
 from crossover.sweep.launch import check_data, local_slots, parse_launcher, run_pool
 from crossover.sweep.plan import named, parse_sweep, plan_runs, sweep_dir

@@ -29,7 +29,7 @@ def test_offline_wandb_keeps_config_and_final_numbers(tmp_path: Path) -> None:
     for key, field in SUMMARY.items():
         assert key in text, f"{key} is missing"
         assert str(record[field])[:8] in text
-    assert list(folder.glob("run-*.wandb"))[0].name == f"run-{run.run_id}.wandb"
+    assert next(folder.glob("run-*.wandb")).name == f"run-{run.run_id}.wandb"
 
 
 def test_csv_logger_writes_each_validation(tmp_path: Path) -> None:

@@ -85,9 +85,9 @@ def _unknown_key(error: BaseException) -> str | None:
         cause = cause.__cause__
     if cause is None or "is not in struct" not in str(cause):
         return None
-    parent = cause.parent_node  # type: ignore[attr-defined]
+    parent = cause.parent_node
     known = [str(key) for key in parent] if isinstance(parent, Container) else []
-    key = str(cause.full_key)  # type: ignore[attr-defined]
+    key = str(cause.full_key)
     close = difflib.get_close_matches(key.rsplit(".", 1)[-1], known, 1)
     return f"unknown key {key}{f' (did you mean {close[0]}?)' if close else ''}; there is {', '.join(known)}"
 

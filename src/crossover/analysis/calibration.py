@@ -65,11 +65,10 @@ def simulate(
     power = float(np.mean([one == "crossover" for one in found]))
     low = float(stats.binomtest(round(power * designs), designs).proportion_ci(0.95, "wilson").low)
     wide = (float(np.exp(np.median(w))) if widths else None for w in (widths, pointwise))
-    result = {"chains": chains, "crossover": power, "crossover_low": low}
-    result |= {"coverage": float(np.mean(covered)) if covered else None}
-    return result | dict(zip(("width", "fieller_width"), wide, strict=True)) | {
-        "log_width_ratio": float(np.median(widths) / np.median(pointwise)) if widths else None
-    }
+    result: dict[str, Any] = {"chains": chains, "crossover": power, "crossover_low": low}
+    result["coverage"] = float(np.mean(covered)) if covered else None
+    result |= dict(zip(("width", "fieller_width"), wide, strict=True))
+    return result | {"log_width_ratio": float(np.median(widths) / np.median(pointwise)) if widths else None}
 
 
 def _draw(design: Design, chains: int, rng: np.random.Generator) -> Estimate:
@@ -104,7 +103,7 @@ def design_like(values: Estimate) -> Design | None:
         curve = np.polynomial.Polynomial.fit(x, values.mean, degree, w=weights)
         truth = curve(x) - curve(np.log(n_star))
         before, after = truth[x < np.log(n_star)], truth[x > np.log(n_star)]
-        if (before > 0).all() and (after < 0).all() or (before < 0).all() and (after > 0).all():
+        if (np.sign(before) == np.sign(truth[0])).all() and (np.sign(after) == -np.sign(truth[0])).all():
             return Design(values.n, truth, n_star, values.noise, values.extra)
     return None
 
@@ -155,5 +154,7 @@ def _rows(
     enough = [row["chains"] for row in rows if row["power_low"] >= POWER]
     sd = [float(value) for value in np.sqrt(np.diag(design.noise))]
     result = {"n_star": design.n_star, "sizes": [round(n) for n in design.n], "sd": sd, "rows": rows}
-    note = "" if enough else f"More than {max(chains)} chains, or sizes closer to N*, are needed for a power of {POWER}."
+    note = (
+        "" if enough else f"More than {max(chains)} chains, or sizes closer to N*, are needed for a power of {POWER}."
+    )
     return result | {"chains_needed": enough[0] if enough else None, "note": note}

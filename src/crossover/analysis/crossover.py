@@ -30,6 +30,8 @@ from crossover.analysis.roots import (
 from crossover.analysis.sentences import summarise
 from crossover.analysis.tables import AnalysisError, ordered_pairs, primary_runs, validate_runs
 
+__all__ = ["AnalysisError", "analyse", "compare", "curve_summary"]
+
 FLAT = 0.1
 """A gap is parallel when its whole interval says that the log error ratio changes by less than this over the range."""
 
@@ -61,7 +63,7 @@ def analyse(
         laws: dict[str, ModelLaws] = {}
         pairs = []
         for a, b in ordered_pairs(models):
-            pair = _describe(pair_models(part, a, b, metric, predictions), a, b, confidence, rng)
+            pair = compare(part, a, b, rng=rng, metric=metric, predictions=predictions, confidence=confidence)
             pair["extrapolation"] = None
             if pair["verdict"] in ("a_better", "undecided") and pair["gap"] and pair["gap"][-1]["log_error_ratio"] > 0:
                 for model in {a, b} - set(laws):
@@ -72,10 +74,19 @@ def analyse(
     return {"metric": metric, "confidence": confidence, "studies": studies}
 
 
-def _describe(paired: Pairing, a: str, b: str, confidence: float, rng: np.random.Generator) -> dict[str, Any]:
-    """Return one pair of crossover.json, without its extrapolation."""
-    bounded = paired.difference
-    sizes = paired.n
+def compare(
+    runs: pd.DataFrame,
+    a: str,
+    b: str,
+    *,
+    rng: np.random.Generator,
+    metric: str = "test_error",
+    predictions: Predictions | None = None,
+    confidence: float = 0.95,
+) -> dict[str, Any]:
+    """Return one pair of crossover.json, without its extrapolation; `runs` are of one data set and setting."""
+    paired = pair_models(runs, a, b, metric, predictions)
+    bounded, sizes = paired.difference, paired.n
     pair: dict[str, Any] = {
         "a": a,
         "b": b,
@@ -93,12 +104,15 @@ def _describe(paired: Pairing, a: str, b: str, confidence: float, rng: np.random
         "mcnemar": paired.mcnemar,
         "notes": list(paired.notes),
     }
-    if bounded is not None:
+    if bounded is None and len(sizes) > 1:
+        described = Estimate(sizes, paired.mean, np.eye(len(sizes)), np.inf)
+        pair["crossing_of_means"] = root(described, is_falling(described))
+    elif bounded is not None:
         bounds = band(bounded, critical_value(bounded, confidence, rng))
         pair |= {"gap": _gap(paired, bounds), **_crossing(bounded, bounds, rng), **_trend(bounded, confidence)}
     if len(sizes) == 1:
         pair["notes"].append("One size: neither a crossing nor a trend can be seen; add sizes.")
-    return pair | {"summary": summarise(pair)}
+    return pair | {"summary": summarise(pair, confidence)}
 
 
 def _crossing(values: Estimate, bounds: Band, rng: np.random.Generator) -> dict[str, Any]:

@@ -15,8 +15,10 @@ Every law is a description within the data; beyond it, see extrapolation.py.
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import optimize, special
 
 from crossover.analysis.estimate import Floats
@@ -29,7 +31,7 @@ POLISHED = 4
 """Starts that are refined; the starts come from a grid over the parameters that enter non-linearly."""
 
 EVALUATIONS = 100
-TOLERANCES: dict[str, float] = {"xtol": 1e-15, "ftol": 1e-15, "gtol": 1e-15}
+TOLERANCE = 1e-15
 
 
 @dataclass(frozen=True)
@@ -52,12 +54,12 @@ def _line(x: Floats, y: Floats) -> tuple[float, float]:
     return float(y.mean() - slope * x.mean()), slope
 
 
-def _starts_m1(x: Floats, e: Floats, e0: float) -> list[list[float]]:
+def _starts_m1(x: Floats, e: Floats, _e0: float) -> list[list[float]]:
     log_b, slope = _line(x, np.log(e))
     return [[log_b, -slope]]
 
 
-def _starts_m2(x: Floats, e: Floats, e0: float) -> list[list[float]]:
+def _starts_m2(x: Floats, e: Floats, _e0: float) -> list[list[float]]:
     found = []
     for share in (0.0, 0.3, 0.6, 0.8, 0.9, 0.97):
         log_b, slope = _line(x, np.log(e - share * e.min()))
@@ -65,7 +67,7 @@ def _starts_m2(x: Floats, e: Floats, e0: float) -> list[list[float]]:
     return found
 
 
-def _starts_m3(x: Floats, e: Floats, e0: float) -> list[list[float]]:
+def _starts_m3(x: Floats, e: Floats, _e0: float) -> list[list[float]]:
     found = []
     for log_g in -x[-1] + np.array([-6.0, -3.0, -1.5, -0.5, 0.5, 1.5]):
         log_b, c = _line(np.logaddexp(-x, log_g), np.log(e))
@@ -93,8 +95,16 @@ def _starts_chance(x: Floats, e: Floats, e0: float) -> list[list[float]]:
     return found
 
 
-def _m2(p: Floats, x: Floats, e0: float) -> Floats:
+def _m1(p: Floats, x: Floats, _e0: float) -> Floats:
+    return p[0] - p[1] * x
+
+
+def _m2(p: Floats, x: Floats, _e0: float) -> Floats:
     return np.log(np.maximum(p[0] + np.exp(p[1] - p[2] * x), 1e-300))
+
+
+def _m3(p: Floats, x: Floats, _e0: float) -> Floats:
+    return p[0] + p[2] * np.logaddexp(-x, p[1])
 
 
 def _m4(p: Floats, x: Floats, e0: float) -> Floats:
@@ -118,11 +128,11 @@ def _chance(p: Floats, x: Floats, e0: float) -> Floats:
 
 WIDE = 200.0
 LAWS: dict[str, Law] = {
-    "M1": Law(("log_b", "c"), lambda p, x, e0: p[0] - p[1] * x, _starts_m1, (-WIDE, 0), (WIDE, 10)),
+    "M1": Law(("log_b", "c"), _m1, _starts_m1, (-WIDE, 0), (WIDE, 10)),
     "M2": Law(("e_inf", "log_b", "c"), _m2, _starts_m2, (0, -WIDE, 0), (1, WIDE, 10)),
     "M3": Law(
         ("log_b", "log_g", "c"),
-        lambda p, x, e0: p[0] + p[2] * np.logaddexp(-x, p[1]),
+        _m3,
         _starts_m3,
         (-WIDE, -WIDE, 0),
         (WIDE, 0, 10),
@@ -158,9 +168,7 @@ class Fit:
         return np.exp(LAWS[self.law].predict(self.theta, np.log(np.asarray(n, float)), self.e0))
 
 
-def fit_law(
-    law: str, n: Floats, error: Floats, *, weights: Floats | None = None, chance: float | None = None
-) -> Fit:
+def fit_law(law: str, n: Floats, error: Floats, *, weights: Floats | None = None, chance: float | None = None) -> Fit:
     """Return the least-squares fit of one law; `weights` are 1 / variance of log error, `chance` is e0 (default 1)."""
     n, error, w = _checked(n, error, weights)
     if law not in LAWS:
@@ -181,16 +189,13 @@ def fit_law(
     margin = 1e-6 * np.minimum(high - low, 1)
     starts = [np.clip(start, low + margin, high - margin) for start in form.starts(x, error, e0)]
     starts.sort(key=lambda start: float((residuals(start) ** 2).sum()))
-    fits = [
-        optimize.least_squares(
-            residuals, start, bounds=(low, high), x_scale="jac", jac="3-point", max_nfev=EVALUATIONS, **TOLERANCES
-        )
-        for start in starts[:POLISHED]
-    ]
+    t = TOLERANCE
+    solve = partial(optimize.least_squares, residuals, bounds=(low, high), x_scale="jac", jac="3-point")
+    fits = [solve(start, max_nfev=EVALUATIONS, xtol=t, ftol=t, gtol=t) for start in starts[:POLISHED]]
     best = min(fits, key=lambda fit: float(fit.cost))
     freedom = max(len(n) - len(best.x), 1)
     sigma = float(np.sqrt(2 * best.cost / freedom))
-    return Fit(law, best.x, _covariance(best.jac, best.active_mask, sigma), sigma, e0)
+    return Fit(law, best.x, _covariance(np.asarray(best.jac), best.active_mask == 0, sigma), sigma, e0)
 
 
 def _checked(n: Floats, error: Floats, weights: Floats | None) -> tuple[Floats, Floats, Floats]:
@@ -200,14 +205,16 @@ def _checked(n: Floats, error: Floats, weights: Floats | None) -> tuple[Floats, 
     if not len(n) == len(error) == len(w) > 0:
         raise AnalysisError(f"need one error and weight per size; got {len(n)}, {len(error)} and {len(w)}")
     if not (np.isfinite(n).all() and (n >= 1).all() and (error > 0).all() and (error <= 1).all() and (w > 0).all()):
-        raise AnalysisError("laws need sizes of at least 1, errors in (0, 1] and positive weights; clean the curve first")
+        raise AnalysisError(
+            "laws need sizes of at least 1, errors in (0, 1] and positive weights; clean the curve first"
+        )
     order = np.argsort(n, kind="stable")
     return n[order], error[order], w[order] / w.mean()
 
 
-def _covariance(jac: Floats, active: Floats, sigma: float) -> Floats:
+def _covariance(jac: Floats, inside: NDArray[np.bool_], sigma: float) -> Floats:
     """Return sigma^2 (J'J)^-1 over the parameters inside their bounds, NaN for the others."""
-    free = np.flatnonzero(active == 0)
+    free = np.flatnonzero(inside)
     cov = np.full((jac.shape[1],) * 2, np.nan)
     gram = jac[:, free].T @ jac[:, free]
     scale = np.sqrt(np.maximum(np.diag(gram), 1e-300))

@@ -14,6 +14,10 @@ from crossover.analysis.tables import AnalysisError, listed
 
 Predictions = Mapping[str, tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]]
 
+NO_REPLICATES = (
+    "No replicates: nothing says how noisy the curves are, so no interval and no verdict; run at least 3 chains."
+)
+
 
 @dataclass(frozen=True)
 class Pairing:
@@ -38,16 +42,19 @@ def pair_models(runs: pd.DataFrame, a: str, b: str, metric: str, predictions: Pr
     one, other = (runs[runs["model"] == model] for model in (a, b))
     unit, notes = _unit(one, other)
     la, lb = (_table(part, unit, metric, log=True) for part in (one, other))
+    notes += _unequal(a, b, la, lb)
     shared = _shared_sizes(la, lb)
     if any(len(_paired(la, lb, n)) > 1 for n in shared):
-        return _paired_by_chain(one, other, unit, metric, predictions, notes + _unequal(a, b, la, lb))
+        return _paired_by_unit(one, other, unit, metric, predictions, notes)
     if len(la.index.intersection(lb.index)) > 1 and min(la.shape[1], lb.shape[1]) > 1:
-        moved = _interpolated(la, lb)
+        moved = _interpolated(la, lb, notes)
         if moved is not None:
             return moved
     if min(one["n_train"].nunique(), other["n_train"].nunique()) >= MIN_SIZES:
         return _smoothed(one, other, metric)
-    return _without_replicates(la, lb, notes + _unequal(a, b, la, lb))
+    if shared:
+        return _paired_by_unit(one, other, unit, metric, predictions, [*notes, NO_REPLICATES])
+    return _unpaired(la, lb, notes)
 
 
 def _unit(one: pd.DataFrame, other: pd.DataFrame) -> tuple[str, list[str]]:
@@ -74,8 +81,13 @@ def _paired(la: pd.DataFrame, lb: pd.DataFrame, n: float) -> pd.Index:
     return la[n].dropna().index.intersection(lb[n].dropna().index)
 
 
+def _sizes(table: pd.DataFrame) -> list[float]:
+    return [float(n) for n in table.columns]
+
+
 def _shared_sizes(la: pd.DataFrame, lb: pd.DataFrame) -> list[float]:
-    return [n for n in la.columns if n in lb.columns and len(_paired(la, lb, n))]
+    both = set(_sizes(lb))
+    return [n for n in _sizes(la) if n in both and len(_paired(la, lb, n))]
 
 
 def _unequal(a: str, b: str, la: pd.DataFrame, lb: pd.DataFrame) -> list[str]:
@@ -83,7 +95,7 @@ def _unequal(a: str, b: str, la: pd.DataFrame, lb: pd.DataFrame) -> list[str]:
     notes = []
     shared = _shared_sizes(la, lb)
     for model, table in ((a, la), (b, lb)):
-        alone = [f"{n:,.0f}" for n in table.columns if n not in shared]
+        alone = [f"{n:,.0f}" for n in _sizes(table) if n not in shared]
         if alone:
             notes.append(f"Only {model} has runs at {listed(alone)} images: the difference is not measured there.")
     counts = {n: len(_paired(la, lb, n)) for n in shared}
@@ -94,7 +106,7 @@ def _unequal(a: str, b: str, la: pd.DataFrame, lb: pd.DataFrame) -> list[str]:
     return notes
 
 
-def _paired_by_chain(
+def _paired_by_unit(
     one: pd.DataFrame, other: pd.DataFrame, unit: str, metric: str, predictions: Predictions | None, notes: list[str]
 ) -> Pairing:
     la, lb = (_table(part, unit, metric, log=True) for part in (one, other))
@@ -104,12 +116,13 @@ def _paired_by_chain(
     values = (lb[n] - la[n]).to_numpy()
     raw = [_table(part, unit, metric, log=False).loc[units, n].to_numpy() for part in (one, other)]
     sizes = np.array(n)
-    extra, mcnemar = None, []
+    extra: Floats | None = None
+    mcnemar: list[dict[str, Any]] = []
     if predictions and metric == "test_error":
         influence, mcnemar, said = _test_images(one, other, unit, n, predictions)
         notes = notes + said
         extra = None if influence is None else np.cov(influence.T, ddof=1).reshape(len(n), len(n)) / len(influence)
-    anchors = [_anchor(size, la, lb) for size in la.columns]
+    anchors = [_anchor(size, la, lb) for size in _sizes(la)]
     gap = np.nanmean(np.where(np.isfinite(values), raw[1] - raw[0], np.nan), axis=0)
     mean = np.nanmean(values, axis=0)
     return Pairing(sizes, mean, gap, estimate(sizes, values, extra), anchors, len(units), notes, mcnemar)
@@ -131,7 +144,8 @@ def _test_images(
     The linearised form of drawing test images again, once for all runs: the same as the bootstrap to first order in
     1 / T. It counts the interaction of images and chains twice, which widens the band slightly.
     """
-    influence, tests = [], []
+    influence: list[Floats] = []
+    tests: list[dict[str, Any]] = []
     for n in sizes:
         pairs = _run_pairs(one, other, unit, n)
         if any(run not in predictions for pair in pairs for run in pair):
@@ -174,15 +188,22 @@ def _mcnemar(n: float, wrong_a: Floats, wrong_b: Floats) -> dict[str, Any]:
         per_image = (wrong_b - wrong_a).sum(axis=0)
         scale = np.sqrt((per_image**2).sum())
         p = 2 * stats.norm.sf(abs(per_image.sum()) / scale) if scale else 1.0
-    return {"n_train": int(n), "pairs": len(wrong_a), "only_a_wrong": only_a, "only_b_wrong": only_b, "p_value": float(p)}
+    return {
+        "n_train": int(n),
+        "pairs": len(wrong_a),
+        "only_a_wrong": only_a,
+        "only_b_wrong": only_b,
+        "p_value": float(p),
+    }
 
 
-def _interpolated(la: pd.DataFrame, lb: pd.DataFrame) -> Pairing | None:
+def _interpolated(la: pd.DataFrame, lb: pd.DataFrame, notes: list[str]) -> Pairing | None:
     """Return the pairing of replicated curves without sizes in common, each chain interpolated in log-log."""
     units = la.index.intersection(lb.index)
     la, lb = la.loc[units], lb.loc[units]
-    low, high = max(la.columns.min(), lb.columns.min()), min(la.columns.max(), lb.columns.max())
-    sizes = np.array(sorted({n for n in (*la.columns, *lb.columns) if low <= n <= high}))
+    na, nb = _sizes(la), _sizes(lb)
+    low, high = max(na[0], nb[0]), min(na[-1], nb[-1])
+    sizes = np.array(sorted({n for n in (*na, *nb) if low <= n <= high}))
     if len(sizes) > GRID:
         sizes = np.geomspace(low, high, GRID)
     if not len(sizes):
@@ -193,10 +214,11 @@ def _interpolated(la: pd.DataFrame, lb: pd.DataFrame) -> Pairing | None:
     if not present.any():
         return None
     values, sizes = values[:, present], sizes[present]
-    gap = np.nanmean((np.exp(moved[1]) - np.exp(moved[0])).to_numpy()[:, present], axis=0)
+    errors = [np.exp(table.to_numpy()) for table in moved]
+    gap = np.nanmean((errors[1] - errors[0])[:, present], axis=0)
     note = "The models were run at different sizes: each chain's curve is interpolated linearly in log-log."
     anchors = [_anchor(n, moved[0], lb) for n in sizes]
-    return Pairing(sizes, np.nanmean(values, axis=0), gap, estimate(sizes, values), anchors, len(units), [note])
+    return Pairing(sizes, np.nanmean(values, axis=0), gap, estimate(sizes, values), anchors, len(units), [*notes, note])
 
 
 def _along(row: "pd.Series[float]", sizes: Floats) -> Floats:
@@ -223,7 +245,9 @@ def _smoothed(one: pd.DataFrame, other: pd.DataFrame, metric: str) -> Pairing:
         " between training runs."
     )
     anchors = _smooth_anchors(curves[1], grid, ya, np.diag(cov_a), df)
-    return Pairing(sizes, yb - ya, np.exp(yb) - np.exp(ya), Estimate(sizes, yb - ya, cov_a + cov_b, df), anchors, 1, [note])
+    return Pairing(
+        sizes, yb - ya, np.exp(yb) - np.exp(ya), Estimate(sizes, yb - ya, cov_a + cov_b, df), anchors, 1, [note]
+    )
 
 
 def _smooth_anchors(
@@ -237,13 +261,12 @@ def _smooth_anchors(
     ]
 
 
-def _without_replicates(la: pd.DataFrame, lb: pd.DataFrame, notes: list[str]) -> Pairing:
-    """Return what can be described when nothing says how noisy the curves are."""
+def _unpaired(la: pd.DataFrame, lb: pd.DataFrame, notes: list[str]) -> Pairing:
+    """Return what can be described when no run of a has a partner."""
     a, b = la.mean(), lb.mean()
     shared = a.index.intersection(b.index)
-    sizes = np.array(shared, float)
-    note = "No replicates: nothing says how noisy the curves are, so no interval and no verdict; run at least 3 chains."
-    d, gap = (b - a)[shared].to_numpy(), (np.exp(b) - np.exp(a))[shared].to_numpy()
-    if not len(sizes):
-        note = "The models share no size and no chain: nothing can be compared; run both at the same sizes."
-    return Pairing(sizes, d, gap, None, [], int(len(sizes) > 0), [*notes, note])
+    d = (b - a)[shared].to_numpy()
+    gap = np.exp(b[shared].to_numpy()) - np.exp(a[shared].to_numpy())
+    if not len(d):
+        notes = [*notes, "The models have no size in common: nothing can be compared; run both at the same sizes."]
+    return Pairing(np.array(shared, float), d, gap, None, [], 0, notes)

@@ -106,7 +106,8 @@ def confidence_set(bounds: Band) -> list[Interval]:
         if runs[0] > 0:
             return [(_edge(bounds, int(at[-1]), +1), None)]
         return [(None, _edge(bounds, int(at[0]), -1))]
-    found, last = [], 0
+    found: list[Interval] = []
+    last = 0
     for i in np.flatnonzero(signs):
         if signs[last] != 0 and signs[i] != signs[last]:
             found.append((_edge(bounds, last, +1), _edge(bounds, int(i), -1)))
@@ -149,7 +150,7 @@ def root(values: Estimate, falling: bool, bracket: tuple[int, int] | None = None
     if not fit[first] > 0 > fit[last]:
         return None
     curve = interpolate.PchipInterpolator(values.x, fit)
-    return float(np.exp(optimize.brentq(curve, values.x[first], values.x[last])))
+    return float(np.exp(optimize.brentq(lambda x: float(curve(x)), values.x[first], values.x[last])))
 
 
 def established(signs: Floats) -> tuple[int, int] | None:

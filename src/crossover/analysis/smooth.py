@@ -42,18 +42,17 @@ def smooth(n: Floats, error: Floats) -> Smooth:
     """Return the smoothed log error over log n; `n` has at least MIN_SIZES different values."""
     order = np.argsort(n, kind="stable")
     x, y = np.log(n[order]), np.log(error[order])
-    best: tuple[float, float, Floats] | None = None
-    for bandwidth in BANDWIDTHS:
-        operator = _operator(x, x, bandwidth)
-        leverage = np.minimum(np.diag(operator), 0.999)
-        score = float((((y - operator @ y) / (1 - leverage)) ** 2).mean())
-        if best is None or score < best[0]:
-            best = score, bandwidth, operator
-    assert best is not None
-    _, bandwidth, operator = best
+    operators = {bandwidth: _operator(x, x, bandwidth) for bandwidth in BANDWIDTHS}
+    bandwidth = min(BANDWIDTHS, key=lambda h: _left_out_error(operators[h], y))
+    operator = operators[bandwidth]
     residuals = y - operator @ y
     freedom = 1 - 2 * np.diag(operator) + (operator**2).sum(axis=1)
     return Smooth(x, y, _local_variance(x, residuals, freedom), bandwidth, max(float(freedom.sum()), 1.0))
+
+
+def _left_out_error(operator: Floats, y: Floats) -> float:
+    leverage = np.minimum(np.diag(operator), 0.999)
+    return float((((y - operator @ y) / (1 - leverage)) ** 2).mean())
 
 
 def _operator(x: Floats, grid: Floats, bandwidth: float) -> Floats:

@@ -1,37 +1,78 @@
 """Does the verdict survive other choices? The analysis again under every alternative that the runs allow."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from crossover.analysis.crossover import analyse
-from crossover.analysis.tables import CONDITIONS, AnalysisError, primary_runs, validate_runs
+from crossover.analysis.crossover import compare
+from crossover.analysis.tables import CONDITIONS, AnalysisError, ordered_pairs, primary_runs, validate_runs
 
 METRICS = ("test_error", "val_error", "test_loss", "val_loss")
 MAX_SIZES = 12
 """Sizes are left out one by one only up to this number."""
 
 
+@dataclass(frozen=True)
+class Alternative:
+    """One way in which the analysis could have been done."""
+
+    choice: str
+    value: str
+    runs: pd.DataFrame
+    metric: str
+    setting: dict[str, str] = field(default_factory=dict)
+
+
 def stability_table(
     runs: pd.DataFrame, *, rng: np.random.Generator, metric: str = "test_error", confidence: float = 0.95
 ) -> pd.DataFrame:
-    """Return one row per pair and alternative: dataset, a, b, choice, value, verdict, n_star, ci_low, ci_high, flips, note.
+    """Return one row per pair and alternative; `flips` is true where the verdict differs from the main one.
 
-    `choice` is "as analysed", metric, budget, augment, recipe, or sizes / chain left out. `flips` is true where
-    the verdict differs from the main one. An alternative that cannot be analysed has verdict None and a note.
+    `choice` is `as analysed`, `metric`, `budget`, `augment`, `recipe`, `size left out` or `chain left out`. An
+    alternative that cannot be analysed has no verdict but a `note`.
     """
+    validate_runs(runs, metric)
     rows: list[dict[str, Any]] = []
-    valid, _ = validate_runs(runs, metric)
-    for dataset, part in runs[runs["run_id"].isin(valid["run_id"])].groupby("dataset", sort=False):
-        main: dict[tuple[str, str], str] = {}
-        for choice, value, kept, options in _alternatives(part, metric):
-            for pair in _pairs(kept, rng, confidence, options):
-                key = pair["a"], pair["b"]
-                main.setdefault(key, pair["verdict"])
-                row = {"dataset": dataset, "choice": choice, "value": value, "flips": pair["verdict"] != main[key]}
-                names = ("a", "b", "verdict", "n_star", "ci_low", "ci_high", "note")
-                rows.append(row | {name: pair.get(name) for name in names})
+    for dataset, part in runs.groupby("dataset", sort=False):
+        pairs = ordered_pairs([str(model) for model in dict.fromkeys(part["model"])])
+        main: dict[tuple[str, str], str | None] = {}
+        for way in _alternatives(part, metric):
+            for a, b in pairs:
+                found = _verdict(way, a, b, rng, confidence)
+                flips = found["verdict"] is not None and found["verdict"] != main.setdefault((a, b), found["verdict"])
+                row = {"dataset": dataset, "a": a, "b": b, "choice": way.choice, "value": way.value}
+                rows.append(row | found | {"flips": flips})
     columns = ["dataset", "a", "b", "choice", "value", "verdict", "n_star", "ci_low", "ci_high", "flips", "note"]
     return pd.DataFrame(rows, columns=columns)
+
+
+def _alternatives(runs: pd.DataFrame, metric: str) -> Iterator[Alternative]:
+    """Yield the main analysis, then every other that the table allows."""
+    yield Alternative("as analysed", metric, runs, metric)
+    for name in METRICS:
+        if name != metric and name in runs.columns and runs[name].notna().any():
+            yield Alternative("metric", name, runs, name)
+    chosen = primary_runs(runs)[2]
+    for column in (name for name in CONDITIONS if name in runs.columns):
+        used = set(chosen[column].values())
+        for value in (str(v) for v in dict.fromkeys(runs[column]) if str(v) not in used):
+            yield Alternative(column, value, runs, metric, {column: value})
+    sizes, chains = sorted(runs["n_train"].unique()), sorted(runs["chain"].unique())
+    for n in sizes if 2 < len(sizes) <= MAX_SIZES else []:
+        yield Alternative("size left out", f"{n:,.0f}", runs[runs["n_train"] != n], metric)
+    for chain in chains if len(chains) > 2 else []:
+        yield Alternative("chain left out", str(chain), runs[runs["chain"] != chain], metric)
+
+
+def _verdict(way: Alternative, a: str, b: str, rng: np.random.Generator, confidence: float) -> dict[str, Any]:
+    try:
+        kept = primary_runs(validate_runs(way.runs, way.metric)[0], way.setting)[0]
+        if not {a, b} <= set(kept["model"]):
+            raise AnalysisError("one of the two models has no such run")
+        pair = compare(kept, a, b, rng=rng, metric=way.metric, confidence=confidence)
+    except AnalysisError as error:
+        return dict.fromkeys(("verdict", "n_star", "ci_low", "ci_high")) | {"note": str(error)}
+    return {name: pair[name] for name in ("verdict", "n_star", "ci_low", "ci_high")} | {"note": " ".join(pair["notes"])}

@@ -63,7 +63,7 @@ def validate_runs(runs: pd.DataFrame, metric: str = "test_error") -> tuple[pd.Da
         row = runs[repeated].iloc[0]
         raise AnalysisError(
             f"{repeated.sum()} rows are duplicates, such as model={row.model} n_train={row.n_train:g}"
-            f" chain={row.chain} seed={row.seed} on {row.dataset}; keep one row of each, or number them by chain or seed"
+            f" chain={row.chain} seed={row.seed} on {row.dataset}; keep one of each, or number them by chain or seed"
         )
     return runs.reset_index(drop=True), notes + clipped
 
@@ -164,8 +164,8 @@ def read_curves(path: Path | str) -> pd.DataFrame:
             "dataset": curves["task"].astype(str) if "task" in curves else path.stem,
             "model": curves["model"],
             "n_train": curves["n_train"],
-            "chain": curves["chain"] if "chain" in curves else 0,
-            "seed": curves["seed"] if "seed" in curves else 0,
+            "chain": curves.get("chain", 0),
+            "seed": curves.get("seed", 0),
             "budget": "as given",
             "test_error": curves["error"],
         }

@@ -82,13 +82,21 @@ def learning_curves(
     _log_axes(axes, sorted(curves["n_train"].unique()))
     axes.set_yscale("log")
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g} %"))
-    axes.set_yticks(
-        [t for t in (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1) if axes.get_ylim()[0] <= t <= axes.get_ylim()[1]]
-    )
+    axes.set_yticks(_error_ticks(*axes.get_ylim()))
     axes.yaxis.set_minor_locator(NullLocator())
     axes.set_ylabel("test error")
     axes.legend(frameon=False)
     return figure
+
+
+def _error_ticks(low: float, high: float) -> list[float]:
+    """Return round errors between the limits: 1-2-5 steps, or every first digit when those are fewer than three."""
+    decades = [10.0**k for k in range(-6, 1)]
+    for digits in ((1, 2, 5), range(1, 10)):
+        ticks = [d * decade for decade in decades for d in digits if low <= d * decade <= min(high, 1.0)]
+        if len(ticks) >= 3:
+            break
+    return ticks
 
 
 def gap(pair: Mapping[str, Any]) -> Figure:
@@ -128,13 +136,16 @@ def data_equivalence(pair: Mapping[str, Any]) -> Figure:
     table = pd.DataFrame(pair["data_equivalence"], columns=columns).astype(float).dropna(subset=["factor"])
     error = np.abs(table[["ci_low", "ci_high"]].to_numpy().T - table["factor"].to_numpy())
     axes.errorbar(table["n_train"], table["factor"], yerr=error, color="#333333", marker="o", capsize=3, linewidth=1.5)
-    axes.axhline(1, color="#666666", linewidth=1)
+    if not table.empty:
+        axes.axhline(1, color="#666666", linewidth=1)
     sizes = [row["n_train"] for row in pair["gap"]]
     axes.set_xlim(min(sizes) / 1.3, max(sizes) * 1.3)
     _log_axes(axes, sizes)
     axes.set_ylabel(f"images {pair['b']} needs, per image of {pair['a']}")
     if table.empty:
-        axes.text(0.5, 0.5, "no size where both errors were measured", transform=axes.transAxes, ha="center")
+        said = f"the curve of {pair['b']} reaches the error of {pair['a']} at no measured size"
+        axes.text(0.5, 0.5, said, transform=axes.transAxes, ha="center")
+        axes.set_yticks([])
     return figure
 
 

@@ -1,4 +1,4 @@
-"""How does a sweep's report become a published study? Its files are copied, and the README's block is written from them."""
+"""How does a report become a published study? Its files are copied, and the README's block is written from them."""
 
 import json
 import shutil
@@ -36,9 +36,9 @@ def study_block(study: Path) -> str:
         "|" + "---:|" * (len(models) + 1),
     ]
     for n, rows in curves.groupby("n_train"):
-        errors = {row.model: 100 * row.error_mean for row in rows.itertuples()}
-        cells = [f"{errors[model]:.1f} %" if model in errors else "" for model in models]
-        lines.append(f"| {n:,} | " + " | ".join(cells) + " |")
+        errors = dict(zip(rows["model"], rows["error_mean"], strict=True))
+        cells = [f"{100 * errors[model]:.1f} %" if model in errors else "" for model in models]
+        lines.append(f"| {int(str(n)):,} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
 

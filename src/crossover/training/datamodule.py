@@ -9,7 +9,7 @@ import torch
 from crossover.config import RunConfig
 from crossover.data.images import Dataset
 from crossover.data.loader import EvalBatches, Images, TrainBatches
-from crossover.training.module import Chunk
+from crossover.training.module import Chunk, Classifier
 
 CHUNK = 10
 """Optimiser steps per Lightning batch: spreads Lightning's cost of about 0.4 ms a batch."""
@@ -39,9 +39,17 @@ class SubsetData(pl.LightningDataModule):
     """A run's training subset, by step, and its held-out images."""
 
     def __init__(
-        self, run: RunConfig, dataset: Dataset, indices: np.ndarray, *, bounds: list[int], device: torch.device
+        self,
+        run: RunConfig,
+        dataset: Dataset,
+        indices: np.ndarray,
+        module: Classifier,
+        *,
+        bounds: list[int],
+        device: torch.device,
     ) -> None:
         super().__init__()
+        self._module = module
         self.dataset, self.bounds, self.device = dataset, bounds, device
         self._resident_bytes = run.machine.resident_gb * 1e9
         self.train_images = Images(dataset.images, dataset.labels, indices, device, self._resident_bytes)
@@ -56,7 +64,7 @@ class SubsetData(pl.LightningDataModule):
 
     def train_dataloader(self) -> Chunks:
         # the module's own count: a resumed Lightning loop counts its "epochs" differently from an uninterrupted one
-        return Chunks(self.train_batches, self.bounds, lambda: self.trainer.lightning_module.step)
+        return Chunks(self.train_batches, self.bounds, lambda: self._module.step)
 
     def val_dataloader(self) -> EvalBatches:
         return self._val

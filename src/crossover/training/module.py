@@ -76,7 +76,8 @@ class Classifier(pl.LightningModule):
 
     def training_step(self, chunk: Chunk) -> None:
         first, batches = chunk
-        assert first == self.step, f"batches of step {first} at step {self.step}"
+        if first != self.step:
+            raise RuntimeError(f"batches of step {first} at step {self.step}")
         optimizer: Any = self.optimizers(use_pl_optimizer=False)
         schedule: Any = self.lr_schedulers()
         # dropout and stochastic depth draw from the global generator: seeded by the step, a resumed run repeats them

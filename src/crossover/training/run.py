@@ -79,7 +79,7 @@ def execute(run: RunConfig) -> dict[str, Any]:
     bounds = leg_bounds(steps, run.budget.evaluations)
     network = network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     module = Classifier(network, run.recipe, total_steps=steps, seed=run.seed)
-    data = SubsetData(run, dataset, indices, bounds=bounds, device=device)
+    data = SubsetData(run, dataset, indices, module, bounds=bounds, device=device)
 
     seen = steps * run.recipe.batch_size
     facts = identify(run) | {

@@ -1,0 +1,150 @@
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from crossover.report.build import Ceiling, Report, terminal_summary, write_report
+from crossover.report.figures import styles
+from crossover.sweep.records import State, SweepRecords
+
+SIZES = (256, 1024, 4096, 16384, 65536)
+N_STAR = 2000.0
+
+
+def record(model: str, n: int, chain: int, error: float, dataset: str = "cues") -> dict[str, Any]:
+    return {
+        "schema": 1,
+        "run_id": f"{dataset}-{model}-n{n}-c{chain}",
+        "dataset": dataset,
+        "model": model,
+        "family": model.split("_")[0],
+        "n_train": n,
+        "chain": chain,
+        "seed": chain,
+        "recipe": "r",
+        "augment": "none",
+        "budget": "640 steps",
+        "test_error": error,
+        "val_error": error,
+        "train_error": 0.0,
+        "n_test": 5000,
+        "params": 78042,
+        "steps": 640,
+        "train_seconds": 10.0,
+        "device": "a CPU",
+        "precision": "fp32",
+        "threads": 1,
+        "dataset_hash": "abc",
+        "versions": {"torch": "2.14.1"},
+        "git": {"commit": "c0ffee", "dirty": False},
+    }
+
+
+def crossing_records(chains: int = 3, models: tuple[str, ...] = ("resnet_tiny", "vit_tiny")) -> list[dict[str, Any]]:
+    """Return records whose curves cross at N_STAR, with one per cent of noise between chains."""
+    rng = np.random.default_rng(0)
+    records = []
+    for model in models:
+        for n in SIZES:
+            for chain in range(chains):
+                slope = -0.25 if model.startswith("resnet") else -0.45
+                error = 0.3 * (n / N_STAR) ** slope * np.exp(0.01 * rng.standard_normal())
+                records.append(record(model, n, chain, float(min(error, 0.9))))
+    return records
+
+
+def sweep(records: list[dict[str, Any]], **states: State) -> SweepRecords:
+    known: dict[str, State] = {r["run_id"]: "done" for r in records}
+    known |= states
+    errors = {run_id: "Traceback\nValueError: <b>boom</b>\n" for run_id, state in states.items() if state == "failed"}
+    return SweepRecords("quick", "make sweep", tuple(known), tuple(records), known, errors, {})
+
+
+@pytest.fixture
+def report(tmp_path: Path) -> Callable[..., Report]:
+    def write(records: list[dict[str, Any]], **states: State) -> Report:
+        ceilings = {"cues": [Ceiling("local cue alone", 0.18)]}
+        return write_report(sweep(records, **states), tmp_path / "report", ceilings=ceilings)
+
+    return write
+
+
+def test_known_crossover_is_in_the_verdict_the_page_and_the_contract(report: Callable[..., Report]) -> None:
+    written = report(crossing_records())
+    pair = json.loads((written.directory / "crossover.json").read_text())["studies"][0]["pairs"][0]
+    assert (pair["a"], pair["b"], pair["verdict"]) == ("resnet_tiny", "vit_tiny", "crossover")
+    assert pair["ci_low"] < N_STAR < pair["ci_high"]
+    assert pair["n_star"] == pytest.approx(N_STAR, rel=0.15)
+    for name in ("report.html", "report.md"):
+        assert pair["summary"] in (written.directory / name).read_text().replace("&#39;", "'")
+
+
+def test_all_files_are_written_and_the_page_asks_for_nothing_else(report: Callable[..., Report]) -> None:
+    directory = report(crossing_records()).directory
+    made = {str(p.relative_to(directory)) for p in directory.rglob("*") if p.is_file()}
+    figures = {
+        f"figures/{n}.{k}" for n in ("learning-curves", "gap", "data-equivalence") for k in ("svg", "png", "pdf")
+    }
+    names = {"report.html", "report.md", "crossover.json", "runs.csv", "curves.csv", "environment.json"}
+    assert made == figures | names
+    page = (directory / "report.html").read_text()
+    assert [u for u in re.findall(r'(?:src|href)="([^"]*)"', page) if not u.startswith("data:")] == []
+    assert all(re.findall(r'<img [^>]*alt="([^"]*)"', page))
+    assert len(page) < 3_000_000
+
+
+def test_the_same_records_give_the_same_bytes(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        write_report(sweep(crossing_records()), tmp_path / name)
+    for path in (tmp_path / "a").rglob("*.*"):
+        assert path.read_bytes() == (tmp_path / "b" / path.relative_to(tmp_path / "a")).read_bytes(), path.name
+
+
+def test_what_failed_or_is_missing_is_said_and_escaped(report: Callable[..., Report]) -> None:
+    page = (report(crossing_records(), bad_run="failed", late_run="missing").directory / "report.html").read_text()
+    assert "bad_run failed: ValueError: &lt;b&gt;boom&lt;/b&gt;" in page
+    assert "1 of 32 runs are not done yet; continue with: make sweep" in page
+
+
+@pytest.mark.parametrize(
+    "records",
+    [
+        crossing_records(models=("vit_tiny",)),
+        crossing_records(chains=1),
+        [r for r in crossing_records() if r["n_train"] == 256],
+        crossing_records()[:20],
+        [record("resnet_tiny", 256, 0, 0.5)],
+        [*crossing_records(), record("hybrid_tiny", 256, 0, 0.5)],
+    ],
+    ids=["one model", "one chain", "one size", "half done", "one run", "a third model just begun"],
+)
+def test_unfinished_sweeps_claim_no_crossover_and_do_not_fail(
+    records: list[dict[str, Any]], report: Callable[..., Report]
+) -> None:
+    written = report(records)
+    third = any(r["model"] == "hybrid_tiny" for r in records)
+    verdicts = {pair["verdict"] for _, pair in written.pairs if "hybrid_tiny" not in (pair["a"], pair["b"])}
+    assert ("crossover" in verdicts) == third
+    assert (written.directory / "report.html").exists()
+
+
+def test_a_model_keeps_its_colour_and_marker(report: Callable[..., Report]) -> None:
+    both, one = styles(["resnet_tiny", "vit_tiny"]), styles(["vit_tiny"])
+    assert both["vit_tiny"] == one["vit_tiny"]
+    many = styles(["resnet_a", "resnet_b", "hybrid", "vit", "other"])
+    assert len(set(many.values())) == 5
+
+
+def test_terminal_summary_ends_with_verdict_and_page(report: Callable[..., Report]) -> None:
+    console = Console(record=True, width=200, file=open("/dev/null", "w"))  # noqa: SIM115, PTH123
+    written = report(crossing_records())
+    terminal_summary(written, console)
+    console.file.close()
+    lines = console.export_text().strip().splitlines()
+    assert lines[-1].endswith("report.html")
+    assert written.verdicts[0] in lines[-2]
