@@ -1,7 +1,7 @@
 # Every target installs what it needs by itself. `make` lists them.
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help setup data sweep status report publish test test-slow check models clean
+.PHONY: help setup data sweep status report publish sync test test-slow check models clean
 
 SWEEP ?= quick
 SET ?=
@@ -34,6 +34,9 @@ report: .venv/ready ## SWEEP=quick: tables, figures and page from the records (1
 
 publish: .venv/ready ## SWEEP=quick STUDY=cues: copy a report to results/ and its numbers to the README (1 s)
 	@$(python) scripts/publish.py $(SWEEP) $(STUDY)
+
+sync: .venv/ready ## upload the W&B runs that were logged offline (needs wandb login)
+	@.venv/bin/wandb sync outputs/runs/*/wandb/offline-run-*
 
 models: .venv/ready ## parameters and FLOPs of every model and matched pair (20 s)
 	@$(python) scripts/models.py

@@ -15,7 +15,7 @@ from scipy import stats
 
 from crossover.analysis.estimate import Estimate, Floats, estimate
 from crossover.analysis.pairing import Predictions, pair_models
-from crossover.analysis.roots import band, confidence_set, critical_value, root, verdict
+from crossover.analysis.roots import band, confidence_set, infer, root, verdict
 from crossover.analysis.tables import AnalysisError, ordered_pairs, primary_runs, validate_runs
 
 POWER = 0.8
@@ -51,11 +51,10 @@ def simulate(
     covered, widths, pointwise = [], [], []
     for _ in range(designs):
         values = _draw(design, chains, rng)
-        bounds = band(values, critical_value(values, confidence, rng))
+        bounds, intervals = infer(values, confidence, rng)
         found.append(verdict(bounds.knot_signs))
         if design.n_star is None:
             continue
-        intervals = confidence_set(bounds)
         n_star = design.n_star
         covered.append(any((low or 0) <= n_star <= (np.inf if high is None else high) for low, high in intervals))
         fieller = confidence_set(band(values, float(stats.t.ppf((1 + confidence) / 2, values.df))))

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from crossover.analysis.estimate import Estimate, Floats, estimate
+from crossover.analysis.estimate import Estimate, Floats, estimate, without_replicates
 from crossover.analysis.extrapolation import ModelLaws, extrapolate
 from crossover.analysis.pairing import Pairing, Predictions, pair_models
 from crossover.analysis.roots import (
@@ -19,8 +19,8 @@ from crossover.analysis.roots import (
     Interval,
     band,
     confidence_set,
-    critical_value,
     established,
+    infer,
     is_falling,
     root,
     root_probabilities,
@@ -105,24 +105,23 @@ def compare(
         "notes": list(paired.notes),
     }
     if bounded is None and len(sizes) > 1:
-        described = Estimate(sizes, paired.mean, np.eye(len(sizes)), np.inf)
+        described = without_replicates(sizes, paired.mean)
         pair["crossing_of_means"] = root(described, is_falling(described))
     elif bounded is not None:
-        bounds = band(bounded, critical_value(bounded, confidence, rng))
-        pair |= {"gap": _gap(paired, bounds), **_crossing(bounded, bounds, rng), **_trend(bounded, confidence)}
+        bounds, found = infer(bounded, confidence, rng)
+        pair |= {"gap": _gap(paired, bounds), **_crossing(bounded, bounds, found, rng), **_trend(bounded, confidence)}
     if len(sizes) == 1:
         pair["notes"].append("One size: neither a crossing nor a trend can be seen; add sizes.")
     return pair | {"summary": summarise(pair, confidence)}
 
 
-def _crossing(values: Estimate, bounds: Band, rng: np.random.Generator) -> dict[str, Any]:
+def _crossing(values: Estimate, bounds: Band, found: list[Interval], rng: np.random.Generator) -> dict[str, Any]:
     """Return the verdict, N* and what is known about its place."""
     signs = bounds.knot_signs
     falling, between = is_falling(values), established(signs)
     if between is not None:
         falling = bool(signs[between[0]] > 0)
     before, inside, beyond = root_probabilities(values, falling, rng)
-    found = confidence_set(bounds)
     single = found[0] if len(found) == 1 else (None, None)
     return {
         "verdict": verdict(signs),
@@ -177,9 +176,10 @@ def _equivalence(n: float, against: Estimate | None, confidence: float) -> dict[
     if against is not None:
         crossing = root(against, falling=True) if len(against.n) > 1 else None
         factor = None if crossing is None else crossing / n
-        found = confidence_set(band(against, float(stats.t.ppf((1 + confidence) / 2, against.df))))
-        ends: Interval = found[0][0], found[-1][1]
-        low, high = (None if end is None else end / n for end in ends)
+        if against.df > 0:
+            found = confidence_set(band(against, float(stats.t.ppf((1 + confidence) / 2, against.df))))
+            ends: Interval = found[0][0], found[-1][1]
+            low, high = (None if end is None else end / n for end in ends)
     return {"n_train": round(n), "factor": factor, "ci_low": low, "ci_high": high}
 
 

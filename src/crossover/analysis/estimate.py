@@ -33,7 +33,7 @@ class Estimate:
     cov: Floats
     """Covariance of `mean`, (J, J)."""
     df: float
-    """Degrees of freedom of that covariance."""
+    """Degrees of freedom of that covariance; 0 without replicates: `cov` then means nothing."""
     noise: Floats | None = None
     """Covariance over sizes of one chain, (J, J); None for a smoothed curve."""
     residuals: Floats | None = None
@@ -68,6 +68,11 @@ def _gaussian(cov: Floats, rng: np.random.Generator, draws: int) -> Floats:
     values, vectors = np.linalg.eigh(cov)
     root = vectors * np.sqrt(np.clip(values, 0, None))
     return rng.standard_normal((draws, len(cov))) @ root.T
+
+
+def without_replicates(n: Floats, mean: Floats) -> Estimate:
+    """Return a mean curve whose uncertainty is unknown."""
+    return Estimate(n, mean, np.eye(len(n)), 0.0)
 
 
 def estimate(n: Floats, values: Floats, extra: Floats | None = None) -> Estimate | None:
@@ -135,7 +140,8 @@ def _moderate(x: Floats, raw: Floats, dfs: Floats, correlation: Floats) -> tuple
     overlap = ((block**2).sum() - sizes) / (sizes * (sizes - 1))
     excess = (logs - slope * centred[known]).var(ddof=1) - (1 - overlap) * sampling
     prior = most - own if excess <= 0 else min(2 * _inverse_trigamma(excess), most - own)
-    return np.where(known, (prior * common + dfs * raw) / (prior + dfs), common), min(own + prior, most)
+    moderated = (prior * common + dfs * raw) / np.where(known, prior + dfs, 1)
+    return np.where(known, moderated, common), min(own + prior, most)
 
 
 def _inverse_trigamma(value: float) -> float:

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from crossover.analysis.estimate import Estimate, Floats, estimate
+from crossover.analysis.estimate import Estimate, Floats, estimate, without_replicates
 from crossover.analysis.smooth import GRID, MIN_SIZES, Smooth, smooth
 from crossover.analysis.tables import AnalysisError, listed
 
@@ -133,7 +133,8 @@ def _anchor(size: float, la: pd.DataFrame, lb: pd.DataFrame) -> tuple[float, Est
     values = lb.sub(la[size], axis=0).dropna(axis=1, how="all")
     if values.empty:
         return size, None
-    return size, estimate(values.columns.to_numpy(float), values.to_numpy())
+    sizes = values.columns.to_numpy(float)
+    return size, estimate(sizes, values.to_numpy()) or without_replicates(sizes, values.mean().to_numpy())
 
 
 def _test_images(
@@ -216,7 +217,7 @@ def _interpolated(la: pd.DataFrame, lb: pd.DataFrame, notes: list[str]) -> Pairi
     values, sizes = values[:, present], sizes[present]
     errors = [np.exp(table.to_numpy()) for table in moved]
     gap = np.nanmean((errors[1] - errors[0])[:, present], axis=0)
-    note = "The models were run at different sizes: each chain's curve is interpolated linearly in log-log."
+    note = "Too few runs share chain and size: each chain's curve is interpolated linearly in log-log."
     anchors = [_anchor(n, moved[0], lb) for n in sizes]
     return Pairing(sizes, np.nanmean(values, axis=0), gap, estimate(sizes, values), anchors, len(units), [*notes, note])
 

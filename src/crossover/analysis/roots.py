@@ -19,6 +19,8 @@ Verdict = Literal["crossover", "a_better", "b_better", "several_crossings", "und
 Interval = tuple[float | None, float | None]
 STEPS = 24
 """Points of the band between two neighbouring sizes; edges are interpolated further."""
+BETWEEN = 4
+"""The same for the critical value of the whole range."""
 
 
 @dataclass(frozen=True)
@@ -28,8 +30,8 @@ class Band:
     x: Floats
     centre: Floats
     half: Floats
-    knots: Floats
-    """Log sizes."""
+    n: Floats
+    """The sizes, every STEPS-th point of the grid."""
     half_at_knots: Floats
 
     @property
@@ -39,7 +41,7 @@ class Band:
 
     @property
     def knot_signs(self) -> Floats:
-        return self.signs[:: STEPS if len(self.knots) > 1 else 1]
+        return self.signs[:: STEPS if len(self.n) > 1 else 1]
 
 
 def _weights(knots: Floats, steps: int) -> tuple[Floats, Floats]:
@@ -51,12 +53,24 @@ def _weights(knots: Floats, steps: int) -> tuple[Floats, Floats]:
     return grid, np.maximum(0, 1 - np.abs(place[:, None] - np.arange(len(knots))))
 
 
-def critical_value(values: Estimate, confidence: float, rng: np.random.Generator) -> float:
-    """Return the quantile of max over n of |error of the mean| / its standard error."""
-    _, weights = _weights(values.x, 4)
+def critical_values(values: Estimate, confidence: float, rng: np.random.Generator) -> tuple[float, float]:
+    """Return the quantile of max |error of the mean| / its standard error: over the whole range, and over the sizes."""
+    _, weights = _weights(values.x, BETWEEN)
     se = np.sqrt(np.einsum("gj,jk,gk->g", weights, values.cov, weights))
-    largest = np.abs(values.deviations(rng) @ weights.T / se).max(axis=1)
-    return float(np.quantile(largest, confidence))
+    ratios = np.abs(values.deviations(rng) @ weights.T / se)
+    whole, sizes = (np.quantile(part.max(axis=1), confidence) for part in (ratios, ratios[:, ::BETWEEN]))
+    return float(whole), float(sizes)
+
+
+def infer(values: Estimate, confidence: float, rng: np.random.Generator) -> tuple[Band, list[Interval]]:
+    """Return the band that holds over the whole range, and the confidence set of the crossings that it establishes.
+
+    The set inverts the band that holds at the measured sizes: a root is one point, and the few percent by which the
+    other is wider would only be lost.
+    """
+    whole, sizes = critical_values(values, confidence, rng)
+    bounds = band(values, whole)
+    return bounds, confidence_set(band(values, sizes), bounds.knot_signs)
 
 
 def band(values: Estimate, critical: float) -> Band:
@@ -65,7 +79,7 @@ def band(values: Estimate, critical: float) -> Band:
     half = critical * np.sqrt(np.einsum("gj,jk,gk->g", weights, values.cov, weights))
     one = len(values.n) == 1
     centre = values.mean if one else interpolate.PchipInterpolator(values.x, values.mean)(grid)
-    return Band(grid, centre, half, values.x, critical * values.se)
+    return Band(grid, centre, half, values.n, critical * values.se)
 
 
 def verdict(signs: Floats) -> Verdict:
@@ -92,12 +106,12 @@ def _alternations(signs: Floats) -> list[int]:
     return found
 
 
-def confidence_set(bounds: Band) -> list[Interval]:
-    """Return the sizes at which the sign can change, given at most the crossings that are established.
+def confidence_set(bounds: Band, signs: Floats | None = None) -> list[Interval]:
+    """Return the sizes at which the sign can change, given the crossings that `signs` establish (those of the band).
 
     With no crossing established: where b could overtake a, at, beyond or (null) outside the measured range.
     """
-    signs = bounds.knot_signs
+    signs = bounds.knot_signs if signs is None else signs
     runs = _alternations(signs)
     if not runs:
         return [(None, None)]
@@ -118,13 +132,13 @@ def confidence_set(bounds: Band) -> list[Interval]:
 def _edge(bounds: Band, knot: int, step: Literal[-1, 1]) -> float:
     """Return the n at which the band first contains zero, walking from a significant knot."""
     distance = np.abs(bounds.centre) - bounds.half
-    i = knot * STEPS if len(bounds.knots) > 1 else 0
+    i = knot * STEPS if len(bounds.n) > 1 else 0
     sign = bounds.signs[i]
     while 0 <= i + step < len(bounds.x) and bounds.signs[i + step] == sign:
         i += step
     j = i + step
     if not 0 <= j < len(bounds.x):
-        return float(np.exp(bounds.x[i]))
+        return float(bounds.n[knot])
     inner = sign * bounds.centre[j] - bounds.half[j]
     share = distance[i] / (distance[i] - inner)
     return float(np.exp(bounds.x[i] + share * (bounds.x[j] - bounds.x[i])))

@@ -27,7 +27,7 @@ def summarise(pair: dict[str, Any], confidence: float = 0.95) -> str:
             places = " and ".join(f"{images(low)} to {images(high)}" for low, high in pair["confidence_set"])
             return f"{a} and {b} cross more than once {_span(pair)}: between {places} images."
         case "a_better":
-            return _leads(pair, a, b, +1, f"N* > {images(pair['n_max'])} or never")
+            return _leads(pair, a, b, +1, f"N* > {pair['n_max']:,} or never")
         case "b_better":
             return _leads(pair, b, a, -1, f"N* < {images(pair['ci_high'])} or no crossover")
     return _undecided(pair, a, b)

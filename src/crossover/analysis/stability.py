@@ -55,16 +55,16 @@ def _alternatives(runs: pd.DataFrame, metric: str) -> Iterator[Alternative]:
     for name in METRICS:
         if name != metric and name in runs.columns and runs[name].notna().any():
             yield Alternative("metric", name, runs, name)
-    chosen = primary_runs(runs)[2]
+    kept, _, chosen = primary_runs(runs)
     for column in (name for name in CONDITIONS if name in runs.columns):
         used = set(chosen[column].values())
         for value in (str(v) for v in dict.fromkeys(runs[column]) if str(v) not in used):
             yield Alternative(column, value, runs, metric, {column: value})
-    sizes, chains = sorted(runs["n_train"].unique()), sorted(runs["chain"].unique())
+    sizes, chains = sorted(kept["n_train"].unique()), sorted(kept["chain"].unique())
     for n in sizes if 2 < len(sizes) <= MAX_SIZES else []:
-        yield Alternative("size left out", f"{n:,.0f}", runs[runs["n_train"] != n], metric)
+        yield Alternative("size left out", f"{n:,.0f}", kept[kept["n_train"] != n], metric)
     for chain in chains if len(chains) > 2 else []:
-        yield Alternative("chain left out", str(chain), runs[runs["chain"] != chain], metric)
+        yield Alternative("chain left out", str(chain), kept[kept["chain"] != chain], metric)
 
 
 def _verdict(way: Alternative, a: str, b: str, rng: np.random.Generator, confidence: float) -> dict[str, Any]:

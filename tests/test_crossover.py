@@ -1,0 +1,577 @@
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import optimize, stats
+
+from crossover.analysis.crossover import analyse, curve_summary
+from crossover.analysis.estimate import estimate, without_replicates
+from crossover.analysis.roots import band, confidence_set, infer, root, root_probabilities, verdict
+from crossover.analysis.sentences import images
+from crossover.analysis.stability import stability_table
+from crossover.analysis.tables import AnalysisError, ordered_pairs, primary_runs, read_curves
+
+SIZES = (256, 1024, 4096, 16384, 65536)
+Curve = Callable[[float], float]
+
+
+def falling(n_star: float, slope: float = 0.25) -> Curve:
+    """A log error ratio that is zero at n_star."""
+    return lambda n: -slope * np.log(n / n_star)
+
+
+def table(
+    gap: Curve,
+    *,
+    sizes: tuple[int, ...] = SIZES,
+    chains: int = 3,
+    seeds: int = 1,
+    sd: float = 0.02,
+    subsets: float = 0.1,
+    seed: int = 0,
+    models: tuple[str, str] = ("vit_tiny", "resnet_tiny"),
+) -> pd.DataFrame:
+    """Runs of two models whose log error ratio (first over second) is `gap`, paired by chain."""
+    rng = np.random.default_rng(seed)
+    rows = []
+    for n in sizes:
+        base = 0.08 + 0.8 * (n / 100) ** -0.5
+        for chain in range(chains):
+            shared = subsets * rng.standard_normal()  # of the subset: hits both models, and leaves the difference alone
+            for one in range(seeds):
+                for model, shift in zip(models, (gap(n), 0.0), strict=True):
+                    error = min(0.99, 0.5 * base * np.exp(shift + shared + sd * rng.standard_normal() / np.sqrt(2)))
+                    run = f"{model}-{n}-{chain}-{one}"
+                    row = {"run_id": run, "dataset": "cues", "model": model, "n_train": n, "chain": chain, "seed": one}
+                    rows.append(row | {"budget": "800 steps", "test_error": error, "val_error": error})
+    return pd.DataFrame(rows)
+
+
+def only_pair(runs: pd.DataFrame, seed: int = 0, **options: Any) -> dict[str, Any]:
+    (study,) = analyse(runs, rng=np.random.default_rng(seed), **options)["studies"]
+    (pair,) = study["pairs"]
+    return pair
+
+
+def signs(pair: dict[str, Any]) -> list[int]:
+    return [1 if row["ci_low"] > 0 else -1 if row["ci_high"] < 0 else 0 for row in pair["gap"]]
+
+
+# What is found
+
+
+def test_crossover_is_found_where_it_is() -> None:
+    pair = only_pair(table(falling(3000)))
+    assert (pair["a"], pair["b"]) == ("resnet_tiny", "vit_tiny")
+    assert (pair["n_min"], pair["n_max"], pair["chains"]) == (256, 65536, 3)
+    assert pair["verdict"] == "crossover"
+    assert pair["direction"] == "b_overtakes_a"
+    assert pair["n_star"] == pytest.approx(3000, rel=0.15)
+    assert 2000 < pair["ci_low"] < 3000 < pair["ci_high"] < 4500
+    assert pair["p_in_range"] > 0.99
+    assert pair["summary"].startswith("vit_tiny overtakes resnet_tiny at N* = 3")
+
+
+def test_gap_is_log_err_b_minus_log_err_a_and_positive_where_a_is_better() -> None:
+    gap = only_pair(table(falling(3000), sd=1e-6))["gap"]
+    assert [row["log_error_ratio"] for row in gap] == pytest.approx([falling(3000)(n) for n in SIZES], abs=1e-4)
+    assert gap[0]["accuracy_gap"] > 0 > gap[-1]["accuracy_gap"]
+
+
+def test_root_of_a_straight_line_is_exact() -> None:
+    pair = only_pair(table(falling(3000), sd=0.0))
+    assert pair["n_star"] == pytest.approx(3000, rel=1e-6)
+    assert pair["ci_low"] == pytest.approx(3000, rel=1e-4)
+
+
+def test_parallel_curves_are_no_crossover() -> None:
+    pair = only_pair(table(lambda n: 0.2))
+    assert pair["verdict"] == "a_better"
+    assert pair["n_star"] is None
+    assert (pair["ci_low"], pair["ci_high"]) == (65536, None)
+    assert pair["p_beyond"] > 0.99
+    assert pair["summary"] == "resnet_tiny leads vit_tiny throughout, from 256 to 65,536 images; N* > 65,536 or never."
+
+
+def test_b_ahead_everywhere_means_n_star_is_before() -> None:
+    pair = only_pair(table(lambda n: -0.2))
+    assert pair["verdict"] == "b_better"
+    assert (pair["ci_low"], pair["ci_high"]) == (None, 256)
+    assert pair["p_before"] > 0.99
+
+
+def test_a_may_overtake_b() -> None:
+    pair = only_pair(table(lambda n: -falling(3000)(n)))
+    assert (pair["verdict"], pair["direction"]) == ("crossover", "a_overtakes_b")
+    assert pair["n_star"] == pytest.approx(3000, rel=0.15)
+    assert pair["summary"].startswith("resnet_tiny overtakes vit_tiny")
+
+
+def test_two_crossings_are_told_apart() -> None:
+    pair = only_pair(table(lambda n: 0.3 * np.cos(np.pi * np.log(n / 256) / np.log(16))))
+    assert pair["verdict"] == "several_crossings"
+    assert pair["n_star"] is None
+    (first_low, first_high), (second_low, second_high) = pair["confidence_set"]
+    assert 256 < first_low < 1024 < first_high < 4096 < second_low < 16384 < second_high < 65536
+
+
+def test_equal_models_are_undecided() -> None:
+    pair = only_pair(table(lambda n: 0.0))
+    assert pair["verdict"] == "undecided"
+    assert pair["confidence_set"] == [[None, None]]
+
+
+def test_lead_that_is_lost_in_noise_leaves_the_interval_open() -> None:
+    pair = only_pair(table(lambda n: max(0.0, falling(4096)(n))))
+    assert pair["verdict"] == "undecided"
+    assert 1024 < pair["ci_low"] <= 4096
+    assert pair["ci_high"] is None
+
+
+def test_two_models_at_chance_first_do_not_open_the_interval() -> None:
+    pair = only_pair(table(lambda n: 0.0 if n < 1000 else falling(9000)(n), sd=0.01))
+    assert signs(pair) == [0, 1, 1, -1, -1]
+    assert 4096 < pair["ci_low"] < pair["n_star"] < pair["ci_high"] < 16384
+
+
+@pytest.mark.parametrize(
+    ("gap", "trend"),
+    [
+        (lambda n: 0.5 - 0.06 * np.log(n / 256), "closing"),
+        (lambda n: 0.2 + 0.06 * np.log(n / 256), "widening"),
+        (lambda n: -0.5 + 0.06 * np.log(n / 256), "closing"),
+        (lambda n: 0.3, "parallel"),
+    ],
+)
+def test_trend_is_seen_from_the_model_ahead_at_the_largest_size(gap: Curve, trend: str) -> None:
+    pair = only_pair(table(gap))
+    assert pair["trend"] == trend
+    truth = (gap(65536) - gap(256)) / np.log(256)
+    assert pair["trend_low"] < truth < pair["trend_high"]
+
+
+def test_trend_of_noisy_curves_is_undecided() -> None:
+    assert only_pair(table(lambda n: 0.3, sd=0.3))["trend"] == "undecided"
+
+
+def test_data_equivalence_is_the_factor_of_images_b_needs() -> None:
+    rng = np.random.default_rng(1)
+    rows = []
+    for model, times in (("resnet", 1), ("vit", 6)):  # the ViT needs six times the images
+        for chain in range(3):
+            for n in SIZES:
+                error = 5 * (n / times) ** -0.5 * np.exp(0.01 * rng.standard_normal())
+                row = {"dataset": "d", "model": model, "n_train": n, "chain": chain, "seed": 0, "budget": "x"}
+                rows.append(row | {"run_id": f"{model}{n}{chain}", "test_error": min(error, 0.99)})
+    found = only_pair(pd.DataFrame(rows))["data_equivalence"]
+    for row in found[1:3]:
+        assert row["factor"] == pytest.approx(6, rel=0.1)
+        assert row["ci_low"] < 6 < row["ci_high"]
+    assert found[4]["factor"] is None  # no ViT is as good as the best ResNet
+    assert found[4]["ci_low"] == pytest.approx(1, rel=0.05)
+    assert found[4]["ci_high"] is None
+
+
+def test_published_table_of_cnn_and_vit_on_cifar10() -> None:
+    """Numbers of shared/docs/SCIENCE.md: the gap in points closes while the error ratio grows; x6 images at 5k."""
+    accuracy = {
+        "cnn_5m": (79.8, 88.6, 92.2, 93.9, 94.9),
+        "vit_5m": (54.4, 68.3, 77.5, 82.4, 85.8),
+        "cnn_076m": (77.4, 83.4, 87.1, 88.3, 89.3),
+        "cct_073m": (68.1, 79.2, 84.9, 87.6, 89.7),
+    }
+    sizes = (5000, 12500, 25000, 37500, 50000)
+    rows = [
+        {"run_id": f"{m}{n}", "dataset": "cifar10", "model": m, "n_train": n, "test_error": 1 - points / 100}
+        for m, line in accuracy.items()
+        for n, points in zip(sizes, line, strict=True)
+    ]
+    runs = pd.DataFrame(rows).assign(chain=0, seed=0, budget="150 epochs")
+    (study,) = analyse(runs, rng=np.random.default_rng(0))["studies"]
+    pairs = {(pair["a"], pair["b"]): pair for pair in study["pairs"]}
+    large, small = pairs["cnn_5m", "vit_5m"], pairs["cnn_076m", "cct_073m"]
+    assert [large["gap"][i]["accuracy_gap"] for i in (0, -1)] == pytest.approx([0.254, 0.091])
+    assert [np.exp(large["gap"][i]["log_error_ratio"]) for i in (0, -1)] == pytest.approx([2.26, 2.79], abs=0.01)
+    assert large["data_equivalence"][0]["factor"] == pytest.approx(6, abs=0.1)
+    assert large["verdict"] == small["verdict"] == "undecided"  # one replicate says nothing about noise
+    assert small["crossing_of_means"] == pytest.approx(44_600, rel=0.02)
+
+
+def test_all_pairs_of_three_models_the_convolution_first() -> None:
+    rows = [table(falling(n), models=("vit_b", other), seed=i) for i, (n, other) in enumerate([(1, "bit"), (2, "mlp")])]
+    runs = pd.concat(rows).drop_duplicates(["model", "n_train", "chain"])
+    (study,) = analyse(runs, rng=np.random.default_rng(0))["studies"]
+    assert [(pair["a"], pair["b"]) for pair in study["pairs"]] == [("bit", "vit_b"), ("vit_b", "mlp"), ("bit", "mlp")]
+
+
+def test_order_of_bias_is_that_of_the_names() -> None:
+    assert ordered_pairs(["vit", "hybrid_s", "resnet"]) == [
+        ("hybrid_s", "vit"),
+        ("resnet", "vit"),
+        ("resnet", "hybrid_s"),
+    ]
+    assert ordered_pairs(["two", "one"]) == [("two", "one")]
+
+
+# Intervals
+
+
+def test_band_at_one_size_is_the_t_interval() -> None:
+    runs = table(lambda n: 0.1, sizes=(1024,), chains=6)
+    logs = np.log(runs.pivot_table(index="chain", columns="model", values="test_error"))
+    known = stats.ttest_1samp(logs["vit_tiny"] - logs["resnet_tiny"], 0).confidence_interval(0.95)
+    (row,) = only_pair(runs)["gap"]
+    middle = row["log_error_ratio"]
+    assert row["ci_high"] - middle == pytest.approx(known.high - middle, rel=0.05)
+    assert middle - row["ci_low"] == pytest.approx(middle - known.low, rel=0.05)
+
+
+def test_variances_that_agree_are_pooled_and_those_that_differ_are_not() -> None:
+    pattern = np.array([[1.0], [-1.0], [0.0]])
+    n = np.geomspace(100, 1e5, 4)
+    alike = estimate(n, pattern * [0.1, -0.1, 0.1, -0.1])
+    differing = estimate(n, pattern * [0.001, -1.0, 0.002, -2.0])
+    assert alike is not None
+    assert differing is not None
+    assert np.sqrt(3) * alike.se == pytest.approx(0.1, rel=1e-6)
+    assert alike.df == pytest.approx(2 * 4)
+    assert differing.df < 4
+    assert differing.se[3] > 10 * differing.se[0]
+
+
+def test_sizes_that_move_together_give_fewer_degrees_of_freedom() -> None:
+    rng = np.random.default_rng(0)
+    n, freedom = np.geomspace(100, 1e5, 6), []
+    for own in (0.1, 1.0):
+        drawn = [rng.standard_normal((3, 1)) * (1 - own) + own * rng.standard_normal((3, 6)) for _ in range(50)]
+        freedom.append(np.median([found.df for values in drawn if (found := estimate(n, values))]))
+    assert 2 <= freedom[0] < 3
+    assert freedom[1] > 6  # 12 if the variances were known to be equal
+
+
+def test_band_covers_all_sizes_at_once() -> None:
+    rng, held, apart = np.random.default_rng(0), 0, 0
+    for _ in range(400):
+        values = estimate(np.array(SIZES, float), rng.standard_normal((5, 5)))
+        assert values is not None
+        bounds, _ = infer(values, 0.95, rng)
+        held += bool((np.abs(values.mean) <= bounds.half_at_knots).all())
+        apart += bool((np.abs(values.mean) <= stats.t.ppf(0.975, values.df) * values.se).all())
+    assert held / 400 >= 0.92
+    assert apart / 400 < 0.85  # what intervals for one size at a time would hold
+
+
+def test_eight_chains_are_resampled_whole() -> None:
+    n = np.geomspace(100, 1e5, 4)
+    values = estimate(n, np.random.default_rng(0).standard_normal((8, 1)) * np.ones(4) + 0.0)
+    assert values is not None
+    drawn = values.deviations(np.random.default_rng(1), 500)
+    assert np.ptp(drawn, axis=1).max() < 1e-9  # sizes that move together in every chain do so in every draw
+    assert len(np.unique(drawn[:, 0])) > 100
+
+
+def test_confidence_widens_the_interval() -> None:
+    runs = table(falling(3000))
+    narrow, wide = (only_pair(runs, confidence=c) for c in (0.8, 0.99))
+    assert wide["ci_low"] < narrow["ci_low"] < narrow["ci_high"] < wide["ci_high"]
+    assert "80% CI" in narrow["summary"]
+    with pytest.raises(AnalysisError, match=r"confidence must be in \[0\.5, 1\); got 95"):
+        only_pair(runs, confidence=95)
+
+
+def test_same_seed_same_interval_and_global_random_state_untouched() -> None:
+    np.random.seed(5)  # noqa: NPY002
+    untouched = np.random.rand(3).tolist()  # noqa: NPY002
+    np.random.seed(5)  # noqa: NPY002
+    runs = table(falling(3000))
+    first, second = (json.dumps(only_pair(runs, 7)) for _ in range(2))
+    assert first == second
+    assert np.random.rand(3).tolist() == untouched  # noqa: NPY002
+
+
+def test_probabilities_of_the_root_are_those_of_isotonic_fits() -> None:
+    rng = np.random.default_rng(0)
+    values = estimate(np.array(SIZES, float), np.linspace(0.1, -0.06, 5) + 0.1 * rng.standard_normal((4, 5)))
+    assert values is not None
+    draws = values.mean + values.deviations(np.random.default_rng(3))
+    fits = [optimize.isotonic_regression(d, weights=1 / values.se**2, increasing=False).x for d in draws[:800]]
+    before, inside, beyond = root_probabilities(values, True, np.random.default_rng(3))
+    assert np.mean([fit[0] < 0 for fit in fits]) == pytest.approx(before, abs=0.03)
+    assert np.mean([fit[-1] > 0 for fit in fits]) == pytest.approx(beyond, abs=0.03)
+    assert before + inside + beyond == pytest.approx(1)
+
+
+def test_root_pools_sizes_that_disagree_with_a_fall() -> None:
+    values = without_replicates(np.exp([0.0, 1, 2, 3]), np.array([1.0, -0.5, 0.5, -1.0]))
+    assert root(values, falling=True) == pytest.approx(np.exp(1.5))  # 0, 0 in the middle: a symmetric plateau
+
+
+@pytest.mark.parametrize(
+    ("pattern", "expected"),
+    [
+        ([1, 1, 0], "undecided"),
+        ([0, 1, 1], "a_better"),
+        ([0, 0, -1], "b_better"),
+        ([1, 0, -1], "crossover"),
+        ([-1, 0, 1], "crossover"),
+        ([1, -1, 1], "several_crossings"),
+        ([0, 0, 0], "undecided"),
+    ],
+)
+def test_verdict_of_a_pattern_of_signs(pattern: list[int], expected: str) -> None:
+    assert verdict(np.array(pattern, float)) == expected
+
+
+def test_confidence_set_is_where_the_band_holds_zero() -> None:
+    n = np.exp([0.0, 1, 2, 3])
+    values = without_replicates(n, np.array([3.0, 1, -1, -3]))
+    ((low, high),) = confidence_set(band(values, 0.5))
+    assert low is not None
+    assert high is not None
+    # the centre is 3 - 2x; the half width 0.5 sqrt((1-u)^2 + u^2) between sizes
+    for edge in (np.log(low), np.log(high)):
+        half = 0.5 * np.hypot(edge - 1, 2 - edge)
+        assert abs(3 - 2 * edge) == pytest.approx(half, rel=0.02)
+
+
+# Test images and seeds
+
+
+def with_predictions(runs: pd.DataFrame, images: int = 1000, seed: int = 0) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """Give runs predictions whose error is theirs; hard images are wrong first, in all models."""
+    rng = np.random.default_rng(seed)
+    labels, hardness = rng.integers(0, 10, images), rng.random(images)
+    predictions = {}
+    for row in runs.itertuples():
+        wrong = np.argsort(hardness + 0.3 * rng.random(images))[: round(float(row.test_error) * images)]  # type: ignore[arg-type]
+        predicted = labels.copy()
+        predicted[wrong] = (labels[wrong] + 1) % 10
+        predictions[str(row.run_id)] = (labels, predicted)
+    errors = [float(np.mean(predictions[str(r)][0] != predictions[str(r)][1])) for r in runs["run_id"]]
+    return runs.assign(test_error=errors), predictions
+
+
+def test_test_images_widen_the_band() -> None:
+    runs, predictions = with_predictions(table(falling(3000)), images=500)
+    without, more = only_pair(runs), only_pair(runs, predictions=predictions)
+    assert more["ci_high"] / more["ci_low"] > 1.1 * without["ci_high"] / without["ci_low"]
+    assert more["n_star"] == pytest.approx(without["n_star"], rel=0.05)
+
+
+def test_mcnemar_of_one_pair_is_the_exact_test() -> None:
+    runs, predictions = with_predictions(table(falling(3000), chains=1))
+    (first, *_) = only_pair(runs, predictions=predictions)["mcnemar"]
+    wrong = {m: predictions[f"{m}-256-0-0"][0] != predictions[f"{m}-256-0-0"][1] for m in ("resnet_tiny", "vit_tiny")}
+    only_a = int((wrong["resnet_tiny"] & ~wrong["vit_tiny"]).sum())
+    only_b = int((wrong["vit_tiny"] & ~wrong["resnet_tiny"]).sum())
+    assert (first["only_a_wrong"], first["only_b_wrong"]) == (only_a, only_b)
+    assert first["p_value"] == pytest.approx(stats.binomtest(only_a, only_a + only_b).pvalue)
+
+
+def test_missing_predictions_are_said() -> None:
+    runs, predictions = with_predictions(table(falling(3000)))
+    del predictions["vit_tiny-256-0-0"]
+    assert any("Predictions are missing" in note for note in only_pair(runs, predictions=predictions)["notes"])
+
+
+def test_seeds_stand_in_for_chains_and_it_is_said() -> None:
+    pair = only_pair(table(falling(3000), chains=1, seeds=4))
+    assert pair["verdict"] == "crossover"
+    assert pair["chains"] == 4
+    assert "variation between seeds, not between training subsets" in pair["notes"][0]
+
+
+def test_seeds_of_a_chain_are_averaged() -> None:
+    pair = only_pair(table(falling(3000), chains=3, seeds=4))
+    assert pair["chains"] == 3
+    assert pair["verdict"] == "crossover"
+
+
+# Bad input
+
+
+def refused(runs: pd.DataFrame, match: str, **options: Any) -> None:
+    with pytest.raises(AnalysisError, match=match) as caught:
+        analyse(runs, rng=np.random.default_rng(0), **options)
+    assert "\n" not in str(caught.value)
+
+
+def test_tables_that_cannot_be_analysed_are_refused_in_one_line() -> None:
+    runs = table(falling(3000))
+    refused(runs.drop(columns=["chain", "budget"]), "lacks chain, budget; it has run_id")
+    refused(runs, "lacks top5_error", metric="top5_error")
+    refused(runs[:0], "empty: no run is finished yet")
+    refused(runs.assign(test_error=100 * runs["test_error"]), "divide percent by 100")
+    refused(runs.assign(test_error=-0.1), "must be a fraction")
+    refused(runs.assign(test_error=np.inf), "check the values")
+    refused(runs.assign(test_error="bad"), "must be a number; got bad")
+    refused(runs.assign(test_error=np.nan), "missing in every run")
+    refused(runs.assign(test_error=0.0), "every test_error is zero")
+    refused(runs.assign(n_train=0), "at least 1")
+    refused(runs.assign(model=None), "model is missing in 30 rows")
+    refused(pd.concat([runs, runs[:2]]), "4 rows are duplicates, such as model=vit_tiny n_train=256 chain=0")
+
+
+def study_notes(runs: pd.DataFrame) -> str:
+    (study,) = analyse(runs, rng=np.random.default_rng(0))["studies"]
+    return " ".join(study["notes"] + [note for pair in study["pairs"] for note in pair["notes"]])
+
+
+def test_run_without_a_result_is_left_out_and_named() -> None:
+    runs = table(falling(3000))
+    runs.loc[3, "test_error"] = np.nan
+    assert runs["run_id"][3] in study_notes(runs)
+    assert "2 at 256" in study_notes(runs)
+
+
+def test_zero_error_counts_as_half_an_image() -> None:
+    runs = table(lambda n: 0.1, sizes=(1024,), sd=0.0)
+    runs.loc[runs["model"] == "vit_tiny", "test_error"] = [0.0, 0.001, 0.001]
+    assert "half an image" in study_notes(runs.assign(n_test=1000))
+    (row,) = only_pair(runs.assign(n_test=1000))["gap"]
+    expected = np.log([0.0005, 0.001, 0.001]) - np.log(runs[runs["model"] == "resnet_tiny"]["test_error"])
+    assert row["log_error_ratio"] == pytest.approx(expected.mean())
+    assert "half the smallest test_error (0.0005)" in study_notes(runs)
+
+
+def test_half_done_sweep_has_a_verdict_or_a_reason() -> None:
+    runs = table(falling(3000))
+    for seed in range(40):
+        part = runs.sample(frac=np.random.default_rng(seed).uniform(0.05, 0.9), random_state=seed)
+        result = analyse(part, rng=np.random.default_rng(0))
+        json.dumps(result, allow_nan=False)
+        for pair in result["studies"][0]["pairs"]:
+            assert pair["summary"]
+            assert pair["verdict"] in ("crossover", "a_better", "b_better") or pair["notes"] or pair["ci_high"] is None
+
+
+def test_one_model_or_one_size_or_one_chain_is_said() -> None:
+    runs = table(falling(3000))
+    alone = analyse(runs[runs["model"] == "vit_tiny"], rng=np.random.default_rng(0))["studies"][0]
+    assert alone["pairs"] == []
+    assert "Only vit_tiny has finished runs" in alone["notes"][0]
+    assert "One size" in study_notes(runs[runs["n_train"] == 256])
+    one = only_pair(runs[runs["chain"] == 0])
+    assert one["verdict"] == "undecided"
+    assert one["gap"][0]["ci_low"] is None
+    assert "No replicates" in one["notes"][0]
+    assert one["crossing_of_means"] == pytest.approx(3000, rel=0.3)
+
+
+def test_sizes_of_one_model_alone_are_said() -> None:
+    runs = table(falling(3000))
+    pair = only_pair(runs[(runs["model"] == "vit_tiny") | (runs["n_train"] < 20000)])
+    assert pair["n_max"] == 16384
+    assert pair["verdict"] == "crossover"
+    assert "Only vit_tiny has runs at 65,536 images" in pair["notes"][0]
+
+
+def test_models_without_a_common_size_are_interpolated_by_chain() -> None:
+    sizes = tuple(256 * 2**i for i in range(9))
+    runs = table(falling(3000), sizes=sizes, subsets=0)
+    odd = runs["n_train"].map(lambda n: sizes.index(n) % 2 == 1)
+    pair = only_pair(runs[odd == (runs["model"] == "vit_tiny")])
+    assert pair["verdict"] == "crossover"
+    assert pair["n_star"] == pytest.approx(3000, rel=0.3)
+    assert any("interpolated linearly" in note for note in pair["notes"])
+
+
+def test_models_without_a_common_chain_cannot_be_paired() -> None:
+    runs = table(falling(3000))
+    runs["chain"] += 3 * (runs["model"] == "vit_tiny")
+    pair = only_pair(runs)
+    assert pair["verdict"] == "undecided"
+    assert "share no chain" in pair["notes"][0]
+
+
+def test_other_budgets_are_left_to_the_stability_table() -> None:
+    short, long = table(falling(3000)), table(lambda n: 0.2, seed=1).assign(budget="1600 steps")
+    both = pd.concat([short, long.assign(run_id=long["run_id"] + "-long")])
+    assert only_pair(both)["n_star"] == only_pair(short)["n_star"]
+    assert "30 runs of another budget than 800 steps count only in the stability table." in study_notes(both)
+    assert only_pair(both, setting={"budget": "1600 steps"})["verdict"] == "a_better"
+    rows = stability_table(both, rng=np.random.default_rng(0)).set_index(["choice", "value"])
+    assert rows.loc[("as analysed", "test_error"), "verdict"] == "crossover"
+    assert rows.loc[("budget", "1600 steps"), "verdict"] == "a_better"
+    assert rows.loc[("budget", "1600 steps"), "flips"]
+    assert not rows.loc[("metric", "val_error"), "flips"]
+    assert {("size left out", "4,096"), ("chain left out", "2")} <= set(rows.index)
+
+
+def test_each_model_keeps_its_own_recipe() -> None:
+    runs = table(falling(3000))
+    runs["recipe"] = "adamw_" + runs["model"]
+    kept, notes, chosen = primary_runs(runs)
+    assert len(kept) == len(runs)
+    assert notes == []
+    assert chosen["recipe"] == {"vit_tiny": "adamw_vit_tiny", "resnet_tiny": "adamw_resnet_tiny"}
+
+
+# Curves for figures, and curves from elsewhere
+
+
+def test_curve_summary_is_the_mean_and_its_interval() -> None:
+    runs = table(lambda n: 0.1, chains=4)
+    summary = curve_summary(runs, rng=np.random.default_rng(0))
+    row = summary[(summary["model"] == "vit_tiny") & (summary["n_train"] == 1024)].iloc[0]
+    known = runs[(runs["model"] == "vit_tiny") & (runs["n_train"] == 1024)]["test_error"]
+    assert row["error_mean"] == pytest.approx(known.mean())
+    assert row["error_low"] < known.mean() < row["error_high"]
+    assert row["chains"] == 4
+    alone = curve_summary(runs[runs["chain"] == 0], rng=np.random.default_rng(0))
+    assert alone["error_low"].isna().all()
+    assert alone["error_mean"].notna().all()
+
+
+def noisy_curve_file(path: Path, gap: Curve, points: int = 60) -> Path:
+    """One replicate of each model, at sizes of its own, with 2% noise."""
+    rng = np.random.default_rng(1)
+    rows = []
+    for model, sign in (("vit", 0.5), ("resnet", -0.5)):
+        n = np.sort(np.exp(rng.uniform(np.log(1e3), np.log(1e6), points)))
+        error = 5 * n**-0.3 * np.exp(sign * np.array([gap(v) for v in n]) + 0.02 * rng.standard_normal(points))
+        rows.append(pd.DataFrame({"model": model, "n_train": n.round(), "error": error, "task": "t"}))
+    pd.concat(rows).to_csv(path, index=False)
+    return path
+
+
+def test_noisy_unaligned_curves_are_smoothed_first(tmp_path: Path) -> None:
+    curves = read_curves(noisy_curve_file(tmp_path / "c.csv", falling(30_000, 0.1)))
+    (study,) = analyse(curves, rng=np.random.default_rng(0))["studies"]
+    (pair,) = study["pairs"]
+    assert study["dataset"] == "t"
+    assert pair["verdict"] == "crossover"
+    assert pair["ci_low"] < 30_000 < pair["ci_high"] < 2.5 * pair["ci_low"]
+    assert "smoothed" in pair["notes"][0]
+    parallel = only_pair(read_curves(noisy_curve_file(tmp_path / "p.csv", lambda n: 0.15)))
+    assert parallel["verdict"] == "a_better"
+    equal = only_pair(read_curves(noisy_curve_file(tmp_path / "e.csv", lambda n: 0.0)))
+    assert equal["verdict"] == "undecided"
+
+
+def test_curve_files_that_cannot_be_read_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "curves.csv"
+    path.write_text("model,error\nvit,0.5\n")
+    with pytest.raises(AnalysisError, match="lacks the column n_train; it has model, error"):
+        read_curves(path)
+    path.write_text("model,n_train,error\nvit,10,50\n")
+    with pytest.raises(AnalysisError, match="divide percent by 100"):
+        read_curves(path)
+    path.write_text("model,n_train,error\nvit,10,0.5\nvit,10,0.4\n")
+    with pytest.raises(AnalysisError, match="2 rows are duplicates"):
+        read_curves(path)
+    with pytest.raises(AnalysisError, match="cannot be read as CSV"):
+        read_curves(tmp_path / "none.csv")
+    path.write_text("")
+    with pytest.raises(AnalysisError, match="cannot be read as CSV"):
+        read_curves(path)
+
+
+def test_numbers_of_images_are_short() -> None:
+    assert [images(n) for n in (12.4, 730, 2130, 45_000, 999_700, 1.31e6, 1.2e9)] == [
+        *("12", "730", "2.1k", "45k", "1M", "1.3M", "1.2G")
+    ]
