@@ -30,7 +30,7 @@ status: .venv/ready ## what is done, running, failed and left of each sweep (1 s
 	@$(python) scripts/status.py $(ARGS)
 
 report: .venv/ready ## SWEEP=quick: tables, figures and page from the records (10 s)
-	@$(python) scripts/report.py name=$(SWEEP) $(ARGS)
+	@$(python) scripts/report.py 'name="$(SWEEP)"' $(ARGS)
 
 publish: .venv/ready ## SWEEP=quick STUDY=cues: copy a report to results/ and its numbers to the README (1 s)
 	@$(python) scripts/publish.py $(SWEEP) $(STUDY)

@@ -53,24 +53,22 @@ def _weights(knots: Floats, steps: int) -> tuple[Floats, Floats]:
     return grid, np.maximum(0, 1 - np.abs(place[:, None] - np.arange(len(knots))))
 
 
-def critical_values(values: Estimate, confidence: float, rng: np.random.Generator) -> tuple[float, float]:
-    """Return the quantile of max |error of the mean| / its standard error: over the whole range, and over the sizes."""
-    _, weights = _weights(values.x, BETWEEN)
-    se = np.sqrt(np.einsum("gj,jk,gk->g", weights, values.cov, weights))
-    ratios = np.abs(values.deviations(rng) @ weights.T / se)
-    whole, sizes = (np.quantile(part.max(axis=1), confidence) for part in (ratios, ratios[:, ::BETWEEN]))
-    return float(whole), float(sizes)
-
-
 def infer(values: Estimate, confidence: float, rng: np.random.Generator) -> tuple[Band, list[Interval]]:
     """Return the band that holds over the whole range, and the confidence set of the crossings that it establishes.
 
-    The set inverts the band that holds at the measured sizes: a root is one point, and the few percent by which the
-    other is wider would only be lost.
+    The critical value is the quantile of max |error of the mean| / its standard error. The set inverts a band of
+    fewer sizes where it can: between the two that establish a crossing, D depends on them and their neighbours alone.
     """
-    whole, sizes = critical_values(values, confidence, rng)
-    bounds = band(values, whole)
-    return bounds, confidence_set(band(values, sizes), bounds.knot_signs)
+    _, weights = _weights(values.x, BETWEEN)
+    se = np.sqrt(np.einsum("gj,jk,gk->g", weights, values.cov, weights))
+    ratios = np.abs(values.deviations(rng) @ weights.T / se)
+    bounds = band(values, float(np.quantile(ratios.max(axis=1), confidence)))
+    at_sizes = ratios[:, ::BETWEEN]
+    found = established(bounds.knot_signs)
+    if found is not None:
+        at_sizes = at_sizes[:, max(found[0] - 1, 0) : found[1] + 2]
+    critical = float(np.quantile(at_sizes.max(axis=1), confidence))
+    return bounds, confidence_set(band(values, critical), bounds.knot_signs)
 
 
 def band(values: Estimate, critical: float) -> Band:

@@ -73,7 +73,7 @@ def learning_curves(
             axes.axvline(pair["n_star"], color="#333333", linewidth=1)
             axes.annotate(
                 f"N* = {pair['n_star']:,.0f}",
-                (pair["n_star"], 0.02),
+                (pair["n_star"], 0.95),
                 xycoords=("data", "axes fraction"),
                 xytext=(5, 0),
                 textcoords="offset points",
@@ -135,6 +135,7 @@ def data_equivalence(pair: Mapping[str, Any]) -> Figure:
     columns = ["n_train", "factor", "ci_low", "ci_high"]
     table = pd.DataFrame(pair["data_equivalence"], columns=columns).astype(float).dropna(subset=["factor"])
     error = np.abs(table[["ci_low", "ci_high"]].to_numpy().T - table["factor"].to_numpy())
+    error = np.nan_to_num(error)  # an unbounded end has no cap
     axes.errorbar(table["n_train"], table["factor"], yerr=error, color="#333333", marker="o", capsize=3, linewidth=1.5)
     if not table.empty:
         axes.axhline(1, color="#666666", linewidth=1)
