@@ -5,7 +5,7 @@ from omegaconf import DictConfig
 
 from crossover.cli import one_line_errors, resolved, run_app
 from crossover.config import CrossoverError, parse_run
-from crossover.sweep.launch import execute_locked
+from crossover.sweep.launch import check_data, execute_locked
 from crossover.sweep.lock import HeldError
 from crossover.sweep.records import freeze, read_record
 
@@ -14,6 +14,7 @@ from crossover.sweep.records import freeze, read_record
 @one_line_errors
 def main(config: DictConfig) -> None:
     run = parse_run(resolved(config))
+    check_data([run])
     freeze([run])
     try:
         execute_locked(run)

@@ -40,11 +40,11 @@ def test_every_shipped_choice_composes_into_a_valid_run(group: str) -> None:
     from crossover.config import parse_run
 
     for path in sorted((CONF / group).glob("*.yaml")):
-        extra = ["data.root=x"] if group == "data" and path.stem == "folder" else []
+        extra = ["data.root=x", "data.name=pets"] if group == "data" and path.stem == "folder" else []
         run = parse_run(compose_train([f"{group}={path.stem}", *extra]))
         assert path.read_text().startswith(("#", "defaults")), f"{path} does not say what it is for"
         name = {"budget": None, "logger": None}.get(group, getattr(getattr(run, group), "name", None))
-        assert name is None or path.stem in (name, "cifar10_folder", "folder")
+        assert name is None or name in (path.stem, "cifar10_jpeg", "pets")
 
 
 def test_quick_is_36_runs_where_both_models_share_chains_and_seeds() -> None:
