@@ -41,7 +41,7 @@ sync: .venv/ready ## upload the W&B runs that were logged offline (needs wandb l
 models: .venv/ready ## parameters and FLOPs of every model and matched pair (20 s)
 	@$(python) scripts/models.py
 
-test: .venv/ready ## the tests (4 min on 2 cores)
+test: .venv/ready ## the tests (2 min on 2 cores)
 	@$(python) -m pytest $(ARGS)
 
 test-slow: .venv/ready ## the long tests: simulations, killed sweeps (15 min)

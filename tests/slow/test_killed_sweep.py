@@ -58,9 +58,9 @@ def test_killed_and_repeated_sweep_gives_the_same_records(
     tmp_path: Path, uninterrupted: dict[str, Any], whole_group: bool
 ) -> None:
     moments = random.Random(int(whole_group))
-    for _ in range(5):
+    for _ in range(4):
         sweep = start(tmp_path)
-        time.sleep(moments.uniform(4, 16))
+        time.sleep(moments.uniform(6, 16))
         if whole_group:
             os.killpg(sweep.pid, signal.SIGKILL)
         else:

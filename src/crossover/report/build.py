@@ -19,6 +19,9 @@ from crossover.sweep.records import SweepRecords, runs_table
 
 __all__ = ["Ceiling", "Report", "terminal_summary", "write_curves_report", "write_report"]
 
+MOST_ROWS = 20
+"""Sizes up to which the terminal shows a table."""
+
 
 @dataclass(frozen=True)
 class Report:
@@ -138,6 +141,8 @@ def terminal_summary(report: Report, console: Console) -> None:
     """Print the table of mean errors, the verdict and where the page is."""
     for dataset, rows in report.curves.groupby("dataset", sort=False):
         models = list(dict.fromkeys(rows["model"]))
+        if rows["n_train"].nunique() > MOST_ROWS:
+            continue  # curves measured at unaligned sizes: the page has them
         table = Table("training images", *models, title=f"test error on {dataset}, mean of chains", box=None)
         for column in table.columns:
             column.justify = "right"
