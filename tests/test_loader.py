@@ -2,9 +2,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from crossover.data.images import open_dataset
 
 from crossover.config import AugmentConfig
+from crossover.data.images import open_dataset
 from crossover.data.loader import EvalBatches, Images, TrainBatches, index_stream
 from tests.worlds import small_run
 

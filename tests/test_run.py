@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
-from crossover.data.images import open_dataset
 from safetensors.torch import load_file
 
 from crossover.config import CrossoverError
+from crossover.data.images import open_dataset
 from crossover.training import run as running
 from crossover.training.datamodule import CHUNK, leg_bounds
 from crossover.training.models import build_model
