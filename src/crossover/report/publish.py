@@ -32,7 +32,7 @@ def study_block(study: Path) -> str:
     models = list(dict.fromkeys(curves["model"]))
     lines = [f"**{pair['summary']}**\n" for pair in pairs]
     lines += [
-        "| training images | " + " | ".join(models) + " |",
+        "| training images | " + " | ".join(f"test error of {model}" for model in models) + " |",
         "|" + "---:|" * (len(models) + 1),
     ]
     for n, rows in curves.groupby("n_train"):
