@@ -1,5 +1,6 @@
 import json
 import math
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,13 @@ from crossover.data.images import open_dataset
 from crossover.training import run as running
 from crossover.training.datamodule import CHUNK, leg_bounds
 from crossover.training.models import build_model
-from crossover.training.module import label_smoothing_floor
-from crossover.training.run import ResumePoint, execute
+from crossover.training.module import Chunk, Classifier, label_smoothing_floor
+from crossover.training.resume import ResumePoint, StoppedError
+from crossover.training.run import execute
 from tests.worlds import VIT, results, small_run
 
 
-class StoppedError(Exception):
+class KilledError(Exception):
     """Stands for a killed process."""
 
 
@@ -35,7 +37,7 @@ def stop_after(monkeypatch: pytest.MonkeyPatch, leg: int) -> None:
     def write_then_stop(self: ResumePoint, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         write(self, trainer, module)
         if trainer.current_epoch == leg:
-            raise StoppedError
+            raise KilledError
 
     monkeypatch.setattr(ResumePoint, "on_train_epoch_end", write_then_stop)
 
@@ -101,10 +103,53 @@ def test_resumed_run_is_equal_to_an_uninterrupted_one(
     run = small_run(tmp_path / "parts", **changes)
     with monkeypatch.context() as patch:
         stop_after(patch, leg)
-        with pytest.raises(StoppedError):
+        with pytest.raises(KilledError):
             execute(run)
     assert (run.run_dir / "last.ckpt").exists()
     assert results(execute(run)) == results(whole)
+
+
+class StopAt(threading.Event):
+    """Is set once the module has done `step` steps."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+        super().__init__()
+        train = Classifier.training_step
+
+        def train_then_tell(module: Classifier, chunk: Chunk) -> None:
+            train(module, chunk)
+            if module.step >= step:
+                self.set()
+
+        monkeypatch.setattr(Classifier, "training_step", train_then_tell)
+
+
+@pytest.mark.parametrize(("step", "stopped"), [(4, 4), (12, 12), (21, 22), (36, 36)])
+def test_a_run_asked_to_stop_saves_within_a_chunk_and_goes_on_as_if_nothing_had_happened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int, stopped: int
+) -> None:
+    changes: dict[str, Any] = {"budget": {"steps": 36, "evaluations": 3}, "recipe__ema_decay": 0.9}
+    whole = execute(small_run(tmp_path / "whole", **changes))
+    run = small_run(tmp_path / "parts", **changes)
+    monkeypatch.setattr("crossover.training.datamodule.CHUNK", 5 if step == 21 else 4)
+    with monkeypatch.context() as patch, pytest.raises(StoppedError):
+        execute(run, StopAt(patch, step))
+    saved = torch.load(run.run_dir / "last.ckpt", weights_only=True)["crossover"]
+    assert saved["step"] == stopped
+    assert not (run.run_dir / "record.json").exists()
+    assert results(execute(run)) == results(whole)
+
+
+def test_a_run_stopped_twice_in_one_leg_keeps_its_losses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = execute(small_run(tmp_path / "whole", budget={"steps": 24, "evaluations": 1}))
+    run = small_run(tmp_path / "parts", budget={"steps": 24, "evaluations": 1})
+    monkeypatch.setattr("crossover.training.datamodule.CHUNK", 3)
+    for step in (3, 15):
+        with monkeypatch.context() as patch, pytest.raises(StoppedError):
+            execute(run, StopAt(patch, step))
+    record = execute(run)
+    assert len(record["history"]) == 1
+    assert results(record) == results(whole)
 
 
 def test_a_torn_checkpoint_starts_the_run_again(tmp_path: Path) -> None:
@@ -113,6 +158,22 @@ def test_a_torn_checkpoint_starts_the_run_again(tmp_path: Path) -> None:
     run.run_dir.mkdir(parents=True)
     (run.run_dir / "last.ckpt").write_bytes(b"PK\x03\x04 half a checkpoint")
     assert results(execute(run)) == results(whole)
+
+
+def test_a_checkpoint_with_one_flipped_byte_starts_the_run_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = execute(small_run(tmp_path / "whole"))
+    run = small_run(tmp_path / "flipped")
+    with monkeypatch.context() as patch:
+        stop_after(patch, 1)
+        with pytest.raises(KilledError):
+            execute(run)
+    content = bytearray((run.run_dir / "last.ckpt").read_bytes())
+    content[len(content) // 2] ^= 1
+    (run.run_dir / "last.ckpt").write_bytes(bytes(content))
+    assert results(execute(run)) == results(whole)
+    assert "is damaged" in capsys.readouterr().out
 
 
 def test_divergence_ends_the_run_with_its_cause(tmp_path: Path) -> None:

@@ -40,6 +40,7 @@ class Classifier(pl.LightningModule):
         self.train_seconds = 0.0
         self._train = self._validation = torch.zeros(3)
         self._leg = (0, 0.0)
+        self._carried: dict[str, Any] | None = None
 
     @property
     def evaluated(self) -> nn.Module:
@@ -73,6 +74,10 @@ class Classifier(pl.LightningModule):
 
     def on_train_epoch_start(self) -> None:
         self._leg = (self.step, time.perf_counter())
+        if self._carried is not None:  # stopped between two validations: the leg goes on
+            self._leg = (self._carried["first"], time.perf_counter() - self._carried["seconds"])
+            self._train += torch.tensor(self._carried["sums"], device=self.device, dtype=torch.float64)
+            self._carried = None
 
     def training_step(self, chunk: Chunk) -> None:
         first, batches = chunk
@@ -101,6 +106,7 @@ class Classifier(pl.LightningModule):
         loss, error = _means(self._train)  # reading waits for the device: only then is the leg over
         seconds = time.perf_counter() - started
         self.train_seconds += seconds
+        self._leg = (self.step, time.perf_counter())
         self._train.zero_()
         self._validation.zero_()
         images = (self.step - first) * self.recipe.batch_size
@@ -137,10 +143,15 @@ class Classifier(pl.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["crossover"] = {name: getattr(self, name) for name in _RESUMED}
+        first, started = self._leg
+        if first != self.step:
+            leg = {"first": first, "sums": self._train.tolist(), "seconds": time.perf_counter() - started}
+            checkpoint["crossover"]["leg"] = leg
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         for name in _RESUMED:
             setattr(self, name, checkpoint["crossover"][name])
+        self._carried = checkpoint["crossover"].get("leg")
 
     def load_best(self) -> None:
         """Put the selected weights into the evaluated network."""

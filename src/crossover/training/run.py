@@ -2,11 +2,12 @@
 
 import ctypes
 import logging
-import pickle
 import platform
 import resource
 import subprocess
+import threading
 import time
+import warnings
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -31,6 +32,7 @@ from crossover.training.datamodule import SubsetData, leg_bounds
 from crossover.training.loggers import close_logger, log_summary, make_logger
 from crossover.training.models import build_model, count_parameters, forward_flops
 from crossover.training.module import Classifier, label_smoothing_floor
+from crossover.training.resume import ResumePoint, whole
 
 TRAIN_SAMPLE = 5_000
 """Training images, at most, on which the final training error is measured."""
@@ -48,20 +50,11 @@ class Evaluation:
     predictions: np.ndarray
 
 
-class ResumePoint(pl.Callback):
-    """Writes `last.ckpt` after each validation: one file from which the run goes on as if nothing had happened."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        write_atomically(self.path, trainer.save_checkpoint)
-
-
-def execute(run: RunConfig) -> dict[str, Any]:
+def execute(run: RunConfig, stop: threading.Event | None = None) -> dict[str, Any]:
     """Train one run, or continue it, and return its record; `record.json` is written last.
 
-    Raises CrossoverError for what the user can mend, a diverging training included.
+    Raises CrossoverError for what the user can mend, a diverging training included, and StoppedError after `stop` was
+    set and the run saved.
     """
     started = time.perf_counter()
     device = resolve_device(run)
@@ -98,7 +91,7 @@ def execute(run: RunConfig) -> dict[str, Any]:
     run.run_dir.mkdir(parents=True, exist_ok=True)
     logger = make_logger(run, facts)
     try:
-        _fit(run, module, data, device, precision, logger)
+        _fit(run, module, data, device, precision, logger, stop or threading.Event())
         record = facts | _measure(run, module, data, precision) | _provenance(device, started)
         record |= {"classes": list(dataset.classes), "config": run.model_dump(mode="json")}
         log_summary(logger, record)
@@ -133,15 +126,18 @@ def _fit(
     device: torch.device,
     precision: Precision,
     logger: Logger | None,
+    stop: threading.Event,
 ) -> None:
     checkpoint = run.run_dir / "last.ckpt"
+    # where Slurm is installed Lightning wants srun; we start our own processes
+    warnings.filterwarnings("ignore", message="The `srun` command is available")
     trainer = pl.Trainer(
         accelerator="gpu" if device.type == "cuda" else "cpu",
         devices=1,
         precision="bf16-mixed" if precision == "bf16" else "32-true",
         max_epochs=len(data.bounds) - 1,
         logger=logger or False,
-        callbacks=[ResumePoint(checkpoint)],
+        callbacks=[ResumePoint(checkpoint, data.bounds, stop)],
         plugins=[LightningEnvironment()],
         enable_checkpointing=False,
         enable_progress_bar=False,
@@ -150,25 +146,10 @@ def _fit(
         use_distributed_sampler=False,
         default_root_dir=run.run_dir,
     )
-    trainer.fit(module, data, ckpt_path=_whole(checkpoint), weights_only=True)
+    # weights_only: a checkpoint in a shared folder must not be able to run code
+    trainer.fit(module, data, ckpt_path=whole(checkpoint), weights_only=True)
     if module.step != module.total_steps:
         raise CrossoverError(f"{run.run_id} stopped at step {module.step} of {module.total_steps}; start it again")
-
-
-def _whole(checkpoint: Path) -> Path | None:
-    """Return the checkpoint if it can be read; a torn one is removed, and the run starts again from its first step.
-
-    weights_only: a checkpoint in a shared folder must not be able to run code.
-    """
-    if not checkpoint.exists():
-        return None
-    try:
-        torch.load(checkpoint, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        print(f"{checkpoint} cannot be read ({error}): starting from step 0")
-        checkpoint.unlink()
-        return None
-    return checkpoint
 
 
 def _measure(run: RunConfig, module: Classifier, data: SubsetData, precision: Precision) -> dict[str, Any]:

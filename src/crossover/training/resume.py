@@ -1,0 +1,94 @@
+"""How does a run survive being stopped? One file from which it goes on as if nothing had happened."""
+
+import signal
+import threading
+import zipfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, cast
+
+import pytorch_lightning as pl
+
+from crossover.files import write_atomically
+from crossover.training.module import Classifier
+
+
+class StoppedError(Exception):
+    """The run was asked to stop; it saved where it was, and the same command continues it."""
+
+
+class ResumePoint(pl.Callback):
+    """Writes `path` after each validation, and at once when `stop` is set: then it raises StoppedError.
+
+    `bounds` are the steps at which the run validates. Lightning cannot resume inside one of its epochs without training
+    longer or shorter; so a point between two validations carries the loop's state of the last one, and the step count
+    that decides is the module's own.
+    """
+
+    def __init__(self, path: Path, bounds: Sequence[int], stop: threading.Event) -> None:
+        self.path, self._bounds, self._stop = path, frozenset(bounds), stop
+        self._handler = signal.getsignal(signal.SIGTERM)
+        self._loops: dict[str, Any] | None = None
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if threading.current_thread() is threading.main_thread():  # Lightning's handler would end the run unsaved
+            signal.signal(signal.SIGTERM, self._handler)
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
+        if self._stop.is_set() and not self._at_bound(pl_module):  # at a bound the validation comes first
+            self._save(trainer)
+            raise StoppedError
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._save(trainer)
+        if self._stop.is_set():
+            raise StoppedError
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        if self._at_bound(pl_module):
+            self._loops = checkpoint["loops"]
+        else:
+            del checkpoint["loops"]
+            if self._loops is not None:
+                checkpoint["loops"] = self._loops
+
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        self._loops = checkpoint.get("loops")
+
+    def _at_bound(self, module: pl.LightningModule) -> bool:
+        return cast(Classifier, module).step in self._bounds
+
+    def _save(self, trainer: pl.Trainer) -> None:
+        write_atomically(self.path, trainer.save_checkpoint)
+
+
+@contextmanager
+def stop_on_sigterm() -> Iterator[threading.Event]:
+    """Give an event that SIGTERM sets: the run saves, and ends with StoppedError."""
+    stop = threading.Event()
+    previous = signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    try:
+        yield stop
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def whole(checkpoint: Path) -> Path | None:
+    """Return the checkpoint if all its checksums hold; a damaged one is removed: the run starts from its first step."""
+    if not checkpoint.exists():
+        return None
+    try:
+        with zipfile.ZipFile(checkpoint) as archive:
+            damaged = archive.testzip()
+    except (OSError, EOFError, zipfile.BadZipFile, RuntimeError, NotImplementedError) as error:
+        damaged = str(error)
+    if damaged is None:
+        return checkpoint
+    print(f"{checkpoint} is damaged ({damaged}): starting from step 0")
+    checkpoint.unlink()
+    return None
