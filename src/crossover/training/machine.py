@@ -1,0 +1,104 @@
+"""What does a run compute on, and what did it take? Device, memory, versions and the state of the code."""
+
+import ctypes
+import platform
+import resource
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from crossover.config import CrossoverError, RunConfig
+from crossover.training.step import Engine
+
+Precision = Literal["fp32", "bf16"]
+_PACKAGES = ("torch", "torchvision", "timm", "pytorch-lightning", "numpy", "hydra-core", "wandb", "crossover")
+
+
+def resolve_device(run: RunConfig, local_rank: int = 0) -> torch.device:
+    """Return the device that `machine.device` asks for; auto is CUDA where there is one."""
+    available = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if run.machine.device == "cuda" and not available:
+        raise CrossoverError("machine.device=cuda was asked for but there is no CUDA device; use machine.device=cpu")
+    if run.machine.device == "cpu" or not available:
+        return torch.device("cpu")
+    if local_rank >= available:
+        raise CrossoverError(
+            f"trainer.devices={run.trainer.devices} but {available} CUDA devices are visible; ask for less"
+        )
+    return torch.device("cuda", local_rank)
+
+
+def resolve_precision(run: RunConfig, device: torch.device) -> Precision:
+    """Return the precision that the run asks for; auto is bf16 autocast on CUDA."""
+    wanted = run.precision == "bf16" or (run.precision == "auto" and device.type == "cuda")
+    return "bf16" if wanted else "fp32"
+
+
+def resolve_engine(run: RunConfig, device: torch.device) -> Engine:
+    """Return how a step runs; auto is eager, until the graphs have been measured on a GPU."""
+    if run.machine.engine == "graph" and device.type != "cuda":
+        raise CrossoverError("machine.engine=graph needs a CUDA device; use eager or compile on a CPU")
+    return "eager" if run.machine.engine == "auto" else run.machine.engine
+
+
+def tune_allocator() -> None:
+    """Let glibc keep freed memory: without this each step maps its activations anew (docs/performance.md)."""
+    if platform.libc_ver()[0] != "glibc":
+        return
+    trim_threshold, top_pad, mmap_max = -1, -2, -4
+    libc = ctypes.CDLL(None)
+    libc.mallopt(mmap_max, 0)
+    libc.mallopt(trim_threshold, 2**31 - 1)
+    libc.mallopt(top_pad, 64 * 2**20)
+
+
+def device_name(device: torch.device) -> str:
+    """Return the marketing name of the device, such as `NVIDIA H100` or the CPU's model."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def forget_peaks(device: torch.device) -> None:
+    """Let the peaks of memory begin anew: they are those of a process, which may do several runs."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    if sys.platform == "linux":
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak_rss_bytes() -> int:
+    """Return the largest resident memory of this process since `forget_peaks`; elsewhere than on Linux, ever."""
+    if sys.platform == "linux":
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) * 1024
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def package_versions() -> dict[str, str]:
+    return {"python": platform.python_version()} | {name: version(name) for name in _PACKAGES}
+
+
+def git_state() -> dict[str, Any]:
+    """Return the commit of the code and whether what runs differs from it; nulls outside a git checkout."""
+    here = Path(__file__).parent
+
+    def git(*command: str) -> str:
+        done = subprocess.run(["git", "-C", here, *command], capture_output=True, text=True, check=True)
+        return done.stdout.strip()
+
+    try:
+        top = git("rev-parse", "--show-toplevel")
+        code = [f"{top}/{part}" for part in ("src", "conf", "scripts", "requirements.lock")]
+        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "--", *code))}
+    except (OSError, subprocess.CalledProcessError):
+        return {"commit": None, "dirty": None}

@@ -1,0 +1,150 @@
+"""The step of every engine is the arithmetic of a plain PyTorch loop."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from crossover.config import CrossoverError, RunConfig
+from crossover.data.images import open_dataset
+from crossover.data.loader import Images, TrainBatches
+from crossover.data.subsets import subset
+from crossover.training import run as running
+from crossover.training.machine import resolve_engine
+from crossover.training.models import build_model, weight_decay_groups
+from crossover.training.run import execute
+from crossover.training.step import WARM_UP, Captured, CudaGraph
+from tests.worlds import VIT, results, small_run
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def _quiet(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(running, "tune_allocator", lambda: None)
+
+
+def plain_losses(run: RunConfig, *, bf16: bool) -> list[float]:
+    """Return the loss of each step of a loop that shares only data, augmentation and network with ours."""
+    dataset = open_dataset(run.data, Path(run.machine.data_dir))
+    indices = subset(dataset.pool, dataset.labels, n_train=run.n_train, chain=run.chain)
+    batches = TrainBatches(
+        Images(dataset.images, dataset.labels, indices, CPU, 1e9),
+        dataset,
+        run.augment,
+        batch_size=run.recipe.batch_size,
+        seed=run.seed,
+    )
+    torch.manual_seed(run.seed)
+    network = build_model(run.model, image_size=16, classes=10).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    groups = weight_decay_groups(network, run.recipe.weight_decay)
+    optimizer = torch.optim.AdamW(groups, lr=1, betas=run.recipe.betas, fused=True)
+    steps = run.budget.steps or 0
+    losses = []
+    for step in range(steps):
+        for group in optimizer.param_groups:  # no warm-up: one step of it, then a cosine
+            progress = 0.0 if step == 0 else (step - 1) / (steps - 1)
+            group["lr"] = (
+                run.recipe.lr * 0.5 * (1 + torch.cos(torch.tensor(progress * torch.pi, dtype=torch.float64)).item())
+            )
+        x, target = batches.at(step)
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            logits = network(x)
+        loss = F.cross_entropy(logits.float(), target, label_smoothing=run.recipe.label_smoothing)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return losses
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("model", [None, VIT])
+def test_a_run_has_the_losses_of_a_plain_loop(tmp_path: Path, model: dict[str, Any] | None, precision: str) -> None:
+    changes: dict[str, Any] = {"augment": {"name": "crop_flip", "crop": 2, "flip": True}, "precision": precision}
+    if model:
+        changes["model"] = model
+    run = small_run(tmp_path, **changes)
+    expected = plain_losses(run, bf16=precision == "bf16")
+    record = execute(run)
+    means = [sum(expected[start : start + 6]) / 6 for start in range(0, 24, 6)]
+    assert [row["train_loss"] for row in record["history"]] == pytest.approx(means, abs=1e-6)
+
+
+def test_chunks_do_not_change_a_bf16_run_with_dropout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    changes: dict[str, Any] = {"precision": "bf16", "model": VIT | {"args": VIT["args"] | {"proj_drop_rate": 0.2}}}
+    whole = execute(small_run(tmp_path / "a", **changes))
+    monkeypatch.setattr("crossover.training.datamodule.CHUNK", 1)
+    assert results(execute(small_run(tmp_path / "b", **changes))) == results(whole)
+
+
+class Recorded:
+    """Stands for a CUDA graph: keeps what was captured, and runs it at each replay."""
+
+    def __init__(self) -> None:
+        self.log: list[str] = []
+
+    def warm_up(self, function: Callable[[], None]) -> None:
+        self.log.append("eager")
+        function()
+
+    def capture(self, function: Callable[[], None]) -> None:
+        self.log.append("capture")
+        self.captured = function
+
+    def replay(self) -> None:
+        self.log.append("replay")
+        self.captured()
+
+
+def test_a_captured_function_sees_every_input_once() -> None:
+    seen: list[tuple[Tensor, Tensor]] = []
+    graph = Recorded()
+    captured = Captured(lambda a, b: seen.append((a.clone(), b.clone())), cast(CudaGraph, graph))
+    inputs = [(torch.full((4,), float(i)), torch.full((4,), i)) for i in range(WARM_UP + 3)]
+    for first, second in inputs:
+        captured(first, second)
+    torch.testing.assert_close(seen, inputs, rtol=0, atol=0)
+    assert graph.log == ["eager"] * WARM_UP + ["capture"] + ["replay"] * 3
+
+
+def test_a_graph_without_a_gpu_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CrossoverError, match="needs a CUDA device; use eager or compile"):
+        resolve_engine(small_run(tmp_path, machine__engine="graph"), CPU)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", [None, VIT])
+def test_compiled_and_eager_runs_agree(tmp_path: Path, model: dict[str, Any] | None) -> None:
+    changes: dict[str, Any] = {"model": model} if model else {}
+    eager, compiled = (
+        execute(small_run(tmp_path / engine, machine__engine=engine, **changes)) for engine in ("eager", "compile")
+    )
+    for one, other in zip(eager["history"], compiled["history"], strict=True):
+        assert one["train_loss"] == pytest.approx(other["train_loss"], rel=1e-3)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("engine", ["graph", "compile"])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"model": VIT},
+        {"recipe__optimizer": "sgd", "recipe__lr": 0.05, "recipe__grad_clip": 1.0, "recipe__ema_decay": 0.9},
+        {"augment": {"name": "a", "crop": 2, "flip": True, "erase": 0.25, "mixup": 0.8, "cutmix": 1.0}},
+        {"augment": {"name": "a", "policy": "randaugment"}},
+    ],
+)
+def test_captured_and_eager_runs_agree(tmp_path: Path, changes: dict[str, Any], engine: str) -> None:
+    changes = {"precision": "fp32", "machine__device": "cuda"} | changes
+    eager, captured = (
+        execute(small_run(tmp_path / name, machine__engine=name, **changes)) for name in ("eager", engine)
+    )
+    for one, other in zip(eager["history"], captured["history"], strict=True):
+        assert one["train_loss"] == pytest.approx(other["train_loss"], rel=1e-3)
+    assert captured["device_memory_bytes"] > 0
