@@ -187,7 +187,20 @@ class MachineConfig(_Frozen):
     """Raw data and caches."""
     outputs: str = "outputs"
     resident_gb: float = Field(default=4.0, ge=0)
-    """Training images up to this size are kept in device memory; larger sets stream from the memory map."""
+    """A set of images up to this size (and a quarter of the free memory) is kept in device memory; larger sets stream
+    from the memory map."""
+    engine: Literal["auto", "eager", "compile", "graph"] = "auto"
+    """How a step runs: as it is; through TorchInductor; or, on CUDA, as one CUDA graph (compile does that too). auto:
+    eager."""
+
+
+class TrainerConfig(_Frozen):
+    """How many devices train one run together (DDP). Part of the run's identity: dropout draws and sums differ."""
+
+    devices: int = Field(default=1, ge=1)
+    """On each node. The batch of the recipe is split among all devices."""
+    num_nodes: int = Field(default=1, ge=1)
+    """Above 1 the run must be started by srun, one task per device."""
 
 
 class RunConfig(_Frozen):
@@ -206,6 +219,7 @@ class RunConfig(_Frozen):
     """Initial weights, batch order and augmentation; never the subset."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """auto: bf16 autocast on CUDA, fp32 on CPU."""
+    trainer: TrainerConfig = TrainerConfig()
     logger: LoggerConfig = LoggerConfig()
     machine: MachineConfig = MachineConfig()
 
@@ -219,6 +233,17 @@ class RunConfig(_Frozen):
                     f"n_train={self.n_train} is over the pool of {self.data.n_pool} images of {self.data.name}"
                     " (raise data.n_pool, or ask for fewer)"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _shared_batch(self) -> "RunConfig":
+        count = self.trainer.devices * self.trainer.num_nodes
+        if self.recipe.batch_size % count:
+            raise ValueError(
+                f"recipe.batch_size={self.recipe.batch_size} cannot be split among {count} devices; make it a multiple"
+            )
+        if count > 1 and self.machine.engine == "graph":
+            raise ValueError(f"machine.engine=graph is for one device, not {count}; use eager or compile")
         return self
 
     @property

@@ -11,6 +11,7 @@ import timm
 import torch
 from timm.layers.conv_bn_act import ConvNormAct
 from timm.layers.hybrid_embed import HybridEmbed
+from timm.layers.norm_act import convert_sync_batchnorm
 from timm.layers.pos_embed_sincos import build_sincos2d_pos_embed
 from timm.models import ByoBlockCfg, ByobNet, ByoModelCfg, ResNet, VisionTransformer, model_entrypoint
 from timm.optim._param_groups import param_groups_weight_decay
@@ -197,6 +198,16 @@ def _set_position(model: Any, config: ModelConfig) -> None:
     position = torch.zeros_like(model.pos_embed)
     position[0, position.shape[1] - len(grid) :] = grid
     model.pos_embed = nn.Parameter(position, requires_grad=False)
+
+
+def share_batch_norm(model: nn.Module, device: torch.device) -> nn.Module:
+    """Return the network with batch-norm statistics of the whole batch, when several processes train on its parts."""
+    if device.type != "cuda" and any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules()):
+        raise CrossoverError(
+            "trainer.devices above 1 with batch norm needs CUDA devices, as only they can share its statistics; use one"
+            " device, or a model without batch norm"
+        )
+    return convert_sync_batchnorm(model)  # timm's: torch's own would drop the activations that timm fuses into norms
 
 
 def count_parameters(model: nn.Module) -> int:

@@ -11,29 +11,40 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from crossover.config import CrossoverError, RecipeConfig
-from crossover.data.loader import step_seed
+from crossover.data.loader import Batch, TrainBatches, step_seed
 from crossover.training.models import weight_decay_groups
+from crossover.training.step import Engine, Function, Update, metric_sums, with_engine
 
-Batch = tuple[Tensor, Tensor]
 Chunk = tuple[int, list[Batch]]
-"""The first step and the batches of several consecutive ones."""
+"""The first step and the raw batches of several consecutive ones."""
 _RESUMED = ("step", "history", "best", "train_seconds")
 
 
 class Classifier(pl.LightningModule):
-    """A network and its recipe. A Lightning batch is a chunk: the batches of several consecutive steps.
+    """A network and its recipe. A Lightning batch is a chunk: the raw batches of several consecutive steps.
 
     Metrics are summed on the device and read once per validation: reading a number every step would make the device
     wait for Python.
     """
 
-    def __init__(self, network: nn.Module, recipe: RecipeConfig, *, total_steps: int, seed: int) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        recipe: RecipeConfig,
+        batches: TrainBatches,
+        *,
+        total_steps: int,
+        bf16: bool = False,
+        engine: Engine = "eager",
+    ) -> None:
         super().__init__()
         self.automatic_optimization = False
-        self.network, self.recipe, self.total_steps, self.seed = network, recipe, total_steps, seed
+        self.network, self.recipe, self.batches = network, recipe, batches
+        self.total_steps, self.bf16, self.engine = total_steps, bf16, engine
         self.average: AveragedModel | None = None
         if recipe.ema_decay is not None:
             self.average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema_decay), use_buffers=True)
+            self.average.requires_grad_(False)
         self.step = 0
         self.history: list[dict[str, float]] = []
         self.best: dict[str, Any] = {"val_error": math.inf, "step": 0, "weights": None}
@@ -41,24 +52,23 @@ class Classifier(pl.LightningModule):
         self._train = self._validation = torch.zeros(3)
         self._leg = (0, 0.0)
         self._carried: dict[str, Any] | None = None
+        self._advance: Function
+        self._optimizer: torch.optim.Optimizer
 
     @property
     def evaluated(self) -> nn.Module:
         """The network that is validated and tested: the moving average where the recipe asks for one."""
         return self.network if self.average is None else self.average.module
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.evaluated(x)
+    @property
+    def _captures(self) -> bool:
+        return self.engine != "eager" and self.batches.images.device.type == "cuda"
 
-    def configure_optimizers(self) -> Any:
+    def configure_optimizers(self) -> torch.optim.Optimizer:
         recipe, groups = self.recipe, weight_decay_groups(self.network, self.recipe.weight_decay)
-        optimizer: torch.optim.Optimizer
         if recipe.optimizer == "adamw":
-            optimizer = torch.optim.AdamW(groups, lr=recipe.lr, betas=recipe.betas, fused=True)
-        else:
-            optimizer = torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=True, fused=True)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self.learning_rate_factor)
-        return [optimizer], [schedule]
+            return torch.optim.AdamW(groups, lr=recipe.lr, betas=recipe.betas, fused=True, capturable=self._captures)
+        return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=True, fused=True)
 
     def learning_rate_factor(self, step: int) -> float:
         """Return the share of the peak rate at `step`: linear warm-up, then a cosine that ends at zero."""
@@ -68,42 +78,51 @@ class Classifier(pl.LightningModule):
         progress = (step - warmup) / max(1, self.total_steps - warmup)
         return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 
-    def on_fit_start(self) -> None:
+    def on_train_start(self) -> None:
         self._train = torch.zeros(3, device=self.device, dtype=torch.float64)
         self._validation = torch.zeros_like(self._train)
+        self._optimizer = self.optimizers(use_pl_optimizer=False)  # type: ignore[assignment]
+        if self._captures:  # a graph reads the rate from where it was at the capture
+            rate = torch.zeros((), device=self.device)
+            for group in self._optimizer.param_groups:
+                group["lr"] = rate
+        update = Update(
+            self.network, self._optimizer, self.recipe, self._train, bf16=self.bf16, backward=self.manual_backward
+        )
+        self._advance = with_engine(update, self.batches, self.engine, self.device)
 
     def on_train_epoch_start(self) -> None:
         self._leg = (self.step, time.perf_counter())
         if self._carried is not None:  # stopped between two validations: the leg goes on
             self._leg = (self._carried["first"], time.perf_counter() - self._carried["seconds"])
-            self._train += torch.tensor(self._carried["sums"], device=self.device, dtype=torch.float64)
+            if self.trainer.is_global_zero:  # the sums are those of all processes
+                self._train += torch.tensor(self._carried["sums"], device=self.device, dtype=torch.float64)
             self._carried = None
 
     def training_step(self, chunk: Chunk) -> None:
         first, batches = chunk
         if first != self.step:
             raise RuntimeError(f"batches of step {first} at step {self.step}")
-        optimizer: Any = self.optimizers(use_pl_optimizer=False)
-        schedule: Any = self.lr_schedulers()
-        # dropout and stochastic depth draw from the global generator: seeded by the step, a resumed run repeats them
-        torch.manual_seed(step_seed(self.seed, self.step) ^ 1)
-        for x, target in batches:
-            logits = self.network(x)
-            loss = F.cross_entropy(logits, target, label_smoothing=self.recipe.label_smoothing)
-            optimizer.zero_grad()
-            self.manual_backward(loss)
-            if self.recipe.grad_clip is not None:
-                nn.utils.clip_grad_norm_(self.network.parameters(), self.recipe.grad_clip)
-            optimizer.step()
-            schedule.step()
+        for images, labels in batches:
+            self._set_rate(self.recipe.lr * self.learning_rate_factor(self.step))
+            # all draws follow from the step, so that a resumed run repeats them; dropout uses the global generator
+            self.batches.seed_step(self.step)
+            torch.manual_seed(step_seed(self.batches.seed, self.step) ^ 1)
+            self._advance(images, labels)
             if self.average is not None:
                 self.average.update_parameters(self.network)
-            self._train += _sums(loss.detach(), logits.detach(), target)
             self.step += 1
+
+    def _set_rate(self, rate: float) -> None:
+        for group in self._optimizer.param_groups:
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(rate)
+            else:
+                group["lr"] = rate
 
     def on_validation_epoch_start(self) -> None:
         first, started = self._leg
-        loss, error = _means(self._train)  # reading waits for the device: only then is the leg over
+        loss, error = _means(self._over_ranks(self._train))  # reading waits for the device: only then is the leg over
         seconds = time.perf_counter() - started
         self.train_seconds += seconds
         self._leg = (self.step, time.perf_counter())
@@ -121,13 +140,20 @@ class Classifier(pl.LightningModule):
             }
         )
 
+    def _over_ranks(self, sums: Tensor) -> Tensor:
+        """Add up `sums` over the processes of the run, in place."""
+        if self.trainer.world_size > 1:
+            torch.distributed.all_reduce(sums)
+        return sums
+
     def validation_step(self, batch: Batch) -> None:
         x, labels = batch
-        logits = self(x)
-        self._validation += _sums(F.cross_entropy(logits, labels), logits, labels)
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.bf16):
+            logits = self.evaluated(x)
+        self._validation += metric_sums(F.cross_entropy(logits.float(), labels), logits, labels)
 
     def on_validation_epoch_end(self) -> None:
-        loss, error = _means(self._validation)
+        loss, error = _means(self._over_ranks(self._validation))
         row = self.history[-1]
         row |= {"val_loss": loss, "val_error": error}
         if not (math.isfinite(row["train_loss"]) and math.isfinite(loss)):
@@ -145,7 +171,8 @@ class Classifier(pl.LightningModule):
         checkpoint["crossover"] = {name: getattr(self, name) for name in _RESUMED}
         first, started = self._leg
         if first != self.step:
-            leg = {"first": first, "sums": self._train.tolist(), "seconds": time.perf_counter() - started}
+            sums = self._over_ranks(self._train.clone()).tolist()
+            leg = {"first": first, "sums": sums, "seconds": time.perf_counter() - started}
             checkpoint["crossover"]["leg"] = leg
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -156,14 +183,6 @@ class Classifier(pl.LightningModule):
     def load_best(self) -> None:
         """Put the selected weights into the evaluated network."""
         self.evaluated.load_state_dict(self.best["weights"])
-
-
-def _sums(loss: Tensor, logits: Tensor, target: Tensor) -> Tensor:
-    """Return (summed loss, errors, images) as float64 (3,); a soft target counts as its largest class."""
-    labels = target if target.ndim == 1 else target.argmax(1)
-    count = len(labels)
-    errors = (logits.argmax(1) != labels).sum()
-    return torch.stack([loss.double() * count, errors.double(), torch.full_like(errors, count).double()])
 
 
 def _means(sums: Tensor) -> tuple[float, float]:

@@ -36,13 +36,13 @@ class ResumePoint(pl.Callback):
             signal.signal(signal.SIGTERM, self._handler)
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
-        if self._stop.is_set() and not self._at_bound(pl_module):  # at a bound the validation comes first
+        if not self._at_bound(pl_module) and self._stopping(trainer):  # at a bound the validation comes first
             self._save(trainer)
             raise StoppedError
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._save(trainer)
-        if self._stop.is_set():
+        if self._stopping(trainer):
             raise StoppedError
 
     def on_save_checkpoint(
@@ -63,8 +63,15 @@ class ResumePoint(pl.Callback):
     def _at_bound(self, module: pl.LightningModule) -> bool:
         return cast(Classifier, module).step in self._bounds
 
+    def _stopping(self, trainer: pl.Trainer) -> bool:
+        """Return whether any process of the run was asked to stop: all must leave at the same step."""
+        return bool(trainer.strategy.reduce_boolean_decision(self._stop.is_set(), all=False))
+
     def _save(self, trainer: pl.Trainer) -> None:
-        write_atomically(self.path, trainer.save_checkpoint)
+        if trainer.is_global_zero:
+            write_atomically(self.path, trainer.save_checkpoint)
+        else:
+            trainer.save_checkpoint(self.path)  # takes part, writes nothing
 
 
 @contextmanager

@@ -1,25 +1,20 @@
 """What does one run do? From a config to a record: train, select on validation, read the test set once."""
 
-import ctypes
 import logging
-import platform
-import resource
-import subprocess
 import threading
 import time
 import warnings
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
 from pytorch_lightning.loggers import Logger
-from pytorch_lightning.plugins.environments import LightningEnvironment  # type: ignore[attr-defined]
+from pytorch_lightning.plugins.environments import LightningEnvironment, SLURMEnvironment  # type: ignore[attr-defined]
 from safetensors.torch import save_file
 from torch import nn
 
@@ -30,14 +25,25 @@ from crossover.data.subsets import index_hash, subset
 from crossover.files import write_atomically, write_json
 from crossover.training.datamodule import SubsetData, leg_bounds
 from crossover.training.loggers import close_logger, log_summary, make_logger
-from crossover.training.models import build_model, count_parameters, forward_flops
+from crossover.training.machine import (
+    Precision,
+    device_name,
+    forget_peaks,
+    git_state,
+    package_versions,
+    peak_rss_bytes,
+    resolve_device,
+    resolve_engine,
+    resolve_precision,
+    tune_allocator,
+)
+from crossover.training.models import build_model, count_parameters, forward_flops, share_batch_norm
 from crossover.training.module import Classifier, label_smoothing_floor
+from crossover.training.ranks import Rank, companions, this_rank
 from crossover.training.resume import ResumePoint, whole
 
 TRAIN_SAMPLE = 5_000
 """Training images, at most, on which the final training error is measured."""
-Precision = Literal["fp32", "bf16"]
-_PACKAGES = ("torch", "torchvision", "timm", "pytorch-lightning", "numpy", "hydra-core", "wandb", "crossover")
 
 
 @dataclass(frozen=True)
@@ -56,9 +62,16 @@ def execute(run: RunConfig, stop: threading.Event | None = None) -> dict[str, An
     Raises CrossoverError for what the user can mend, a diverging training included, and StoppedError after `stop` was
     set and the run saved.
     """
+    rank = this_rank(run.trainer)
+    with companions(run, rank):
+        return _execute(run, rank, stop or threading.Event())
+
+
+def _execute(run: RunConfig, rank: Rank, stop: threading.Event) -> dict[str, Any]:
     started = time.perf_counter()
-    device = resolve_device(run)
-    precision: Precision = "bf16" if _wants_bf16(run, device) else "fp32"
+    device = resolve_device(run, rank.local)
+    forget_peaks(device)
+    precision, engine = resolve_precision(run, device), resolve_engine(run, device)
     torch.set_num_threads(run.machine.threads)
     tune_allocator()
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
@@ -71,8 +84,15 @@ def execute(run: RunConfig, stop: threading.Event | None = None) -> dict[str, An
     steps = run.budget.total_steps(run.n_train, run.recipe.batch_size, forward)
     bounds = leg_bounds(steps, run.budget.evaluations)
     network = network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    module = Classifier(network, run.recipe, total_steps=steps, seed=run.seed)
-    data = SubsetData(run, dataset, indices, module, bounds=bounds, device=device)
+    if rank.count > 1:
+        network = share_batch_norm(network, device)
+    data = SubsetData(run, dataset, indices, bounds=bounds, device=device, rank=rank)
+    module = Classifier(
+        network, run.recipe, data.train_batches, total_steps=steps, bf16=precision == "bf16", engine=engine
+    )
+    if rank.index > 0:  # the first one writes
+        _fit(run, module, data, rank, None, stop)
+        return {}
 
     seen = steps * run.recipe.batch_size
     facts = identify(run) | {
@@ -84,6 +104,7 @@ def execute(run: RunConfig, stop: threading.Event | None = None) -> dict[str, An
         "loss_floor": label_smoothing_floor(run.recipe.label_smoothing, len(dataset.classes)),
         "device": device_name(device),
         "precision": precision,
+        "engine": engine,
         "threads": run.machine.threads,
         "dataset_hash": dataset.hash,
         "subset_hash": index_hash(indices),
@@ -91,7 +112,7 @@ def execute(run: RunConfig, stop: threading.Event | None = None) -> dict[str, An
     run.run_dir.mkdir(parents=True, exist_ok=True)
     logger = make_logger(run, facts)
     try:
-        _fit(run, module, data, device, precision, logger, stop or threading.Event())
+        _fit(run, module, data, rank, logger, stop)
         record = facts | _measure(run, module, data, precision) | _provenance(device, started)
         record |= {"classes": list(dataset.classes), "config": run.model_dump(mode="json")}
         log_summary(logger, record)
@@ -120,25 +141,20 @@ def identify(run: RunConfig) -> dict[str, Any]:
 
 
 def _fit(
-    run: RunConfig,
-    module: Classifier,
-    data: SubsetData,
-    device: torch.device,
-    precision: Precision,
-    logger: Logger | None,
-    stop: threading.Event,
+    run: RunConfig, module: Classifier, data: SubsetData, rank: Rank, logger: Logger | None, stop: threading.Event
 ) -> None:
     checkpoint = run.run_dir / "last.ckpt"
     # where Slurm is installed Lightning wants srun; we start our own processes
     warnings.filterwarnings("ignore", message="The `srun` command is available")
     trainer = pl.Trainer(
-        accelerator="gpu" if device.type == "cuda" else "cpu",
-        devices=1,
-        precision="bf16-mixed" if precision == "bf16" else "32-true",
+        accelerator="gpu" if data.device.type == "cuda" else "cpu",
+        devices=run.trainer.devices if data.device.type == "cpu" or rank.count > 1 else [data.device.index],
+        num_nodes=run.trainer.num_nodes,
+        strategy="ddp" if rank.count > 1 else "auto",
         max_epochs=len(data.bounds) - 1,
         logger=logger or False,
         callbacks=[ResumePoint(checkpoint, data.bounds, stop)],
-        plugins=[LightningEnvironment()],
+        plugins=[SLURMEnvironment(auto_requeue=False) if rank.by_slurm else LightningEnvironment()],
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
@@ -146,8 +162,12 @@ def _fit(
         use_distributed_sampler=False,
         default_root_dir=run.run_dir,
     )
-    # weights_only: a checkpoint in a shared folder must not be able to run code
-    trainer.fit(module, data, ckpt_path=whole(checkpoint), weights_only=True)
+    try:
+        # weights_only: a checkpoint in a shared folder must not be able to run code
+        trainer.fit(module, data, ckpt_path=whole(checkpoint), weights_only=True)
+    finally:
+        if rank.count > 1 and torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
     if module.step != module.total_steps:
         raise CrossoverError(f"{run.run_id} stopped at step {module.step} of {module.total_steps}; start it again")
 
@@ -158,9 +178,9 @@ def _measure(run: RunConfig, module: Classifier, data: SubsetData, precision: Pr
     network = module.evaluated.to(data.device).eval()
     results = {
         "test": evaluate(network, data.test_dataloader(), precision),
-        "val": evaluate(network, data.val_dataloader(), precision),
         "train": evaluate(network, data.train_sample(TRAIN_SAMPLE), precision),
     }
+    selected = next(row for row in module.history if row["step"] == module.best["step"])
     weights = {k: v.contiguous().cpu() for k, v in network.state_dict().items()}
     write_atomically(run.run_dir / "weights.safetensors", lambda path: save_file(weights, path))
     test = results["test"]
@@ -173,6 +193,8 @@ def _measure(run: RunConfig, module: Classifier, data: SubsetData, precision: Pr
         errors
         | losses
         | {
+            "val_error": selected["val_error"],
+            "val_loss": selected["val_loss"],
             "test_error_by_class": by_class,
             "n_test": len(test.labels),
             "best_step": module.best["step"],
@@ -202,62 +224,12 @@ def evaluate(network: nn.Module, batches: EvalBatches, precision: Precision) -> 
     return Evaluation(float(torch.stack(losses).sum()) / len(truth), float((truth != guess).mean()), truth, guess)
 
 
-def resolve_device(run: RunConfig) -> torch.device:
-    """Return the device that `machine.device` asks for; auto is CUDA where there is one."""
-    if run.machine.device == "cuda" and not torch.cuda.is_available():
-        raise CrossoverError("machine.device=cuda was asked for but there is no CUDA device; use machine.device=cpu")
-    cuda = torch.cuda.is_available() if run.machine.device == "auto" else run.machine.device == "cuda"
-    return torch.device("cuda", 0) if cuda else torch.device("cpu")
-
-
-def _wants_bf16(run: RunConfig, device: torch.device) -> bool:
-    return run.precision == "bf16" or (run.precision == "auto" and device.type == "cuda")
-
-
-def tune_allocator() -> None:
-    """Let glibc keep freed memory: without this each step maps and faults its activations anew (see PERFORMANCE)."""
-    if platform.libc_ver()[0] != "glibc":
-        return
-    trim_threshold, top_pad, mmap_max = -1, -2, -4
-    libc = ctypes.CDLL(None)
-    libc.mallopt(mmap_max, 0)
-    libc.mallopt(trim_threshold, 2**31 - 1)
-    libc.mallopt(top_pad, 64 * 2**20)
-
-
-def device_name(device: torch.device) -> str:
-    """Return the marketing name of the device, such as `NVIDIA H100` or the CPU's model."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
-
-
 def _provenance(device: torch.device, started: float) -> dict[str, Any]:
     return {
         "total_seconds": time.perf_counter() - started,
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-        "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "peak_rss_bytes": peak_rss_bytes(),
         "device_memory_bytes": torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None,
-        "versions": {"python": platform.python_version()} | {name: version(name) for name in _PACKAGES},
+        "versions": package_versions(),
         "git": git_state(),
     }
-
-
-def git_state() -> dict[str, Any]:
-    """Return the commit of the code and whether what runs differs from it; nulls outside a git checkout."""
-    here = Path(__file__).parent
-
-    def git(*command: str) -> str:
-        done = subprocess.run(["git", "-C", here, *command], capture_output=True, text=True, check=True)
-        return done.stdout.strip()
-
-    try:
-        top = git("rev-parse", "--show-toplevel")
-        code = [f"{top}/{part}" for part in ("src", "conf", "scripts", "requirements.lock")]
-        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "--", *code))}
-    except (OSError, subprocess.CalledProcessError):
-        return {"commit": None, "dirty": None}

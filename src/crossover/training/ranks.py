@@ -1,0 +1,132 @@
+"""Which process of a run is this one? Several devices train one run through Lightning's DDP, one process each.
+
+Under srun with one task per device the tasks are those processes; else the run starts the others on this machine.
+"""
+
+import multiprocessing
+import os
+import socket
+import sys
+import threading
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing.connection import wait
+from multiprocessing.process import BaseProcess
+
+from crossover.config import CrossoverError, RunConfig, TrainerConfig
+from crossover.files import write_text
+
+
+@dataclass(frozen=True)
+class Rank:
+    """One of `count` processes that train a run; the first writes its files."""
+
+    index: int = 0
+    count: int = 1
+    local: int = 0
+    """Position on its node: the device it uses."""
+    by_slurm: bool = False
+    """Started by srun, as all the others."""
+
+    def rows(self, batch_size: int) -> slice:
+        """Return the rows of a batch that this process trains on."""
+        share = batch_size // self.count
+        return slice(self.index * share, (self.index + 1) * share)
+
+
+ALONE = Rank()
+
+
+def this_rank(config: TrainerConfig) -> Rank:
+    """Return which process this is, from the environment; raise CrossoverError when the others cannot be there."""
+    count = config.devices * config.num_nodes
+    if count == 1:
+        return ALONE
+    if os.environ.get("SLURM_STEP_NUM_TASKS") == str(count):
+        return Rank(int(os.environ["SLURM_PROCID"]), count, int(os.environ["SLURM_LOCALID"]), by_slurm=True)
+    if config.num_nodes > 1:
+        raise CrossoverError(
+            f"trainer.num_nodes={config.num_nodes} must be started by srun with one task per device:"
+            f" srun --nodes={config.num_nodes} --ntasks-per-node={config.devices} COMMAND"
+        )
+    index = int(os.environ.get("LOCAL_RANK", 0))
+    return Rank(index, count, index)
+
+
+@contextmanager
+def companions(run: RunConfig, rank: Rank) -> Iterator[None]:
+    """Let the other processes of the run work beside the first one; does nothing where they are there already.
+
+    When one of them fails, the first would wait for it for ever: this process then ends too, with exit status 1.
+    """
+    if rank.count == 1 or rank.by_slurm or "LOCAL_RANK" in os.environ:
+        yield
+        return
+    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "NODE_RANK": "0"}
+    context = multiprocessing.get_context("spawn")
+    others: list[BaseProcess] = [
+        context.Process(target=_accompany, args=(run, place | {"LOCAL_RANK": str(index)}), daemon=True)
+        for index in range(1, rank.count)
+    ]
+    for process in others:
+        process.start()
+    os.environ.update(place | {"LOCAL_RANK": "0"})
+    over = threading.Event()
+    threading.Thread(target=_end_with, args=(others, over), daemon=True).start()
+    try:
+        yield
+        for process in others:
+            process.join()
+    finally:
+        over.set()
+        for process in others:
+            process.kill()
+            process.join()
+        for name in (*place, "LOCAL_RANK"):
+            os.environ.pop(name, None)
+
+
+def _accompany(run: RunConfig, place: dict[str, str]) -> None:
+    """Entry point of the other processes."""
+    os.environ.update(place)
+    threading.Thread(target=_follow_parent, daemon=True).start()
+    from crossover.training.resume import StoppedError, stop_on_sigterm
+    from crossover.training.run import execute
+
+    try:
+        with stop_on_sigterm() as stop:
+            execute(run, stop)
+    except StoppedError:
+        return
+    except Exception as error:
+        text = f"{error}\n" if isinstance(error, CrossoverError) else traceback.format_exc()
+        write_text(run.run_dir / "error.txt", text)
+        raise
+
+
+def _follow_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+    os._exit(75)
+
+
+def _end_with(processes: list[BaseProcess], over: threading.Event) -> None:
+    """End this process when one of `processes` failed: it may be inside a call that waits for the failed one."""
+    left = list(processes)
+    while left:
+        wait([process.sentinel for process in left])
+        for process in [process for process in left if not process.is_alive()]:
+            left.remove(process)
+            code = process.exitcode
+            if code and not over.is_set():
+                print(f"a process of this run ended with exit status {code}", file=sys.stderr, flush=True)
+                os._exit(1)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
