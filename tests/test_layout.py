@@ -14,6 +14,8 @@ ALLOWED = {
     "analysis": set(),
     "data": {"config", "files"},
     "training": {"config", "files", "data"},
+    "probes": {"config", "files", "data", "training"},
+    "probes/load": {"config", "files", "data", "training", "sweep"},
     "sweep": {"config", "files", "sweep"},
     "sweep/launch": {"config", "files", "sweep", "data", "training"},
     "report": {"config", "files", "analysis", "sweep"},

@@ -1,0 +1,80 @@
+"""Which network is probed? A checkpoint of a run beside its untrained start, or published weights of timm."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import timm
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from crossover.config import CrossoverError, RunConfig
+from crossover.data.images import open_dataset
+from crossover.data.loader import EvalBatches, Images
+from crossover.sweep.records import read_record, thaw
+from crossover.training.models import build_model
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A trained network, as it was before training, and its run."""
+
+    run: RunConfig
+    model: nn.Module
+    untrained: nn.Module
+
+
+def load_run(run_dir: Path) -> Checkpoint:
+    """Return the tested weights of a finished run and its initial ones, drawn again from its seed, on the CPU."""
+    run = thaw(run_dir)
+    classes = len(read_record(run_dir / "record.json")["classes"])
+    path = run_dir / "weights.safetensors"
+    try:
+        weights = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise CrossoverError(f"{path} cannot be read ({error}); delete {run_dir} and repeat its sweep") from None
+    networks = []
+    for _ in range(2):
+        torch.manual_seed(run.seed)
+        networks.append(build_model(run.model, image_size=run.data.image_size, classes=classes))
+    trained, untrained = networks
+    try:
+        trained.load_state_dict(weights)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise CrossoverError(f"{path} does not fit its config: {reason}; repeat its sweep") from None
+    return Checkpoint(run, trained.eval(), untrained.eval())
+
+
+def load_timm(init_from: str) -> nn.Module:
+    """Return a network with published weights, `init_from=timm:<tag>`, such as timm:resnet18.a1_in1k.
+
+    Raises CrossoverError for a tag that timm does not know, and where the weights cannot be fetched.
+    """
+    source, _, tag = init_from.partition(":")
+    if source != "timm" or not tag:
+        raise CrossoverError(f"init_from={init_from} is not known; give timm:<tag>, such as timm:resnet18.a1_in1k")
+    if not timm.is_model(tag):
+        near = ", ".join(timm.list_models(f"*{tag.split('.')[0]}*")[:5]) or "see timm.list_models()"
+        raise CrossoverError(f"timm has no model {tag}; near: {near}")
+    try:
+        return timm.create_model(tag, pretrained=True).eval()
+    except (OSError, RuntimeError, ValueError) as error:  # of the hub, of the network, of a missing tag
+        reason = " ".join(str(error).split())[:200]
+        raise CrossoverError(
+            f"the weights of {init_from} cannot be fetched ({reason}); they come from the Hugging Face hub: use a"
+            " machine with a network, or copy the hub's cache (HF_HOME) from one"
+        ) from None
+
+
+def probe_images(run: RunConfig, count: int) -> tuple[Tensor, Tensor]:
+    """Return the first `count` test images, normalised float32 (count, 3, S, S), and labels.
+
+    Nothing is chosen by them: probes describe a finished run.
+    """
+    dataset = open_dataset(run.data, Path(run.machine.data_dir))
+    taken = torch.arange(min(count, len(dataset.test_labels))).numpy()
+    images = Images(dataset.test_images, dataset.test_labels, taken, torch.device("cpu"), float("inf"))
+    batches = list(EvalBatches(images, dataset, batch_size=len(taken)))
+    return batches[0]

@@ -1,0 +1,383 @@
+"""Every probe on a case whose answer is known, and on small timm networks."""
+
+import itertools
+import json
+import math
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from crossover.config import CrossoverError, ModelConfig
+from crossover.probes import load
+from crossover.probes.attention import (
+    attention_distance,
+    attention_map,
+    attention_rollout,
+    attention_weights,
+    rollout_distance,
+    uniform_distance,
+)
+from crossover.probes.embeddings import (
+    component_tiles,
+    low_frequency_share,
+    patch_filters,
+    position_grid,
+    position_removed,
+    position_similarity,
+)
+from crossover.probes.equivariance import (
+    equivariance_error,
+    lie_derivative,
+    relative_error,
+    shift_consistency,
+    translate,
+)
+from crossover.probes.features import feature_maps, layer_strides, logits_of
+from crossover.probes.representation import cka, linear_probe, receptive_field, unbiased_hsic
+from crossover.probes.robustness import high_pass, low_pass, patch_shuffle, robustness
+from crossover.training.models import build_model
+from tests.worlds import VIT, small_run
+
+
+class Stack(nn.Module):
+    """Convolutions of known padding and stride, listed as timm lists its stages."""
+
+    def __init__(
+        self, *strides: int, padding_mode: Literal["zeros", "circular"] = "circular", linear: bool = False
+    ) -> None:
+        super().__init__()
+        self.layers = nn.Sequential()
+        total = 1
+        self.feature_info = []
+        for i, stride in enumerate(strides):
+            conv = nn.Conv2d(3, 3, 3, stride=stride, padding=1, padding_mode=padding_mode)
+            self.layers.append(conv if linear else nn.Sequential(conv, nn.ReLU()))
+            total *= stride
+            self.feature_info.append({"module": f"layers.{i}", "reduction": total, "num_chs": 3})
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layers(x).mean((2, 3))
+
+
+def images(count: int = 8, size: int = 16, seed: int = 0) -> torch.Tensor:
+    return torch.randn(count, 3, size, size, generator=torch.Generator().manual_seed(seed))
+
+
+def tiny(seed: int = 0, **changes: Any) -> Any:
+    torch.manual_seed(seed)
+    return build_model(ModelConfig(**(VIT | changes)), image_size=16, classes=10)
+
+
+def tiny_resnet(seed: int = 0) -> Any:
+    torch.manual_seed(seed)
+    config = ModelConfig(name="resnet_test", arch="basic_resnet", args={"widths": [8, 16], "depths": [1, 1]})
+    return build_model(config, image_size=16, classes=10)
+
+
+# --- translation
+
+
+def test_circular_convolution_of_stride_one_commutes_with_every_shift() -> None:
+    table = equivariance_error(Stack(1, 1), images(), shifts=(1, 2, 3, 5))
+    assert table["error"].max() <= 1e-12
+    assert table["error_unrelated"].min() > 0.1
+
+
+def test_stride_two_is_exact_at_multiples_of_two_only() -> None:
+    table = equivariance_error(Stack(1, 2), images(), shifts=(1, 2, 3, 4)).query("layer == 'layers.1'")
+    assert (table["residue"] == [1, 0, 1, 0]).all()
+    assert table.query("residue == 0")["error"].max() <= 1e-12
+    assert table.query("residue == 1")["error"].min() > 0.01
+
+
+def test_zero_padding_is_exact_away_from_the_border_only() -> None:
+    table = equivariance_error(Stack(1, padding_mode="zeros"), images(), shifts=(2,))
+    assert table["error_interior"].max() <= 1e-12
+    assert table["error"].min() > 1e-3
+
+
+def test_patches_are_equivariant_to_whole_patches_without_position_embedding_only() -> None:
+    free = equivariance_error(tiny(position="none"), images(), shifts=(1, 4))
+    assert free.query("shift == 4")["error"].max() <= 1e-12
+    assert free.query("shift == 1 and layer == 'patch_embed'")["error"].min() > 0.1
+    bound = equivariance_error(tiny(), images(), shifts=(4,))
+    assert bound.query("layer == 'patch_embed'")["error"].max() <= 1e-12
+    assert bound.query("layer == 'blocks.1'")["error"].min() > 0.01
+
+
+def test_fractional_shifts_add_up_and_are_real_for_smooth_images() -> None:
+    x = low_pass(images(), 0.3).double()
+    torch.testing.assert_close(translate(translate(x, 0.25, 0), 0.75, 0), translate(x, 1, 0), atol=1e-6, rtol=0)
+
+
+def test_global_pooling_of_a_circular_network_is_invariant_and_a_position_bound_network_is_not() -> None:
+    labels = torch.zeros(8, dtype=torch.long)
+    invariant = shift_consistency(Stack(1, 1), images(), labels).iloc[0]
+    assert invariant["consistency"] == 1
+    bound = nn.Sequential(nn.Flatten(), nn.Linear(768, 10))
+    table = shift_consistency(bound, images(64), labels.new_zeros(64)).iloc[0]
+    assert table["consistency"] < 0.5
+    assert 0.1 <= table["consistency_chance"] < 0.5
+
+
+def test_lie_derivative_of_an_invariant_function_is_zero_and_of_a_known_one_is_known() -> None:
+    smooth = low_pass(images(), 0.3)
+
+    class Mean(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x.mean((2, 3))
+
+    assert lie_derivative(Mean(), smooth)["rate"].max() < 1e-9
+
+    class Wave(nn.Module):  # cos and sin of the place of a wave: changes by 2 pi / 16 of its size per pixel
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            place = torch.arange(16, dtype=x.dtype) * (2 * math.pi / 16)
+            rows = x[:, 0].mean(2)
+            return torch.stack([rows @ place.cos(), rows @ place.sin()], 1)
+
+    phase = torch.arange(64)[:, None] * (2 * math.pi / 64)
+    wave = torch.cos(torch.arange(16) * (2 * math.pi / 16) + phase)
+    x = wave[:, None, :, None].expand(-1, 3, -1, 16)
+    rate = lie_derivative(Wave(), x).set_index("axis")["rate"]
+    assert rate["rows"] == pytest.approx(2 * math.pi / 16, rel=1e-3)
+    assert rate["columns"] == pytest.approx(0, abs=1e-9)
+
+
+# --- attention
+
+
+@pytest.mark.parametrize(("side", "tokens"), [(8, 4.137), (14, 7.281), (16, 8.326)])
+def test_uniform_attention_has_the_known_distance(side: int, tokens: float) -> None:
+    cells = list(itertools.product(range(side), repeat=2))
+    exact = sum(math.dist(a, b) for a in cells for b in cells) / len(cells) ** 2
+    assert uniform_distance(side, side) == pytest.approx(exact)
+    assert exact == pytest.approx(tokens, abs=1e-3)
+
+
+@pytest.mark.parametrize("pool", ["avg", "token"])
+def test_uniform_attention_is_measured_as_uniform(pool: str) -> None:
+    model = tiny(pool=pool)
+    for block in model.blocks:
+        nn.init.zeros_(block.attn.qkv.weight)
+    table = attention_distance(model, images())
+    assert table["distance"].to_numpy() == pytest.approx(table["uniform"].to_numpy())
+    assert table["near"].to_numpy() == pytest.approx(table["near_uniform"].to_numpy())
+    assert table["adaptive"].max() < 1e-6
+    assert not table["local"].any()
+    if pool == "avg":  # two layers of half uniform, half identity: three quarters uniform
+        assert rollout_distance(model, images())["distance"][0] == pytest.approx(0.75 * uniform_distance(4, 4))
+
+
+def test_attention_that_is_written_out_reproduces_the_fused_output() -> None:
+    model = tiny(pool="token").eval()
+    block = model.blocks[0].attn
+    fed: list[torch.Tensor] = []
+    handle = block.register_forward_hook(lambda _m, inputs, out: fed.extend([inputs[0], out]))
+    model(images())
+    handle.remove()
+    x, fused = fed
+    weights = attention_weights(model, images())[0]
+    values = block.qkv(x).reshape(8, 17, 3, 2, 8).permute(2, 0, 3, 1, 4)[2]
+    again = block.proj((weights @ values).transpose(1, 2).reshape(8, 17, 16))
+    torch.testing.assert_close(again, fused, atol=1e-6, rtol=1e-5)
+    assert all(b.attn.fused_attn for b in model.blocks), "fused attention must be back"
+
+
+def test_attention_and_rollout_rows_sum_to_one() -> None:
+    model = tiny(pool="token")
+    for rows in (*attention_weights(model, images()), attention_rollout(model, images())):
+        torch.testing.assert_close(rows.sum(-1), torch.ones_like(rows.sum(-1)))
+    assert attention_map(model, images()[0], (1, 2)).sum((2, 3)) == pytest.approx(1)
+
+
+# --- embeddings
+
+
+def test_sinusoidal_positions_are_similar_where_near_and_shuffled_ones_are_not() -> None:
+    ordered = tiny(position="sinusoidal", args=VIT["args"] | {"embed_dim": 64})
+    table = position_similarity(ordered).iloc[0]
+    assert table["spearman"] > 0.6
+    assert table["p_value"] < 0.01
+    assert abs(table["null_low"] + table["null_high"]) < 0.1
+    random = position_similarity(tiny()).iloc[0]
+    assert random["null_low"] < random["spearman"] < random["null_high"]
+    assert position_grid(ordered).diagonal() == pytest.approx(1)
+
+
+def test_removing_positions_changes_nothing_in_a_model_that_has_equal_ones() -> None:
+    model, x = tiny(), images(64)
+    with torch.no_grad():
+        model.pos_embed *= 10
+    labels = logits_of(model, x).argmax(1)
+    table = position_removed(model, x, labels).iloc[0]
+    assert table["accuracy"] == 1
+    assert table["accuracy_without"] < 1
+    with torch.no_grad():
+        model.pos_embed[:] = model.pos_embed[:, :1]
+    labels = logits_of(model, x).argmax(1)
+    assert position_removed(model, x, labels)["accuracy_without"][0] == 1
+
+
+def test_random_filters_are_white_and_flat_filters_are_low() -> None:
+    white = patch_filters(tiny(args=VIT["args"] | {"embed_dim": 256, "num_heads": 2}))
+    assert white["low_frequency_all"][0] == pytest.approx(white["low_frequency_white"][0], abs=0.03)
+    assert white["low_frequency_white"][0] == pytest.approx(9 / 16)
+    assert low_frequency_share(torch.ones(2, 3, 4, 4)) == pytest.approx(1)
+    checker = torch.tensor([[1.0, -1.0], [-1.0, 1.0]]).repeat(2, 2).expand(2, 3, 4, 4)
+    assert low_frequency_share(checker) == pytest.approx(0)
+    assert component_tiles(tiny()).shape == (12, 4, 4, 3)
+
+
+# --- representation
+
+
+def test_cka_of_a_network_with_itself_is_one_and_of_unrelated_data_near_zero() -> None:
+    model = tiny_resnet()
+    own = cka(model, model, images(64), batch=32)
+    assert own.query("layer == other_layer")["cka"].to_numpy() == pytest.approx(1)
+    draw = torch.Generator().manual_seed(0)
+    grams = [(x @ x.T).double() for x in torch.randn(2, 400, 50, generator=draw)]
+    value = unbiased_hsic(*grams) / math.sqrt(unbiased_hsic(grams[0], grams[0]) * unbiased_hsic(grams[1], grams[1]))
+    assert abs(value) < 0.02
+
+
+def test_linear_probe_finds_what_is_there_and_nothing_else() -> None:
+    labels = torch.arange(400) // 2 % 4
+    x = 0.1 * images(400)
+    x[:, :, :8, :8] += labels.double().cos()[:, None, None, None].float()
+    x[:, :, 8:, 8:] += labels.double().sin()[:, None, None, None].float()
+    table = linear_probe(Stack(1), x, labels).set_index("layer")
+    assert table.loc["pixels", "accuracy"] == 1
+    assert table["chance"].iloc[0] == 0.25
+    shuffled = labels[torch.randperm(400, generator=torch.Generator().manual_seed(1))]
+    assert linear_probe(Stack(1), images(400), shuffled)["accuracy"].max() < 0.4
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3])
+def test_receptive_field_of_equal_3x3_filters_is_known(depth: int) -> None:
+    model = Stack(*[1] * depth, linear=True)
+    for conv in model.layers:
+        nn.init.ones_(conv.weight)  # type: ignore[arg-type]
+    last = receptive_field(model, images(2)).iloc[-1]
+    assert last["support"] == 2 * depth + 1
+    assert last["rms"] == pytest.approx(math.sqrt(2 * depth * 2 / 3))  # each layer adds a variance of 2/3 per axis
+    assert last["rms_uniform"] == pytest.approx(math.sqrt(2 * (16**2 - 1) / 12))
+
+
+# --- robustness
+
+
+def test_shuffling_keeps_the_patches_and_moves_them() -> None:
+    x = images()
+    shuffled = patch_shuffle(x, 4)
+    torch.testing.assert_close(x.flatten(1).sort(1).values, shuffled.flatten(1).sort(1).values)
+    assert not torch.equal(x, shuffled)
+    bag = tiny(position="none")
+    torch.testing.assert_close(logits_of(bag, x), logits_of(bag, shuffled), atol=1e-5, rtol=1e-4)
+    with pytest.raises(CrossoverError, match="3 x 3 patches do not divide"):
+        patch_shuffle(x, 3)
+
+
+def test_low_and_high_pass_share_an_image_between_them() -> None:
+    x = images().double()
+    mean = x.mean((2, 3), keepdim=True)
+    torch.testing.assert_close(low_pass(x, 0.25) + high_pass(x, 0.25) - mean, x)
+    flat = torch.ones(1, 3, 16, 16)
+    torch.testing.assert_close(low_pass(flat, 0.1), flat)
+    torch.testing.assert_close(high_pass(flat, 0.1), flat)
+    wave = torch.cos(torch.arange(16) * math.pi / 2).expand(1, 3, 16, 16)  # 0.25 cycles per pixel
+    assert float(low_pass(wave, 0.24).abs().max()) < 1e-6
+    torch.testing.assert_close(low_pass(wave, 0.25), wave)
+
+
+def test_robustness_of_a_constant_network_is_its_accuracy() -> None:
+    class Constant(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.eye(2)[0].expand(len(x), -1)
+
+    table = robustness(Constant(), images(), torch.tensor([0, 0, 0, 0, 0, 0, 1, 1]))
+    assert set(table["change"]) == {"patch_shuffle", "low_pass", "high_pass"}
+    assert (table[["accuracy", "unchanged", "chance"]] == 0.75).all(axis=None)
+
+
+# --- timm's networks and our checkpoints
+
+
+@pytest.mark.parametrize(("arch", "size"), [("resnet10t", 64), ("test_vit", 64), ("test_vit2", 64)])
+def test_probes_accept_networks_of_timm(arch: str, size: int) -> None:
+    torch.manual_seed(0)
+    changes: Any = {"img_size": size} if "vit" in arch else {}
+    model: Any = timm.create_model(arch, num_classes=10, **changes)
+    x, labels = images(6, size), torch.arange(6)
+    strides = layer_strides(model)
+    maps = feature_maps(model, x)
+    assert {name: size // m.shape[-1] for name, m in maps.items()} == strides
+    error = equivariance_error(model, x[:2], shifts=(max(strides.values()), 1))
+    assert error["error"].between(0, 3).all()
+    assert linear_probe(model, x, labels)["accuracy"].between(0, 1).all()
+    assert cka(model, model, x[:5]).query("layer == other_layer")["cka"].to_numpy() == pytest.approx(1)
+    if "vit" in arch:
+        assert len(attention_distance(model, x[:2])) == sum(b.attn.num_heads for b in model.blocks)
+        assert position_similarity(model, permutations=50)["p_value"].between(0, 1).all()
+
+
+def test_a_probe_of_attention_refuses_a_resnet_in_one_line() -> None:
+    with pytest.raises(CrossoverError, match="ByobNet has no tokens"):
+        attention_distance(tiny_resnet(), images())
+    with pytest.raises(CrossoverError, match="no position embedding"):
+        position_similarity(tiny(position="none"))
+
+
+def _finished(folder: Path) -> Path:
+    """Write what a finished run leaves: config, weights, record."""
+    run = small_run(folder, model=VIT, seed=3)
+    run.run_dir.mkdir(parents=True)
+    (run.run_dir / "config.yaml").write_text(json.dumps(run.model_dump(mode="json")))
+    (run.run_dir / "record.json").write_text(json.dumps({"schema": 1, "classes": list(range(10))}))
+    save_file(tiny(seed=9).state_dict(), run.run_dir / "weights.safetensors")
+    return run.run_dir
+
+
+def test_a_checkpoint_comes_with_its_own_start(tmp_path: Path) -> None:
+    checkpoint = load.load_run(_finished(tmp_path))
+    x = images()
+    torch.testing.assert_close(checkpoint.model(x), tiny(seed=9).eval()(x))
+    torch.testing.assert_close(checkpoint.untrained(x), tiny(seed=3).eval()(x))
+    batch, labels = load.probe_images(checkpoint.run, 50)
+    assert batch.shape == (50, 3, 16, 16)
+    assert labels.shape == (50,)
+    assert abs(float(batch.mean())) < 0.05
+
+
+def test_damaged_weights_are_one_line(tmp_path: Path) -> None:
+    folder = _finished(tmp_path)
+    (folder / "weights.safetensors").write_bytes(b"torn")
+    with pytest.raises(CrossoverError, match=r"weights\.safetensors cannot be read"):
+        load.load_run(folder)
+    save_file(tiny_resnet().state_dict(), folder / "weights.safetensors")
+    with pytest.raises(CrossoverError, match="does not fit its config"):
+        load.load_run(folder)
+
+
+def test_published_weights_that_cannot_be_fetched_are_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_network(*_: Any, **__: Any) -> None:
+        raise OSError("We couldn't connect to\n'https://example.org'")
+
+    monkeypatch.setattr("timm.create_model", no_network)
+    with pytest.raises(CrossoverError, match=r"timm:resnet18.a1_in1k cannot be fetched .*HF_HOME") as caught:
+        load.load_timm("timm:resnet18.a1_in1k")
+    assert "\n" not in str(caught.value)
+    for bad, said in (("resnet18", "give timm:<tag>"), ("timm:resnet1800", "timm has no model resnet1800")):
+        with pytest.raises(CrossoverError, match=said):
+            load.load_timm(bad)
+    monkeypatch.setattr("timm.create_model", lambda *_, **__: nn.Identity())
+    assert isinstance(load.load_timm("timm:resnet18.a1_in1k"), nn.Identity)
+
+
+def test_relative_error_of_nothing_is_zero() -> None:
+    assert relative_error(torch.zeros(3), torch.zeros(3)) == 0
