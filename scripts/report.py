@@ -22,17 +22,26 @@ def main(config: DictConfig) -> None:
     values, console = resolved(config), Console()
     try:
         if values["curves"] is None:
-            name = values["name"]
-            directory = Path(values["output"] or sweep_dir(values["outputs"], name))
-            records = read_sweep(Path(values["outputs"]), name)
-            report = report_sweep(records, directory, seed=values["seed"])
+            name, outputs = values["name"], Path(values["outputs"])
+            report = report_sweep(
+                read_sweep(outputs, name),
+                Path(values["output"] or sweep_dir(outputs, name)),
+                also=[read_sweep(outputs, other) for other in values["also"]],
+                seed=values["seed"],
+                designs=values["calibrate"],
+            )
         else:
             if values["output"] is None:
                 raise CrossoverError("curves=... needs output=DIR, the folder to write to")
             path = Path(values["curves"])
             command = f"python scripts/report.py curves={path} output={values['output']}"
             report = write_curves_report(
-                read_curves(path), Path(values["output"]), title=path.stem, command=command, seed=values["seed"]
+                read_curves(path),
+                Path(values["output"]),
+                title=path.stem,
+                command=command,
+                seed=values["seed"],
+                designs=values["calibrate"],
             )
     except AnalysisError as error:
         raise CrossoverError(str(error)) from None

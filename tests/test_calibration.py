@@ -75,6 +75,27 @@ def test_report_names_the_chains_needed(calibrated: dict[str, Any]) -> None:
     assert all(row["coverage"] >= 0.9 and row["false_crossover"] <= 0.05 for row in pair["rows"])
 
 
+def test_design_follows_a_difference_that_no_line_fits() -> None:
+    rng = np.random.default_rng(0)
+    shape = np.array([0.02, 0.54, 0.21, -0.17, -0.51, -0.50])  # as on the embedded world: flat, up, down, flat
+    values = estimate(SIZES, shape + 0.03 * rng.standard_normal((5, 6)))
+    assert values is not None
+    like = design_like(values)
+    assert like is not None
+    assert like.n_star is not None
+    assert SIZES[2] < like.n_star < SIZES[3]
+    assert like.truth == pytest.approx(shape, abs=0.1)
+    assert simulate(like, 3, 60, np.random.default_rng(0))["crossover"] >= 0.9
+
+
+def test_rising_difference_is_the_same_question_with_the_models_exchanged() -> None:
+    one = design(0.05)
+    rising = runs_of(Design(one.n, -one.truth, one.n_star, one.noise), 4, 0)
+    (pair,) = calibrate(rising, rng=np.random.default_rng(0), designs=60, chains=(4,))["pairs"]
+    assert pair["rows"][0]["coverage"] >= 0.9
+    assert pair["rows"][0]["power"] >= 0.9
+
+
 def test_same_seed_same_calibration() -> None:
     runs = runs_of(design(0.1), 3, 1)
     first, second = (calibrate(runs, rng=np.random.default_rng(4), designs=20, chains=(3,)) for _ in range(2))

@@ -494,11 +494,13 @@ def test_other_budgets_are_left_to_the_stability_table() -> None:
     assert only_pair(both)["n_star"] == only_pair(short)["n_star"]
     assert "30 runs of another budget than 800 steps count only in the stability table." in study_notes(both)
     assert only_pair(both, setting={"budget": "1600 steps"})["verdict"] == "a_better"
+    both = both.assign(last_val_error=both["val_error"])
     rows = stability_table(both, rng=np.random.default_rng(0)).set_index(["choice", "value"])
     assert rows.loc[("as analysed", "test_error"), "verdict"] == "crossover"
     assert rows.loc[("budget", "1600 steps"), "verdict"] == "a_better"
     assert rows.loc[("budget", "1600 steps"), "flips"]
     assert not rows.loc[("metric", "val_error"), "flips"]
+    assert not rows.loc[("selection", "last_val_error"), "flips"]
     assert {("size left out", "4,096"), ("chain left out", "2")} <= set(rows.index)
 
 
@@ -516,13 +518,13 @@ def test_each_model_keeps_its_own_recipe() -> None:
 
 def test_curve_summary_is_the_mean_and_its_interval() -> None:
     runs = table(lambda n: 0.1, chains=4)
-    summary = curve_summary(runs, rng=np.random.default_rng(0))
+    summary = curve_summary(runs)
     row = summary[(summary["model"] == "vit_tiny") & (summary["n_train"] == 1024)].iloc[0]
     known = runs[(runs["model"] == "vit_tiny") & (runs["n_train"] == 1024)]["test_error"]
     assert row["error_mean"] == pytest.approx(known.mean())
     assert row["error_low"] < known.mean() < row["error_high"]
     assert row["chains"] == 4
-    alone = curve_summary(runs[runs["chain"] == 0], rng=np.random.default_rng(0))
+    alone = curve_summary(runs[runs["chain"] == 0])
     assert alone["error_low"].isna().all()
     assert alone["error_mean"].notna().all()
 

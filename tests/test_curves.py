@@ -129,6 +129,24 @@ def test_extrapolation_is_refused_where_no_law_beats_the_last_value() -> None:
     assert found["refused"]
 
 
+def test_described_laws_come_with_errors_and_the_curve_they_draw() -> None:
+    n = np.geomspace(100, 100_000, 9)
+    rng = np.random.default_rng(0)
+    errors = (0.05 + 3 * n**-0.5) * np.exp(0.005 * rng.standard_normal((3, 9)))
+    found = ModelLaws(pd.DataFrame(errors, columns=n), 0.9).described()
+    best = found["fits"][0]
+    assert found["holdout_rmse"][best["law"]] == min(found["holdout_rmse"].values())
+    m2 = next(fit for fit in found["fits"] if fit["law"] == "M2")
+    assert abs(m2["params"]["e_inf"] - 0.05) < 4 * m2["standard_errors"]["e_inf"] < 0.05
+    assert m2["params"]["c"] == pytest.approx(0.5, abs=0.05)
+    drawn = pd.DataFrame(found["curve"])
+    assert (drawn["n_train"].min(), drawn["n_train"].max()) == pytest.approx((100, 100_000))
+    assert drawn["error"].to_numpy() == pytest.approx(0.05 + 3 * drawn["n_train"].to_numpy() ** -0.5, rel=0.03)
+    short = ModelLaws(pd.DataFrame(errors[:, :4], columns=n[:4]), 0.9).described()
+    assert (short["fits"], short["curve"]) == ([], None)
+    assert "at least 5 sizes, got 4" in short["note"]
+
+
 def test_extrapolation_needs_five_sizes() -> None:
     short = ModelLaws(pd.DataFrame([[0.5, 0.4, 0.3]], columns=SIZES[:3]), None)
     assert "at least 5 sizes" in extrapolate(short, short, SIZES[2])["refused"]

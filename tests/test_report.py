@@ -5,9 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from rich.console import Console
 
+from crossover.config import CrossoverError
 from crossover.report.build import Ceiling, Report, terminal_summary, write_report
 from crossover.report.figures import styles
 from crossover.sweep.records import State, SweepRecords
@@ -90,7 +92,8 @@ def test_all_files_are_written_and_the_page_asks_for_nothing_else(report: Callab
     figures = {
         f"figures/{n}.{k}" for n in ("learning-curves", "gap", "data-equivalence") for k in ("svg", "png", "pdf")
     }
-    names = {"report.html", "report.md", "crossover.json", "runs.csv", "curves.csv", "environment.json"}
+    tables = {"runs.csv", "curves.csv", "stability.csv", "crossover.json", "environment.json"}
+    names = {"report.html", "report.md"} | tables
     assert made == figures | names
     page = (directory / "report.html").read_text()
     assert [u for u in re.findall(r'(?:src|href)="([^"]*)"', page) if not u.startswith("data:")] == []
@@ -131,6 +134,39 @@ def test_unfinished_sweeps_claim_no_crossover_and_do_not_fail(
     verdicts = {pair["verdict"] for _, pair in written.pairs if "hybrid_tiny" not in (pair["a"], pair["b"])}
     assert ("crossover" in verdicts) == third
     assert (written.directory / "report.html").exists()
+
+
+def test_page_says_how_far_the_verdict_carries(tmp_path: Path) -> None:
+    records = crossing_records()
+    late = [r | {"run_id": r["run_id"] + "-long", "budget": "1280 steps"} for r in crossing_records()]
+    for r in late:
+        r["test_error"] = 0.3 if r["model"].startswith("resnet") else 0.4
+    written = write_report(sweep(records), tmp_path, also=[sweep(late)], designs=20)
+    assert "The verdict changes under" in written.stabilities[0][0]
+    assert "budget 1280 steps (a_better)" in written.stabilities[0][0]
+    assert "would be found in at least 80% of repetitions with 3 chains" in written.calibrations[0][0]
+    assert written.pairs[0][1]["verdict"] == "crossover"
+    page = (tmp_path / "report.html").read_text()
+    for text in ("survive other choices", "a better (differs)", "Could this design find", "Fitted laws", "M2"):
+        assert text in page
+    saved = pd.read_csv(tmp_path / "stability.csv")
+    assert saved.loc[saved["value"] == "1280 steps", "flips"].all()
+    assert json.loads((tmp_path / "calibration.json").read_text())["pairs"][0]["chains_needed"] == 3
+
+
+def test_two_data_sets_of_one_name_are_refused(report: Callable[..., Report]) -> None:
+    other = record("vit_tiny", 256, 7, 0.5) | {"dataset_hash": "def"}
+    with pytest.raises(CrossoverError, match=r"two different data sets are called cues; .* data\.name=NAME"):
+        report([*crossing_records(), other])
+
+
+def test_extrapolation_is_labelled_and_its_refusal_explained(report: Callable[..., Report]) -> None:
+    records = [r for r in crossing_records() if r["n_train"] <= 1024]
+    (said,) = report(records).extrapolations
+    assert said == (
+        "cues: Extrapolated (not measured): refused, since laws need at least 5 sizes of each model to be fitted and"
+        " tested."
+    )
 
 
 def test_a_model_keeps_its_colour_and_marker(report: Callable[..., Report]) -> None:

@@ -1,5 +1,6 @@
 """What goes on the page of a sweep besides its records? The known ceilings of the embedded world."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from crossover.config import CuesData, parse_run
@@ -11,11 +12,13 @@ CEILING_IMAGES = 5_000
 """Images on which the exact Bayes accuracy is evaluated; its standard error is then about 0.001."""
 
 
-def report_sweep(sweep: SweepRecords, directory: Path, *, seed: int = 0) -> Report:
-    """Write the report of a sweep into `directory`."""
+def report_sweep(
+    sweep: SweepRecords, directory: Path, *, also: Sequence[SweepRecords] = (), seed: int = 0, designs: int = 0
+) -> Report:
+    """Write the report of a sweep into `directory`; the rest as in write_report."""
     data = {record["dataset"]: parse_run(record["config"]).data for record in sweep.records}
     ceilings = {name: cues_ceilings(config) for name, config in data.items() if isinstance(config, CuesData)}
-    return write_report(sweep, directory, seed=seed, ceilings=ceilings)
+    return write_report(sweep, directory, also=also, seed=seed, ceilings=ceilings, designs=designs)
 
 
 def cues_ceilings(config: CuesData) -> list[Ceiling]:

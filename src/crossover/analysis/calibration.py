@@ -1,17 +1,17 @@
 """Can this design find the crossover, and can its intervals be trusted? Simulates the design with a known N*.
 
-The truth is a smooth curve (a quadratic in log n) like the measured difference, moved so that it crosses zero at a
-known size; the noise is that measured between chains. The answer is only as good as these: power depends on how
-steeply the curves cross, and a variance from 3 chains is itself uncertain.
+The truth is the lowest polynomial in log n that fits the measured difference (else its interpolant), moved so that it
+crosses zero at a known size; the noise is that measured between chains. The answer is only as good as these: power
+depends on how steeply the curves cross, and a variance from 3 chains is itself uncertain.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+from scipy import interpolate, stats
 
 from crossover.analysis.estimate import Estimate, Floats, estimate
 from crossover.analysis.pairing import Predictions, pair_models
@@ -92,19 +92,32 @@ def design_like(values: Estimate) -> Design | None:
     N* is where the measured means cross, or else the middle of the sizes: "were there a crossing here, as steep as
     the curves are, would it be seen?"
     """
-    if values.noise is None or len(values.n) < 3:
+    noise = values.noise
+    if noise is None or len(values.n) < 3:
         return None
-    x, weights = values.x, 1 / values.se
-    middle = float(np.exp((x[0] + x[-1]) / 2))
-    falling = values.mean[-1] < values.mean[0]
-    n_star = root(values, bool(falling)) or middle
-    for degree in (2, 1):
-        curve = np.polynomial.Polynomial.fit(x, values.mean, degree, w=weights)
+    if values.mean[-1] > values.mean[0]:  # a would overtake b: the same question with the models exchanged
+        values = replace(values, mean=-values.mean)
+    x = values.x
+    n_star = root(values, True) or float(np.exp((x[0] + x[-1]) / 2))
+    for curve in _shapes(values):
         truth = curve(x) - curve(np.log(n_star))
         before, after = truth[x < np.log(n_star)], truth[x > np.log(n_star)]
-        if (np.sign(before) == np.sign(truth[0])).all() and (np.sign(after) == -np.sign(truth[0])).all():
-            return Design(values.n, truth, n_star, values.noise, values.extra)
+        if (before > 0).all() and (after < 0).all():
+            return Design(values.n, truth, n_star, noise, values.extra)
     return None
+
+
+def _shapes(values: Estimate) -> Iterator[Callable[[Any], Any]]:
+    """Yield the polynomials in log n that an F test of the residuals leaves standing (5%), the lowest degree first,
+    then the interpolant through the means."""
+    sizes = len(values.n)
+    for degree in range(1, sizes - 1):
+        curve = np.polynomial.Polynomial.fit(values.x, values.mean, degree, w=1 / values.se)
+        freedom = sizes - degree - 1
+        ratio = float((((values.mean - curve(values.x)) / values.se) ** 2).sum()) / freedom
+        if ratio <= float(stats.f.ppf(0.95, freedom, values.df)):
+            yield curve
+    yield interpolate.PchipInterpolator(values.x, values.mean)
 
 
 def calibrate(
@@ -141,7 +154,7 @@ def _rows(
     design: Design | None, chains: Sequence[int], designs: int, rng: np.random.Generator, confidence: float
 ) -> dict[str, Any]:
     if design is None:
-        note = "Not simulated: it needs at least 3 sizes, 2 chains, and a difference that changes with n."
+        note = "Not simulated: it needs at least 3 sizes, 2 chains, and a difference shaped to cross zero once."
         return {"n_star": None, "rows": [], "chains_needed": None, "note": note}
     same = Design(design.n, np.zeros(len(design.n)), None, design.noise, design.extra)
     rows = []
@@ -153,7 +166,6 @@ def _rows(
     enough = [row["chains"] for row in rows if row["power_low"] >= POWER]
     sd = [float(value) for value in np.sqrt(np.diag(design.noise))]
     result = {"n_star": design.n_star, "sizes": [round(n) for n in design.n], "sd": sd, "rows": rows}
-    note = (
-        "" if enough else f"More than {max(chains)} chains, or sizes closer to N*, are needed for a power of {POWER}."
-    )
+    more = f"More than {max(chains)} chains, more test images or sizes closer to N* are needed for a power of {POWER}."
+    note = "" if enough else more
     return result | {"chains_needed": enough[0] if enough else None, "note": note}

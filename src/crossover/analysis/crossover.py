@@ -60,17 +60,17 @@ def analyse(
         models = [str(model) for model in dict.fromkeys(part["model"])]
         if len(models) < 2:
             said.append(f"Only {models[0]} has finished runs: a crossover needs two models.")
-        laws: dict[str, ModelLaws] = {}
+        guess = (chance or {}).get(str(dataset))
+        laws = {model: ModelLaws(unit_table(part, model, metric), guess) for model in models}
         pairs = []
         for a, b in ordered_pairs(models):
             pair = compare(part, a, b, rng=rng, metric=metric, predictions=predictions, confidence=confidence)
             pair["extrapolation"] = None
             if pair["verdict"] in ("a_better", "undecided") and pair["gap"] and pair["gap"][-1]["log_error_ratio"] > 0:
-                for model in {a, b} - set(laws):
-                    laws[model] = ModelLaws(unit_table(part, model, metric), (chance or {}).get(str(dataset)))
                 pair["extrapolation"] = extrapolate(laws[a], laws[b], pair["n_max"])
             pairs.append(pair)
-        studies.append({"dataset": str(dataset), "setting": chosen, "notes": notes + said, "pairs": pairs})
+        study = {"dataset": str(dataset), "setting": chosen, "notes": notes + said, "pairs": pairs}
+        studies.append(study | {"laws": [{"model": model} | law.described() for model, law in laws.items()]})
     return {"metric": metric, "confidence": confidence, "studies": studies}
 
 
@@ -193,14 +193,13 @@ def unit_table(runs: pd.DataFrame, model: str, metric: str) -> pd.DataFrame:
 def curve_summary(
     runs: pd.DataFrame,
     *,
-    rng: np.random.Generator,  # noqa: ARG001
     metric: str = "test_error",
     confidence: float = 0.95,
     setting: Mapping[str, str] | None = None,
 ) -> pd.DataFrame:
     """Return the mean error over chains with its t interval (in log error) by dataset, model and n_train.
 
-    The interval is for one size; it is NaN without replicates. `rng` is unused: these intervals need no draws.
+    The interval is for one size; it is NaN without replicates.
     """
     runs, _ = validate_runs(runs, metric)
     rows: list[dict[str, Any]] = []

@@ -163,6 +163,16 @@ class Fit:
         pairs = zip(LAWS[self.law].names, self.theta, strict=True)
         return {k.removeprefix("log_"): float(np.exp(v) if k.startswith("log_") else v) for k, v in pairs}
 
+    @property
+    def standard_errors(self) -> dict[str, float | None]:
+        """Standard errors of `params` (first order for scales); None where the data cannot tell or a bound is met."""
+        spread = np.sqrt(np.diag(self.covariance))
+        scaled = [
+            s * (np.exp(v) if name.startswith("log_") else 1)
+            for name, v, s in zip(LAWS[self.law].names, self.theta, spread, strict=True)
+        ]
+        return {k: float(s) if np.isfinite(s) else None for k, s in zip(self.params, scaled, strict=True)}
+
     def predict(self, n: Floats) -> Floats:
         """Return the error at n images."""
         return np.exp(LAWS[self.law].predict(self.theta, np.log(np.asarray(n, float)), self.e0))

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from crossover.analysis.curves import LAST_VALUE, Fit, fit_all, fit_law
+from crossover.analysis.curves import LAST_VALUE, Fit, averaged, fit_all, fit_law
 from crossover.analysis.estimate import Floats, estimate
 
 LIMIT = 4.0
@@ -65,6 +65,25 @@ class ModelLaws:
                 keep = np.arange(len(n)) % FOLDS != fold
                 curves.append((n[keep], error[keep], None if weights is None else weights[keep]))
         return [[fit_law(f.law, x, e, weights=w, chance=self.chance) for f in self.useful] for x, e, w in curves]
+
+    def described(self) -> dict[str, Any]:
+        """Return the laws for crossover.json: fits, their test on held-out sizes, and the curve over measured sizes.
+
+        `curve` is the average of the useful laws, or the best where none is useful; None where a curve is too short.
+        """
+        if not self.every:
+            note = f"No law is fitted: it needs at least {MIN_SIZES} sizes, got {self.table.shape[1]}."
+            return {"fits": [], "holdout_rmse": {}, "curve": None, "note": note}
+        fits = [
+            {"law": fit.law, "params": fit.params, "standard_errors": fit.standard_errors, "sigma": fit.sigma}
+            for fit in self.every
+        ]
+        n = self.curve[0]
+        sizes = np.geomspace(float(n[0]), float(n[-1]), BINS)
+        errors = averaged(self.useful or self.every[:1], sizes)
+        curve = [{"n_train": float(n), "error": float(e)} for n, e in zip(sizes, errors, strict=True)]
+        poor = None if self.useful else f"No law predicts the largest sizes better than their {LAST_VALUE}."
+        return {"fits": fits, "holdout_rmse": self.holdout, "curve": curve, "note": poor}
 
 
 def mean_curve(table: pd.DataFrame) -> tuple[Floats, Floats, Floats | None]:

@@ -8,9 +8,17 @@ import numpy as np
 import pandas as pd
 
 from crossover.analysis.crossover import compare
+from crossover.analysis.pairing import Predictions
 from crossover.analysis.tables import CONDITIONS, AnalysisError, ordered_pairs, primary_runs, validate_runs
 
-METRICS = ("test_error", "val_error", "test_loss", "val_loss")
+METRICS = {
+    "test_error": "metric",
+    "val_error": "metric",
+    "test_loss": "metric",
+    "val_loss": "metric",
+    "last_val_error": "selection",
+}
+"""Column of the runs to the choice it stands for; `last_val_error` is that of the last step, selected by nothing."""
 MAX_SIZES = 12
 """Sizes are left out one by one only up to this number."""
 
@@ -27,21 +35,27 @@ class Alternative:
 
 
 def stability_table(
-    runs: pd.DataFrame, *, rng: np.random.Generator, metric: str = "test_error", confidence: float = 0.95
+    runs: pd.DataFrame,
+    *,
+    rng: np.random.Generator,
+    metric: str = "test_error",
+    predictions: Predictions | None = None,
+    confidence: float = 0.95,
 ) -> pd.DataFrame:
     """Return one row per pair and alternative; `flips` is true where the verdict differs from the main one.
 
-    `choice` is `as analysed`, `metric`, `budget`, `augment`, `recipe`, `size left out` or `chain left out`. An
-    alternative that cannot be analysed has no verdict but a `note`.
+    Empty for a data set that allows no alternative. `choice` is `as analysed`, `metric`, `selection`, `budget`,
+    `augment`, `recipe`, `size left out` or `chain left out`. One that cannot be analysed has no verdict but a `note`.
     """
     validate_runs(runs, metric)
     rows: list[dict[str, Any]] = []
     for dataset, part in runs.groupby("dataset", sort=False):
         pairs = ordered_pairs([str(model) for model in dict.fromkeys(part["model"])])
         main: dict[tuple[str, str], str | None] = {}
-        for way in _alternatives(part, metric):
+        ways = list(_alternatives(part, metric))
+        for way in ways if len(ways) > 1 else []:
             for a, b in pairs:
-                found = _verdict(way, a, b, rng, confidence)
+                found = _verdict(way, a, b, rng, predictions, confidence)
                 flips = found["verdict"] is not None and found["verdict"] != main.setdefault((a, b), found["verdict"])
                 row = {"dataset": dataset, "a": a, "b": b, "choice": way.choice, "value": way.value}
                 rows.append(row | found | {"flips": flips})
@@ -52,9 +66,9 @@ def stability_table(
 def _alternatives(runs: pd.DataFrame, metric: str) -> Iterator[Alternative]:
     """Yield the main analysis, then every other that the table allows."""
     yield Alternative("as analysed", metric, runs, metric)
-    for name in METRICS:
+    for name, choice in METRICS.items():
         if name != metric and name in runs.columns and runs[name].notna().any():
-            yield Alternative("metric", name, runs, name)
+            yield Alternative(choice, name, runs, name)
     kept, _, chosen = primary_runs(runs)
     for column in (name for name in CONDITIONS if name in runs.columns):
         used = set(chosen[column].values())
@@ -67,12 +81,14 @@ def _alternatives(runs: pd.DataFrame, metric: str) -> Iterator[Alternative]:
         yield Alternative("chain left out", str(chain), kept[kept["chain"] != chain], metric)
 
 
-def _verdict(way: Alternative, a: str, b: str, rng: np.random.Generator, confidence: float) -> dict[str, Any]:
+def _verdict(
+    way: Alternative, a: str, b: str, rng: np.random.Generator, predictions: Predictions | None, confidence: float
+) -> dict[str, Any]:
     try:
         kept = primary_runs(validate_runs(way.runs, way.metric)[0], way.setting)[0]
         if not {a, b} <= set(kept["model"]):
             raise AnalysisError("one of the two models has no such run")
-        pair = compare(kept, a, b, rng=rng, metric=way.metric, confidence=confidence)
+        pair = compare(kept, a, b, rng=rng, metric=way.metric, predictions=predictions, confidence=confidence)
     except AnalysisError as error:
         return dict.fromkeys(("verdict", "n_star", "ci_low", "ci_high")) | {"note": str(error)}
     return {name: pair[name] for name in ("verdict", "n_star", "ci_low", "ci_high")} | {"note": " ".join(pair["notes"])}

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jinja2
 import pandas as pd
+
+from crossover.analysis.curves import LAST_VALUE
+from crossover.analysis.sentences import images
 
 if TYPE_CHECKING:
     from crossover.report.build import Report
@@ -32,6 +36,15 @@ RUN_COLUMNS = (
     "train_error",
     "best_step",
 )
+CALIBRATION = (
+    ("chains", "chains", "d"),
+    ("power", "power", ".2f"),
+    ("false crossovers", "false_crossover", ".3f"),
+    ("coverage of N*", "coverage", ".3f"),
+    ("width of its interval (ratio)", "width", ".2f"),
+    ("of a pointwise Fieller set", "fieller_width", ".2f"),
+)
+"""Column of the table, key of a row of calibration.json, format."""
 COST = ("params", "forward_flops", "images_seen", "flops", "train_seconds", "images_per_second")
 
 
@@ -84,6 +97,42 @@ def size_tables(report: Report) -> list[dict[str, Any]]:
     return tables
 
 
+def calibration_cells(rows: list[dict[str, Any]]) -> list[list[str]]:
+    """Return what simulated repetitions found, by number of chains."""
+    return [["–" if row[name] is None else format(row[name], form) for _, name, form in CALIBRATION] for row in rows]
+
+
+def stability_cells(rows: pd.DataFrame) -> list[list[str]]:
+    """Return choice, value, verdict and N* with its interval; a verdict that differs from the main one is marked."""
+    table = []
+    for row in rows.astype(object).where(rows.notna(), None).to_dict("records"):
+        verdict = row["note"] if row["verdict"] is None else row["verdict"].replace("_", " ")
+        place = "–" if row["n_star"] is None else f"{images(row['n_star'])} [{_ends(row)}]"
+        table.append([row["choice"], str(row["value"]), f"{verdict} (differs)" if row["flips"] else verdict, place])
+    return table
+
+
+def _ends(row: Mapping[Any, Any]) -> str:
+    return ", ".join("–" if row[end] is None else images(row[end]) for end in ("ci_low", "ci_high"))
+
+
+def law_cells(report: Report) -> list[list[str]]:
+    """Return, for each model, its fitted laws with parameters and held-out error, the best first."""
+    table = []
+    for study in report.result["studies"]:
+        for entry in study["laws"]:
+            for fit in entry["fits"]:
+                errors = fit["standard_errors"]
+                params = ", ".join(
+                    f"{k} = {v:.3g}" + ("" if errors[k] is None else f" ± {errors[k]:.2g}")
+                    for k, v in fit["params"].items()
+                )
+                rmse = (entry["holdout_rmse"].get(name) for name in (fit["law"], LAST_VALUE))
+                cells = ("–" if value is None else f"{value:.3f}" for value in rmse)
+                table.append([study["dataset"], entry["model"], fit["law"], params, *cells])
+    return table
+
+
 def cost_table(report: Report) -> list[list[str]]:
     """Return the mean cost of a run by dataset and model; what was not recorded is a dash."""
     rows = []
@@ -107,6 +156,10 @@ def html_page(report: Report, drawings: list[tuple[str, str]]) -> str:
         notes=[note for _, pair in report.pairs for note in pair["notes"]],
         cost_header=["dataset", "model", *(name.replace("_", " ") for name in COST)],
         costs=cost_table(report),
+        stabilities=[(sentence, stability_cells(rows)) for sentence, rows in report.stabilities],
+        calibration_header=[title for title, _, _ in CALIBRATION],
+        calibrations=[(sentence, calibration_cells(rows)) for sentence, rows in report.calibrations],
+        laws=law_cells(report),
         columns=columns,
         runs=runs.to_numpy().tolist(),
         methods=METHODS,
@@ -132,7 +185,11 @@ def markdown_page(report: Report, drawings: list[tuple[str, str]]) -> str:
         lines += ["", f"## {table['dataset']}: mean test error over chains [95% CI]", "", _row(table["header"])]
         lines.append("|" + "---:|" * len(table["header"]))
         lines += [_row(row) for row in table["rows"]]
-    lines += ["", *(f"![{alt}](figures/{name}.png)\n" for name, alt in drawings), "## Methods", ""]
+    lines += ["", *(f"![{alt}](figures/{name}.png)\n" for name, alt in drawings)]
+    said = [*report.extrapolations, *(sentence for sentence, _ in (*report.stabilities, *report.calibrations))]
+    if said:
+        lines += ["## How far the verdict carries", "", *(f"- {sentence}" for sentence in said), ""]
+    lines += ["## Methods", ""]
     lines += [f"- {sentence}" for sentence in METHODS]
     lines += ["", "## Conditions", "", f"- repeat: `{report.command}`", f"- runs: {len(report.runs)}"]
     lines += [f"- {name}: {', '.join(map(str, values))}" for name, values in report.environment.items()]

@@ -1,7 +1,7 @@
 """What is known about the runs of a sweep? Read from files alone; needs no torch."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -16,7 +16,17 @@ State = Literal["done", "failed", "running", "resumable", "missing"]
 STATES: tuple[State, ...] = ("done", "running", "failed", "resumable", "missing")
 COLUMNS = [
     *("run_id", "dataset", "model", "family", "n_train", "chain", "seed", "recipe", "augment", "budget"),
-    *("test_error", "test_loss", "val_error", "val_loss", "train_error", "train_loss", "loss_floor", "best_step"),
+    *(
+        "test_error",
+        "test_loss",
+        "val_error",
+        "val_loss",
+        "last_val_error",
+        "train_error",
+        "train_loss",
+        "loss_floor",
+        "best_step",
+    ),
     *("n_test", "steps", "images_seen", "params", "flops", "forward_flops", "train_seconds", "total_seconds"),
     *("images_per_second", "peak_rss_bytes", "device_memory_bytes", "device", "precision"),
 ]
@@ -122,6 +132,8 @@ def read_sweep(outputs: Path, name: str) -> SweepRecords:
     )
 
 
-def runs_table(records: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
-    """Return one row per record with the columns of runs.csv."""
-    return pd.DataFrame([{name: record.get(name) for name in COLUMNS} for record in records], columns=COLUMNS)
+def runs_table(records: Sequence[dict[str, Any]]) -> pd.DataFrame:
+    """Return one row per record with the columns of runs.csv; `last_val_error` is that of the last validation."""
+    last = ({"last_val_error": history[-1]["val_error"]} if (history := r.get("history")) else {} for r in records)
+    rows = [{name: (record | more).get(name) for name in COLUMNS} for record, more in zip(records, last, strict=True)]
+    return pd.DataFrame(rows, columns=COLUMNS)
