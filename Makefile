@@ -1,7 +1,7 @@
 # Every target installs what it needs by itself. `make` lists them.
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help setup data sweep status report publish sync test test-slow check models clean
+.PHONY: help setup data sweep status cancel report publish sync test test-slow check models clean
 
 SWEEP ?= quick
 SET ?=
@@ -28,6 +28,9 @@ sweep: .venv/ready ## SWEEP=quick: do what is left of a sweep, then report (quic
 
 status: .venv/ready ## what is done, running, failed and left of each sweep (1 s)
 	@$(python) scripts/status.py $(ARGS)
+
+cancel: .venv/ready ## SWEEP=cifar10: end the Slurm jobs of a sweep; its runs save what they have (2 s)
+	@$(python) scripts/cancel.py "$(SWEEP)" $(ARGS)
 
 report: .venv/ready ## SWEEP=quick: tables, figures and page from the records (10 s)
 	@$(python) scripts/report.py 'name="$(SWEEP)"' $(ARGS)

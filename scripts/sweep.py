@@ -1,5 +1,6 @@
 """Do what is left of a sweep, then report: python scripts/sweep.py sweep=quick (make sweep SWEEP=quick)."""
 
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,18 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from crossover.cli import one_line_errors, resolved, run_app
+from crossover.config import RunConfig
 from crossover.report.build import terminal_summary
 from crossover.study import report_sweep
-from crossover.sweep.launch import check_data, local_slots, parse_launcher, run_pool
+from crossover.sweep.failures import describe_failures, repeat_command
+from crossover.sweep.groups import estimate_costs, group_runs
+from crossover.sweep.jobs import queued_runs
+from crossover.sweep.launch import LocalLauncher, SlurmLauncher, check_data, parse_launcher
 from crossover.sweep.plan import named, parse_sweep, plan_runs, sweep_dir
+from crossover.sweep.pool import Progress, local_slots, run_pool
 from crossover.sweep.progress import Display
-from crossover.sweep.records import freeze, read_sweep, run_state, write_plan
+from crossover.sweep.records import freeze, read_record, read_sweep, run_state, write_plan
+from crossover.sweep.slurm import require_slurm, submit, watch
 
 
 def compose_train(overrides: list[str]) -> dict[str, Any]:
@@ -29,29 +36,80 @@ def main(config: DictConfig) -> None:
     values = resolved(config)
     sweep = named(parse_sweep(values["sweep"]), values["set"])
     launcher = parse_launcher(values["launcher"])
+    if isinstance(launcher, SlurmLauncher):
+        require_slurm()
     runs = plan_runs(sweep, compose_train, extra=values["set"], outputs=values["outputs"])
-    left = sum(run_state(run.run_dir) != "done" for run in runs)
-    console.print(f"sweep {sweep.name}: {len(runs)} runs, {left} to do", highlight=False)
+    states = {run.run_id: run_state(run.run_dir) for run in runs}
+    left = [run for run in runs if states[run.run_id] != "done"]
+    console.print(f"sweep {sweep.name}: {len(runs)} runs, {len(left)} to do", highlight=False)
     if values["dry_run"]:
         console.print("\n".join(run.run_id for run in runs), highlight=False)
         return
-    if left:
-        for line in check_data(runs):
-            console.print(line, highlight=False)
-    freeze(runs)
-    directory = sweep_dir(values["outputs"], sweep.name)
+    for line in check_data(left):
+        console.print(line, highlight=False)
+    freeze(left)
+    outputs, directory = Path(values["outputs"]), sweep_dir(values["outputs"], sweep.name)
     write_plan(directory, sweep.name, command(values), runs)
-    with Display(console, len(runs)) as display:
-        progress = run_pool(runs, slots=local_slots(launcher.parallel, launcher.runs_per_gpu), report=display)
-    failed = progress.count("failed")
-    records = read_sweep(Path(values["outputs"]), sweep.name)
-    for run_id, text in records.errors.items():
-        last = text.strip().splitlines()[-1]
-        console.print(f"failed: {run_id}: {last}", style="red", highlight=False, markup=False)
+    if values["commands"] is not None:
+        print_commands(grouped(runs, left, values["commands"]), outputs)
+        return
+    if isinstance(launcher, LocalLauncher):
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the pool then lets its runs save
+        with Display(console, len(runs)) as display:
+            progress = run_pool(runs, slots=local_slots(launcher.parallel, launcher.runs_per_gpu), report=display)
+    else:
+        submit_left(runs, left, launcher, directory, console)
+        if not launcher.wait:
+            return
+        with Display(console, len(runs)) as display:
+            progress = watch(runs, directory, display)
+    finish(progress, directory, console)
+
+
+def grouped(runs: list[RunConfig], left: list[RunConfig], size: int) -> list[list[str]]:
+    """Return the runs that are left in groups, the longest first."""
+    kept = {run.run_id for run in left}
+    done = {run.run_id: read_record(run.run_dir / "record.json") for run in runs if run.run_id not in kept}
+    costs = estimate_costs(runs, done)
+    return group_runs({run_id: cost for run_id, cost in costs.items() if run_id in kept}, size)
+
+
+def print_commands(groups: list[list[str]], outputs: Path) -> None:
+    for group in groups:
+        print(repeat_command(outputs, group))
+
+
+def submit_left(
+    runs: list[RunConfig], left: list[RunConfig], launcher: SlurmLauncher, directory: Path, console: Console
+) -> None:
+    """Submit the runs that are neither done nor in the queue."""
+    outputs, queued = directory.parent.parent, queued_runs(directory)
+    new = [run for run in left if run.run_id not in queued]
+    if len(new) < len(left):
+        console.print(f"{len(left) - len(new)} runs are in the queue already", highlight=False)
+    if not new:
+        return
+    groups = grouped(runs, new, launcher.runs_per_job)
+    jobs = submit(groups, launcher, directory, outputs)
+    console.print(
+        f"submitted {len(new)} runs in {len(groups)} tasks: job {', '.join(jobs)}; logs in {directory / 'slurm'}\n"
+        f"`make status` shows them; `make cancel SWEEP={directory.name}` ends them; `make report` reads what is done",
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
+    )
+
+
+def finish(progress: Progress, directory: Path, console: Console) -> None:
+    """Report; exit with status 1 when a run failed or is not done."""
+    records = read_sweep(directory.parent.parent, directory.name)
+    for line in describe_failures(directory.parent.parent, records.errors):
+        console.print(line, style="red", highlight=False, markup=False, soft_wrap=True)
     if records.records:
         terminal_summary(report_sweep(records, directory), console)
-    if failed:
-        console.print(f"{failed} of {len(runs)} runs failed; the same command tries them again", style="red")
+    left = len(progress.states) - progress.count("done")
+    if left:
+        console.print(f"{left} of {len(progress.states)} runs are not done; the same command tries again", style="red")
         sys.exit(1)
 
 

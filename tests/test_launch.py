@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from crossover.config import CrossoverError, RunConfig
-from crossover.sweep import launch
-from crossover.sweep.launch import Progress, check_data, local_slots, parse_launcher, run_pool, visible_gpus
+from crossover.sweep import pool
+from crossover.sweep.launch import check_data, parse_launcher
+from crossover.sweep.pool import Progress, local_slots, run_pool, visible_gpus
 from crossover.sweep.records import freeze, read_record, read_sweep, run_state, write_plan
 from tests.worlds import results, small_run
 
@@ -30,7 +31,7 @@ def test_pool_does_every_run_once_and_a_second_call_none(tmp_path: Path, monkeyp
     assert set(progress.states.values()) == {"done"}
     assert max(seen) == 2
     before = {run.run_id: (run.run_dir / "record.json").stat().st_mtime_ns for run in runs}
-    monkeypatch.setattr(launch, "_fork_server", lambda: pytest.fail("a finished sweep started a process"))
+    monkeypatch.setattr(pool, "_fork_server", lambda: pytest.fail("a finished sweep started a process"))
     run_pool(runs, slots=[{}], report=quiet)
     assert before == {run.run_id: (run.run_dir / "record.json").stat().st_mtime_ns for run in runs}
     sweep = read_sweep(tmp_path / "outputs", "s")

@@ -17,7 +17,10 @@ ALLOWED = {
     "probes": {"config", "files", "data", "training"},
     "probes/load": {"config", "files", "data", "training", "sweep"},
     "sweep": {"config", "files", "sweep"},
-    "sweep/launch": {"config", "files", "sweep", "data", "training"},
+    "sweep/launch": {"config", "sweep", "data"},
+    "sweep/job": {"config", "files", "cli", "sweep", "training"},
+    "sweep/pool": {"config", "files", "cli", "sweep"},
+    "sweep/__main__": {"config", "sweep"},
     "report": {"config", "files", "analysis", "sweep"},
     "study": {"config", "files", "data", "analysis", "report", "sweep"},
     "cli": {"config"},
@@ -51,7 +54,8 @@ def test_imports_go_one_way(path: Path) -> None:
         "crossover.config, crossover.sweep.plan, crossover.sweep.records, crossover.sweep.lock",
         "crossover.analysis.crossover, crossover.analysis.curves, crossover.analysis.calibration",
         "crossover.report.build, crossover.report.page, crossover.report.figures, crossover.study",
-        "crossover.sweep.launch, crossover.sweep.progress, crossover.cli",
+        "crossover.sweep.launch, crossover.sweep.pool, crossover.sweep.progress, crossover.sweep.__main__",
+        "crossover.sweep.slurm, crossover.sweep.jobs, crossover.sweep.groups, crossover.sweep.failures",
     ],
 )
 def test_planning_analysis_and_report_need_no_torch(modules: str) -> None:

@@ -48,6 +48,24 @@ def test_lock_of_another_host_lives_while_its_heart_beats(tmp_path: Path) -> Non
     assert not is_held(path)
 
 
+def test_a_heartbeat_from_the_future_is_dead(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    write_owner(path, 1, host="elsewhere", age=-lock.STALE_SECONDS * 2)
+    assert not is_held(path)
+
+
+def test_who_may_only_read_can_still_tell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError
+
+    path = tmp_path / "lock"
+    write_owner(path, 1, host="elsewhere")
+    monkeypatch.setattr(Path, "touch", refuse)
+    assert is_held(path)
+    write_owner(path, 1, host="elsewhere", age=lock.STALE_SECONDS * 2)
+    assert not is_held(path)
+
+
 def test_a_reused_process_id_does_not_keep_a_lock_alive(tmp_path: Path) -> None:
     path = tmp_path / "lock"
     write_owner(path, os.getpid(), age=lock.STALE_SECONDS * 2)

@@ -12,16 +12,22 @@ from tests.worlds import small_run
 def test_state_is_read_from_files_alone(tmp_path: Path) -> None:
     states = [run_state(tmp_path)]
     for name in ("last.ckpt", "error.txt", "record.json"):
-        (tmp_path / name).touch()
+        (tmp_path / name).write_text("{}")
         states.append(run_state(tmp_path))
     assert states == ["missing", "resumable", "failed", "done"]
+
+
+@pytest.mark.parametrize("text", ["", '{"schema": 1, "run', "\0\0\0"])
+def test_a_torn_record_is_none(tmp_path: Path, text: str) -> None:
+    (tmp_path / "record.json").write_text(text)
+    assert run_state(tmp_path) == "missing"
 
 
 def test_frozen_config_comes_back_equal_and_a_done_run_keeps_its_own(tmp_path: Path) -> None:
     run = small_run(tmp_path)
     freeze([run])
     assert thaw(run.run_dir) == run
-    (run.run_dir / "record.json").touch()
+    (run.run_dir / "record.json").write_text("{}")
     freeze([small_run(tmp_path, machine={"outputs": run.machine.outputs, "threads": 7})])
     assert thaw(run.run_dir).machine.threads == 1
 

@@ -10,11 +10,14 @@ from typing import Any
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Let `write` fill a temporary file in the folder of `path`, then rename it into place.
 
-    The name is unique to the process, so that two writers never share a file; it is removed when `write` fails.
+    The name is unique to the process, so that two writers never share a file; it is removed when `write` fails. The
+    content reaches the disk before the name does: a crash of the machine leaves no empty file under it.
     """
     temporary = path.with_name(f".{path.name}.{os.uname().nodename}.{os.getpid()}.tmp")
     try:
         write(temporary)
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)

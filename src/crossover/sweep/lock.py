@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import threading
+import time
 import uuid
 from pathlib import Path
 from types import TracebackType
@@ -92,17 +93,27 @@ def _read(path: Path) -> dict[str, Any] | None:
 
 
 def _alive(path: Path, owner: dict[str, Any] | None) -> bool:
-    """A heartbeat is compared with a file written now beside it; on the owner's host the kernel is asked as well."""
+    """A heartbeat is compared with a file written now beside it; on the owner's host the kernel is asked as well.
+
+    A heartbeat from the future is as dead as an old one: the clock jumped, and a live owner soon beats again.
+    """
     if owner is not None and owner.get("host") == os.uname().nodename and not _process_runs(int(owner["pid"])):
         return False
     probe = path.with_name(f".clock.{uuid.uuid4().hex}")
     try:
         probe.touch()
-        return probe.stat().st_mtime - path.stat().st_mtime < STALE_SECONDS
+        now = probe.stat().st_mtime
     except FileNotFoundError:
         return False
+    except OSError:  # we may only read here: our own clock has to do
+        now = time.time()
     finally:
-        probe.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            probe.unlink(missing_ok=True)
+    try:
+        return abs(now - path.stat().st_mtime) < STALE_SECONDS
+    except FileNotFoundError:
+        return False
 
 
 def _process_runs(pid: int) -> bool:

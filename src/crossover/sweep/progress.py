@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bar
 
-from crossover.sweep.launch import Progress
+from crossover.sweep.pool import Progress
 
 PLAIN_SECONDS = 15.0
 """Between two plain lines, unless a run failed."""
@@ -29,6 +29,7 @@ class Display:
         self._bar = Bar(*columns, console=console) if console.is_terminal else None
         self._task = self._bar.add_task("runs", total=total, text="") if self._bar else None
         self._last: tuple[float, int, int] = (-PLAIN_SECONDS, -1, 0)
+        self._notes = 0
 
     def __enter__(self) -> Self:
         if self._bar:
@@ -44,6 +45,9 @@ class Display:
     def __call__(self, progress: Progress) -> None:
         done, failed = progress.count("done"), progress.count("failed")
         text = describe(progress)
+        for note in progress.notes[self._notes :]:
+            self._console.print(note, style="yellow", highlight=False, markup=False)
+        self._notes = len(progress.notes)
         if self._bar and self._task is not None:
             self._bar.update(self._task, completed=done, text=text)
             return

@@ -51,14 +51,28 @@ class SweepRecords:
 
 
 def run_state(run_dir: Path) -> State:
-    """Return what the files of a run say."""
-    if (run_dir / "record.json").exists():
+    """Return what the files of a run say. A torn record is none: its run is made again."""
+    if is_whole(run_dir / "record.json"):
         return "done"
     if is_held(run_dir / "lock"):
         return "running"
     if (run_dir / "error.txt").exists():
         return "failed"
     return "resumable" if (run_dir / "last.ckpt").exists() else "missing"
+
+
+def run_state_unlocked(run_dir: Path) -> State:
+    """Return the state of a run whose lock we hold ourselves."""
+    return "done" if is_whole(run_dir / "record.json") else "missing"
+
+
+def is_whole(path: Path) -> bool:
+    """Return whether a JSON file is there to its end; a crashed file system may leave half of one."""
+    try:
+        json.loads(path.read_bytes())
+    except (FileNotFoundError, ValueError):
+        return False
+    return True
 
 
 def freeze(runs: Iterable[RunConfig]) -> None:
@@ -71,9 +85,11 @@ def freeze(runs: Iterable[RunConfig]) -> None:
 
 
 def thaw(run_dir: Path) -> RunConfig:
-    """Return the frozen config of a run."""
+    """Return the frozen config of a run, where it lies now."""
     try:
-        return parse_run(json.loads((run_dir / "config.yaml").read_text()))
+        values = json.loads((run_dir / "config.yaml").read_text())
+        values["machine"]["outputs"] = str(run_dir.parent.parent)
+        return parse_run(values)
     except (OSError, ValueError) as error:
         raise CrossoverError(f"{run_dir / 'config.yaml'} cannot be read ({error}); repeat the sweep") from None
 
@@ -127,9 +143,15 @@ def read_sweep(outputs: Path, name: str) -> SweepRecords:
         planned=tuple(folders),
         records=tuple(read_record(folders[run_id] / "record.json") for run_id in done),
         states=states,
-        errors={run_id: (folders[run_id] / "error.txt").read_text() for run_id in failed},
+        errors={run_id: read_error(outputs, run_id) for run_id in failed},
         predictions={r: p for r in done if (p := folders[r] / "predictions.npz").exists()},
     )
+
+
+def read_error(outputs: Path, run_id: str) -> str:
+    """Return the text of a failed run's error.txt; empty where it could not be written."""
+    path = outputs / "runs" / run_id / "error.txt"
+    return path.read_text(errors="replace") if path.exists() else ""
 
 
 def runs_table(records: Sequence[dict[str, Any]]) -> pd.DataFrame:

@@ -1,0 +1,98 @@
+"""How is one run done, alone in its process? Under its lock, with its output in log.txt; its exit status tells."""
+
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import traceback
+from datetime import UTC, datetime
+from pathlib import Path
+
+from crossover.cli import one_line
+from crossover.config import CrossoverError, RunConfig
+from crossover.files import write_text
+from crossover.sweep.lock import HeldError, RunLock
+from crossover.sweep.records import run_state_unlocked, thaw
+
+STOPPED, OUT_OF_MEMORY = 75, 76
+"""Exit statuses of a run that saved and can be continued, and of one that did not fit beside the others."""
+
+
+def execute_locked(run: RunConfig, stop: threading.Event | None = None) -> None:
+    """Do one run unless it is done; raise HeldError when another process is at it. A failure leaves error.txt."""
+    from crossover.training.resume import StoppedError  # torch: only in the job
+    from crossover.training.run import execute
+
+    run.run_dir.mkdir(parents=True, exist_ok=True)
+    with RunLock(run.run_dir / "lock", exit_with_parent=multiprocessing.parent_process() is not None):
+        if run_state_unlocked(run.run_dir) == "done":
+            return
+        for leftover in (run.run_dir / "error.txt", *run.run_dir.glob(".*.tmp")):  # of a killed predecessor
+            leftover.unlink(missing_ok=True)
+        try:
+            execute(run, stop)
+        except StoppedError:
+            raise
+        except Exception as error:
+            write_text(run.run_dir / "error.txt", explain(error))
+            raise
+
+
+def explain(error: Exception) -> str:
+    """Return the text of error.txt; its last line says what happened, and what to do where that is known."""
+    from torch import OutOfMemoryError
+
+    if isinstance(error, CrossoverError):
+        return f"{error}\n"
+    text = "".join(traceback.format_exception(error))
+    if isinstance(error, OutOfMemoryError):
+        first = str(error).split(". ", 1)[0]
+        return f"{text}out of device memory ({first}); lower recipe.batch_size, or stream: machine.resident_gb=0\n"
+    return f"{text}{one_line(error)}\n" if isinstance(error, OSError) else text
+
+
+def run_process(run_dir: Path, environment: dict[str, str]) -> None:
+    """Entry point of a run's process. SIGTERM lets the run save and end with STOPPED.
+
+    `environment` is its slot. What Slurm says of the job is removed: the run is no rank of it.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the sweep, which then ends its runs
+    signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # Slurm signals every process of a job; this one is for its first
+    from crossover.training.resume import StoppedError, stop_on_sigterm
+
+    with stop_on_sigterm() as stop:
+        place = describe_place(environment)
+        for name in [name for name in os.environ if name.startswith(("SLURM_", "SUBMITIT_", "PMI_"))]:
+            del os.environ[name]
+        os.environ.update(environment)
+        try:
+            log = os.open(run_dir / "log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+            os.dup2(log, sys.stdout.fileno())
+            os.dup2(log, sys.stderr.fileno())
+            print(place, flush=True)
+            execute_locked(thaw(run_dir), stop)
+        except HeldError:
+            sys.exit(0)
+        except StoppedError:
+            print("stopped and saved", flush=True)
+            sys.exit(STOPPED)
+        except (CrossoverError, OSError) as error:
+            print(one_line(error), file=sys.stderr)
+            sys.exit(1)
+        except RuntimeError as error:
+            if type(error).__name__ != "OutOfMemoryError":
+                raise
+            traceback.print_exc()
+            sys.exit(OUT_OF_MEMORY)
+
+
+def describe_place(environment: dict[str, str]) -> str:
+    """Return where and when a run starts: time, host, process, Slurm job and slot."""
+    job = os.environ.get("SLURM_JOB_ID")
+    if "SLURM_ARRAY_JOB_ID" in os.environ:
+        job = f"{os.environ['SLURM_ARRAY_JOB_ID']}_{os.environ['SLURM_ARRAY_TASK_ID']}"
+    facts = {"host": os.environ.get("SLURMD_NODENAME", os.uname().nodename), "process": os.getpid()}
+    facts |= ({"job": job} if job else {}) | environment
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    return f"started {now} " + " ".join(f"{name}={value}" for name, value in facts.items())

@@ -1,0 +1,242 @@
+"""How do planned runs get done on this machine? One process per run from a fork server, several side by side."""
+
+import contextlib
+import math
+import multiprocessing
+import os
+import signal
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from multiprocessing import forkserver
+from multiprocessing.connection import wait
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+from crossover.cli import one_line
+from crossover.config import RunConfig
+from crossover.files import write_text
+from crossover.sweep.job import OUT_OF_MEMORY, STOPPED, run_process
+from crossover.sweep.records import State, run_state
+
+PRELOAD = ["torch", "pytorch_lightning", "timm", "wandb", "hydra", "crossover.training.run"]
+"""Imported once by the fork server: a run then starts in 0.01 s instead of 6 s."""
+ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+GRACE_SECONDS = 20.0
+"""Time that a run has to save when the pool ends it; Slurm's usual KillWait is 30 s."""
+Slot = dict[str, str]
+"""The environment of a run, such as CUDA_VISIBLE_DEVICES."""
+
+
+@dataclass
+class Progress:
+    """The states of the runs of a sweep while it goes on."""
+
+    states: dict[str, State]
+    seconds: list[float] = field(default_factory=list)
+    """Wall time of each run that ended here."""
+    slots: int = 1
+    notes: list[str] = field(default_factory=list)
+    """What the user should know, one line each, as it happened."""
+
+    def count(self, state: State) -> int:
+        return sum(value == state for value in self.states.values())
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Expected time until the end, from the mean time of the runs done so far; None before the first."""
+        if not self.seconds:
+            return None
+        left = len(self.states) - self.count("done") - self.count("failed") - self.count("running") / 2
+        return left * sum(self.seconds) / len(self.seconds) / self.slots
+
+
+@dataclass(frozen=True)
+class _Active:
+    process: BaseProcess
+    slot: Slot
+    started: float
+    density: int
+    """Runs that its device was allowed when it started."""
+
+
+class Pool:
+    """Does what is left of `runs`, one per slot at a time.
+
+    Runs that another live process holds are waited for, `patience` seconds after all else is done. `report` is called
+    about once a second.
+    """
+
+    def __init__(
+        self,
+        runs: Sequence[RunConfig],
+        *,
+        slots: Sequence[Slot],
+        report: Callable[[Progress], None],
+        patience: float = math.inf,
+    ) -> None:
+        self._folders = {run.run_id: run.run_dir for run in runs}
+        self._report, self._patience = report, patience
+        self._allowed = Counter(_device(slot) for slot in slots)
+        self._slots = {_device(slot): slot for slot in slots}
+        self._active: dict[str, _Active] = {}
+        self.progress = Progress({r: run_state(folder) for r, folder in self._folders.items()}, slots=len(slots))
+        self._todo = [run_id for run_id, state in self.progress.states.items() if state != "done"]
+
+    def run(self) -> Progress:
+        """Return the final states. However this ends, its runs have ended too; what they saved is continued later."""
+        context = _fork_server() if self._todo else multiprocessing.get_context()
+        idle_since = time.monotonic()
+        try:
+            while self._todo or self._active:
+                self._start(context)
+                self._report(self.progress)
+                if self._active:
+                    idle_since = time.monotonic()
+                    wait([active.process.sentinel for active in self._active.values()], timeout=1.0)
+                elif time.monotonic() - idle_since > self._patience:
+                    break  # another job has the rest
+                else:
+                    time.sleep(min(1.0, self._patience))
+                for run_id in [r for r, active in self._active.items() if not active.process.is_alive()]:
+                    self._note_end(run_id, self._active.pop(run_id))
+        finally:
+            self.stop()
+        self._report(self.progress)
+        return self.progress
+
+    def stop(self) -> None:
+        """Let the runs save and end; kill those that have not ended after GRACE_SECONDS."""
+        processes = [active.process for active in self._active.values()]
+        try:
+            for process in processes:
+                process.terminate()
+            deadline = time.monotonic() + GRACE_SECONDS
+            for process in processes:
+                process.join(max(0.0, deadline - time.monotonic()))
+        finally:
+            for process in processes:
+                process.kill()
+                process.join()
+
+    def _start(self, context: multiprocessing.context.BaseContext) -> None:
+        for run_id in list(self._todo):
+            device = self._free_device()
+            if device is None:
+                return
+            state = run_state(self._folders[run_id])
+            self.progress.states[run_id] = state
+            if state == "running":  # elsewhere
+                continue
+            self._todo.remove(run_id)
+            if state == "done":
+                continue
+            slot = self._slots[device]
+            process = context.Process(target=run_process, args=(self._folders[run_id], slot), name=run_id)  # type: ignore[attr-defined]
+            process.start()
+            self._active[run_id] = _Active(process, slot, time.monotonic(), self._allowed[device])
+            self.progress.states[run_id] = "running"
+
+    def _free_device(self) -> str | None:
+        """Return the device with the fewest runs that may have another one."""
+        used = Counter(_device(active.slot) for active in self._active.values())
+        device = min(self._allowed, key=lambda name: used[name] / self._allowed[name])
+        return device if used[device] < self._allowed[device] else None
+
+    def _note_end(self, run_id: str, ended: _Active) -> None:
+        folder, code = self._folders[run_id], ended.process.exitcode or 0
+        state = run_state(folder)
+        if state == "done":
+            self.progress.seconds.append(time.monotonic() - ended.started)
+        elif state == "running" or code == STOPPED:  # it was taken over, or told to stop by someone else
+            self._todo.append(run_id)
+        elif code == OUT_OF_MEMORY and ended.density > 1:
+            self._halve(ended)
+            self._todo.insert(0, run_id)
+            state = "missing"
+        else:
+            state = "failed"
+            self._write_error(folder, code)
+        self.progress.states[run_id] = state
+
+    def _halve(self, ended: _Active) -> None:
+        """Allow half as many runs on a device, once for all the runs that were started at the same density."""
+        device = _device(ended.slot)
+        fewer = ended.density // 2
+        if fewer < self._allowed[device]:
+            self._allowed[device] = fewer
+            self.progress.slots = sum(self._allowed.values())
+            name = f"GPU {device}" if device else "this machine"
+            self.progress.notes.append(f"out of memory with {ended.density} runs on {name}: going on with {fewer}")
+
+    def _write_error(self, folder: Path, code: int) -> None:
+        """Say for a run what it could not say itself, such as one that was killed."""
+        if (folder / "error.txt").exists():
+            return
+        how = f"signal {-code}" if code < 0 else f"exit status {code}"
+        try:
+            log = folder / "log.txt"
+            last = log.read_text(errors="replace").strip().splitlines()[-1:] if code > 0 and log.exists() else []
+            write_text(folder / "error.txt", "\n".join([f"the process ended with {how}; log: {log}", *last]) + "\n")
+        except OSError as error:
+            self.progress.notes.append(f"{folder.name} ended with {how}; {one_line(error)}")
+
+
+def run_pool(
+    runs: Sequence[RunConfig],
+    *,
+    slots: Sequence[Slot],
+    report: Callable[[Progress], None],
+    patience: float = math.inf,
+) -> Progress:
+    """Do what is left of `runs` and return the final states; see Pool."""
+    return Pool(runs, slots=slots, report=report, patience=patience).run()
+
+
+def _device(slot: Slot) -> str:
+    return slot.get("CUDA_VISIBLE_DEVICES", "")
+
+
+def _fork_server() -> multiprocessing.context.ForkServerContext:
+    """Return a context whose server lives through the signals that Slurm sends to every process of a job."""
+    os.environ.update(ONE_THREAD)  # read when numpy and torch are imported, in the fork server
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOAD)
+    with _ignored(signal.SIGTERM, signal.SIGUSR2):
+        forkserver.ensure_running()
+    return context
+
+
+@contextlib.contextmanager
+def _ignored(*signals: signal.Signals) -> Iterator[None]:
+    """Ignore signals; a process started meanwhile ignores them for good."""
+    previous = {number: signal.signal(number, signal.SIG_IGN) for number in signals}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def local_slots(parallel: int | None, runs_per_gpu: int) -> list[Slot]:
+    """Return one environment per run that can go on at a time: on GPUs runs_per_gpu each, else one per CPU core.
+
+    In a Slurm task these are the GPUs and cores it was given. GPUs are counted without touching CUDA, which must not be
+    initialised before the fork.
+    """
+    gpus = visible_gpus()
+    if gpus:
+        slots = [{"CUDA_VISIBLE_DEVICES": gpu} for _ in range(runs_per_gpu) for gpu in gpus]
+    else:
+        given = os.environ.get("SLURM_CPUS_PER_TASK") or os.environ.get("SLURM_CPUS_ON_NODE")
+        slots = [Slot() for _ in range(int(given) if given else len(os.sched_getaffinity(0)))]
+    return slots if parallel is None else (slots * parallel)[:parallel]
+
+
+def visible_gpus() -> list[str]:
+    """Return the CUDA devices that this process may use, as CUDA_VISIBLE_DEVICES names them."""
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if named is not None:
+        return [gpu for gpu in named.split(",") if gpu not in ("", "-1")]
+    return [path.name.removeprefix("nvidia") for path in sorted(Path("/dev").glob("nvidia[0-9]*"))]

@@ -1,0 +1,175 @@
+"""How does a sweep run on a Slurm cluster? As array tasks, each a local pool over a group of runs."""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from rich.console import Console
+from submitit import AutoExecutor
+from submitit.core.utils import FailedJobError, FailedSubmissionError
+from submitit.helpers import DelayedSubmission
+
+from crossover.config import CrossoverError, RunConfig
+from crossover.sweep.failures import describe_failures
+from crossover.sweep.jobs import active_jobs, note_jobs
+from crossover.sweep.launch import SlurmLauncher
+from crossover.sweep.lock import STALE_SECONDS
+from crossover.sweep.pool import Pool, Progress, local_slots
+from crossover.sweep.progress import Display
+from crossover.sweep.records import read_error, run_state, thaw
+
+POLL_SECONDS = 5.0
+KILL_SECONDS = 600.0
+"""How long a task whose runs have saved waits for Slurm to kill it."""
+DEFAULT_ARRAY_LIMIT = 1000
+"""Slurm's own default of MaxArraySize, less one."""
+
+
+class RunGroup:
+    """What one array task does: its runs, in a pool on the GPUs and cores that Slurm gave it.
+
+    submitit pickles it for the job, calls it there, and calls `checkpoint` shortly before the time is over.
+    """
+
+    def __init__(self, outputs: Path, run_ids: Sequence[str], *, parallel: int | None, runs_per_gpu: int) -> None:
+        self._arguments: dict[str, Any] = {"parallel": parallel, "runs_per_gpu": runs_per_gpu}
+        self.outputs, self.run_ids = outputs, tuple(run_ids)
+        self._pool: Pool | None = None
+
+    def __call__(self) -> dict[str, str]:
+        """Return the final states; raise CrossoverError when a run failed, so that Slurm shows the task as failed."""
+        runs = [thaw(self.outputs / "runs" / run_id) for run_id in self.run_ids]
+        console = Console(width=160)
+        signal.signal(signal.SIGTERM, self._end)
+        with Display(console, len(runs)) as display:
+            # by the end of its patience the heartbeat of a dead owner is stale: what is still held is done elsewhere
+            self._pool = Pool(runs, slots=local_slots(**self._arguments), report=display, patience=2 * STALE_SECONDS)
+            states = self._pool.run().states
+        errors = {run_id: read_error(self.outputs, run_id) for run_id, state in states.items() if state == "failed"}
+        for line in describe_failures(self.outputs, errors):
+            console.print(line, highlight=False, markup=False, soft_wrap=True)
+        if errors:
+            raise CrossoverError(f"{len(errors)} of {len(runs)} runs failed")
+        return dict(states)
+
+    def checkpoint(self) -> DelayedSubmission:
+        """Let the runs save; return what the requeued task does: the same, which continues them."""
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # from here on Slurm may end us
+        if self._pool is not None:
+            self._pool.stop()
+        return DelayedSubmission(RunGroup(self.outputs, self.run_ids, **self._arguments))
+
+    def _end(self, number: int, frame: FrameType | None) -> None:
+        """Let the runs save after SIGTERM, then wait for the SIGKILL: a task that ends by itself while it is being
+        preempted is over for Slurm, and not requeued."""
+        print("SIGTERM: the runs save and end", flush=True)
+        if self._pool is not None:
+            self._pool.stop()
+        time.sleep(KILL_SECONDS)
+        sys.exit(128 + number)
+
+
+def submit(groups: Sequence[Sequence[str]], launcher: SlurmLauncher, directory: Path, outputs: Path) -> list[str]:
+    """Submit one array task per group and return the ids of the jobs; `directory` is the sweep's.
+
+    Which runs are in which task is written to `directory`/jobs/.
+    """
+    folder = private_folder(directory / "slurm")
+    executor = AutoExecutor(folder=folder, cluster="slurm", slurm_max_num_timeout=launcher.timeouts)
+    ids = []
+    for chunk, parallel in split_array(groups, array_limit(), launcher.max_parallel):
+        executor.update_parameters(**sbatch_options(launcher, name=directory.name, parallel=parallel))
+        settings: dict[str, Any] = {"parallel": launcher.parallel, "runs_per_gpu": launcher.runs_per_gpu}
+        try:
+            jobs = executor.submit_array([RunGroup(outputs.resolve(), group, **settings) for group in chunk])
+        except (FailedJobError, FailedSubmissionError) as error:
+            raise CrossoverError(f"Slurm refused the job: {str(error).strip().splitlines()[-1]}") from None
+        tasks = {job.job_id: list(group) for job, group in zip(jobs, chunk, strict=True)}
+        ids.append(jobs[0].job_id.split("_")[0])
+        note_jobs(directory, ids[-1], tasks)
+    return ids
+
+
+def require_slurm() -> None:
+    """Raise CrossoverError where Slurm's commands are missing."""
+    missing = [tool for tool in ("sbatch", "srun", "squeue") if shutil.which(tool) is None]
+    if missing:
+        raise CrossoverError(
+            f"launcher=slurm needs Slurm, and there is no {', '.join(missing)} here: start it on a login node of the"
+            " cluster, or use launcher=local"
+        )
+
+
+def private_folder(path: Path) -> Path:
+    """Return a folder for submitit that its owner alone may enter: a job unpickles what lies there."""
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if path.stat().st_uid != os.getuid():
+        raise CrossoverError(f"{path} belongs to another user, whose files would be run as yours; use outputs=DIR")
+    path.chmod(0o700)
+    return path
+
+
+def array_limit() -> int:
+    """Return how many tasks the cluster allows in one array."""
+    done = subprocess.run(["scontrol", "show", "config"], capture_output=True, text=True, check=False)
+    found = re.search(r"^MaxArraySize\s*=\s*(\d+)", done.stdout, re.MULTILINE)
+    return max(1, int(found[1]) - 1) if found else DEFAULT_ARRAY_LIMIT
+
+
+def split_array(
+    groups: Sequence[Sequence[str]], limit: int, max_parallel: int
+) -> list[tuple[Sequence[Sequence[str]], int]]:
+    """Return chunks of at most `limit` groups, each with its share of `max_parallel`."""
+    chunks = [groups[start : start + limit] for start in range(0, len(groups), limit)]
+    if len(chunks) > max_parallel:
+        raise CrossoverError(
+            f"{len(groups)} tasks need {len(chunks)} arrays of {limit}, more than launcher.max_parallel={max_parallel};"
+            " raise it, or put more runs into a task: launcher.runs_per_job"
+        )
+    shares = [max_parallel // len(chunks) + (number < max_parallel % len(chunks)) for number in range(len(chunks))]
+    return list(zip(chunks, shares, strict=True))
+
+
+def sbatch_options(launcher: SlurmLauncher, *, name: str, parallel: int) -> dict[str, Any]:
+    """Return what submitit is told about a task."""
+    options = {
+        "name": f"crossover-{name}",
+        "timeout_min": launcher.timeout_min,
+        "nodes": 1,
+        "tasks_per_node": 1,
+        "cpus_per_task": launcher.cpus,
+        "gpus_per_node": launcher.gpus or None,
+        "mem_gb": launcher.mem_gb,
+        "slurm_partition": launcher.partition,
+        "slurm_account": launcher.account,
+        "slurm_qos": launcher.qos,
+        "slurm_constraint": launcher.constraint,
+        "slurm_setup": launcher.setup or None,
+        "slurm_array_parallelism": parallel,
+        "slurm_signal_delay_s": launcher.signal_seconds,
+        "slurm_stderr_to_stdout": True,
+        "slurm_srun_args": [f"--cpus-per-task={launcher.cpus}"],  # since Slurm 22.05 a step does not inherit it
+        "slurm_additional_parameters": launcher.sbatch or None,
+    }
+    return {key: value for key, value in options.items() if value is not None}
+
+
+def watch(runs: Sequence[RunConfig], directory: Path, report: Callable[[Progress], None]) -> Progress:
+    """Return the states of the runs once the jobs of a sweep are over; `report` is called meanwhile."""
+    progress = Progress({run.run_id: "missing" for run in runs})
+    while True:
+        jobs = active_jobs(directory)  # before the states: what ended in between is then seen as done
+        progress.states = {run.run_id: run_state(run.run_dir) for run in runs}
+        progress.slots = max(1, progress.count("running"))
+        report(progress)
+        if not jobs:
+            return progress
+        time.sleep(POLL_SECONDS)

@@ -1,0 +1,213 @@
+"""What the pool does when runs fail, do not fit, or are told to stop; training itself is replaced."""
+
+import json
+import multiprocessing
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+import crossover.training.run  # noqa: F401 - once, not in each process
+from crossover.config import CrossoverError, RunConfig
+from crossover.sweep import pool
+from crossover.sweep.pool import Pool, Progress, run_pool
+from crossover.sweep.records import freeze, run_state
+from tests.worlds import small_run
+
+Execute = Callable[[RunConfig, object], None]
+Replace = Callable[[Execute], None]
+
+
+@pytest.fixture
+def replace_execute(monkeypatch: pytest.MonkeyPatch) -> Replace:
+    """Return a function that sets what a run does; its processes are forked from this one."""
+    monkeypatch.setattr(pool, "_fork_server", lambda: multiprocessing.get_context("fork"))
+    return lambda execute: monkeypatch.setattr("crossover.training.run.execute", execute)
+
+
+def finish(run: RunConfig) -> None:
+    (run.run_dir / "record.json").write_text("{}")
+
+
+def planned(folder: Path, count: int) -> list[RunConfig]:
+    runs = [small_run(folder, seed=seed) for seed in range(count)]
+    freeze(runs)
+    return runs
+
+
+def slots(**per_gpu: int) -> list[dict[str, str]]:
+    return [{"CUDA_VISIBLE_DEVICES": gpu} for gpu, count in per_gpu.items() for _ in range(count)]
+
+
+def test_out_of_memory_halves_the_runs_on_a_device_and_loses_none(tmp_path: Path, replace_execute: Replace) -> None:
+    runs, fit = planned(tmp_path, 8), 2
+    beside = tmp_path / "beside"
+    beside.mkdir()
+
+    def execute(run: RunConfig, stop: object) -> None:
+        mine = beside / f"{run.run_id}"
+        mine.touch()
+        time.sleep(0.15)
+        crowded = len(list(beside.iterdir())) > fit
+        time.sleep(0.1)
+        mine.unlink()
+        if crowded:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+        finish(run)
+
+    replace_execute(execute)
+    progress = run_pool(runs, slots=slots(A=8), report=lambda _: None)
+    assert set(progress.states.values()) == {"done"}
+    assert progress.notes == [
+        "out of memory with 8 runs on GPU A: going on with 4",
+        "out of memory with 4 runs on GPU A: going on with 2",
+    ]
+    assert progress.slots == 2
+    assert not list((tmp_path / "outputs").rglob("error.txt"))
+
+
+def test_a_run_that_does_not_fit_alone_fails_with_advice(tmp_path: Path, replace_execute: Replace) -> None:
+    (run,) = planned(tmp_path, 1)
+
+    def execute(run: RunConfig, stop: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+
+    replace_execute(execute)
+    assert run_pool([run], slots=slots(A=1), report=lambda _: None).states == {run.run_id: "failed"}
+    last = (run.run_dir / "error.txt").read_text().splitlines()[-1]
+    assert last.startswith("out of device memory (CUDA out of memory); lower recipe.batch_size")
+
+
+def test_slots_differ_and_the_log_says_where_a_run_was(tmp_path: Path, replace_execute: Replace) -> None:
+    runs = planned(tmp_path, 4)
+
+    def execute(run: RunConfig, stop: object) -> None:
+        time.sleep(0.2)
+        finish(run)
+
+    replace_execute(execute)
+    run_pool(runs, slots=slots(A=1, B=1), report=lambda _: None)
+    logs = [(run.run_dir / "log.txt").read_text() for run in runs]
+    assert sorted(log.split("CUDA_VISIBLE_DEVICES=")[1].split()[0] for log in logs) == ["A", "A", "B", "B"]
+    assert all(log.startswith("started 20") and "host=" in log for log in logs)
+
+
+def test_a_run_is_no_rank_of_the_slurm_job_around_it(
+    tmp_path: Path, replace_execute: Replace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (run,) = planned(tmp_path, 1)
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.setenv("SLURM_PROCID", "3")
+
+    def execute(run: RunConfig, stop: object) -> None:
+        left = [name for name in os.environ if name.startswith("SLURM")]
+        (run.run_dir / "record.json").write_text(json.dumps(left))
+
+    replace_execute(execute)
+    run_pool([run], slots=[{}], report=lambda _: None)
+    assert json.loads((run.run_dir / "record.json").read_text()) == []
+    assert " job=7" in (run.run_dir / "log.txt").read_text()
+
+
+def test_stopped_pool_lets_its_runs_save_and_kills_those_that_do_not(
+    tmp_path: Path, replace_execute: Replace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saving, deaf = planned(tmp_path, 2)
+    monkeypatch.setattr(pool, "GRACE_SECONDS", 0.5)
+
+    def execute(run: RunConfig, stop: object) -> None:
+        from crossover.training.resume import StoppedError
+
+        (run.run_dir / "started").touch()
+        if run.run_id == deaf.run_id:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            time.sleep(60)
+        assert stop.wait(30)  # type: ignore[attr-defined]
+        (run.run_dir / "last.ckpt").touch()
+        raise StoppedError
+
+    def interrupt(progress: Progress) -> None:
+        if all((run.run_dir / "started").exists() for run in (saving, deaf)):
+            raise KeyboardInterrupt
+
+    replace_execute(execute)
+    with pytest.raises(KeyboardInterrupt):
+        run_pool([saving, deaf], slots=[{}, {}], report=interrupt)
+    assert run_state(saving.run_dir) == "resumable"
+    assert run_state(deaf.run_dir) == "missing"
+    assert multiprocessing.active_children() == []
+
+
+def test_a_pool_without_patience_leaves_to_others_what_they_hold(tmp_path: Path, replace_execute: Replace) -> None:
+    mine, theirs = planned(tmp_path, 2)
+    (theirs.run_dir / "lock").write_text(json.dumps({"host": "elsewhere", "pid": 1, "token": "x"}))
+    replace_execute(lambda run, stop: finish(run))
+    progress = Pool([theirs, mine], slots=[{}], report=lambda _: None, patience=0.1).run()
+    assert progress.states == {theirs.run_id: "running", mine.run_id: "done"}
+
+
+def test_a_full_disk_is_told_and_the_others_go_on(
+    tmp_path: Path, replace_execute: Replace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bad, good = planned(tmp_path, 2)
+
+    def refuse(path: Path, text: str) -> None:
+        raise OSError(28, "No space left on device", str(path))
+
+    def execute(run: RunConfig, stop: object) -> None:
+        if run.run_id == bad.run_id:
+            os._exit(9)
+        finish(run)
+
+    monkeypatch.setattr(pool, "write_text", refuse)
+    replace_execute(execute)
+    progress = run_pool([bad, good], slots=[{}], report=lambda _: None)
+    assert progress.states == {bad.run_id: "failed", good.run_id: "done"}
+    assert progress.notes[0].startswith(f"{bad.run_id} ended with exit status 9; ")
+    assert progress.notes[0].endswith("free some space and repeat the command: what is done is kept")
+
+
+def test_an_error_of_a_file_says_what_to_do(tmp_path: Path, replace_execute: Replace) -> None:
+    (run,) = planned(tmp_path, 1)
+
+    def execute(run: RunConfig, stop: object) -> None:
+        raise OSError(28, "No space left on device", "last.ckpt")
+
+    replace_execute(execute)
+    run_pool([run], slots=[{}], report=lambda _: None)
+    assert (run.run_dir / "error.txt").read_text().splitlines()[-1].startswith("last.ckpt: the disk is full")
+
+
+def test_what_was_torn_beside_a_run_does_not_stop_the_pool(tmp_path: Path, replace_execute: Replace) -> None:
+    torn, good = planned(tmp_path, 2)
+    (torn.run_dir / "config.yaml").write_text("{")
+    replace_execute(lambda run, stop: finish(run))
+    progress = run_pool([torn, good], slots=[{}], report=lambda _: None)
+    assert progress.states == {torn.run_id: "failed", good.run_id: "done"}
+    last = (torn.run_dir / "error.txt").read_text().splitlines()[-1]
+    assert last.endswith("repeat the sweep")
+    assert "config.yaml cannot be read (Expecting" in last
+
+
+def test_a_missing_log_folder_is_one_line(tmp_path: Path) -> None:
+    from crossover.sweep.job import run_process
+
+    process = multiprocessing.get_context("fork").Process(target=run_process, args=(tmp_path / "nowhere", {}))
+    process.start()
+    process.join(30)
+    assert process.exitcode == 1
+
+
+def test_divergence_is_kept_as_one_line(tmp_path: Path, replace_execute: Replace) -> None:
+    (run,) = planned(tmp_path, 1)
+
+    def execute(run: RunConfig, stop: object) -> None:
+        raise CrossoverError("training diverged")
+
+    replace_execute(execute)
+    run_pool([run], slots=[{}], report=lambda _: None)
+    assert (run.run_dir / "error.txt").read_text() == "training diverged\n"
