@@ -504,6 +504,11 @@ def test_other_budgets_are_left_to_the_stability_table() -> None:
     assert {("size left out", "4,096"), ("chain left out", "2")} <= set(rows.index)
 
 
+def test_nothing_is_unstable_where_there_is_no_verdict() -> None:
+    runs = table(falling(3000), chains=1)
+    assert stability_table(runs, rng=np.random.default_rng(0)).empty
+
+
 def test_each_model_keeps_its_own_recipe() -> None:
     runs = table(falling(3000))
     runs["recipe"] = "adamw_" + runs["model"]
@@ -561,7 +566,10 @@ def test_curve_files_that_cannot_be_read_are_refused(tmp_path: Path) -> None:
     with pytest.raises(AnalysisError, match="lacks the column n_train; it has model, error"):
         read_curves(path)
     path.write_text("model,n_train,error\nvit,10,50\n")
-    with pytest.raises(AnalysisError, match="divide percent by 100"):
+    with pytest.raises(AnalysisError, match=r"curves\.csv: error must be a fraction .* divide percent by 100"):
+        read_curves(path)
+    path.write_text("model,n_train,error\n")
+    with pytest.raises(AnalysisError, match="has a header but no rows"):
         read_curves(path)
     path.write_text("model,n_train,error\nvit,10,0.5\nvit,10,0.4\n")
     with pytest.raises(AnalysisError, match="2 rows are duplicates"):

@@ -154,6 +154,19 @@ def test_page_says_how_far_the_verdict_carries(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "calibration.json").read_text())["pairs"][0]["chains_needed"] == 3
 
 
+def test_what_was_left_out_is_said_on_the_page_and_in_the_terminal(report: Callable[..., Report]) -> None:
+    records = crossing_records()
+    records[0]["test_error"] = None
+    written = report(records)
+    said = f"1 runs have no test_error and are left out: {records[0]['run_id']}."
+    assert f"cues: {said}" in written.notes
+    with Path("/dev/null").open("w") as nowhere:
+        console = Console(record=True, width=200, file=nowhere)
+        terminal_summary(written, console)
+    texts = [(written.directory / name).read_text() for name in ("report.html", "report.md")]
+    assert all(said in text for text in (*texts, console.export_text()))
+
+
 def test_two_data_sets_of_one_name_are_refused(report: Callable[..., Report]) -> None:
     other = record("vit_tiny", 256, 7, 0.5) | {"dataset_hash": "def"}
     with pytest.raises(CrossoverError, match=r"two different data sets are called cues; .* data\.name=NAME"):
@@ -177,10 +190,10 @@ def test_a_model_keeps_its_colour_and_marker(report: Callable[..., Report]) -> N
 
 
 def test_terminal_summary_ends_with_verdict_and_page(report: Callable[..., Report]) -> None:
-    console = Console(record=True, width=200, file=open("/dev/null", "w"))  # noqa: SIM115, PTH123
     written = report(crossing_records())
-    terminal_summary(written, console)
-    console.file.close()
+    with Path("/dev/null").open("w") as nowhere:
+        console = Console(record=True, width=200, file=nowhere)
+        terminal_summary(written, console)
     lines = console.export_text().strip().splitlines()
     assert lines[-1].endswith("report.html")
     assert written.verdicts[0] in lines[-2]

@@ -19,6 +19,7 @@ METRICS = {
     "last_val_error": "selection",
 }
 """Column of the runs to the choice it stands for; `last_val_error` is that of the last step, selected by nothing."""
+_FOUND = ("verdict", "n_star", "ci_low", "ci_high", "p_in_range")
 MAX_SIZES = 12
 """Sizes are left out one by one only up to this number."""
 
@@ -44,19 +45,22 @@ def stability_table(
 ) -> pd.DataFrame:
     """Return one row per pair and alternative; `flips` is true where the verdict differs from the main one.
 
-    Empty for a data set that allows no alternative. `choice` is `as analysed`, `metric`, `selection`, `budget`,
-    `augment`, `recipe`, `size left out` or `chain left out`. One that cannot be analysed has no verdict but a `note`.
+    Empty for a data set that allows no alternative, or a pair without a verdict. `choice` is `as analysed`, `metric`,
+    `selection`, `budget`, `augment`, `recipe`, `size left out` or `chain left out`. An alternative that cannot be
+    analysed has no verdict but a `note`.
     """
     validate_runs(runs, metric)
     rows: list[dict[str, Any]] = []
     for dataset, part in runs.groupby("dataset", sort=False):
         pairs = ordered_pairs([str(model) for model in dict.fromkeys(part["model"])])
-        main: dict[tuple[str, str], str | None] = {}
-        ways = list(_alternatives(part, metric))
-        for way in ways if len(ways) > 1 else []:
-            for a, b in pairs:
-                found = _verdict(way, a, b, rng, predictions, confidence)
-                flips = found["verdict"] is not None and found["verdict"] != main.setdefault((a, b), found["verdict"])
+        main, *others = _alternatives(part, metric)
+        for a, b in pairs if others else []:
+            verdict = _verdict(main, a, b, rng, predictions, confidence)
+            if verdict["p_in_range"] is None:
+                continue  # without replicates there is no verdict to shake
+            for way in (main, *others):
+                found = verdict if way is main else _verdict(way, a, b, rng, predictions, confidence)
+                flips = found["verdict"] is not None and found["verdict"] != verdict["verdict"]
                 row = {"dataset": dataset, "a": a, "b": b, "choice": way.choice, "value": way.value}
                 rows.append(row | found | {"flips": flips})
     columns = ["dataset", "a", "b", "choice", "value", "verdict", "n_star", "ci_low", "ci_high", "flips", "note"]
@@ -90,5 +94,5 @@ def _verdict(
             raise AnalysisError("one of the two models has no such run")
         pair = compare(kept, a, b, rng=rng, metric=way.metric, predictions=predictions, confidence=confidence)
     except AnalysisError as error:
-        return dict.fromkeys(("verdict", "n_star", "ci_low", "ci_high")) | {"note": str(error)}
-    return {name: pair[name] for name in ("verdict", "n_star", "ci_low", "ci_high")} | {"note": " ".join(pair["notes"])}
+        return dict.fromkeys(_FOUND) | {"note": str(error)}
+    return {name: pair[name] for name in _FOUND} | {"note": " ".join(pair["notes"])}

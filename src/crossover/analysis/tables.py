@@ -172,5 +172,10 @@ def read_curves(path: Path | str) -> pd.DataFrame:
     )
     others = ("val_error", "train_error", "steps", "images_seen", "params", "flops", "train_seconds")
     rows = rows.assign(**dict.fromkeys(others, np.nan))
-    validate_runs(rows)  # complain about the file now, where its name is known
+    if rows.empty:
+        raise AnalysisError(f"{path} has a header but no rows; give one row per model and n_train")
+    try:
+        validate_runs(rows)  # complain about the file now, where its name is known
+    except AnalysisError as error:
+        raise AnalysisError(f"{path}: {str(error).replace('test_error', 'error')}") from None
     return rows

@@ -27,6 +27,7 @@ __all__ = ["Ceiling", "Report", "terminal_summary", "write_curves_report", "writ
 
 MOST_ROWS = 20
 """Sizes up to which the terminal shows a table."""
+MOST_NOTES = 6
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,16 @@ class Report:
     @property
     def verdicts(self) -> list[str]:
         return [f"{dataset}: {pair['summary']}" for dataset, pair in self.pairs]
+
+    @property
+    def notes(self) -> list[str]:
+        """What was left out, changed or could not be established."""
+        said = [
+            (study["dataset"], note)
+            for study in self.result["studies"]
+            for note in (*study["notes"], *(note for pair in study["pairs"] for note in pair["notes"]))
+        ]
+        return list(dict.fromkeys(f"{dataset}: {note}" for dataset, note in said))
 
     @property
     def extrapolations(self) -> list[str]:
@@ -239,6 +250,10 @@ def terminal_summary(report: Report, console: Console) -> None:
         _print_calibration(sentence, rows_by_chains, console)
     for line in report.trouble:
         console.print(line, style="red", highlight=False, markup=False)
+    for line in report.notes[:MOST_NOTES]:
+        console.print(line, style="dim", highlight=False, markup=False)
+    if len(report.notes) > MOST_NOTES:
+        console.print(f"and {len(report.notes) - MOST_NOTES} more notes on the page", style="dim", highlight=False)
     for line in (*report.extrapolations, *(sentence for sentence, _ in report.stabilities)):
         console.print(line, highlight=False, markup=False)
     for verdict in report.verdicts:

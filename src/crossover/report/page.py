@@ -153,7 +153,6 @@ def html_page(report: Report, drawings: list[tuple[str, str]]) -> str:
         report=report,
         drawings=[(name, alt, _svg(report.directory, name)) for name, alt in drawings],
         tables=size_tables(report),
-        notes=[note for _, pair in report.pairs for note in pair["notes"]],
         cost_header=["dataset", "model", *(name.replace("_", " ") for name in COST)],
         costs=cost_table(report),
         stabilities=[(sentence, stability_cells(rows)) for sentence, rows in report.stabilities],
@@ -180,7 +179,7 @@ def markdown_page(report: Report, drawings: list[tuple[str, str]]) -> str:
     """Return the verdicts, the tables, the figures and the conditions."""
     lines = [f"# {report.title}", ""]
     lines += [f"**{verdict}**\n" for verdict in report.verdicts]
-    lines += [f"- {note}" for note in report.trouble]
+    lines += [f"- {note}" for note in (*report.trouble, *report.notes)]
     for table in size_tables(report):
         lines += ["", f"## {table['dataset']}: mean test error over chains [95% CI]", "", _row(table["header"])]
         lines.append("|" + "---:|" * len(table["header"]))
