@@ -1,7 +1,7 @@
 # Every target installs what it needs by itself. `make` lists them.
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help setup data sweep status cancel report publish sync test test-slow check models clean
+.PHONY: help setup data sweep status cancel report publish sync test test-slow test-gpu bench check models clean
 
 SWEEP ?= quick
 SET ?=
@@ -49,6 +49,12 @@ test: .venv/ready ## the tests (2 min on 2 cores)
 
 test-slow: .venv/ready ## the long tests: simulations, killed sweeps (15 min)
 	@$(python) -m pytest -m slow $(ARGS)
+
+test-gpu: .venv/ready ## the tests that need a CUDA device (2 min)
+	@$(python) -m pytest -n 0 -m gpu $(ARGS)
+
+bench: .venv/ready ## ours against a plain loop and the idiomatic way (15 min on 2 idle cores); ARGS="only=[steady]"
+	@$(python) scripts/bench.py $(ARGS)
 
 check: .venv/ready ## formatting, lint and types (1 min)
 	@$(python) -m ruff format --check . && $(python) -m ruff check . && $(python) -m mypy

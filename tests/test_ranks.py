@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from timm.layers import BatchNormAct2d
-from timm.layers.norm_act import SyncBatchNormAct
+from timm.layers.norm_act import BatchNormAct2d, SyncBatchNormAct
 from torch import nn
 
 from crossover.config import CrossoverError, TrainerConfig

@@ -40,7 +40,7 @@ def plain_losses(run: RunConfig, *, bf16: bool) -> list[float]:
         seed=run.seed,
     )
     torch.manual_seed(run.seed)
-    network = build_model(run.model, image_size=16, classes=10).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network = build_model(run.model, image_size=16, classes=10).to(memory_format=torch.channels_last)
     groups = weight_decay_groups(network, run.recipe.weight_decay)
     optimizer = torch.optim.AdamW(groups, lr=1, betas=run.recipe.betas, fused=True)
     steps = run.budget.steps or 0

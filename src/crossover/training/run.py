@@ -91,7 +91,7 @@ def _execute(run: RunConfig, rank: Rank, stop: threading.Event) -> dict[str, Any
         network, run.recipe, data.train_batches, total_steps=steps, bf16=precision == "bf16", engine=engine
     )
     if rank.index > 0:  # the first one writes
-        _fit(run, module, data, rank, None, stop)
+        fit(run, module, data, rank, None, stop)
         return {}
 
     seen = steps * run.recipe.batch_size
@@ -112,7 +112,7 @@ def _execute(run: RunConfig, rank: Rank, stop: threading.Event) -> dict[str, Any
     run.run_dir.mkdir(parents=True, exist_ok=True)
     logger = make_logger(run, facts)
     try:
-        _fit(run, module, data, rank, logger, stop)
+        fit(run, module, data, rank, logger, stop)
         record = facts | _measure(run, module, data, precision) | _provenance(device, started)
         record |= {"classes": list(dataset.classes), "config": run.model_dump(mode="json")}
         log_summary(logger, record)
@@ -140,7 +140,7 @@ def identify(run: RunConfig) -> dict[str, Any]:
     }
 
 
-def _fit(
+def fit(
     run: RunConfig, module: Classifier, data: SubsetData, rank: Rank, logger: Logger | None, stop: threading.Event
 ) -> None:
     checkpoint = run.run_dir / "last.ckpt"

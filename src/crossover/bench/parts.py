@@ -1,0 +1,271 @@
+"""What is measured? Each part returns what goes into its section of the file."""
+
+import os
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+
+from crossover.bench import minisweep, peer
+from crossover.bench.race import Apart, in_turns, side_by_side, steady, summarise
+from crossover.bench.steady import Way, matmul_peak
+from crossover.bench.worlds import Task, folder_data, image_folder, with_fields
+from crossover.config import CrossoverError, RunConfig, parse_run
+from crossover.training.machine import device_name, git_state, package_versions
+
+Compose = Callable[[list[str]], dict[str, Any]]
+AUGMENTS: dict[str, list[str]] = {
+    "crop_flip": ["augment=crop_flip"],
+    "randaugment": ["augment=crop_flip", "+augment.policy=randaugment", "augment.name=randaugment"],
+}
+SIZES, CHAINS = (100, 1_000, 10_000), (0, 1)
+SETTLING = 5
+"""Repeats, at least, of the harness cost: a few per cent must show."""
+
+
+class BenchConfig(BaseModel):
+    """What to measure, and how often."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    only: list[str]
+    repeats: int = Field(ge=1)
+    quick: bool
+    models: list[str] | None
+    steps: int = Field(ge=1)
+    mini_steps: int = Field(ge=2)
+    parity_steps: int = Field(ge=2)
+    parity_seeds: list[int] = Field(min_length=2)
+    peer: Path | None
+    output: Path | None
+    data_dir: Path
+
+
+@dataclass(frozen=True)
+class Bench:
+    """The machine and the settings of a bench."""
+
+    config: BenchConfig
+    compose: Compose
+    apart: Apart
+
+    @property
+    def device(self) -> torch.device:
+        return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
+
+    @property
+    def core(self) -> int | None:
+        """The one core on which contenders run in turns; on a GPU they may use all."""
+        return None if self.device.type == "cuda" else max(os.sched_getaffinity(0))
+
+    @property
+    def workers(self) -> int:
+        """DataLoader workers: on a single core they only add their own cost."""
+        return 0 if self.core is not None else len(os.sched_getaffinity(0))
+
+    @property
+    def models(self) -> list[str]:
+        default = ["resnet_tiny", "vit_tiny"] if self.device.type == "cpu" else ["resnet18", "vit_256x6"]
+        models = self.config.models or default
+        return models[:1] if self.config.quick else models
+
+    @property
+    def repeats(self) -> int:
+        return 1 if self.config.quick else self.config.repeats
+
+    @property
+    def steps(self) -> int:
+        return 5 if self.config.quick else self.config.steps
+
+    def run(self, *overrides: str) -> RunConfig:
+        fixed = ["logger=none", f"machine.data_dir={self.config.data_dir}"]
+        return parse_run(self.compose([*fixed, *overrides]))
+
+    def images(self, *overrides: str) -> Task:
+        """Return a task on CIFAR-10, or on random images where it is not at hand."""
+        real = (self.config.data_dir / "cifar10" / "train").is_dir()
+        return Task(self.run("data=cifar10_folder", "n_train=10000", *overrides), synthetic=not real)
+
+    def conditions(self) -> dict[str, Any]:
+        return {
+            "device": device_name(self.device),
+            "cores": len(os.sched_getaffinity(0)),
+            "threads": 1,
+            "torch_device": self.device.type,
+            "load_average_before": os.getloadavg()[0],
+            "started": datetime.now(UTC).isoformat(timespec="seconds"),
+            "repeats": self.repeats,
+            "versions": package_versions(),
+            "git": git_state(),
+        }
+
+
+def harness(bench: Bench) -> dict[str, Any]:
+    """Our loop against a plain loop of the same steps, on the runs of the embedded sweep (or the GPU's models)."""
+    ways: list[Way] = ["ours", "plain"]
+    repeats = bench.repeats if bench.config.quick else max(SETTLING, bench.repeats)
+    result = {}
+    for model in bench.models:
+        recipe = ["recipe=cues_vit"] if model == "vit_tiny" else []
+        task = Task(bench.run(f"model={model}", *recipe, "n_train=4096"), synthetic=False)
+        if bench.device.type == "cuda":
+            task = bench.images(f"model={model}", "augment=crop_flip")
+        rows = steady(bench.apart, task, ways, steps=4 * bench.steps, repeats=repeats, core=bench.core, workers=0)
+        result[model] = {"rows": rows, "images_per_second": summarise(rows, "images_per_second", "plain")}
+    return result
+
+
+def steady_rates(bench: Bench) -> dict[str, Any]:
+    """Training alone, on one core (or one GPU): ours, a plain loop, the idiomatic way as shipped and tuned."""
+    dtype = torch.bfloat16 if bench.device.type == "cuda" else torch.float32
+    peak = bench.apart.call(matmul_peak, bench.device, dtype, 1)
+    ways: list[Way] = ["ours", "plain", "idiomatic", "idiomatic_tuned"]
+    result: dict[str, Any] = {"matmul_flops_per_second": peak, "workers": bench.workers, "races": {}}
+    for model in bench.models:
+        for name, overrides in AUGMENTS.items():
+            task = bench.images(f"model={model}", *overrides)
+            rows = steady(
+                bench.apart,
+                task,
+                ways,
+                steps=bench.steps,
+                repeats=bench.repeats,
+                core=bench.core,
+                workers=bench.workers,
+            )
+            summary = summarise(rows, "images_per_second", "idiomatic")
+            for way, values in summary.items():
+                own = [row for row in rows if row["way"] == way]
+                values["share_of_matmul"] = mean(row["flops_per_second"] for row in own) / peak
+                values["peak_bytes"] = max(row["peak_bytes"] for row in own)
+            result["races"][f"{model} {name}"] = {"rows": rows, "images_per_second": summary}
+            result["images"] = "random" if task.synthetic else "CIFAR-10"
+    return result
+
+
+def growth(bench: Bench) -> dict[str, Any]:
+    """How our images per second change with each of four things, on random images."""
+    cores = [None] if bench.core is None else sorted(os.sched_getaffinity(0))
+    steps = max(5, bench.steps // 2)
+    result: dict[str, Any] = {}
+    for model in bench.models:
+        base = bench.run("data=cifar10_folder", "augment=crop_flip", f"model={model}", "n_train=1000")
+
+        def rate(run: RunConfig, count: int = 1) -> float:
+            return side_by_side(bench.apart, Task(run, synthetic=True), count, steps=steps, cores=cores)
+
+        result[model] = {
+            "n_train": {n: rate(with_fields(base, n_train=n)) for n in (100, 1_000, 10_000, 45_000)},
+            "image_size": {px: rate(with_fields(base, data__image_size=px)) for px in (16, 32, 64)},
+            "batch_size": {b: rate(with_fields(base, recipe__batch_size=b)) for b in (16, 48, 128, 512)},
+            "runs": {k: rate(base, k) for k in (1, 2, 4)},
+        }
+    return result
+
+
+def _mini_settings(bench: Bench, root: Path, axes: str, steps: int) -> list[str]:
+    fixed = {
+        "data": "folder",
+        "data.name": "cifar10_bench",
+        "data.root": root.resolve(),
+        "data.image_size": 32,
+        "augment": "crop_flip",
+        "budget": "steps",
+        "budget.steps": steps,
+        "budget.evaluations": 2,
+    }
+    pairs = ",".join(f"{key}:{value}" for key, value in fixed.items())
+    return [
+        "sweep.name=bench",
+        f"sweep.fixed={{{pairs}}}",
+        f"sweep.axes={{{axes}}}",
+        f'set=["machine.data_dir={bench.config.data_dir.resolve()}"]',
+    ]
+
+
+def _mini_runs(bench: Bench, root: Path, sizes: Sequence[int], chains: Sequence[int], steps: int) -> list[RunConfig]:
+    runs = []
+    for model in bench.models:
+        base = bench.run(f"model={model}", "augment=crop_flip", f"budget.steps={steps}", "budget.evaluations=2")
+        for n in sizes:
+            for c in chains:
+                runs.append(with_fields(base, data=folder_data(root).model_dump(), n_train=n, chain=c, seed=c))
+    return runs
+
+
+def _mini(bench: Bench, sizes: Sequence[int], chains: Sequence[int], steps: int, repeats: int) -> list[dict[str, Any]]:
+    axes = (
+        f"model:[{','.join(bench.models)}],n_train:[{','.join(map(str, sizes))}],chain:[{','.join(map(str, chains))}]"
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder)
+        root = image_folder(bench.config.data_dir, place / "images")
+        settings = _mini_settings(bench, root, axes, steps)
+        runs = _mini_runs(bench, root, sizes, chains, steps)
+        log = Path("outputs/bench.log")
+        log.parent.mkdir(exist_ok=True)
+        turn = iter(range(10**6))
+
+        def measure(way: str) -> dict[str, Any]:
+            if way == "ours":
+                return minisweep.ours(settings, place / f"outputs-{next(turn)}", log)
+            return minisweep.idiomatic(runs, log)
+
+        bench.apart.call(minisweep.warm_cache, runs[0])
+        return in_turns(["ours", "idiomatic"], repeats, measure)
+
+
+def mini_sweep(bench: Bench) -> dict[str, Any]:
+    """Wall time of 12 runs: sizes 100, 1,000 and 10,000, two models, two chains."""
+    rows = _mini(bench, SIZES, CHAINS, bench.config.mini_steps, bench.repeats)
+    wall = summarise(rows, "wall_seconds", "ours")
+    inside = [row["fit_seconds"] for row in rows if row["way"] == "idiomatic"]
+    return {
+        "runs": len(rows[0]["runs"]),
+        "steps": bench.config.mini_steps,
+        "rows": rows,
+        "wall_seconds": wall,
+        "ratio_without_imports_of_the_idiomatic": mean(inside) / wall["ours"]["median"],
+    }
+
+
+def parity(bench: Bench) -> dict[str, Any]:
+    """Test error of both ways after the same number of steps, over seeds: do they agree within their spread?"""
+    seeds = bench.config.parity_seeds
+    ours, theirs = _mini(bench, (10_000,), seeds, bench.config.parity_steps, 1)
+    result: dict[str, Any] = {"steps": bench.config.parity_steps, "n_train": 10_000, "seeds": seeds}
+    for model in bench.models:
+        errors = [[row["runs"][f"{model} n10000 c{seed}"] for seed in seeds] for row in (ours, theirs)]
+        spread = (stdev(errors[0]) ** 2 / len(seeds) + stdev(errors[1]) ** 2 / len(seeds)) ** 0.5
+        difference = mean(errors[0]) - mean(errors[1])
+        result[model] = {
+            "ours": errors[0],
+            "idiomatic": errors[1],
+            "difference": difference,
+            "standard_error": spread,
+            "standard_errors_apart": difference / spread,
+        }
+    return result
+
+
+def against_peer(bench: Bench) -> dict[str, Any]:
+    """Wall time of one run with timm's train.py and with scripts/train.py, from the start of the process."""
+    if bench.config.peer is None:
+        raise CrossoverError("part peer needs peer=DIR, a checkout of pytorch-image-models with its train.py")
+    return peer.race(bench.config.peer, bench.models, bench.run, bench.config.data_dir, bench.repeats)
+
+
+PARTS: dict[str, Callable[[Bench], dict[str, Any]]] = {
+    "harness": harness,
+    "steady": steady_rates,
+    "growth": growth,
+    "minisweep": mini_sweep,
+    "parity": parity,
+    "peer": against_peer,
+}
