@@ -1,9 +1,11 @@
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 
 from crossover.config import AugmentConfig
+from crossover.data import loader
 from crossover.data.images import open_dataset
 from crossover.data.loader import EvalBatches, Images, TrainBatches, index_stream
 from tests.worlds import small_run
@@ -63,3 +65,30 @@ def test_evaluation_goes_through_all_images_in_order_and_again(tmp_path: Path) -
         labels = torch.cat([labels for _, labels in batches])
         np.testing.assert_array_equal(labels.numpy(), dataset.labels[dataset.val])
     assert len(batches) == 4
+
+
+def test_images_stream_when_memory_is_short(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dataset = open_dataset(small_run(tmp_path).data, tmp_path)
+    size = len(dataset.pool) * 16 * 16 * 3
+    for free, resident in ((3.9 * size, False), (4.1 * size, True)):
+        monkeypatch.setattr(loader, "free_bytes", lambda device, free=free: free)
+        assert Images(dataset.images, dataset.labels, dataset.pool, CPU, 1e9).resident == resident
+
+
+def test_free_memory_is_read_from_the_machine() -> None:
+    assert 1e7 < loader.free_bytes(CPU) < 1e14
+
+
+def test_processes_that_share_a_run_see_every_row_and_every_image_once(tmp_path: Path) -> None:
+    dataset = open_dataset(small_run(tmp_path).data, tmp_path)
+    images = Images(dataset.images, dataset.labels, dataset.pool, CPU, 1e9)
+    config = AugmentConfig(name="a", crop=2, flip=True, mixup=0.8)
+    whole = TrainBatches(images, dataset, config, batch_size=12, seed=0).at(3)
+    rows = [slice(0, 4), slice(4, 8), slice(8, 12)]
+    parts = [TrainBatches(images, dataset, config, batch_size=12, seed=0, rows=r).at(3) for r in rows]
+    for one, other in zip(whole, map(torch.cat, zip(*parts, strict=True)), strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=0)
+    val = Images(dataset.images, dataset.labels, dataset.val, CPU, 1e9)
+    shares = [EvalBatches(val, dataset, batch_size=33, share=(rank, 3)) for rank in range(3)]
+    assert [len(share) for share in shares] == [2, 1, 1]
+    assert sum(len(labels) for share in shares for _, labels in share) == len(dataset.val)

@@ -12,8 +12,10 @@ from safetensors.torch import load_file
 
 from crossover.config import CrossoverError
 from crossover.data.images import open_dataset
+from crossover.data.loader import Batch
+from crossover.training import machine
 from crossover.training import run as running
-from crossover.training.datamodule import CHUNK, leg_bounds
+from crossover.training.datamodule import AHEAD, CHUNK, leg_bounds, read_ahead
 from crossover.training.models import build_model
 from crossover.training.module import Chunk, Classifier, label_smoothing_floor
 from crossover.training.resume import ResumePoint, StoppedError
@@ -207,6 +209,46 @@ def test_chunks_do_not_change_the_result(tmp_path: Path, monkeypatch: pytest.Mon
     assert CHUNK != 4
     monkeypatch.setattr("crossover.training.datamodule.CHUNK", 4)
     assert results(execute(small_run(tmp_path / "b"))) == results(plain)
+
+
+def test_images_that_stream_give_the_numbers_of_resident_ones(tmp_path: Path) -> None:
+    resident = execute(small_run(tmp_path / "a"))
+    assert results(execute(small_run(tmp_path / "b", machine__resident_gb=0))) == results(resident)
+
+
+def test_reading_ahead_keeps_the_order_and_stays_a_few_steps_ahead() -> None:
+    read: list[int] = []
+
+    def take(step: int) -> Batch:
+        read.append(step)
+        return torch.full((1,), step), torch.zeros(1)
+
+    for expected, (batch, _) in enumerate(read_ahead(take, range(20))):
+        assert batch.item() == expected
+        assert len(read) <= expected + 1 + AHEAD
+    assert read == list(range(20))
+
+
+def test_an_error_while_reading_ahead_is_raised_where_the_batch_is_used() -> None:
+    def take(step: int) -> Batch:
+        if step == 5:
+            raise OSError("the disk is gone")
+        return torch.zeros(1), torch.zeros(1)
+
+    steps = read_ahead(take, range(20))
+    for _ in range(5):
+        next(steps)
+    with pytest.raises(OSError, match="the disk is gone"):
+        next(steps)
+
+
+def test_peak_memory_is_that_of_the_run(tmp_path: Path) -> None:
+    ballast = bytearray(300_000_000)
+    ballast[::4096] = b"x" * len(ballast[::4096])
+    high = machine.peak_rss_bytes()
+    del ballast
+    record = execute(small_run(tmp_path))
+    assert 5e7 < record["peak_rss_bytes"] < high - 1e8
 
 
 def test_label_smoothing_floor_is_the_loss_of_the_smoothed_target_itself() -> None:
