@@ -23,6 +23,7 @@ ALLOWED = {
     "sweep/__main__": {"config", "sweep"},
     "report": {"config", "files", "analysis", "sweep"},
     "study": {"config", "files", "data", "analysis", "report", "sweep"},
+    "bench": {"config", "files", "data", "training"},
     "cli": {"config"},
 }
 
