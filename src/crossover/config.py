@@ -24,6 +24,22 @@ class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, protected_namespaces=())
 
 
+class PermuteConfig(_Frozen):
+    """One fixed permutation of all images, after augmentation: what a network cannot know is that pixels are near."""
+
+    kind: Literal["none", "patches", "pixels"] = "none"
+    patch: int = Field(default=4, ge=1)
+    """Side in pixels of the patches that are permuted; it must divide the image."""
+    share: float = Field(default=1.0, gt=0, le=1)
+    """Share of the patches or pixels that move."""
+    seed: int = Field(default=0, ge=0)
+
+    @property
+    def suffix(self) -> str:
+        """What it adds to the name of a dataset, such as `-patches` or `-pixels0.5`."""
+        return "" if self.kind == "none" else f"-{self.kind}{'' if self.share == 1 else f'{self.share:g}'}"
+
+
 class CuesData(_Frozen):
     """The embedded two-cue world: x = noise + alpha * T_y + beta * shift(M_m, u)."""
 
@@ -42,6 +58,7 @@ class CuesData(_Frozen):
     """Images that chains are drawn from."""
     n_val: int = Field(ge=2)
     n_test: int = Field(ge=2)
+    permute: PermuteConfig = PermuteConfig()
 
 
 class ImageData(_Frozen):
@@ -54,6 +71,7 @@ class ImageData(_Frozen):
     image_size: int = Field(ge=8)
     val_fraction: float = Field(gt=0, lt=1)
     """Share of the training images held out (stratified, fixed) before any chain is drawn."""
+    permute: PermuteConfig = PermuteConfig()
 
 
 DataConfig = Annotated[CuesData | ImageData, Field(discriminator="kind")]
@@ -246,10 +264,25 @@ class RunConfig(_Frozen):
             raise ValueError(f"machine.engine=graph is for one device, not {count}; use eager or compile")
         return self
 
+    @model_validator(mode="after")
+    def _whole_patches(self) -> "RunConfig":
+        permute = self.data.permute
+        if permute.kind == "patches" and self.data.image_size % permute.patch:
+            raise ValueError(
+                f"data.permute.patch={permute.patch} does not divide data.image_size={self.data.image_size}; give one"
+                " that does"
+            )
+        return self
+
+    @property
+    def dataset(self) -> str:
+        """The name of the dataset in tables: permuted images are another one."""
+        return f"{self.data.name}{self.data.permute.suffix}"
+
     @property
     def run_id(self) -> str:
         """Readable name + hash of every field that can change the result; at most 64 characters (a W&B limit)."""
-        name = f"{self.data.name[:18]}-{self.model.name[:20]}-n{self.n_train}-c{self.chain}-s{self.seed}"
+        name = f"{self.dataset[:18]}-{self.model.name[:20]}-n{self.n_train}-c{self.chain}-s{self.seed}"
         return f"{name}-{self.identity[:8]}"
 
     @property

@@ -12,7 +12,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -20,6 +20,7 @@ import numpy as np
 from PIL import Image
 
 from crossover.config import CrossoverError, CuesData, ImageData
+from crossover.data.permute import pixel_order
 from crossover.data.readers import Images, Raw, decode, raw_root, read_raw
 from crossover.data.subsets import stratified_holdout
 
@@ -57,6 +58,8 @@ class Dataset:
     """SHA-256 over images, labels and the split."""
     folder: Path
     """Where its cache lies."""
+    order: np.ndarray | None = None
+    """int64 (S * S,): the fixed permutation of pixels that networks see, applied to batches; None for none."""
 
 
 def open_dataset(config: CuesData | ImageData, data_dir: Path) -> Dataset:
@@ -68,12 +71,12 @@ def open_dataset(config: CuesData | ImageData, data_dir: Path) -> Dataset:
     folder = cache_folder(config, data_dir)
     if not folder.is_dir():
         _build(config, data_dir, folder)
-    return _load(folder)
+    return replace(_load(folder), order=pixel_order(config.permute, config.image_size))
 
 
 def cache_folder(config: CuesData | ImageData, data_dir: Path) -> Path:
     """Return where the cache of a dataset is: its name carries a hash of all that decides its content."""
-    values: dict[str, Any] = config.model_dump(mode="json") | {"cache_version": CACHE_VERSION}
+    values: dict[str, Any] = config.model_dump(mode="json", exclude={"permute"}) | {"cache_version": CACHE_VERSION}
     if isinstance(config, ImageData):  # relative, so that a data folder may move as a whole
         values["root"] = os.path.relpath(raw_root(config, data_dir), data_dir.resolve())
     fingerprint = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:8]
@@ -159,7 +162,7 @@ def _write(raw: Raw, config: CuesData | ImageData, folder: Path) -> None:
         digest.update(f"{key} {len(array)}".encode() + array.astype("<i8").tobytes())
     mean, std = _moments(counts)
     meta: dict[str, Any] = {"name": config.name, "hash": digest.hexdigest(), "mean": mean, "std": std}
-    meta |= {"classes": raw.classes, "config": config.model_dump(mode="json")}
+    meta |= {"classes": raw.classes, "config": config.model_dump(mode="json", exclude={"permute"})}
     (folder / "meta.json").write_text(json.dumps(meta, indent=1) + "\n", encoding="utf-8")
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from crossover.config import AugmentConfig
-from crossover.data.augment import augment, normalise
+from crossover.data.augment import augment, normalise, permute
 from crossover.data.images import Dataset
 
 Batch = tuple[Tensor, Tensor]
@@ -96,6 +96,7 @@ class TrainBatches:
         self.images, self.config, self.batch_size, self.seed, self.rows = images, config, batch_size, seed, rows
         self.classes = len(dataset.classes)
         self.mean, self.std = _statistics(dataset, images.device)
+        self.order = _order(dataset, images.device)
         self.generator = torch.Generator(images.device)
 
     def raw(self, step: int) -> Batch:
@@ -118,7 +119,7 @@ class TrainBatches:
             std=self.std,
             generator=self.generator,
         )
-        return x[self.rows], targets[self.rows]
+        return permute(x[self.rows], self.order), targets[self.rows]
 
     def at(self, step: int) -> Batch:
         """Return the augmented batch of `step`."""
@@ -135,6 +136,7 @@ class EvalBatches:
     def __init__(self, images: Images, dataset: Dataset, *, batch_size: int, share: tuple[int, int] = (0, 1)) -> None:
         self.images, self.batch_size, self.share = images, batch_size, share
         self.mean, self.std = _statistics(dataset, images.device)
+        self.order = _order(dataset, images.device)
 
     def _starts(self) -> range:
         rank, processes = self.share
@@ -146,7 +148,7 @@ class EvalBatches:
     def __iter__(self) -> Iterator[Batch]:
         for start in self._starts():
             images, labels = self.images.take(np.arange(start, min(start + self.batch_size, len(self.images))))
-            yield normalise(images, self.mean, self.std), labels
+            yield permute(normalise(images, self.mean, self.std), self.order), labels
 
 
 def step_seed(seed: int, step: int) -> int:
@@ -156,3 +158,7 @@ def step_seed(seed: int, step: int) -> int:
 
 def _statistics(dataset: Dataset, device: torch.device) -> Batch:
     return tuple(torch.tensor(x, dtype=torch.float32, device=device) for x in (dataset.mean, dataset.std))  # type: ignore[return-value]
+
+
+def _order(dataset: Dataset, device: torch.device) -> Tensor | None:
+    return None if dataset.order is None else torch.from_numpy(dataset.order).to(device)

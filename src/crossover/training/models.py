@@ -20,13 +20,20 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from crossover.config import CrossoverError, ModelConfig
+from crossover.training.assumptions import flatten_head, make_circular, untie
 
 SMALL_IMAGE = 64
 """Up to this many pixels a ResNet keeps the image's size in its stem: 93-96 instead of 90% on CIFAR-10."""
 _OWN = {"basic_resnet": "resnet", "vit": "vit", "hybrid_vit": "hybrid"}
 _TIMM = {"timm.models.resnet": "resnet", "timm.models.vision_transformer": "vit"}
 _DROPOUTS = ("drop_rate", "drop_path_rate")
-_BASIC_ARGS = ("widths", "depths", "zero_init_last", *_DROPOUTS)
+_ABLATIONS = {
+    "downsample": ("stride", "blur", "none"),  # blur: anti-aliased, Zhang 2019; none: every map keeps the image's size
+    "padding": ("zeros", "circular"),
+    "head": ("pool", "flatten"),
+    "weights": ("shared", "untied"),
+}
+_BASIC_ARGS = ("widths", "depths", "zero_init_last", *_DROPOUTS, *_ABLATIONS)
 _RESNET_ARGS = ("channels", "layers", "avg_down", "zero_init_last", *_DROPOUTS)
 _VIT_SHAPE = ("embed_dim", "depth", "num_heads")
 _VIT_ARGS = (
@@ -84,7 +91,7 @@ def _convolutional(config: ModelConfig, image_size: int, classes: int) -> nn.Mod
         if getattr(config, name) != ModelConfig.model_fields[name].default:
             raise CrossoverError(f"model.{name} is of ViTs and hybrids; remove it from {config.name}")
     if config.arch == "basic_resnet":
-        return _basic_resnet(config, classes)
+        return _basic_resnet(config, image_size, classes)
     if _family(config.arch) == "resnet":
         _check_args(config, _RESNET_ARGS)
     model: nn.Module = timm.create_model(config.arch, num_classes=classes, **config.args)
@@ -104,7 +111,7 @@ def _keep_resolution_in_stem(model: Any) -> None:
         info["reduction"] //= 4 if stage else 2
 
 
-def _basic_resnet(config: ModelConfig, classes: int) -> ByobNet:
+def _basic_resnet(config: ModelConfig, image_size: int, classes: int) -> ByobNet:
     """Return stages of basic blocks behind a 3x3 stem; every stage but the first halves the sides.
 
     timm's ByobNet: its default start, in which the last batch norm of each residual branch is zero, is kept.
@@ -112,6 +119,11 @@ def _basic_resnet(config: ModelConfig, classes: int) -> ByobNet:
     _check_args(config, _BASIC_ARGS, required=("widths", "depths"))
     args = dict(config.args)
     widths, depths = args.pop("widths"), args.pop("depths")
+    chosen = {name: args.pop(name, allowed[0]) for name, allowed in _ABLATIONS.items()}
+    for name, value in chosen.items():
+        if value not in _ABLATIONS[name]:
+            raise CrossoverError(f"model.args.{name}={value}; allowed: {', '.join(_ABLATIONS[name])}")
+    step = 1 if chosen["downsample"] == "none" else 2
     whole = all(w >= 8 and w % 8 == 0 for w in widths) and all(d >= 1 for d in depths)
     if not (whole and 1 <= len(widths) <= 5 and len(widths) == len(depths)):
         raise CrossoverError(
@@ -119,14 +131,27 @@ def _basic_resnet(config: ModelConfig, classes: int) -> ByobNet:
             " with widths in multiples of 8 (timm rounds others) and depths of at least 1"
         )
     blocks = tuple(
-        ByoBlockCfg(type="basic", d=depth, c=width, s=1 if stage == 0 else 2)
+        ByoBlockCfg(type="basic", d=depth, c=width, s=1 if stage == 0 else step)
         for stage, (width, depth) in enumerate(zip(widths, depths, strict=True))
     )
-    structure = ByoModelCfg(blocks=blocks, downsample="conv1x1", stem_type="3x3", stem_pool=None, stem_chs=widths[0])
+    structure = ByoModelCfg(
+        blocks=blocks,
+        downsample="conv1x1",
+        stem_type="3x3",
+        stem_pool=None,
+        stem_chs=widths[0],
+        aa_layer="blur" if chosen["downsample"] == "blur" else "",
+    )
     model = ByobNet(structure, num_classes=classes, **args)
     model.stem.conv.stride = (1, 1)  # ByobNet has no stem without a stride
     for info in model.feature_info:
         info["reduction"] //= 2
+    if chosen["padding"] == "circular":
+        make_circular(model)
+    if chosen["weights"] == "untied":
+        untie(model, image_size)
+    if chosen["head"] == "flatten":
+        flatten_head(model, image_size, classes)
     return model
 
 

@@ -128,7 +128,7 @@ def identify(run: RunConfig) -> dict[str, Any]:
     return {
         "schema": RECORD_SCHEMA,
         "run_id": run.run_id,
-        "dataset": run.data.name,
+        "dataset": run.dataset,
         "model": run.model.name,
         "family": run.model.family,
         "n_train": run.n_train,
