@@ -1,7 +1,7 @@
 # Every target installs what it needs by itself. `make` lists them.
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help setup data sweep status cancel report publish sync test test-slow test-gpu bench check models clean
+.PHONY: help setup data sweep status cancel report publish sync test test-slow test-gpu bench check models demo clean
 
 SWEEP ?= quick
 SET ?=
@@ -40,6 +40,9 @@ publish: .venv/ready ## SWEEP=quick STUDY=cues: copy a report to results/ and it
 
 sync: .venv/ready ## upload the W&B runs that were logged offline (needs wandb login)
 	@.venv/bin/wandb sync outputs/runs/*/wandb/offline-run-*
+
+demo: .venv/ready ## does an operation follow a moving image? the article's demonstration, one figure (30 s)
+	@$(python) scripts/demo.py $(ARGS)
 
 models: .venv/ready ## parameters and FLOPs of every model and matched pair (20 s)
 	@$(python) scripts/models.py
