@@ -1,7 +1,7 @@
 # Every target installs what it needs by itself. `make` lists them.
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help setup data sweep status cancel report publish sync test test-slow test-gpu bench check models demo clean
+.PHONY: help setup data sweep status cancel report publish reproduce sync test test-slow test-gpu bench check models demo clean
 
 SWEEP ?= quick
 SET ?=
@@ -37,6 +37,9 @@ report: .venv/ready ## SWEEP=quick: tables, figures and page from the records (1
 
 publish: .venv/ready ## SWEEP=quick STUDY=cues: copy a report to results/ and its numbers to the README (1 s)
 	@$(python) scripts/publish.py $(SWEEP) $(STUDY)
+
+reproduce: .venv/ready ## STUDY=cues RUNS=3: repeat a published study, or some runs of it, and compare
+	@$(python) scripts/reproduce.py study=$(STUDY) $(if $(RUNS),runs=$(RUNS)) $(ARGS)
 
 sync: .venv/ready ## upload the W&B runs that were logged offline (needs wandb login)
 	@.venv/bin/wandb sync outputs/runs/*/wandb/offline-run-*

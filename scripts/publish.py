@@ -17,7 +17,7 @@ def main(arguments: list[str]) -> int:
         return 2
     sweep, study = arguments
     try:
-        publish(sweep_dir("outputs", sweep), Path("results") / study)
+        publish(sweep_dir("outputs", sweep), Path("results") / study, Path("outputs") / "runs")
         update_readme(Path("README.md"), Path("results") / README_STUDY)
     except CrossoverError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -1,11 +1,64 @@
+import json
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 
+from crossover.analysis.reproduction import compare_runs
 from crossover.config import CrossoverError
-from crossover.report.publish import BEGIN, END, publish, readme_with, study_block
+from crossover.report.build import write_report
+from crossover.report.publish import (
+    BEGIN,
+    END,
+    FILES,
+    publish,
+    read_study,
+    readme_with,
+    regenerate,
+    study_block,
+)
+from crossover.sweep.records import SweepRecords
+from tests.test_report import crossing_records
 
 ROOT = Path(__file__).parents[1]
+STUDIES = sorted(path.parent for path in (ROOT / "results").glob("*/plan.json"))
+
+
+def close(a: object, b: object, where: str = "") -> None:
+    """Fail unless two JSON values are equal, numbers to a relative 1e-6."""
+    if isinstance(a, dict) and isinstance(b, dict):
+        assert a.keys() == b.keys(), where
+        for key in a:
+            close(a[key], b[key], f"{where}.{key}")
+    elif isinstance(a, list) and isinstance(b, list):
+        assert len(a) == len(b), where
+        for i, (one, other) in enumerate(zip(a, b, strict=True)):
+            close(one, other, f"{where}[{i}]")
+    elif isinstance(a, float) and isinstance(b, float):
+        assert a == pytest.approx(b, rel=1e-6, abs=1e-9), where
+    else:
+        assert a == b, where
+
+
+@pytest.mark.parametrize("folder", STUDIES, ids=lambda path: path.name)
+def test_published_numbers_follow_from_the_published_runs(folder: Path) -> None:
+    result, curves, stability = regenerate(folder)
+    published = json.loads((folder / "crossover.json").read_text())
+    laws = [study.pop("laws") for one in (result, published) for study in one["studies"]]
+    close(json.loads(json.dumps(result)), published, folder.name)
+    for new, old in zip(laws[: len(laws) // 2], laws[len(laws) // 2 :], strict=True):
+        close([law["curve"] for law in new], [law["curve"] for law in old], f"{folder.name} laws")
+    pd.testing.assert_frame_equal(curves, pd.read_csv(folder / "curves.csv"), rtol=1e-4)
+    saved = pd.read_csv(folder / "stability.csv")
+    assert list(stability["verdict"]) == list(saved["verdict"])
+
+
+def test_every_study_is_listed_with_what_it_does_not_show() -> None:
+    listed = (ROOT / "results" / "README.md").read_text()
+    folders = {path.parent.name for path in (ROOT / "results").glob("*/crossover.json")}
+    assert folders == {folder.name for folder in STUDIES}
+    assert [name for name in folders if f"({name}/report.md)" not in listed] == []
 
 
 def test_readme_shows_the_numbers_of_the_published_study() -> None:
@@ -13,9 +66,79 @@ def test_readme_shows_the_numbers_of_the_published_study() -> None:
     assert readme == readme_with(readme, study_block(ROOT / "results" / "cues"))
 
 
-def test_an_unfinished_report_is_not_published(tmp_path: Path) -> None:
+@pytest.fixture
+def outputs(tmp_path: Path) -> Path:
+    """A finished sweep of 30 runs, with predictions of 500 test images, and its report."""
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 10, 500).astype(np.int16)
+    records, paths = crossing_records(), {}
+    for record in records:
+        wrong = rng.random(500) < record["test_error"]
+        record["test_error"] = float(wrong.mean())
+        folder = tmp_path / "runs" / record["run_id"]
+        folder.mkdir(parents=True)
+        paths[record["run_id"]] = folder / "predictions.npz"
+        predicted = np.where(wrong, (labels + 1) % 10, labels).astype(np.int16)
+        np.savez_compressed(paths[record["run_id"]], labels=labels, predictions=predicted)
+    ids = tuple(paths)
+    command = 'make sweep SWEEP=quick SET="data.q=0.9 budget.steps=10"'
+    sweep = SweepRecords("quick", command, ids, tuple(records), dict.fromkeys(ids, "done"), {}, paths)
+    write_report(sweep, tmp_path / "report")
+    plan = {"name": "quick", "command": command, "runs": ids}
+    (tmp_path / "report" / "plan.json").write_text(json.dumps(plan))
+    return tmp_path
+
+
+def test_a_published_study_can_be_made_again_from_its_files(outputs: Path) -> None:
+    publish(outputs / "report", outputs / "study", outputs / "runs")
+    study = read_study(outputs / "study")
+    assert (study.sweep, study.changes) == ("quick", ("data.q=0.9", "budget.steps=10"))
+    result, _, _ = regenerate(outputs / "study")
+    close(json.loads(json.dumps(result)), json.loads((outputs / "study" / "crossover.json").read_text()))
+    assert result["studies"][0]["pairs"][0]["mcnemar"]
+
+
+def test_a_changed_run_shows_as_drift(outputs: Path) -> None:
+    publish(outputs / "report", outputs / "study", outputs / "runs")
+    runs = pd.read_csv(outputs / "study" / "runs.csv")
+    runs["test_error"] = runs["test_error"].where(runs.index > 0, 1.01 * runs["test_error"])
+    runs.to_csv(outputs / "study" / "runs.csv", index=False)
+    result, _, _ = regenerate(outputs / "study")
+    with pytest.raises(AssertionError):
+        close(json.loads(json.dumps(result)), json.loads((outputs / "study" / "crossover.json").read_text()))
+
+
+def test_an_unfinished_report_is_not_published(outputs: Path) -> None:
     with pytest.raises(CrossoverError, match=r"has no report\.html.*make report first"):
-        publish(tmp_path, tmp_path / "results")
+        publish(outputs / "nothing", outputs / "study", outputs / "runs")
+    assert not (outputs / "study").exists()
+    assert "report.html" in FILES
+
+
+def test_unknown_study_is_named_with_those_there_are(tmp_path: Path) -> None:
+    (tmp_path / "cues").mkdir()
+    (tmp_path / "cues" / "plan.json").write_text("{}")
+    with pytest.raises(CrossoverError, match=r"no study 'cue' .*; there is cues"):
+        read_study(tmp_path / "cue")
+
+
+def test_a_repeated_run_is_identical_within_seed_noise_or_outside() -> None:
+    rng = np.random.default_rng(0)
+    published = pd.DataFrame(
+        [
+            {"run_id": f"{n}-{chain}", "dataset": "d", "model": "m", "n_train": n, "chain": chain, "seed": chain}
+            | {"test_error": 0.3 * float(np.exp(0.02 * rng.standard_normal()))}
+            for n in (100, 1000, 10_000)
+            for chain in range(3)
+        ]
+    )
+    again = published.iloc[[0, 4, 8]].copy()
+    again["test_error"] *= [1.0, 1.03, 1.3]
+    found = compare_runs(published, again)
+    assert list(found["outcome"]) == ["identical", "within", "outside"]
+    assert found["tolerance"].between(1.03, 1.25).all()
+    alone = published[published["chain"] == 0]
+    assert list(compare_runs(alone, alone.assign(test_error=0.2))["outcome"]) == ["no tolerance"] * 3
 
 
 def test_readme_without_markers_is_refused() -> None:

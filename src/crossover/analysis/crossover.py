@@ -69,7 +69,7 @@ def analyse(
             if pair["verdict"] in ("a_better", "undecided") and pair["gap"] and pair["gap"][-1]["log_error_ratio"] > 0:
                 pair["extrapolation"] = extrapolate(laws[a], laws[b], pair["n_max"])
             pairs.append(pair)
-        study = {"dataset": str(dataset), "setting": chosen, "notes": notes + said, "pairs": pairs}
+        study = {"dataset": str(dataset), "setting": chosen, "chance": guess, "notes": notes + said, "pairs": pairs}
         studies.append(study | {"laws": [{"model": model} | law.described() for model, law in laws.items()]})
     return {"metric": metric, "confidence": confidence, "studies": studies}
 

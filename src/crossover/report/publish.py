@@ -1,20 +1,46 @@
-"""How does a report become a published study? Its files are copied, and the README's block is written from them."""
+"""How does a report become a published study, and can it be made again from the files of the study alone?"""
 
 import json
+import shlex
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pandas as pd
 
+from crossover.analysis.crossover import analyse, curve_summary
+from crossover.analysis.pairing import Predictions
+from crossover.analysis.stability import stability_table
 from crossover.config import CrossoverError
-from crossover.files import write_text
+from crossover.files import write_atomically, write_text
 
-FILES = ("report.html", "report.md", "crossover.json", "runs.csv", "curves.csv", "environment.json")
+TABLES = ("crossover.json", "runs.csv", "curves.csv", "stability.csv", "environment.json", "plan.json")
+FILES = ("report.html", "report.md", *TABLES)
 BEGIN, END = "<!-- results: written by make publish -->\n", "<!-- end of results -->\n"
 
 
-def publish(report: Path, study: Path) -> None:
-    """Copy a finished report to results/<study>; raise CrossoverError when a part of it is missing."""
+@dataclass(frozen=True)
+class Study:
+    """A published study, as its files tell it."""
+
+    name: str
+    sweep: str
+    changes: tuple[str, ...]
+    """Overrides of every run: SET of the command."""
+    run_ids: tuple[str, ...]
+    runs: pd.DataFrame
+    result: dict[str, Any]
+    """crossover.json"""
+    environment: dict[str, Any]
+
+
+def publish(report: Path, study: Path, runs: Path) -> None:
+    """Copy a finished report to results/<study>, with the predictions of its runs in `runs` (outputs/runs).
+
+    Raise CrossoverError when a part of it is missing.
+    """
     missing = [name for name in FILES if not (report / name).exists()]
     if missing:
         raise CrossoverError(f"{report} has no {', '.join(missing)}; run make sweep or make report first")
@@ -23,6 +49,61 @@ def publish(report: Path, study: Path) -> None:
         shutil.copyfile(report / name, study / name)
     shutil.rmtree(study / "figures", ignore_errors=True)
     shutil.copytree(report / "figures", study / "figures", ignore=shutil.ignore_patterns("*.pdf"))
+    _pack_predictions(study, runs)
+
+
+def _pack_predictions(study: Path, runs: Path) -> None:
+    """Write predictions.npz: for each data set `labels-NAME` (T,), and `predicted-RUN_ID` (T,) of every run."""
+    arrays: dict[str, np.ndarray] = {}
+    table = pd.read_csv(study / "runs.csv")
+    for run_id, dataset in zip(table["run_id"], table["dataset"], strict=True):
+        with np.load(runs / run_id / "predictions.npz") as saved:
+            arrays |= {f"labels-{dataset}": saved["labels"], f"predicted-{run_id}": saved["predictions"]}
+    small = {name: values.astype(np.uint8) if values.max() < 256 else values for name, values in arrays.items()}
+
+    def write(path: Path) -> None:
+        with path.open("wb") as file:
+            np.savez_compressed(file, **small)  # type: ignore[arg-type]
+
+    write_atomically(study / "predictions.npz", write)
+
+
+def read_study(folder: Path) -> Study:
+    """Return a published study; raise CrossoverError when there is none such."""
+    if not (folder / "plan.json").exists():
+        known = sorted(path.parent.name for path in folder.parent.glob("*/plan.json"))
+        raise CrossoverError(f"no study {folder.name!r} in {folder.parent}; there is {', '.join(known) or 'none'}")
+    plan, result, environment = (
+        json.loads((folder / name).read_text()) for name in ("plan.json", "crossover.json", "environment.json")
+    )
+    given = dict(word.split("=", 1) for word in shlex.split(plan["command"]) if "=" in word)
+    return Study(
+        name=folder.name,
+        sweep=given["SWEEP"],
+        changes=tuple(given.get("SET", "").split()),
+        run_ids=tuple(plan["runs"]),
+        runs=pd.read_csv(folder / "runs.csv"),
+        result=result,
+        environment=environment,
+    )
+
+
+def regenerate(folder: Path, seed: int = 0) -> tuple[dict[str, Any], pd.DataFrame, pd.DataFrame]:
+    """Return crossover.json, curves and stability of a study, made again from its runs and predictions."""
+    study = read_study(folder)
+    chance = {part["dataset"]: part["chance"] for part in study.result["studies"] if part["chance"] is not None}
+    predictions = _unpack_predictions(folder, study.runs)
+    result = analyse(study.runs, rng=np.random.default_rng(seed), predictions=predictions, chance=chance)
+    stability = stability_table(study.runs, rng=np.random.default_rng(seed), predictions=predictions)
+    return result, curve_summary(study.runs), stability
+
+
+def _unpack_predictions(folder: Path, runs: pd.DataFrame) -> Predictions:
+    with np.load(folder / "predictions.npz") as saved:
+        return {
+            run_id: (saved[f"labels-{dataset}"], saved[f"predicted-{run_id}"])
+            for run_id, dataset in zip(runs["run_id"], runs["dataset"], strict=True)
+        }
 
 
 def study_block(study: Path) -> str:

@@ -1,0 +1,95 @@
+"""Repeat runs of a published study and compare: python scripts/reproduce.py study=cues runs=3 (make reproduce)."""
+
+import random
+import sys
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra import compose
+from omegaconf import DictConfig
+from rich.console import Console
+from rich.table import Table
+
+from crossover.analysis.reproduction import WIDTH, compare_runs
+from crossover.cli import one_line_errors, resolved, run_app
+from crossover.config import CrossoverError, RunConfig
+from crossover.files import write_text
+from crossover.report.publish import Study, read_study
+from crossover.sweep.launch import check_data
+from crossover.sweep.plan import parse_sweep, plan_runs
+from crossover.sweep.pool import local_slots, run_pool
+from crossover.sweep.progress import Display
+from crossover.sweep.records import freeze, read_record, runs_table
+
+
+@hydra.main(version_base="1.3", config_path="../conf", config_name="reproduce")
+@one_line_errors
+def main(config: DictConfig) -> None:
+    console, values = Console(), resolved(config)
+    study = read_study(Path(values["results"]) / values["study"])
+    runs = chosen_runs(study, values)
+    console.print(f"{study.name}: repeating {len(runs)} of {len(study.run_ids)} runs", highlight=False)
+    for line in check_data(runs):
+        console.print(line, highlight=False)
+    freeze(runs)
+    with Display(console, len(runs)) as display:
+        progress = run_pool(runs, slots=local_slots(values["parallel"], 1), report=display)
+    if progress.count("done") < len(runs):
+        raise CrossoverError(f"not all runs ended; see {values['outputs']}/runs/*/error.txt and repeat the command")
+    records = [read_record(run.run_dir / "record.json") for run in runs]
+    check_same_data(study, records)
+    table = compare_runs(study.runs, runs_table(records))
+    path = Path(values["outputs"]) / f"{study.name}.csv"
+    write_text(path, table.to_csv(index=False, float_format="%.6g"))
+    show(table, console)
+    outside = int(table["outcome"].isin(["outside", "no tolerance"]).sum())
+    console.print(
+        f"{len(table) - outside} of {len(table)} runs are identical or within {WIDTH:g} standard deviations of the"
+        f" difference of two seeds; {path}",
+        style="red" if outside else "bold",
+        highlight=False,
+    )
+    sys.exit(1 if outside else 0)
+
+
+def chosen_runs(study: Study, values: dict[str, Any]) -> list[RunConfig]:
+    """Return the runs to repeat, as today's conf/ plans them; raise CrossoverError when it plans others."""
+    sweep = parse_sweep(resolved(compose("sweep", [f"sweep={study.sweep}"]))["sweep"])
+    changes = [*study.changes, *values["set"]]
+    planned = plan_runs(sweep, lambda o: resolved(compose("train", o)), extra=changes, outputs=values["outputs"])
+    by_id = {run.run_id: run for run in planned}
+    gone = [run_id for run_id in study.run_ids if run_id not in by_id]
+    if gone:
+        commits = ", ".join(map(str, study.environment.get("commit", ["unknown"])))
+        raise CrossoverError(
+            f"conf/ no longer plans {len(gone)} of the runs of {study.name}, such as {gone[0]}; it was made by"
+            f" commit {commits}: git checkout that, or publish the study anew"
+        )
+    count = len(study.run_ids) if values["runs"] is None else int(values["runs"])
+    if not 1 <= count <= len(study.run_ids):
+        raise CrossoverError(f"runs={count} is not possible; {study.name} has {len(study.run_ids)} runs")
+    return [by_id[run_id] for run_id in random.Random(values["seed"]).sample(study.run_ids, count)]  # noqa: S311
+
+
+def check_same_data(study: Study, records: list[dict[str, Any]]) -> None:
+    for record in records:
+        published = study.environment[f"{record['dataset']} hash"]
+        if record["dataset_hash"] not in published:
+            raise CrossoverError(
+                f"the images of {record['dataset']} are not those of the study: hash {record['dataset_hash'][:16]},"
+                f" published {published[0][:16]}"
+            )
+
+
+def show(table: Any, console: Console) -> None:
+    shown = Table("model", "training images", "chain", "published", "repeated", "ratio", "allowed", "", box=None)
+    for row in table.itertuples():
+        allowed = "–" if row.tolerance is None else f"{1 / row.tolerance:.2f} to {row.tolerance:.2f}"
+        errors = (f"{100 * value:.2f} %" for value in (row.published, row.repeated))
+        shown.add_row(row.model, f"{row.n_train:,}", str(row.chain), *errors, f"{row.ratio:.3f}", allowed, row.outcome)
+    console.print(shown)
+
+
+if __name__ == "__main__":
+    run_app(main)
