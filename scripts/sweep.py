@@ -19,9 +19,10 @@ from crossover.sweep.groups import estimate_costs, group_runs
 from crossover.sweep.jobs import queued_runs
 from crossover.sweep.launch import LocalLauncher, SlurmLauncher, check_data, parse_launcher
 from crossover.sweep.plan import named, parse_sweep, plan_runs, sweep_dir
-from crossover.sweep.pool import Progress, local_slots, run_pool
+from crossover.sweep.pool import Progress, run_pool
 from crossover.sweep.progress import Display
 from crossover.sweep.records import freeze, read_record, read_sweep, run_state, write_plan
+from crossover.sweep.slots import slots_for
 from crossover.sweep.slurm import require_slurm, submit, watch
 
 
@@ -56,7 +57,7 @@ def main(config: DictConfig) -> None:
     if isinstance(launcher, LocalLauncher):
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the pool then lets its runs save
         with Display(console, len(runs)) as display:
-            progress = run_pool(runs, slots=local_slots(launcher.parallel, launcher.runs_per_gpu), report=display)
+            progress = run_pool(runs, slots=slots_for(left, launcher.parallel, launcher.runs_per_gpu), report=display)
     else:
         submit_left(runs, left, launcher, directory, console)
         if not launcher.wait:

@@ -9,6 +9,7 @@ from crossover.sweep.job import execute_locked
 from crossover.sweep.launch import check_data
 from crossover.sweep.lock import HeldError
 from crossover.sweep.records import freeze, read_record
+from crossover.training.ranks import this_rank
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="train")
@@ -21,6 +22,8 @@ def main(config: DictConfig) -> None:
         execute_locked(run)
     except HeldError as error:
         raise CrossoverError(f"{error}; wait for it, or end that process") from None
+    if this_rank(run.trainer).index > 0:
+        return
     record = read_record(run.run_dir / "record.json")
     errors = ", ".join(f"{part} error {record[f'{part}_error']:.4f}" for part in ("train", "val", "test"))
     print(f"{run.run_id}: {errors}, {record['train_seconds']:.1f} s of training; {run.run_dir / 'record.json'}")

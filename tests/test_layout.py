@@ -19,6 +19,7 @@ ALLOWED = {
     "sweep": {"config", "files", "sweep"},
     "sweep/launch": {"config", "sweep", "data"},
     "sweep/job": {"config", "files", "cli", "sweep", "training"},
+    "sweep/slots": {"config", "sweep", "bench"},
     "sweep/pool": {"config", "files", "cli", "sweep"},
     "sweep/__main__": {"config", "sweep"},
     "report": {"config", "files", "analysis", "sweep"},

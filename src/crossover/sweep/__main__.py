@@ -15,9 +15,10 @@ from crossover.config import CrossoverError
 from crossover.sweep.failures import describe_failures
 from crossover.sweep.launch import check_data
 from crossover.sweep.lock import STALE_SECONDS
-from crossover.sweep.pool import local_slots, run_pool
+from crossover.sweep.pool import run_pool
 from crossover.sweep.progress import Display
 from crossover.sweep.records import read_error, thaw
+from crossover.sweep.slots import Density, slots_for
 
 
 def main(arguments: list[str]) -> int:
@@ -33,7 +34,7 @@ def main(arguments: list[str]) -> int:
     with Display(console, len(runs)) as display:
         progress = run_pool(
             runs,
-            slots=local_slots(options.parallel, options.runs_per_gpu),
+            slots=slots_for(runs, options.parallel, options.runs_per_gpu),
             report=display,
             patience=2 * STALE_SECONDS,  # a dead owner's heartbeat is stale by then
         )
@@ -47,8 +48,12 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("runs", nargs="+", metavar="RUN_ID", help="a folder's name in OUTPUTS/runs")
     parser.add_argument("--outputs", type=Path, default=Path("outputs"), help="default: outputs")
     parser.add_argument("--parallel", type=int, help="runs at a time; default: one per core or GPU")
-    parser.add_argument("--runs-per-gpu", type=int, default=1)
+    parser.add_argument("--runs-per-gpu", type=_density, default=1, help="a number, or auto")
     return parser.parse_args(arguments)
+
+
+def _density(text: str) -> Density:
+    return "auto" if text == "auto" else int(text)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from crossover.config import CrossoverError, RunConfig
 from crossover.files import write_text
 from crossover.sweep.lock import HeldError, RunLock
 from crossover.sweep.records import run_state_unlocked, thaw
+from crossover.training.ranks import this_rank
 
 STOPPED, OUT_OF_MEMORY = 75, 76
 """Exit statuses of a run that saved and can be continued, and of one that did not fit beside the others."""
@@ -25,6 +26,10 @@ def execute_locked(run: RunConfig, stop: threading.Event | None = None) -> None:
     from crossover.training.run import execute
 
     run.run_dir.mkdir(parents=True, exist_ok=True)
+    if this_rank(run.trainer).index > 0:  # started by srun beside the first one, which has the lock and writes
+        if run_state_unlocked(run.run_dir) != "done":
+            execute(run, stop)
+        return
     with RunLock(run.run_dir / "lock", exit_with_parent=multiprocessing.parent_process() is not None):
         if run_state_unlocked(run.run_dir) == "done":
             return

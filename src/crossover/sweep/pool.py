@@ -20,8 +20,8 @@ from crossover.files import write_text
 from crossover.sweep.job import OUT_OF_MEMORY, STOPPED, run_process
 from crossover.sweep.records import State, run_state
 
-PRELOAD = ["torch", "pytorch_lightning", "timm", "wandb", "hydra", "crossover.training.run"]
-"""Imported once by the fork server: a run then starts in 0.01 s instead of 6 s."""
+PRELOAD = ["torch", "pytorch_lightning", "timm", "wandb", "wandb.sdk.launch", "hydra", "crossover.training.run"]
+"""Imported once by the fork server: a run then starts in 0.01 s instead of 6 s. wandb.init imports its launch part."""
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
 GRACE_SECONDS = 20.0
 """Time that a run has to save when the pool ends it; Slurm's usual KillWait is 30 s."""
@@ -219,18 +219,22 @@ def _ignored(*signals: signal.Signals) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def local_slots(parallel: int | None, runs_per_gpu: int) -> list[Slot]:
+def local_slots(parallel: int | None, runs_per_gpu: int, devices: int = 1) -> list[Slot]:
     """Return one environment per run that can go on at a time: on GPUs runs_per_gpu each, else one per CPU core.
+
+    A run that trains on several `devices` takes as many GPUs or cores.
 
     In a Slurm task these are the GPUs and cores it was given. GPUs are counted without touching CUDA, which must not be
     initialised before the fork.
     """
     gpus = visible_gpus()
     if gpus:
-        slots = [{"CUDA_VISIBLE_DEVICES": gpu} for _ in range(runs_per_gpu) for gpu in gpus]
+        groups = [",".join(gpus[i : i + devices]) for i in range(0, len(gpus) - devices + 1, devices)]
+        slots = [{"CUDA_VISIBLE_DEVICES": group} for _ in range(runs_per_gpu) for group in groups]
     else:
         given = os.environ.get("SLURM_CPUS_PER_TASK") or os.environ.get("SLURM_CPUS_ON_NODE")
-        slots = [Slot() for _ in range(int(given) if given else len(os.sched_getaffinity(0)))]
+        cores = int(given) if given else len(os.sched_getaffinity(0))
+        slots = [Slot() for _ in range(max(1, cores // devices))]
     return slots if parallel is None else (slots * parallel)[:parallel]
 
 

@@ -22,9 +22,10 @@ from crossover.sweep.failures import describe_failures
 from crossover.sweep.jobs import active_jobs, note_jobs
 from crossover.sweep.launch import SlurmLauncher
 from crossover.sweep.lock import STALE_SECONDS
-from crossover.sweep.pool import Pool, Progress, local_slots
+from crossover.sweep.pool import Pool, Progress
 from crossover.sweep.progress import Display
 from crossover.sweep.records import read_error, run_state, thaw
+from crossover.sweep.slots import Density, slots_for
 
 POLL_SECONDS = 5.0
 KILL_SECONDS = 600.0
@@ -39,7 +40,7 @@ class RunGroup:
     submitit pickles it for the job, calls it there, and calls `checkpoint` shortly before the time is over.
     """
 
-    def __init__(self, outputs: Path, run_ids: Sequence[str], *, parallel: int | None, runs_per_gpu: int) -> None:
+    def __init__(self, outputs: Path, run_ids: Sequence[str], *, parallel: int | None, runs_per_gpu: Density) -> None:
         self._arguments: dict[str, Any] = {"parallel": parallel, "runs_per_gpu": runs_per_gpu}
         self.outputs, self.run_ids = outputs, tuple(run_ids)
         self._pool: Pool | None = None
@@ -51,7 +52,9 @@ class RunGroup:
         signal.signal(signal.SIGTERM, self._end)
         with Display(console, len(runs)) as display:
             # by the end of its patience the heartbeat of a dead owner is stale: what is still held is done elsewhere
-            self._pool = Pool(runs, slots=local_slots(**self._arguments), report=display, patience=2 * STALE_SECONDS)
+            self._pool = Pool(
+                runs, slots=slots_for(runs, **self._arguments), report=display, patience=2 * STALE_SECONDS
+            )
             states = self._pool.run().states
         errors = {run_id: read_error(self.outputs, run_id) for run_id, state in states.items() if state == "failed"}
         for line in describe_failures(self.outputs, errors):
