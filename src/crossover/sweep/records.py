@@ -86,12 +86,13 @@ def freeze(runs: Iterable[RunConfig]) -> None:
 
 def thaw(run_dir: Path) -> RunConfig:
     """Return the frozen config of a run, where it lies now."""
+    path = run_dir / "config.yaml"
     try:
-        values = json.loads((run_dir / "config.yaml").read_text())
+        values = json.loads(path.read_text())
         values["machine"]["outputs"] = str(run_dir.parent.parent)
         return parse_run(values)
-    except (OSError, ValueError) as error:
-        raise CrossoverError(f"{run_dir / 'config.yaml'} cannot be read ({error}); repeat the sweep") from None
+    except (OSError, ValueError, KeyError, TypeError, CrossoverError) as error:
+        raise CrossoverError(f"{path} cannot be read ({error}); repeat the sweep") from None
 
 
 def write_plan(directory: Path, name: str, command: str, runs: Iterable[RunConfig]) -> None:

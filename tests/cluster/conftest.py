@@ -1,0 +1,99 @@
+"""A real Slurm on this machine for the tests of this folder: two virtual nodes with two pretended GPUs each."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from crossover.sweep.records import run_state
+from tests.worlds import results
+
+HERE = Path(__file__).parent
+SCRIPTS = HERE.parents[1] / "scripts"
+NEEDED = ("slurmctld", "slurmd", "srun", "sbatch", "munged")
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Slurm's commands, and sweeps that are submitted to it."""
+
+    data: Path
+    """Shared by all sweeps."""
+
+    def slurm(self, *command: str) -> str:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+    def jobs(self) -> dict[str, str]:
+        """Return task id to state of all that is queued or running."""
+        return dict(line.split() for line in self.slurm("squeue", "-h", "-r", "-o", "%i %T").splitlines())
+
+    def start(self, folder: Path, *settings: str, launcher: str = "slurm") -> subprocess.Popen[bytes]:
+        folder.mkdir(exist_ok=True)
+        shared = 'set=["data.n_pool=2000","data.n_val=200","data.n_test=200","recipe.batch_size=16","logger=none",'
+        shared += f'"machine.data_dir={self.data}","machine.device=cpu"]'
+        command = [sys.executable, SCRIPTS / "sweep.py", "sweep.name=t", "outputs=outputs", f"launcher={launcher}"]
+        with (folder / "log.txt").open("ab") as log:
+            return subprocess.Popen([*command, shared, *settings], cwd=folder, stdout=log, stderr=log)
+
+    def sweep(self, folder: Path, *settings: str, launcher: str = "slurm") -> str:
+        """Run the sweep's command to its end and return what it said; it must succeed."""
+        assert self.start(folder, *settings, launcher=launcher).wait(240) == 0, (folder / "log.txt").read_text()
+        return (folder / "log.txt").read_text()
+
+    def settle(self) -> None:
+        """Wait until no job is left. What was requeued starts now: Slurm would let it wait for two minutes."""
+        until(lambda: not self._released(), 180)
+
+    def _released(self) -> dict[str, str]:
+        jobs = self.jobs()
+        for job in [job for job, state in jobs.items() if state == "PENDING"]:
+            subprocess.run(["scontrol", "update", f"JobId={job}", "StartTime=now"], capture_output=True, check=False)
+        return jobs
+
+
+def until(condition: Callable[[], object], seconds: float = 90) -> None:
+    """Wait until a condition holds; fail after so many seconds."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "gave up waiting"
+        time.sleep(0.05)
+
+
+def runs(folder: Path) -> list[Path]:
+    return sorted((folder / "outputs" / "runs").iterdir())
+
+
+def records(folder: Path) -> dict[str, Any]:
+    """Return the comparable part of every record."""
+    return {path.name: results(json.loads((path / "record.json").read_text())) for path in runs(folder)}
+
+
+def starts(folder: Path) -> dict[str, int]:
+    """Return how often each run that is done was started."""
+    done = [path for path in runs(folder) if run_state(path) == "done"]
+    return {path.name: (path / "log.txt").read_text().count("started 20") for path in done}
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    missing = [name for name in NEEDED if shutil.which(name) is None]
+    if missing:
+        pytest.skip(f"no {', '.join(missing)} on this machine; on Debian, as root: tests/cluster/slurm.sh install")
+    if os.getuid() != 0:
+        pytest.skip("tests/cluster/slurm.sh starts Slurm's daemons, which needs root")
+    folder = tmp_path_factory.mktemp("slurm")
+    os.environ["SLURM_CONF"] = str(folder / "slurm.conf")
+    try:
+        subprocess.run([HERE / "slurm.sh", "start", folder], check=True)
+        yield Cluster(tmp_path_factory.mktemp("data"))
+    finally:
+        subprocess.run([HERE / "slurm.sh", "stop", folder], check=True)
+        del os.environ["SLURM_CONF"]

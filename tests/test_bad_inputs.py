@@ -1,0 +1,220 @@
+"""Every bad input ends in its message, and changes nothing on disk."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra import compose, initialize_config_dir
+from PIL import Image
+
+from crossover.analysis.tables import read_curves
+from crossover.cli import one_line, resolved
+from crossover.config import ImageData, parse_run
+from crossover.data.images import open_dataset
+from crossover.data.readers import decode, read_cifar10, read_folder, read_tiny_imagenet
+from crossover.sweep.jobs import noted_tasks
+from crossover.sweep.launch import parse_launcher
+from crossover.sweep.plan import named, parse_sweep, plan_runs
+from crossover.sweep.records import read_plan, read_record, read_sweep, thaw
+from tests.worlds import small_run
+
+CONF = str(Path(__file__).parents[1] / "conf")
+Action = Callable[[Path], object]
+
+
+@dataclass(frozen=True)
+class Bad:
+    """An action on a folder that must fail with a message; `files` are put there first."""
+
+    name: str
+    action: Action
+    message: str
+    files: tuple[tuple[str, str | bytes], ...] = ()
+
+
+def train(*overrides: str) -> Action:
+    def action(_: Path) -> object:
+        with initialize_config_dir(CONF, version_base="1.3"):
+            return parse_run(resolved(compose("train", list(overrides))))
+
+    return action
+
+
+def run_with(**changes: Any) -> Action:
+    return lambda folder: small_run(folder, **changes)
+
+
+def sweep(extra: tuple[str, ...] = (), **values: Any) -> Action:
+    def action(folder: Path) -> object:
+        parsed = named(parse_sweep({"name": "s"} | values), extra)
+
+        def compose_train(overrides: list[str]) -> dict[str, Any]:
+            with initialize_config_dir(CONF, version_base="1.3"):
+                return resolved(compose("train", overrides))
+
+        return plan_runs(parsed, compose_train, extra=extra, outputs=str(folder))
+
+    return action
+
+
+def launcher(**values: Any) -> Action:
+    return lambda _: parse_launcher(values)
+
+
+def on(function: Callable[[Path], object], name: str) -> Action:
+    return lambda folder: function(folder / name)
+
+
+def picture(kind: str) -> bytes:
+    import io
+
+    buffer = io.BytesIO()
+    Image.new("RGB", (16, 16), (1, 2, 3)).save(buffer, kind)
+    return buffer.getvalue()
+
+
+PNG, JPEG = picture("PNG"), picture("JPEG")
+PETS = ImageData(kind="folder", name="pets", root="pets", image_size=16, val_fraction=0.2)
+CURVE = "model,n_train,error\n"
+
+CONFIGS = [
+    Bad("unknown model", train("model=resnet_9000"), "no model named 'resnet_9000'; there is"),
+    Bad("unknown data", train("data=mnist"), "no data named 'mnist'; there is"),
+    Bad("unknown recipe", train("recipe=adam"), "no recipe named 'adam'; there is"),
+    Bad("unknown augmentation", train("augment=mild"), "no augment named 'mild'; there is"),
+    Bad("unknown budget", train("budget=hours"), "no budget named 'hours'; there is"),
+    Bad("unknown logger", train("logger=tensorboard"), "no logger named 'tensorboard'; there is"),
+    Bad("misspelt key", train("n_trian=5"), "unknown key n_trian (did you mean n_train?)"),
+    Bad("misspelt nested key", train("data.alhpa=1"), "unknown key data.alhpa (did you mean alpha?)"),
+    Bad("not Hydra's grammar", train("n_train=[1"), "no viable alternative at input '[1'"),
+    Bad("folder without root", train("data=folder", "data.name=pets"), "data.root has no value; give it"),
+    Bad("two durations", train("budget.epochs=2"), "exactly one of budget.steps, epochs, examples, flops"),
+    Bad("no duration", train("budget.steps=null"), "exactly one of budget.steps, epochs, examples, flops; got none"),
+    Bad("zero steps", train("budget.steps=0"), "budget.steps: Input should be greater than or equal to 1 (got '0')"),
+    Bad("negative images", train("n_train=-4"), "n_train: Input should be greater than or equal to 1"),
+    Bad("fewer images than classes", train("n_train=5"), "n_train=5 is below the 10 classes of cues"),
+    Bad("more images than the pool", run_with(n_train=1201), "n_train=1201 is over the pool of 1200"),
+    Bad("text for a number", train("n_train=many"), "n_train: Input should be a valid integer"),
+    Bad("negative rate", run_with(recipe__lr=-1), "recipe.lr: Input should be greater than 0"),
+    Bad("zero rate", run_with(recipe__lr=0), "recipe.lr: Input should be greater than 0"),
+    Bad("batch of one", run_with(recipe__batch_size=1), "recipe.batch_size: Input should be greater"),
+    Bad("unknown optimiser", run_with(recipe__optimizer="lion"), "recipe.optimizer: Input should be 'adamw' or 'sgd'"),
+    Bad("warm-up over all", run_with(recipe__warmup=1.5), "recipe.warmup: Input should be less than 1"),
+    Bad("smoothing of one", run_with(recipe__label_smoothing=1), "recipe.label_smoothing: Input should be less"),
+    Bad("average of one", run_with(recipe__ema_decay=1), "recipe.ema_decay: Input should be less than 1"),
+    Bad("unknown selection", run_with(recipe__select="best_test"), "recipe.select: Input should be 'best_val' or"),
+    Bad("unknown policy", run_with(augment__policy="auto"), "augment.policy: Input should be 'none'"),
+    Bad("magnitude of 31", run_with(augment__policy_magnitude=31), "augment.policy_magnitude: Input should be less"),
+    Bad("negative mixup", run_with(augment__mixup=-1), "augment.mixup: Input should be greater"),
+    Bad("family unknown", run_with(model__name="mlp"), "model.name: String should match pattern"),
+    Bad("script in a name", run_with(model__name="vit<script>"), "model.name: String should match pattern"),
+    Bad("unknown device", run_with(machine__device="tpu"), "machine.device: Input should be 'auto', 'cpu' or 'cuda'"),
+    Bad("no threads", run_with(machine__threads=0), "machine.threads: Input should be greater"),
+    Bad("key in a model", run_with(model__depth=3), "model.depth: Extra inputs are not permitted"),
+    Bad("unknown dataset kind", run_with(data__kind="lmdb"), "data: Input tag 'lmdb'"),
+    Bad("probability of two", run_with(data__q=2), "data.q: Input should be less than or equal to 1"),
+    Bad("unequal shares", run_with(trainer={"devices": 3}), "batch_size=16 cannot be split among 3 devices"),
+    Bad("no evaluations", run_with(budget={"steps": 5, "evaluations": 0}), "budget.evaluations: Input should be"),
+]
+SWEEPS = [
+    Bad("no axes", sweep(axes={}), "sweep s has no runs: give values to axes"),
+    Bad("empty axis", sweep(axes={"n_train": []}), "give values to n_train"),
+    Bad("misspelt axes", sweep(axis={"n_train": [1]}), "axis: Extra inputs are not permitted"),
+    Bad("path in a name", sweep(name="../x", axes={"chain": [0]}), "name: String should match pattern"),
+    Bad("axis given twice", sweep(("n_train=5",), axes={"n_train": [100]}), "n_train is an axis of sweep s"),
+    Bad("axis of a scalar", sweep(axes={"n_train": 100}), "axes.n_train: Input should be a valid list"),
+    Bad("unknown choice", sweep(axes={"model": ["cnn"], "n_train": [100]}), "no model named 'cnn'; there is"),
+    Bad("a run beyond the pool", sweep(axes={"n_train": [100, 10**7]}), "n_train=10000000 is over the pool"),
+]
+LAUNCHERS = [
+    Bad("unknown launcher", launcher(kind="ray"), "'ray'"),
+    Bad("no kind", launcher(parallel=2), "bad launcher"),
+    Bad("no slots", launcher(kind="local", parallel=0), "parallel: Input should be greater"),
+    Bad("misspelt setting", launcher(kind="slurm", partitions="gpu"), "partitions: Extra inputs are not permitted"),
+    Bad("Slurm's settings at home", launcher(kind="local", partition="gpu"), "partition: Extra inputs"),
+    Bad("no time", launcher(kind="slurm", timeout_min=0), "timeout_min: Input should be greater"),
+    Bad("one text for lines", launcher(kind="slurm", setup="module load"), "setup: Input should be a valid list"),
+    Bad("empty jobs", launcher(kind="slurm", runs_per_job=0), "runs_per_job: Input should be greater"),
+]
+IMAGES = [
+    Bad("text as PNG", on(lambda p: decode(p, 16), "x.png"), "(not an image): replace", (("x.png", "hi"),)),
+    Bad("empty PNG", on(lambda p: decode(p, 16), "x.png"), "(not an image)", (("x.png", b""),)),
+    Bad("cut PNG", on(lambda p: decode(p, 16), "x.png"), "images are never skipped", (("x.png", PNG[:50]),)),
+    Bad("cut JPEG", on(lambda p: decode(p, 16), "x.jpg"), "images are never skipped", (("x.jpg", JPEG[:300]),)),
+    Bad("no folder", on(read_folder, "nowhere"), "does not exist: put the images there as"),
+    Bad("no test images", on(read_folder, "p"), "has no train folder beside", (("p/train/a/1.png", PNG),)),
+    Bad(
+        "one class",
+        on(read_folder, "p"),
+        "has 1 class folders: at least two",
+        (("p/train/a/1.png", PNG), ("p/test/a/1.png", PNG)),
+    ),
+    Bad(
+        "a stray file",
+        on(read_folder, "p"),
+        "notes.txt is not an image of the allowed types",
+        (("p/train/a/notes.txt", "x"), ("p/train/b/1.png", PNG), ("p/test/a/1.png", PNG), ("p/test/b/1.png", PNG)),
+    ),
+    Bad(
+        "a class that is not tested",
+        on(read_folder, "p"),
+        "must have the same class folders; only one of them has b",
+        (("p/train/a/1.png", PNG), ("p/train/b/1.png", PNG), ("p/test/a/1.png", PNG), ("p/test/c/1.png", PNG)),
+    ),
+    Bad("no data", lambda p: open_dataset(PETS, p), "pets does not exist: put the images there"),
+    Bad("no Tiny-ImageNet", on(read_tiny_imagenet, "t"), "wnids.txt does not exist: unpack the public archive"),
+]
+ARCHIVES = [
+    Bad("text as archive", read_cifar10, "is damaged: its MD5 is", (("cifar-10-python.tar.gz", "hello"),)),
+    Bad("empty archive", read_cifar10, "is damaged: its MD5 is", (("cifar-10-python.tar.gz", b""),)),
+    Bad("other pickles", read_cifar10, "is damaged", (("cifar-10-batches-py/data_batch_1", b"\x80\x04."),)),
+]
+RECORDS = [
+    Bad("torn record", on(read_record, "r"), "is not a whole record", (("r", '{"schema": 1, "ru'),)),
+    Bad("empty record", on(read_record, "r"), "is not a whole record", (("r", ""),)),
+    Bad("record of a later version", on(read_record, "r"), "has schema 99", (("r", '{"schema": 99}'),)),
+    Bad("a list as record", on(read_record, "r"), "has schema None", (("r", "[]"),)),
+    Bad("torn plan", on(read_plan, "p"), "is not a whole plan", (("p", '{"name"'),)),
+    Bad("torn frozen config", thaw, "config.yaml cannot be read", (("config.yaml", "{"),)),
+    Bad("no frozen config", thaw, "config.yaml cannot be read"),
+    Bad("frozen config of nothing", thaw, "config.yaml", (("config.yaml", '{"machine": {}}'),)),
+    Bad("unknown sweep", lambda p: read_sweep(p, "quack"), "no sweep 'quack' in"),
+    Bad("torn jobs", noted_tasks, "5.json is damaged; delete it", (("jobs/5.json", "{"),)),
+]
+CURVES = [
+    Bad("no curves", on(read_curves, "c.csv"), "c.csv"),
+    Bad("empty curves", on(read_curves, "c.csv"), "c.csv", (("c.csv", ""),)),
+    Bad("missing column", on(read_curves, "c.csv"), "error", (("c.csv", "model,n_train\na,1\n"),)),
+    Bad("text for an error", on(read_curves, "c.csv"), "error", (("c.csv", CURVE + "a,10,low\n"),)),
+    Bad("percent for a fraction", on(read_curves, "c.csv"), "error", (("c.csv", CURVE + "a,10,43\n"),)),
+    Bad("negative size", on(read_curves, "c.csv"), "n_train", (("c.csv", CURVE + "a,-10,0.4\n"),)),
+]
+ALL = CONFIGS + SWEEPS + LAUNCHERS + IMAGES + ARCHIVES + RECORDS + CURVES
+
+
+def snapshot(folder: Path) -> dict[str, bytes | None]:
+    found = {str(path): path.read_bytes() if path.is_file() else None for path in folder.rglob("*")}
+    return {name: content for name, content in found.items() if content is not None}
+
+
+@pytest.mark.parametrize("bad", ALL, ids=lambda bad: bad.name)
+def test_bad_input_ends_in_its_message_and_changes_nothing(
+    bad: Bad, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, content in bad.files:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(content.encode() if isinstance(content, str) else content)
+    before = snapshot(tmp_path)
+    with pytest.raises(Exception) as caught:  # noqa: PT011 - the message is what counts
+        bad.action(tmp_path)
+    line = one_line(caught.value)
+    assert bad.message in line
+    assert "\n" not in line
+    assert snapshot(tmp_path) == before
+
+
+def test_there_are_sixty_of_them() -> None:
+    assert len({bad.name for bad in ALL}) == len(ALL) >= 60
