@@ -39,7 +39,13 @@ class Cluster:
         folder.mkdir(exist_ok=True)
         shared = 'set=["data.n_pool=2000","data.n_val=200","data.n_test=200","recipe.batch_size=16","logger=none",'
         shared += f'"machine.data_dir={self.data}","machine.device=cpu"]'
-        command = [sys.executable, SCRIPTS / "sweep.py", "sweep.name=t", "outputs=outputs", f"launcher={launcher}"]
+        command: list[str | Path] = [
+            sys.executable,
+            SCRIPTS / "sweep.py",
+            "sweep.name=t",
+            "outputs=outputs",
+            f"launcher={launcher}",
+        ]
         with (folder / "log.txt").open("ab") as log:
             return subprocess.Popen([*command, shared, *settings], cwd=folder, stdout=log, stderr=log)
 

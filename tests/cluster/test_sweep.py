@@ -78,7 +78,7 @@ def test_status_counts_tasks_and_cancel_ends_them(cluster: Cluster, tmp_path: Pa
     cluster.sweep(tmp_path, SETTINGS[0], long, "launcher.gpus=2", "launcher.runs_per_job=8")
 
     def script(name: str, *arguments: str) -> str:
-        command = [sys.executable, SCRIPTS / name, *arguments]
+        command: list[str | Path] = [sys.executable, SCRIPTS / name, *arguments]
         return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
 
     until(lambda: list((tmp_path / "outputs" / "runs").glob("*/last.ckpt")))
@@ -107,7 +107,7 @@ def test_planning_and_submitting_import_no_torch(cluster: Cluster, tmp_path: Pat
     )
     arguments = ["sweep.name=t", "launcher=slurm", f"set=[machine.data_dir={cluster.data}]", "launcher.gpus=3"]
     axes = "sweep.axes={model:[resnet_tiny],n_train:[64],chain:[0]}"
-    command = [sys.executable, "-c", code, SCRIPTS / "sweep.py", *arguments, axes]
+    command: list[str | Path] = [sys.executable, "-c", code, SCRIPTS / "sweep.py", *arguments, axes]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert "Slurm refused the job: " in done.stderr  # three GPUs on a node of two: nothing was left in the queue
     done = subprocess.run([*command, "launcher.gpus=1"], cwd=tmp_path, capture_output=True, text=True, check=True)

@@ -45,6 +45,7 @@ def normalise(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     scale, shift = 1 / (255 * std), -mean / std
     return torch.addcmul(shift, images.to(torch.float32), scale).permute(0, 3, 1, 2)
 
+
 def permute(x: Tensor, order: Tensor | None) -> Tensor:
     """Return images (B, C, H, W), channels last, with their pixels in the given order; as they are without one."""
     if order is None:
