@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 @pytest.mark.parametrize(
     ("command", "message"),
     [
-        ("sweep.py sweep=quack", "no sweep named 'quack'; there is cifar10"),
+        ("sweep.py sweep=quack", "no sweep named 'quack'; there is ablate-augment"),
         ("sweep.py swep=quick", "unknown key swep (did you mean sweep?); there is"),
         ("sweep.py set=['data.alhpa=0']", "unknown key data.alhpa (did you mean alpha?); there is"),
         ("sweep.py set=['n_train=5']", "n_train is an axis of sweep quick"),
