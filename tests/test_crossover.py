@@ -177,7 +177,7 @@ def test_data_equivalence_is_the_factor_of_images_b_needs() -> None:
 
 
 def test_published_table_of_cnn_and_vit_on_cifar10() -> None:
-    """Numbers of trozki213/cnn-vit-cct-comparison: the gap in points closes while the error ratio grows; x6 images at 5k."""
+    """From trozki213/cnn-vit-cct-comparison: the gap in points closes while the error ratio grows; x6 images at 5k."""
     accuracy = {
         "cnn_5m": (79.8, 88.6, 92.2, 93.9, 94.9),
         "vit_5m": (54.4, 68.3, 77.5, 82.4, 85.8),
