@@ -59,7 +59,7 @@ test-slow: .venv/ready ## the long tests: simulations, killed sweeps (15 min)
 test-gpu: .venv/ready ## the tests that need a CUDA device (2 min)
 	@$(python) -m pytest -n 0 -m gpu $(ARGS)
 
-bench: .venv/ready ## ours against a plain loop and the idiomatic way (15 min on 2 idle cores); ARGS="only=[steady]"
+bench: .venv/ready ## ours against a plain loop and the idiomatic way (not timed yet); ARGS="only=[steady]"
 	@$(python) scripts/bench.py $(ARGS)
 
 check: .venv/ready ## formatting, lint and types (1 min)

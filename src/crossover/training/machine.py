@@ -46,7 +46,7 @@ def resolve_engine(run: RunConfig, device: torch.device) -> Engine:
 
 
 def tune_allocator() -> None:
-    """Let glibc keep freed memory: without this each step maps its activations anew (docs/performance.md)."""
+    """Let glibc keep freed memory: without this each step maps its activations anew."""
     if platform.libc_ver()[0] != "glibc":
         return
     trim_threshold, top_pad, mmap_max = -1, -2, -4
