@@ -54,6 +54,8 @@ class CuesData(_Frozen):
     q: float = Field(ge=0, le=1)
     """Probability that the motif is that of the image's class; else it is a uniform one."""
     world_seed: int = Field(ge=0)
+    image_seed: int | None = Field(default=None, ge=0)
+    """Seed of the images: worlds that differ in it alone share patterns and motifs, but no image."""
     n_pool: int = Field(ge=2)
     """Images that chains are drawn from."""
     n_val: int = Field(ge=2)
@@ -235,6 +237,9 @@ class RunConfig(_Frozen):
     """Which of the independent nested orders of the pool."""
     seed: int = Field(ge=0)
     """Initial weights, batch order and augmentation; never the subset."""
+    init_from: str | None = Field(default=None, min_length=1)
+    """Trained weights to start from, with a new classifier: a run id, a run's folder, a file, or timm:<tag>. The run's
+    identity has this text, its record (`init_hash`) what was loaded."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """auto: bf16 autocast on CUDA, fp32 on CPU."""
     trainer: TrainerConfig = TrainerConfig()

@@ -3,9 +3,9 @@
     x = noise(0, 1) + alpha * T_y + beta * shift(M_m, u)        m = y with probability q, else a uniform class
 
 `T_y` is a fixed full-image pattern per class: a global cue, bound to its place. `M_m` is a 5x5 motif per class at a
-uniform random place u, wholly inside the image: a local cue, the same everywhere. An image is a pure function of (world
-seed, split, index), so that every size is a prefix of an unlimited pool. Values are stored as uint8, `ZERO` +
-`LEVELS` x, which adds 0.012 noise standard deviations of rounding error.
+uniform random place u, wholly inside the image: a local cue, the same everywhere. An image is a pure function of
+(world seed, image seed, split, index), so that every size is a prefix of an unlimited pool. Values are stored as uint8,
+`ZERO` + `LEVELS` x, which adds 0.012 noise standard deviations of rounding error.
 """
 
 from collections.abc import Iterator
@@ -50,7 +50,9 @@ def blocks(config: CuesData, stream: int, count: int) -> Iterator[tuple[np.ndarr
     places = config.image_size - MOTIF + 1
     offset = np.arange(MOTIF)
     for block in range(-(-count // BLOCK)):
-        rng = np.random.default_rng([config.world_seed, stream, 1 + block])
+        # a fourth word of 0 would be the same seed as none
+        series = [] if config.image_seed is None else [1 + config.image_seed]
+        rng = np.random.default_rng([config.world_seed, stream, 1 + block, *series])
         size = (BLOCK, config.image_size, config.image_size, 3)
         labels = rng.integers(config.classes, size=BLOCK)
         other = rng.integers(config.classes, size=BLOCK)

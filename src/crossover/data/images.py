@@ -76,7 +76,8 @@ def open_dataset(config: CuesData | ImageData, data_dir: Path) -> Dataset:
 
 def cache_folder(config: CuesData | ImageData, data_dir: Path) -> Path:
     """Return where the cache of a dataset is: its name carries a hash of all that decides its content."""
-    values: dict[str, Any] = config.model_dump(mode="json", exclude={"permute"}) | {"cache_version": CACHE_VERSION}
+    values: dict[str, Any] = config.model_dump(mode="json", exclude={"permute"}, exclude_none=True)
+    values |= {"cache_version": CACHE_VERSION}
     if isinstance(config, ImageData):  # relative, so that a data folder may move as a whole
         values["root"] = os.path.relpath(raw_root(config, data_dir), data_dir.resolve())
     fingerprint = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:8]

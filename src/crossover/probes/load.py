@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-import timm
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -13,7 +12,10 @@ from crossover.config import CrossoverError, RunConfig
 from crossover.data.images import open_dataset
 from crossover.data.loader import EvalBatches, Images
 from crossover.sweep.records import read_record, thaw
+from crossover.training.initial import load_timm
 from crossover.training.models import build_model
+
+__all__ = ["Checkpoint", "load_run", "load_timm", "probe_images"]
 
 
 @dataclass(frozen=True)
@@ -45,27 +47,6 @@ def load_run(run_dir: Path) -> Checkpoint:
         reason = " ".join(str(error).split())[:200]
         raise CrossoverError(f"{path} does not fit its config: {reason}; repeat its sweep") from None
     return Checkpoint(run, trained.eval(), untrained.eval())
-
-
-def load_timm(init_from: str) -> nn.Module:
-    """Return a network with published weights, `init_from=timm:<tag>`, such as timm:resnet18.a1_in1k.
-
-    Raises CrossoverError for a tag that timm does not know, and where the weights cannot be fetched.
-    """
-    source, _, tag = init_from.partition(":")
-    if source != "timm" or not tag:
-        raise CrossoverError(f"init_from={init_from} is not known; give timm:<tag>, such as timm:resnet18.a1_in1k")
-    if not timm.is_model(tag):
-        near = ", ".join(timm.list_models(f"*{tag.split('.')[0]}*")[:5]) or "see timm.list_models()"
-        raise CrossoverError(f"timm has no model {tag}; near: {near}")
-    try:
-        return timm.create_model(tag, pretrained=True).eval()
-    except (OSError, RuntimeError, ValueError) as error:  # of the hub, of the network, of a missing tag
-        reason = " ".join(str(error).split())[:200]
-        raise CrossoverError(
-            f"the weights of {init_from} cannot be fetched ({reason}); they come from the Hugging Face hub: use a"
-            " machine with a network, or copy the hub's cache (HF_HOME) from one"
-        ) from None
 
 
 def probe_images(run: RunConfig, count: int) -> tuple[Tensor, Tensor]:

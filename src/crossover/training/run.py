@@ -24,6 +24,7 @@ from crossover.data.loader import EvalBatches
 from crossover.data.subsets import index_hash, subset
 from crossover.files import write_atomically, write_json
 from crossover.training.datamodule import SubsetData, leg_bounds
+from crossover.training.initial import start_from
 from crossover.training.loggers import close_logger, log_summary, make_logger
 from crossover.training.machine import (
     Precision,
@@ -80,6 +81,7 @@ def _execute(run: RunConfig, rank: Rank, stop: threading.Event) -> dict[str, Any
     indices = subset(dataset.pool, dataset.labels, n_train=run.n_train, chain=run.chain)
     torch.manual_seed(run.seed)
     network = build_model(run.model, image_size=run.data.image_size, classes=len(dataset.classes))
+    init_hash = None if run.init_from is None else start_from(network, run.init_from, Path(run.machine.outputs))
     forward = forward_flops(network, run.data.image_size)
     steps = run.budget.total_steps(run.n_train, run.recipe.batch_size, forward)
     bounds = leg_bounds(steps, run.budget.evaluations)
@@ -108,6 +110,7 @@ def _execute(run: RunConfig, rank: Rank, stop: threading.Event) -> dict[str, Any
         "threads": run.machine.threads,
         "dataset_hash": dataset.hash,
         "subset_hash": index_hash(indices),
+        "init_hash": init_hash,
     }
     run.run_dir.mkdir(parents=True, exist_ok=True)
     logger = make_logger(run, facts)

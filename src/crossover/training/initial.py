@@ -1,0 +1,141 @@
+"""From which weights does a run start? Those of another run, of a file or of timm, with a head of its own."""
+
+import hashlib
+import math
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from timm.layers.pos_embed import resample_abs_pos_embed
+from torch import Tensor, nn
+
+from crossover.config import CrossoverError
+
+TORCH_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt")
+_SOURCES = "a run id, a run's folder, a .safetensors or torch file, or timm:<tag> such as timm:resnet18.a1_in1k"
+
+
+def start_from(network: nn.Module, init_from: str, outputs: Path) -> str:
+    """Put the weights that `init_from` names into `network`, in place, and return the SHA-256 of what was taken.
+
+    The classifier stays as it was drawn. A position embedding for another grid is resampled (bicubic, antialiased);
+    that of a class token, and the token, are dropped where the network has none. Raise CrossoverError for weights that
+    are not there, cannot be fetched, or are of another network.
+    """
+    own = network.state_dict()
+    head = head_prefix(network)
+    given = {name: value for name, value in find_weights(init_from, outputs).items() if not name.startswith(head)}
+    wanted = {name: value for name, value in own.items() if not name.startswith(head)}
+    given = _on_grid(given, network, init_from)
+    reasons = [f"it lacks {name}" for name in wanted if name not in given]
+    reasons += [f"it has {name}, which the model has not" for name in given if name not in wanted]
+    reasons += [
+        f"{name} is {tuple(given[name].shape)}, not {tuple(value.shape)}"
+        for name, value in wanted.items()
+        if name in given and given[name].shape != value.shape
+    ]
+    if reasons:
+        more = f" and {len(reasons) - 1} more differences" if len(reasons) > 1 else ""
+        raise CrossoverError(
+            f"init_from={init_from} is of another network: {reasons[0]}{more}; choose the model (model.arch, args,"
+            " patch_size, pool) that it was made with"
+        )
+    network.load_state_dict(own | given)
+    digest = hashlib.sha256()
+    for name in sorted(given):
+        digest.update(name.encode() + given[name].detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def head_prefix(network: Any) -> str:
+    """Return how the names of the classifier's parameters begin, such as `head.fc.`."""
+    classifier = network.get_classifier()
+    return next(f"{name}." for name, module in network.named_modules() if module is classifier)
+
+
+def find_weights(init_from: str, outputs: Path) -> dict[str, Tensor]:
+    """Return the tensors by name that `init_from` stands for; `outputs` is where the runs are."""
+    if init_from.startswith("timm:"):
+        return load_timm(init_from).state_dict()
+    run, path = outputs / "runs" / init_from, Path(init_from)
+    if path.is_dir() or (not path.exists() and run.is_dir()):
+        path = (path if path.is_dir() else run) / "weights.safetensors"
+    if not path.is_file():
+        state = f"{path} does not exist" if path.name == "weights.safetensors" else f"there is no {run} and no {path}"
+        raise CrossoverError(f"init_from={init_from}: {state}; give {_SOURCES}, and finish the run it names first")
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        if path.suffix not in TORCH_SUFFIXES:
+            raise CrossoverError(
+                f"init_from={init_from}: weights in {path.suffix or 'a file without a suffix'} are not read; allowed:"
+                f" .safetensors, {', '.join(TORCH_SUFFIXES)}"
+            )
+        return _tensors(torch.load(path, map_location="cpu", weights_only=True))
+    except CrossoverError:
+        raise
+    except (OSError, SafetensorError, RuntimeError, EOFError, ValueError, LookupError) as error:
+        raise CrossoverError(f"{path} cannot be read ({_first_line(error)}); make or fetch it again") from None
+    except pickle.UnpicklingError as error:
+        raise CrossoverError(
+            f"{path} is no file of weights alone ({_first_line(error)}), and others can run code; save a state_dict"
+        ) from None
+
+
+def _tensors(loaded: Any) -> dict[str, Tensor]:
+    """Return the state dict inside a checkpoint, without the prefix of DataParallel."""
+    for key in ("state_dict", "model"):
+        if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping):
+            loaded = loaded[key]
+    if not (isinstance(loaded, Mapping) and loaded and all(isinstance(value, Tensor) for value in loaded.values())):
+        raise ValueError("no state_dict in it")
+    return {str(name).removeprefix("module."): value for name, value in loaded.items()}
+
+
+def load_timm(init_from: str) -> nn.Module:
+    """Return a network with published weights, `init_from=timm:<tag>`, such as timm:resnet18.a1_in1k.
+
+    Raises CrossoverError for a tag that timm does not know, and where the weights cannot be fetched.
+    """
+    source, _, tag = init_from.partition(":")
+    if source != "timm" or not tag:
+        raise CrossoverError(f"init_from={init_from} is not known; give timm:<tag>, such as timm:resnet18.a1_in1k")
+    if not timm.is_model(tag):
+        near = ", ".join(timm.list_models(f"*{tag.split('.')[0]}*")[:5]) or "see timm.list_models()"
+        raise CrossoverError(f"timm has no model {tag}; near: {near}")
+    try:
+        return timm.create_model(tag, pretrained=True).eval()
+    except (OSError, RuntimeError, ValueError) as error:  # of the hub, of the network, of a missing tag
+        raise CrossoverError(
+            f"the weights of {init_from} cannot be fetched ({_first_line(error)}); they come from the Hugging Face hub:"
+            " use a machine with a network, or copy the hub's cache (HF_HOME) from one"
+        ) from None
+
+
+def _first_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__
+
+
+def _on_grid(given: dict[str, Tensor], network: Any, init_from: str) -> dict[str, Tensor]:
+    """Return the weights with their position embedding on the network's grid of patches."""
+    position = given.get("pos_embed")
+    if position is None or getattr(network, "pos_embed", None) is None:
+        return given
+    prefix = network.pos_embed.shape[1] - math.prod(network.patch_embed.grid_size)
+    side = math.isqrt(position.shape[1])
+    extra = position.shape[1] - side**2
+    if prefix == 0 and extra:  # pooled without a class token
+        given = {name: value for name, value in given.items() if name not in ("cls_token", "reg_token")}
+        position, extra = position[:, extra:], 0
+    if extra != prefix:
+        raise CrossoverError(
+            f"init_from={init_from} has {extra} class and register tokens, the model {prefix}: set model.pool"
+        )
+    grid = list(network.patch_embed.grid_size)
+    moved = resample_abs_pos_embed(position, new_size=grid, old_size=[side, side], num_prefix_tokens=prefix)
+    return given | {"pos_embed": moved}
