@@ -1,10 +1,17 @@
-"""Publish a report under results/: python scripts/publish.py SWEEP STUDY (make publish SWEEP=quick STUDY=cues)."""
+"""Publish a report under results/: python scripts/publish.py SWEEP STUDY (make publish SWEEP=quick STUDY=cues).
+
+python scripts/publish.py STUDY writes the tables, figures and pages of a published study again, from its own files.
+"""
 
 import sys
 from pathlib import Path
 
+from hydra import compose, initialize
+
+from crossover.cli import resolved
 from crossover.config import CrossoverError
-from crossover.report.publish import publish, update_readme
+from crossover.report.publish import publish, read_study, update_readme
+from crossover.study import republish, study_runs
 from crossover.sweep.plan import sweep_dir
 
 README_STUDY = "cues"
@@ -12,12 +19,20 @@ README_STUDY = "cues"
 
 
 def main(arguments: list[str]) -> int:
-    if len(arguments) != 2:
-        print("usage: python scripts/publish.py SWEEP STUDY", file=sys.stderr)
+    if len(arguments) not in (1, 2) or arguments[0].startswith("-"):
+        print("usage: python scripts/publish.py [SWEEP] STUDY", file=sys.stderr)
         return 2
-    sweep, study = arguments
+    *sweep, study = arguments
+    folder = Path("results") / study
     try:
-        publish(sweep_dir("outputs", sweep), Path("results") / study, Path("outputs") / "runs")
+        if sweep:
+            publish(sweep_dir("outputs", sweep[0]), folder, Path("outputs") / "runs")
+        else:
+            with initialize(version_base="1.3", config_path="../conf"):
+                runs = study_runs(read_study(folder), lambda name, o: resolved(compose(name, o)), "outputs")
+            republish(folder, list(runs.values()))
+            for path in (folder / "figures").glob("*.pdf"):
+                path.unlink()
         update_readme(Path("README.md"), Path("results") / README_STUDY)
     except CrossoverError as error:
         print(f"error: {error}", file=sys.stderr)

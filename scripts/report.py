@@ -10,7 +10,8 @@ from crossover.analysis.crossover import AnalysisError
 from crossover.analysis.tables import read_curves
 from crossover.cli import one_line_errors, resolved, run_app
 from crossover.config import CrossoverError
-from crossover.report.build import terminal_summary, write_curves_report
+from crossover.report.build import write_curves_report
+from crossover.report.terminal import terminal_summary
 from crossover.study import report_sweep
 from crossover.sweep.plan import sweep_dir
 from crossover.sweep.records import read_sweep

@@ -16,8 +16,8 @@ from crossover.cli import one_line_errors, resolved, run_app
 from crossover.config import CrossoverError, RunConfig
 from crossover.files import write_text
 from crossover.report.publish import Study, read_study
+from crossover.study import study_runs
 from crossover.sweep.launch import check_data
-from crossover.sweep.plan import parse_sweep, plan_runs
 from crossover.sweep.pool import local_slots, run_pool
 from crossover.sweep.progress import Display
 from crossover.sweep.records import freeze, read_record, runs_table
@@ -55,21 +55,11 @@ def main(config: DictConfig) -> None:
 
 def chosen_runs(study: Study, values: dict[str, Any]) -> list[RunConfig]:
     """Return the runs to repeat, as today's conf/ plans them; raise CrossoverError when it plans others."""
-    sweep = parse_sweep(resolved(compose("sweep", [f"sweep={study.sweep}"]))["sweep"])
-    changes = [*study.changes, *values["set"]]
-    planned = plan_runs(sweep, lambda o: resolved(compose("train", o)), extra=changes, outputs=values["outputs"])
-    by_id = {run.run_id: run for run in planned}
-    gone = [run_id for run_id in study.run_ids if run_id not in by_id]
-    if gone:
-        commits = ", ".join(map(str, study.environment.get("commit", ["unknown"])))
-        raise CrossoverError(
-            f"conf/ no longer plans {len(gone)} of the runs of {study.name}, such as {gone[0]}; it was made by"
-            f" commit {commits}: git checkout that, or publish the study anew"
-        )
+    planned = study_runs(study, lambda name, o: resolved(compose(name, o)), values["outputs"], values["set"])
     count = len(study.run_ids) if values["runs"] is None else int(values["runs"])
     if not 1 <= count <= len(study.run_ids):
         raise CrossoverError(f"runs={count} is not possible; {study.name} has {len(study.run_ids)} runs")
-    return [by_id[run_id] for run_id in random.Random(values["seed"]).sample(study.run_ids, count)]  # noqa: S311
+    return [planned[run_id] for run_id in random.Random(values["seed"]).sample(study.run_ids, count)]  # noqa: S311
 
 
 def check_same_data(study: Study, records: list[dict[str, Any]]) -> None:

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from crossover.cli import one_line_errors, resolved, run_app
 from crossover.config import RunConfig
-from crossover.report.build import terminal_summary
+from crossover.report.terminal import terminal_summary
 from crossover.study import report_sweep
 from crossover.sweep.failures import describe_failures, repeat_command
 from crossover.sweep.groups import estimate_costs, group_runs

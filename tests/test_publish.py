@@ -80,6 +80,8 @@ def outputs(tmp_path: Path) -> Path:
         paths[record["run_id"]] = folder / "predictions.npz"
         predicted = np.where(wrong, (labels + 1) % 10, labels).astype(np.int16)
         np.savez_compressed(paths[record["run_id"]], labels=labels, predictions=predicted)
+        record["classes"] = [f"class {label}" for label in range(10)]
+        (folder / "record.json").write_text(json.dumps(record))
     ids = tuple(paths)
     command = 'make sweep SWEEP=quick SET="data.q=0.9 budget.steps=10"'
     sweep = SweepRecords("quick", command, ids, tuple(records), dict.fromkeys(ids, "done"), {}, paths)
@@ -96,6 +98,7 @@ def test_a_published_study_can_be_made_again_from_its_files(outputs: Path) -> No
     result, _, _ = regenerate(outputs / "study")
     close(json.loads(json.dumps(result)), json.loads((outputs / "study" / "crossover.json").read_text()))
     assert result["studies"][0]["pairs"][0]["mcnemar"]
+    assert set(pd.read_csv(outputs / "study" / "classes.csv")["class"]) == {f"class {label}" for label in range(10)}
 
 
 def test_a_changed_run_shows_as_drift(outputs: Path) -> None:

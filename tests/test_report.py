@@ -10,8 +10,9 @@ import pytest
 from rich.console import Console
 
 from crossover.config import CrossoverError
-from crossover.report.build import Ceiling, Report, terminal_summary, write_report
-from crossover.report.figures import styles
+from crossover.report.build import Ceiling, Extras, Report, write_report
+from crossover.report.style import styles
+from crossover.report.terminal import terminal_summary
 from crossover.sweep.records import State, SweepRecords
 
 SIZES = (256, 1024, 4096, 16384, 65536)
@@ -70,8 +71,8 @@ def sweep(records: list[dict[str, Any]], **states: State) -> SweepRecords:
 @pytest.fixture
 def report(tmp_path: Path) -> Callable[..., Report]:
     def write(records: list[dict[str, Any]], **states: State) -> Report:
-        ceilings = {"cues": [Ceiling("local cue alone", 0.18)]}
-        return write_report(sweep(records, **states), tmp_path / "report", ceilings=ceilings)
+        extras = Extras({"cues": [Ceiling("local cue alone", 0.18)]})
+        return write_report(sweep(records, **states), tmp_path / "report", extras=extras)
 
     return write
 
@@ -96,8 +97,9 @@ def test_all_files_are_written_and_the_page_asks_for_nothing_else(report: Callab
     names = {"report.html", "report.md"} | tables
     assert made == figures | names
     page = (directory / "report.html").read_text()
-    assert [u for u in re.findall(r'(?:src|href)="([^"]*)"', page) if not u.startswith("data:")] == []
-    assert all(re.findall(r'<img [^>]*alt="([^"]*)"', page))
+    assert [u for u in re.findall(r'(?:src|href)="([^"]*)"', page) if not u.startswith(("data:", "#"))] == []
+    assert "http" not in re.sub(r'xmlns(:xlink)?="[^"]*"', "", page)
+    assert all(re.findall(r'<svg role="img" aria-label="([^"]*)"', page))
     assert len(page) < 3_000_000
 
 

@@ -1,24 +1,94 @@
-"""What goes on the page of a sweep besides its records? The known ceilings of the embedded world."""
+"""What goes on the page of a sweep besides its records? The known ceilings of the embedded world, and sample images."""
 
-from collections.abc import Sequence
+import hashlib
+import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
-from crossover.config import CuesData, parse_run
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from crossover.config import CrossoverError, CuesData, RunConfig, parse_run
 from crossover.data.cues import bayes_accuracy, local_only_accuracy
-from crossover.report.build import Ceiling, Report, write_report
+from crossover.data.images import cache_folder, open_dataset
+from crossover.files import write_atomically
+from crossover.report.build import Ceiling, Extras, Report, Sample, write_findings, write_report
+from crossover.report.publish import Study, study_findings
+from crossover.sweep.plan import parse_sweep, plan_runs
 from crossover.sweep.records import SweepRecords
 
 CEILING_IMAGES = 5_000
 """Images on which the exact Bayes accuracy is evaluated; its standard error is then about 0.001."""
+Compose = Callable[[str, list[str]], dict[str, Any]]
+"""Name of a config and overrides to plain values."""
 
 
 def report_sweep(
     sweep: SweepRecords, directory: Path, *, also: Sequence[SweepRecords] = (), seed: int = 0, designs: int = 0
 ) -> Report:
     """Write the report of a sweep into `directory`; the rest as in write_report."""
-    data = {record["dataset"]: parse_run(record["config"]).data for record in sweep.records}
+    extras = describe_data([parse_run(record["config"]) for record in sweep.records], directory)
+    return write_report(sweep, directory, also=also, seed=seed, extras=extras, designs=designs)
+
+
+def republish(folder: Path, runs: Sequence[RunConfig]) -> Report:
+    """Write the tables, figures and pages of a published study again, from its own files."""
+    return write_findings(study_findings(folder, describe_data(runs, folder)), folder)
+
+
+def study_runs(study: Study, compose: Compose, outputs: str, changes: Sequence[str] = ()) -> dict[str, RunConfig]:
+    """Return the runs of a published study by id, as today's conf/ plans them; raise CrossoverError if it does not."""
+    sweep = parse_sweep(compose("sweep", [f"sweep={study.sweep}"])["sweep"])
+    extra = [*study.changes, *changes]
+    planned = plan_runs(sweep, lambda overrides: compose("train", overrides), extra=extra, outputs=outputs)
+    by_id = {run.run_id: run for run in planned}
+    gone = [run_id for run_id in study.run_ids if run_id not in by_id]
+    if gone:
+        commits = ", ".join(map(str, study.environment.get("commit", ["unknown"])))
+        raise CrossoverError(
+            f"conf/ no longer plans {len(gone)} of the runs of {study.name}, such as {gone[0]}; it was made by"
+            f" commit {commits}: git checkout that, or publish the study anew"
+        )
+    return {run_id: by_id[run_id] for run_id in study.run_ids}
+
+
+def describe_data(runs: Sequence[RunConfig], directory: Path) -> Extras:
+    """Return the ceilings and sample images of the data sets of some runs; pictures go to directory/figures."""
+    data = {run.dataset: run.data for run in runs}
     ceilings = {name: cues_ceilings(config) for name, config in data.items() if isinstance(config, CuesData)}
-    return write_report(sweep, directory, also=also, seed=seed, ceilings=ceilings, designs=designs)
+    kinds = {(run.dataset, run.augment.name): run for run in runs}
+    try:
+        samples = tuple(_sample(run, directory / "figures") for run in kinds.values())
+    except ImportError:
+        return Extras(ceilings, no_samples="No sample images: they need PyTorch, which is not installed here.")
+    except CrossoverError as error:
+        return Extras(ceilings, no_samples=f"No sample images: {error}")
+    return Extras(ceilings, samples)
+
+
+def _sample(run: RunConfig, folder: Path) -> Sample:
+    """Return the picture of a data set and an augmentation, drawn unless it lies there from an earlier report."""
+    path = folder / f"samples-{run.dataset}-{run.augment.name}.png"
+    parts = run.model_dump(mode="json", include={"data": True, "augment": True}) | {"seed": run.seed}
+    parts["data"].pop("root", None)
+    digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+    if path.exists():
+        with Image.open(path) as image:
+            if image.info.get("config") == digest:
+                return Sample(run.dataset, run.augment.name, tuple(json.loads(image.info["classes"])), path)
+    cache = cache_folder(run.data, Path(run.machine.data_dir))
+    if not cache.is_dir():
+        raise CrossoverError(f"the images of {run.dataset} are not on this machine ({cache})")
+    from crossover.data.samples import sample_picture  # needs torch, which a login node may lack
+
+    pixels, classes = sample_picture(run, open_dataset(run.data, Path(run.machine.data_dir)))
+    words = PngInfo()
+    words.add_text("config", digest)
+    words.add_text("classes", json.dumps(classes))
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, lambda temporary: Image.fromarray(pixels).save(temporary, "PNG", pnginfo=words))
+    return Sample(run.dataset, run.augment.name, classes, path)
 
 
 def cues_ceilings(config: CuesData) -> list[Ceiling]:

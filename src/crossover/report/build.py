@@ -1,5 +1,6 @@
 """What did a sweep find? Tables, figures and pages: a pure function of its records."""
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -7,10 +8,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from rich.console import Console
-from rich.table import Table
 
 from crossover.analysis.calibration import calibrate
+from crossover.analysis.classes import class_table
 from crossover.analysis.crossover import analyse, curve_summary
 from crossover.analysis.pairing import Predictions
 from crossover.analysis.sentences import calibration_sentence, extrapolation_sentence, stability_sentence
@@ -20,31 +20,73 @@ from crossover.config import CrossoverError
 from crossover.files import write_json, write_text
 from crossover.report import figures
 from crossover.report.figures import Ceiling
-from crossover.report.page import CALIBRATION, calibration_cells, html_page, markdown_page
-from crossover.sweep.records import SweepRecords, runs_table
+from crossover.report.markdown import markdown_page
+from crossover.report.page import html_page, shown_classes
+from crossover.report.style import save
+from crossover.sweep.records import State, SweepRecords, runs_table
 
-__all__ = ["Ceiling", "Report", "terminal_summary", "write_curves_report", "write_report"]
+__all__ = ["Ceiling", "Extras", "Findings", "Report", "Sample", "write_curves_report", "write_findings", "write_report"]
 
-MOST_ROWS = 20
-"""Sizes up to which the terminal shows a table."""
-MOST_NOTES = 6
+
+@dataclass(frozen=True)
+class Sample:
+    """A picture of what networks are trained on: images of a data set above, augmented below."""
+
+    dataset: str
+    augment: str
+    classes: tuple[str, ...]
+    """Of the columns."""
+    path: Path
+    """PNG."""
+
+
+@dataclass(frozen=True)
+class Extras:
+    """What is known of the data sets besides the records; by data set."""
+
+    ceilings: Mapping[str, Sequence[Ceiling]] = field(default_factory=dict)
+    samples: tuple[Sample, ...] = ()
+    no_samples: str = "No sample images: only curves were given."
+    """Why there are none."""
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What goes into a report: runs, and what is known of them."""
+
+    title: str
+    command: str
+    """What repeats it."""
+    runs: pd.DataFrame
+    planned: int
+    conditions: dict[str, Any] = field(default_factory=dict)
+    unfinished: Mapping[str, State] = field(default_factory=dict)
+    """Run id to state of the planned runs that are not done."""
+    errors: Mapping[str, str] = field(default_factory=dict)
+    """Run id to the message of a failed run."""
+    predictions: Predictions = field(default_factory=dict)
+    names: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """Data set to its classes."""
+    chance: Mapping[str, float] = field(default_factory=dict)
+    """Data set to the error of guessing."""
+    extras: Extras = Extras()
 
 
 @dataclass(frozen=True)
 class Report:
     """A finished report and what it says."""
 
-    title: str
-    command: str
+    findings: Findings
     directory: Path
-    runs: pd.DataFrame
     curves: pd.DataFrame
     result: dict[str, Any]
     stability: pd.DataFrame
+    classes: pd.DataFrame
     calibration: dict[str, Any] | None = None
-    environment: dict[str, Any] = field(default_factory=dict)
-    trouble: tuple[str, ...] = ()
-    """What failed or is missing, one line each."""
+
+    @property
+    def runs(self) -> pd.DataFrame:
+        return self.findings.runs
 
     @property
     def pairs(self) -> list[tuple[str, dict[str, Any]]]:
@@ -52,7 +94,23 @@ class Report:
 
     @property
     def verdicts(self) -> list[str]:
-        return [f"{dataset}: {pair['summary']}" for dataset, pair in self.pairs]
+        """One sentence for each pair, or why there is none."""
+        said = [f"{dataset}: {pair['summary']}" for dataset, pair in self.pairs]
+        return said or [f"One model only, {self.runs['model'].iloc[0]}: there is nothing to compare it with."]
+
+    @property
+    def trouble(self) -> list[str]:
+        """What failed or is missing, one line each."""
+        lines = [
+            f"{run_id} failed: {text.strip().splitlines()[-1] if text.strip() else 'no message'}"
+            for run_id, text in self.findings.errors.items()
+        ]
+        left = sum(state != "failed" for state in self.findings.unfinished.values())
+        if left:
+            lines.append(
+                f"{left} of {self.findings.planned} runs are not done yet; continue with: {self.findings.command}"
+            )
+        return lines
 
     @property
     def notes(self) -> list[str]:
@@ -81,6 +139,12 @@ class Report:
         entries = self.calibration["pairs"] if self.calibration else []
         return [(f"{e['dataset']}, {e['a']} and {e['b']}: {calibration_sentence(e)}", e["rows"]) for e in entries]
 
+    @property
+    def commands(self) -> list[str]:
+        """What repeats the study, from a clone of the code."""
+        commits = [str(commit) for commit in self.findings.conditions.get("commit", []) if commit]
+        return [*(f"git checkout {shlex.quote(commit)}" for commit in commits[:1]), self.findings.command]
+
 
 def write_report(
     sweep: SweepRecords,
@@ -88,7 +152,7 @@ def write_report(
     *,
     also: Sequence[SweepRecords] = (),
     seed: int = 0,
-    ceilings: Mapping[str, Sequence[Ceiling]] | None = None,
+    extras: Extras | None = None,
     designs: int = 0,
 ) -> Report:
     """Analyse a sweep and write report.html, report.md, crossover.json, the tables and figures/.
@@ -102,19 +166,21 @@ def write_report(
     records = list(seen.values())
     _check_names(records)
     paths = {run_id: path for one in (*also, sweep) for run_id, path in one.predictions.items()}
-    return _write(
+    named = {record["dataset"]: record["classes"] for record in records if record.get("classes")}
+    findings = Findings(
         sweep.name,
         sweep.command,
         runs_table(records),
-        directory,
-        seed=seed,
-        ceilings=ceilings or {},
+        planned=len(sweep.planned),
         conditions=environment(records),
-        trouble=tuple(_trouble(sweep)),
+        unfinished={run_id: state for run_id, state in sweep.states.items() if state != "done"},
+        errors=sweep.errors,
         predictions={run_id: _predictions(path) for run_id, path in paths.items()},
-        chance={r["dataset"]: 1 - 1 / len(r["classes"]) for r in records if r.get("classes")},
-        designs=designs,
+        names=named,
+        chance={dataset: 1 - 1 / len(classes) for dataset, classes in named.items()},
+        extras=extras or Extras(),
     )
+    return write_findings(findings, directory, seed=seed, designs=designs)
 
 
 def _check_names(records: Sequence[Mapping[str, Any]]) -> None:
@@ -128,18 +194,6 @@ def _check_names(records: Sequence[Mapping[str, Any]]) -> None:
             )
 
 
-def _trouble(sweep: SweepRecords) -> list[str]:
-    states = pd.Series(dict(sweep.states))
-    lines = [
-        f"{run_id} failed: {text.strip().splitlines()[-1] if text.strip() else 'no message'}"
-        for run_id, text in sweep.errors.items()
-    ]
-    left = int((~states.isin(["done", "failed"])).sum())
-    if left:
-        lines.append(f"{left} of {len(states)} runs are not done yet; continue with: {sweep.command}")
-    return lines
-
-
 def _predictions(path: Path) -> tuple[np.ndarray, np.ndarray]:
     with np.load(path) as saved:
         return saved["labels"], saved["predictions"]
@@ -149,7 +203,7 @@ def write_curves_report(
     curves: pd.DataFrame, directory: Path, *, title: str, command: str, seed: int = 0, designs: int = 0
 ) -> Report:
     """Analyse learning curves from anywhere and write the same files."""
-    return _write(title, command, curves, directory, seed=seed, designs=designs)
+    return write_findings(Findings(title, command, curves, len(curves)), directory, seed=seed, designs=designs)
 
 
 def environment(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -165,39 +219,27 @@ def environment(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return seen
 
 
-def _write(
-    title: str,
-    command: str,
-    runs: pd.DataFrame,
-    directory: Path,
-    *,
-    seed: int,
-    ceilings: Mapping[str, Sequence[Ceiling]] | None = None,
-    conditions: dict[str, Any] | None = None,
-    trouble: tuple[str, ...] = (),
-    predictions: Predictions | None = None,
-    chance: Mapping[str, float] | None = None,
-    designs: int = 0,
-) -> Report:
+def write_findings(findings: Findings, directory: Path, *, seed: int = 0, designs: int = 0) -> Report:
+    """Analyse findings and write all files of a report."""
+    runs, predictions = findings.runs, findings.predictions
     report = Report(
-        title=title,
-        command=command,
+        findings=findings,
         directory=directory,
-        runs=runs,
         curves=curve_summary(runs),
-        result=analyse(runs, rng=np.random.default_rng(seed), predictions=predictions, chance=chance),
+        result=analyse(runs, rng=np.random.default_rng(seed), predictions=predictions, chance=findings.chance),
         stability=stability_table(runs, rng=np.random.default_rng(seed), predictions=predictions),
-        calibration=_calibration(runs, seed, predictions, designs) if designs else None,
-        environment=conditions or {},
-        trouble=trouble,
+        classes=class_table(runs, predictions, findings.names),
+        calibration=_calibration(findings, seed, designs) if designs else None,
     )
     directory.mkdir(parents=True, exist_ok=True)
-    drawings = _draw(report, ceilings or {})
+    drawings = _draw(report)
     write_json(directory / "crossover.json", report.result)
-    write_json(directory / "environment.json", report.environment)
+    write_json(directory / "environment.json", findings.conditions)
     write_text(directory / "runs.csv", runs.to_csv(index=False))
-    write_text(directory / "curves.csv", report.curves.to_csv(index=False, float_format="%.6g"))
-    write_text(directory / "stability.csv", report.stability.to_csv(index=False, float_format="%.6g"))
+    tables = {"curves": report.curves, "stability": report.stability, "classes": report.classes}
+    for name, table in tables.items():
+        if len(table) or name != "classes":
+            write_text(directory / f"{name}.csv", table.to_csv(index=False, float_format="%.6g"))
     if report.calibration:
         write_json(directory / "calibration.json", report.calibration)
     write_text(directory / "report.md", markdown_page(report, drawings))
@@ -205,67 +247,34 @@ def _write(
     return report
 
 
-def _calibration(runs: pd.DataFrame, seed: int, predictions: Predictions | None, designs: int) -> dict[str, Any]:
-    return calibrate(runs, rng=np.random.default_rng(seed), designs=designs, predictions=predictions)
+def _calibration(findings: Findings, seed: int, designs: int) -> dict[str, Any]:
+    rng = np.random.default_rng(seed)
+    return calibrate(findings.runs, rng=rng, designs=designs, predictions=findings.predictions)
 
 
-def _draw(report: Report, ceilings: Mapping[str, Sequence[Ceiling]]) -> list[tuple[str, str]]:
+def _draw(report: Report) -> list[tuple[str, str]]:
     """Write the figures; return the name and the text alternative of each."""
     folder, drawn = report.directory / "figures", []
-    several = len(report.result["studies"]) > 1
+    several, shown = len(report.result["studies"]) > 1, shown_classes(report)
     for study in report.result["studies"]:
         dataset, suffix = study["dataset"], f"-{study['dataset']}" if several else ""
         runs, curves = (table[table["dataset"] == dataset] for table in (report.runs, report.curves))
         said = " ".join(pair["summary"] for pair in study["pairs"])
-        drawn.append((f"learning-curves{suffix}", f"Test error over training images on {dataset}. {said}"))
-        figure = figures.learning_curves(primary_runs(runs)[0], curves, study, ceilings.get(dataset, ()))
-        figures.save(figure, folder, drawn[-1][0])
+        drawn.append((f"learning-curves{suffix}", f"Test error over training images on {dataset}. {said}".strip()))
+        ceilings = report.findings.extras.ceilings.get(dataset, ())
+        save(figures.learning_curves(primary_runs(runs)[0], curves, study, ceilings), folder, drawn[-1][0])
         pairs = [pair for pair in study["pairs"] if pair["gap"]]
-        if not pairs:
-            continue
-        named = " and of ".join(f"{pair['b']} to {pair['a']}" for pair in pairs)
-        drawn.append((f"gap{suffix}", f"Log error ratio of {named} over training images."))
-        figures.save(figures.gap(pairs), folder, drawn[-1][0])
-        named = "; ".join(f"{pair['b']} for the error of {pair['a']}" for pair in pairs)
-        drawn.append((f"data-equivalence{suffix}", f"How many images a model needs: {named}."))
-        figures.save(figures.data_equivalence(pairs), folder, drawn[-1][0])
+        if pairs:
+            named = " and of ".join(f"{pair['b']} to {pair['a']}" for pair in pairs)
+            drawn.append((f"gap{suffix}", f"Log error ratio of {named} over training images on {dataset}."))
+            save(figures.gap(pairs), folder, drawn[-1][0])
+            named = "; ".join(f"{pair['b']} for the error of {pair['a']}" for pair in pairs)
+            drawn.append((f"data-equivalence{suffix}", f"How many images a model needs on {dataset}: {named}."))
+            save(figures.data_equivalence(pairs), folder, drawn[-1][0])
+        if dataset in shown:
+            kept = report.classes[report.classes["dataset"] == dataset]
+            chosen = kept[kept["class"].isin(shown[dataset])]
+            words = f"Test error over training images on {dataset} for {len(shown[dataset])} classes."
+            drawn.append((f"classes{suffix}", words))
+            save(figures.by_class(chosen, list(dict.fromkeys(curves["model"]))), folder, drawn[-1][0])
     return drawn
-
-
-def terminal_summary(report: Report, console: Console) -> None:
-    """Print the table of mean errors, what is missing, the verdict and where the page is."""
-    for dataset, rows in report.curves.groupby("dataset", sort=False):
-        models = list(dict.fromkeys(rows["model"]))
-        if rows["n_train"].nunique() > MOST_ROWS:
-            continue  # curves measured at unaligned sizes: the page has them
-        table = Table("training images", *models, title=f"test error on {dataset}, mean of chains", box=None)
-        for column in table.columns:
-            column.justify = "right"
-        for n, part in rows.groupby("n_train"):
-            errors = dict(zip(part["model"], part["error_mean"], strict=True))
-            cells = [f"{100 * errors[model]:.1f} %" if model in errors else "" for model in models]
-            table.add_row(f"{n:,}", *cells)
-        console.print(table)
-    for sentence, rows_by_chains in report.calibrations:
-        _print_calibration(sentence, rows_by_chains, console)
-    for line in report.trouble:
-        console.print(line, style="red", highlight=False, markup=False)
-    for line in report.notes[:MOST_NOTES]:
-        console.print(line, style="dim", highlight=False, markup=False)
-    if len(report.notes) > MOST_NOTES:
-        console.print(f"and {len(report.notes) - MOST_NOTES} more notes on the page", style="dim", highlight=False)
-    for line in (*report.extrapolations, *(sentence for sentence, _ in report.stabilities)):
-        console.print(line, highlight=False, markup=False)
-    for verdict in report.verdicts:
-        console.print(verdict, style="bold", highlight=False, markup=False)
-    console.print(f"page: {report.directory / 'report.html'}", highlight=False, markup=False, soft_wrap=True)
-
-
-def _print_calibration(sentence: str, rows: list[dict[str, Any]], console: Console) -> None:
-    if rows:
-        titles = [title for title, _, _ in CALIBRATION]
-        table = Table(*titles, title="simulated repetitions of this design", box=None)
-        for cells in calibration_cells(rows):
-            table.add_row(*cells)
-        console.print(table)
-    console.print(sentence, highlight=False, markup=False)

@@ -1,32 +1,23 @@
-"""What does a crossover look like? Learning curves and the gap, the same colour for the same model everywhere."""
+"""What does a crossover look like? Learning curves, the gap, data-equivalence and the curves of single classes."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
-
-mpl.use("Agg")
-
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator, PercentFormatter
 
 from crossover.analysis.sentences import images
-from crossover.files import write_atomically
+from crossover.report.style import DASHES, FAINT, INK, SOFT, error_axis, panels, size_axis, styles
 
-FAMILIES = {"resnet": ("#0072B2", "o"), "hybrid": ("#009E73", "D"), "vit": ("#D55E00", "s")}
-OTHERS = (("#CC79A7", "^"), ("#E69F00", "v"), ("#56B4E9", "P"), ("#000000", "X"))
-"""Okabe and Ito 2008: told apart by the colour-blind, and each has its marker."""
 MANY = 20
 """Sizes of one curve from which on only its points and its law are drawn."""
-MANY_TICKS = 12
-DASHES = (0, (4, 2))
+X_LABEL = "training images (n_train)"
+MOST_IN_COLUMN = 3
+"""Pairs in one column; more make two."""
 
 
 @dataclass(frozen=True)
@@ -37,28 +28,17 @@ class Ceiling:
     error: float
 
 
-def styles(models: Sequence[str]) -> dict[str, tuple[str, str]]:
-    """Return colour and marker of each model: the first of a family has the family's, others take what is left."""
-    chosen: dict[str, tuple[str, str]] = {}
-    spare = iter(OTHERS)
-    for model in models:
-        family = next((f for f in FAMILIES if model.startswith(f)), None)
-        free = family is not None and FAMILIES[family] not in chosen.values()
-        chosen[model] = FAMILIES[family] if family is not None and free else next(spare, OTHERS[-1])
-    return chosen
-
-
 def learning_curves(
     runs: pd.DataFrame, curves: pd.DataFrame, study: Mapping[str, Any], ceilings: Sequence[Ceiling]
 ) -> Figure:
     """Return error over n_train, log-log: means, chains as points, intervals, laws, ceilings, N* with its interval."""
-    figure, (axes,) = _panels(1)
+    figure, (axes,) = panels(1, size=(5.6, 4.2))
     chosen = styles(list(dict.fromkeys(curves["model"])))
     for model, rows in curves.groupby("model", sort=False):
         colour, marker = chosen[str(model)]
         points = runs[runs["model"] == model]
         many = len(rows) > MANY  # then the points say it, and the law is the line
-        dots: dict[str, Any] = {"s": 12, "color": colour, "alpha": 0.5, "linewidth": 0, "zorder": 3, "rasterized": many}
+        dots: dict[str, Any] = {"s": 10, "color": colour, "alpha": 0.5, "linewidth": 0, "zorder": 3, "rasterized": many}
         axes.scatter(points["n_train"], points["test_error"], **dots)
         line = rows[:0] if many else rows
         axes.plot(line["n_train"], line["error_mean"], color=colour, marker=marker, label=str(model), linewidth=2)
@@ -68,97 +48,87 @@ def learning_curves(
         if law is not None:
             fitted = pd.DataFrame(law)
             axes.plot(fitted["n_train"], fitted["error"], color=colour, linestyle=DASHES, linewidth=1.2, zorder=4)
+    if any(entry["curve"] for entry in study["laws"]):
+        axes.plot([], [], color=SOFT, linestyle=DASHES, linewidth=1.2, label="fitted laws")
     _draw_ceilings(axes, ceilings)
     for pair in study["pairs"]:
         if pair["n_star"] is not None:
             _draw_crossing(axes, pair)
-    _log_axes(axes, sorted(curves["n_train"].unique()))
-    axes.set_yscale("log")
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g} %"))
-    axes.set_yticks(_error_ticks(*axes.get_ylim()))
-    axes.yaxis.set_minor_locator(NullLocator())
+    size_axis(axes, sorted(curves["n_train"].unique()))
+    axes.set_xlabel(X_LABEL)
+    error_axis(axes)
     axes.set_ylabel("test error")
-    if any(entry["curve"] for entry in study["laws"]):
-        axes.plot([], [], color="#666666", linestyle=DASHES, linewidth=1.2, label="fitted laws")
-    axes.legend(frameon=False)
+    axes.legend(frameon=False, fontsize=9)
     return figure
 
 
 def _draw_ceilings(axes: Axes, ceilings: Sequence[Ceiling]) -> None:
     for ceiling in ceilings:
-        axes.axhline(ceiling.error, color="#666666", linestyle=":", linewidth=1)
+        axes.axhline(ceiling.error, color=SOFT, linestyle=":", linewidth=1)
         axes.annotate(
             f"{ceiling.label}: {100 * ceiling.error:.1f} %",
             (0.01, ceiling.error),
             xycoords=("axes fraction", "data"),
             xytext=(0, 3),
             textcoords="offset points",
-            fontsize=8,
-            color="#444444",
+            fontsize=8.5,
+            color=SOFT,
         )
 
 
 def _draw_crossing(axes: Axes, pair: Mapping[str, Any]) -> None:
     low, high = pair["ci_low"] or pair["n_min"], pair["ci_high"] or pair["n_max"]
-    axes.axvspan(low, high, color="#999999", alpha=0.25, linewidth=0)
-    axes.axvline(pair["n_star"], color="#333333", linewidth=1)
+    axes.axvspan(low, high, color=FAINT, alpha=0.25, linewidth=0)
+    axes.axvline(pair["n_star"], color=INK, linewidth=1)
     axes.annotate(
         f"N* = {images(pair['n_star'])}",
-        (pair["n_star"], 0.95),
+        (pair["n_star"], 0),
         xycoords=("data", "axes fraction"),
-        xytext=(5, 0),
+        xytext=(4, 4),
         textcoords="offset points",
         fontsize=9,
     )
 
 
-def _error_ticks(low: float, high: float) -> list[float]:
-    """Return round errors between the limits: 1-2-5 steps, or every first digit when those are fewer than three."""
-    decades = [10.0**k for k in range(-6, 1)]
-    for digits in ((1, 2, 5), range(1, 10)):
-        ticks = [d * decade for decade in decades for d in digits if low <= d * decade <= min(high, 1.0)]
-        if len(ticks) >= 3:
-            break
-    return ticks
-
-
 def gap(pairs: Sequence[Mapping[str, Any]]) -> Figure:
     """Return D(n) of each pair with its simultaneous band, zero, and the confidence set of N* on the axis."""
-    figure, panels = _panels(len(pairs))
-    for axes, pair in zip(panels, pairs, strict=True):
+    figure, drawn = _panels_of(pairs)
+    for axes, pair in zip(drawn, pairs, strict=True):
         _draw_gap(axes, pair)
     return figure
 
 
+def _panels_of(pairs: Sequence[Mapping[str, Any]]) -> tuple[Figure, list[Axes]]:
+    return panels(len(pairs), columns=1 if len(pairs) <= MOST_IN_COLUMN else 2)
+
+
 def _draw_gap(axes: Axes, pair: Mapping[str, Any]) -> None:
     table = pd.DataFrame(pair["gap"])
-    axes.plot(table["n_train"], table["log_error_ratio"], color="#333333", marker="o", linewidth=2)
+    axes.plot(table["n_train"], table["log_error_ratio"], color=INK, marker="o", linewidth=2)
     low, high = (table[name].astype(float) for name in ("ci_low", "ci_high"))
-    band = "simultaneous 95% band"
-    axes.fill_between(table["n_train"], low, high, color="#333333", alpha=0.15, linewidth=0, label=band)
-    axes.axhline(0, color="#666666", linewidth=1)
+    if low.notna().any():
+        band = "simultaneous 95% band"
+        axes.fill_between(table["n_train"], low, high, color=FAINT, alpha=0.3, linewidth=0, label=band)
+    axes.axhline(0, color=SOFT, linewidth=1)
+    label = "95% confidence set of N*"
     for start, stop in pair["confidence_set"] if pair["verdict"] == "crossover" else []:
-        axes.plot(
-            [start or pair["n_min"], stop or pair["n_max"]],
-            [0, 0],
-            color="#D55E00",
-            linewidth=6,
-            alpha=0.5,
-            solid_capstyle="butt",
-            label="95% confidence set of N*",
-        )
-    _log_axes(axes, list(table["n_train"]))
-    axes.set_ylabel(f"log error ratio, {pair['b']} / {pair['a']}")
-    words: dict[str, Any] = {"transform": axes.transAxes, "fontsize": 8, "color": "#444444"}
-    axes.text(0.01, 0.98, f"{pair['a']} leads above zero", va="top", **words)
-    axes.text(0.01, 0.02, f"{pair['b']} leads below zero", **words)
-    axes.legend(frameon=False)
+        ends = [start or pair["n_min"], stop or pair["n_max"]]
+        axes.plot(ends, [0, 0], color=INK, linewidth=6, alpha=0.6, solid_capstyle="butt", label=label)
+    size_axis(axes, list(table["n_train"]))
+    axes.margins(y=0.14)  # room for the words above and below
+    axes.set_xlabel(X_LABEL)
+    axes.set_ylabel(f"log error ratio,\n{pair['b']} / {pair['a']}", linespacing=1.4)
+    words: dict[str, Any] = {"transform": axes.transAxes, "fontsize": 8.5, "color": SOFT}
+    axes.text(0.01, 0.99, f"above zero: {pair['a']} leads", va="top", **words)
+    axes.text(0.01, 0.01, f"below zero: {pair['b']} leads", **words)
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(frameon=False, fontsize=8.5)
 
 
 def data_equivalence(pairs: Sequence[Mapping[str, Any]]) -> Figure:
     """Return rho(n) of each pair: how many times n_train b needs for the error of a."""
-    figure, panels = _panels(len(pairs))
-    for axes, pair in zip(panels, pairs, strict=True):
+    figure, drawn = _panels_of(pairs)
+    for axes, pair in zip(drawn, pairs, strict=True):
         _draw_equivalence(axes, pair)
     return figure
 
@@ -169,67 +139,49 @@ def _draw_equivalence(axes: Axes, pair: Mapping[str, Any]) -> None:
     table, beyond = every.dropna(subset=["factor"]), every[every["factor"].isna()].dropna(subset=["ci_low"])
     error = np.abs(table[["ci_low", "ci_high"]].to_numpy().T - table["factor"].to_numpy())
     error = np.nan_to_num(error)  # an unbounded end has no cap
-    axes.errorbar(table["n_train"], table["factor"], yerr=error, color="#333333", marker="o", capsize=3, linewidth=1.5)
+    axes.errorbar(table["n_train"], table["factor"], yerr=error, color=INK, marker="o", capsize=3, linewidth=1.5)
     if not beyond.empty:
-        axes.plot(beyond["n_train"], beyond["ci_low"], "^", color="#333333", fillstyle="none", label="more than (95%)")
-        axes.legend(frameon=False)
+        axes.plot(beyond["n_train"], beyond["ci_low"], "^", color=INK, fillstyle="none", label="more than (95%)")
+        axes.legend(frameon=False, fontsize=8.5)
     empty = table.empty and beyond.empty
     if not empty:
-        axes.axhline(1, color="#666666", linewidth=1)
+        axes.axhline(1, color=SOFT, linewidth=1)
         axes.set_yscale("log")
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"× {value:g}"))
         axes.yaxis.set_minor_locator(NullLocator())
     sizes = [row["n_train"] for row in pair["gap"]]
     axes.set_xlim(min(sizes) / 1.3, max(sizes) * 1.3)
-    _log_axes(axes, sizes)
-    axes.set_ylabel(f"images {pair['b']} needs,\nper image of {pair['a']}")
+    size_axis(axes, sizes)
+    axes.set_xlabel(X_LABEL)
+    axes.set_ylabel(f"images {pair['b']} needs\nper image of {pair['a']}", linespacing=1.4)
     if empty:
         said = f"the curve of {pair['b']} reaches the\nerror of {pair['a']} at no measured size"
         axes.text(0.5, 0.5, said, transform=axes.transAxes, ha="center", va="center")
         axes.set_yticks([])
 
 
-def _panels(count: int) -> tuple[Figure, list[Axes]]:
-    """Return a figure with `count` axes side by side, at most three in a row."""
-    columns = min(count, 2 if count == 4 else 3)
-    rows = -(-count // columns)
-    size = (7.2, 4.4) if count == 1 else (4.8 * columns, 3.6 * rows)
-    with sns.axes_style("ticks"), mpl.rc_context({"svg.hashsalt": "crossover", "svg.fonttype": "path"}):
-        figure, grid = plt.subplots(rows, columns, figsize=size, layout="constrained", squeeze=False)
-    panels = list(grid.flat)
-    for axes in panels[count:]:
-        axes.remove()
-    sns.despine(fig=figure)
-    return figure, panels[:count]
-
-
-def _log_axes(axes: Axes, sizes: list[int]) -> None:
-    """Label every size in full, or round numbers where there are too many sizes or too large ones for that."""
-    axes.set_xscale("log")
-    axes.set_xlabel("training images (n_train)")
-    if len(sizes) > MANY_TICKS or max(sizes) >= 1e7:
-        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: images(value)))
-        axes.xaxis.set_minor_locator(NullLocator())
-        return
-    crowded = len(sizes) > 6 or axes.get_figure().get_size_inches()[0] > 8  # type: ignore[union-attr]
-    axes.set_xticks(sizes, [f"{int(n):,}" for n in sizes], rotation=30 if crowded else 0)
-    axes.xaxis.set_minor_locator(NullLocator())
-
-
-def save(figure: Figure, folder: Path, name: str) -> None:
-    """Write SVG, PNG and PDF, the same bytes for the same figure, and close it."""
-    metadata: dict[str, dict[str, Any]] = {
-        "svg": {"Date": None},
-        "png": {"Software": None},
-        "pdf": {"CreationDate": None},
-    }
-    folder.mkdir(parents=True, exist_ok=True)
-    for kind, tags in metadata.items():
-        with mpl.rc_context({"svg.hashsalt": "crossover"}):
-            write_atomically(
-                folder / f"{name}.{kind}",
-                lambda path, k=kind, t=tags: figure.savefig(path, format=k, dpi=150, metadata=t),  # type: ignore[misc]
-            )
-    plt.close(figure)
+def by_class(classes: pd.DataFrame, models: Sequence[str]) -> Figure:
+    """Return test error over n_train for each class of one data set, with the range of chains as a band."""
+    names = list(dict.fromkeys(classes["class"]))
+    figure, drawn = panels(len(names), columns=min(2, len(names)), size=(2.8, 1.7))
+    chosen = styles(models)
+    top = max(float(classes["error_max"].max()), 0.05)
+    for axes, name in zip(drawn, names, strict=True):
+        part = classes[classes["class"] == name]
+        for model, rows in part.groupby("model", sort=False):
+            colour, marker = chosen[str(model)]
+            line = {"color": colour, "marker": marker, "linewidth": 1.5, "markersize": 4}
+            axes.plot(rows["n_train"], rows["error_mean"], label=str(model), **line)  # type: ignore[arg-type]
+            low, high = rows["error_min"], rows["error_max"]
+            axes.fill_between(rows["n_train"], low, high, color=colour, alpha=0.2, linewidth=0)
+        axes.set_title(f"class {name}" if str(name).isdigit() else str(name), fontsize=10, loc="left")
+        size_axis(axes, sorted(classes["n_train"].unique()), short=True)
+        axes.tick_params(labelsize=9)
+        axes.set_ylim(0, 1.05 * top)
+        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    handles, labels = drawn[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=min(3, len(labels)), frameon=False, fontsize=9)
+    figure.supxlabel(X_LABEL, fontsize=10)
+    figure.supylabel("test error", fontsize=10)
+    return figure

@@ -1,199 +1,119 @@
-"""How does a reader see it? One self-contained HTML page, and the same in Markdown."""
+"""How does a reader see it? One self-contained HTML page, made of sections: templates/sections/NAME.html.j2."""
 
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jinja2
-import pandas as pd
+from markupsafe import Markup
 
-from crossover.analysis.curves import LAST_VALUE
-from crossover.analysis.sentences import images
+from crossover.analysis.classes import telling_classes
+from crossover.report import tables
+from crossover.report.style import inline_svg, styles
 
 if TYPE_CHECKING:
     from crossover.report.build import Report
 
+SECTIONS = {
+    "curves": "Learning curves",
+    "sizes": "Numbers by size",
+    "carries": "How far the verdict carries",
+    "laws": "Fitted laws",
+    "classes": "Single classes",
+    "claims": "The article's claims",
+    "cost": "Cost",
+    "samples": "What the networks see",
+    "runs": "All runs",
+    "missing": "What failed or is missing",
+    "methods": "Methods",
+    "repeat": "Repeat it",
+}
+"""Name of a template to its heading, in the order of the page; a section that renders to nothing is left out."""
 METHODS = (
     "Every model trains on the same class-stratified, nested subsets (chains); a chain is the random unit.",
     "Recipes and checkpoints are selected on validation images held out once; the test set is read once per run.",
     "The verdict comes from D(n) = log error(b) - log error(a), paired by chain, with a simultaneous 95% band over the"
     " measured sizes: a model leads where the whole band is on its side, and a change of lead is a crossover.",
     "N* is where the mean of D, interpolated in log n, changes sign; its confidence set, where the band contains zero.",
+    "Data-equivalence is how many times the images of a model b needs for the error of a; its interval is for one"
+    " size.",
     "With few chains an interval is wide and rests on a t distribution; it does not speak of other recipes or budgets.",
 )
-RUN_COLUMNS = (
-    "run_id",
-    "dataset",
-    "model",
-    "n_train",
-    "chain",
-    "seed",
-    "test_error",
-    "val_error",
-    "train_error",
-    "best_step",
-)
-CALIBRATION = (
-    ("chains", "chains", "d"),
-    ("power", "power", ".2f"),
-    ("false crossovers", "false_crossover", ".3f"),
-    ("coverage of N*", "coverage", ".3f"),
-    ("width of its interval (ratio)", "width", ".2f"),
-    ("of a pointwise Fieller set", "fieller_width", ".2f"),
-)
-"""Column of the table, key of a row of calibration.json, format."""
-COST = ("params", "forward_flops", "images_seen", "flops", "train_seconds", "images_per_second")
-
-
-def percent(value: float | None, digits: int = 1) -> str:
-    """Return a fraction in percent, or a dash."""
-    return "–" if value is None or pd.isna(value) else f"{100 * value:.{digits}f} %"
-
-
-def interval(value: float | None, low: float | None, high: float | None, spec: str = ".2f") -> str:
-    """Return such as `1.20 [1.00, 1.50]`, with a dash for what is unbounded or unknown."""
-    if value is None:
-        return "–"
-    ends = ", ".join("–" if end is None else format(end, spec) for end in (low, high))
-    return f"{value:{spec}} [{ends}]"
-
-
-def size_tables(report: Report) -> list[dict[str, Any]]:
-    """Return, for each dataset, the table by n_train: errors of the models and the gap of each pair."""
-    tables = []
-    for study in report.result["studies"]:
-        curves = report.curves[report.curves["dataset"] == study["dataset"]]
-        models = list(dict.fromkeys(curves["model"]))
-        header = ["training images", *models]
-        for pair in study["pairs"]:
-            header += [
-                f"accuracy gap {pair['b']} - {pair['a']}",
-                "log error ratio [95% band]",
-                "data equivalence [95% CI]",
-            ]
-        rows = []
-        for n, part in curves.groupby("n_train"):
-            by_model = {row.model: row for row in part.itertuples()}
-            cells = [f"{n:,}"]
-            for model in models:
-                row: Any = by_model.get(model)
-                ends = (
-                    ""
-                    if row is None or pd.isna(row.error_low)
-                    else f" [{percent(row.error_low)}, {percent(row.error_high)}]"
-                )
-                cells.append("–" if row is None else percent(row.error_mean) + ends)
-            for pair in study["pairs"]:
-                gap = next((g for g in pair["gap"] if g["n_train"] == n), None)
-                rho = next((g for g in pair["data_equivalence"] if g["n_train"] == n), None)
-                cells.append("–" if gap is None else f"{100 * gap['accuracy_gap']:+.1f}")
-                cells.append("–" if gap is None else interval(gap["log_error_ratio"], gap["ci_low"], gap["ci_high"]))
-                cells.append("–" if rho is None else interval(rho["factor"], rho["ci_low"], rho["ci_high"]))
-            rows.append(cells)
-        tables.append({"dataset": study["dataset"], "header": header, "rows": rows})
-    return tables
-
-
-def calibration_cells(rows: list[dict[str, Any]]) -> list[list[str]]:
-    """Return what simulated repetitions found, by number of chains."""
-    return [["–" if row[name] is None else format(row[name], form) for _, name, form in CALIBRATION] for row in rows]
-
-
-def stability_cells(rows: pd.DataFrame) -> list[list[str]]:
-    """Return choice, value, verdict and N* with its interval; a verdict that differs from the main one is marked."""
-    table = []
-    for row in rows.astype(object).where(rows.notna(), None).to_dict("records"):
-        verdict = row["note"] if row["verdict"] is None else row["verdict"].replace("_", " ")
-        place = "–" if row["n_star"] is None else f"{images(row['n_star'])} [{_ends(row)}]"
-        table.append([row["choice"], str(row["value"]), f"{verdict} (differs)" if row["flips"] else verdict, place])
-    return table
-
-
-def _ends(row: Mapping[Any, Any]) -> str:
-    return ", ".join("–" if row[end] is None else images(row[end]) for end in ("ci_low", "ci_high"))
-
-
-def law_cells(report: Report) -> list[list[str]]:
-    """Return, for each model, its fitted laws with parameters and held-out error, the best first."""
-    table = []
-    for study in report.result["studies"]:
-        for entry in study["laws"]:
-            for fit in entry["fits"]:
-                errors = fit["standard_errors"]
-                params = ", ".join(
-                    f"{k} = {v:.3g}" + ("" if errors[k] is None else f" ± {errors[k]:.2g}")
-                    for k, v in fit["params"].items()
-                )
-                rmse = (entry["holdout_rmse"].get(name) for name in (fit["law"], LAST_VALUE))
-                cells = ("–" if value is None else f"{value:.3f}" for value in rmse)
-                table.append([study["dataset"], entry["model"], fit["law"], params, *cells])
-    return table
-
-
-def cost_table(report: Report) -> list[list[str]]:
-    """Return the mean cost of a run by dataset and model; what was not recorded is a dash."""
-    rows = []
-    for (dataset, model), part in report.runs.groupby(["dataset", "model"], sort=False):
-        means = [part[name].mean() if name in part and part[name].notna().any() else None for name in COST]
-        rows.append([str(dataset), str(model), *("–" if value is None else f"{value:,.4g}" for value in means)])
-    return rows
+DOWNLOADS = ("runs.csv", "curves.csv", "classes.csv", "stability.csv", "crossover.json", "environment.json")
+MOST_RUNS = 2_000
+"""Runs in the table of the page; more would make it slow."""
+MOST_BYTES = 400_000
+"""Of a file that is a download within the page."""
+MOST_CLASSES = 10
 
 
 def html_page(report: Report, drawings: list[tuple[str, str]]) -> str:
-    """Return the page; all text is escaped, and figures are embedded."""
+    """Return the page; all text is escaped, and figures are a part of it."""
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True
+        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
     )
-    columns = [name for name in RUN_COLUMNS if name in report.runs and report.runs[name].notna().any()]
-    runs = report.runs[columns].round(4).astype(object).where(report.runs[columns].notna(), "")
-    return environment.get_template("page.html.j2").render(
-        report=report,
-        drawings=[(name, alt, _svg(report.directory, name)) for name, alt in drawings],
-        tables=size_tables(report),
-        cost_header=["dataset", "model", *(name.replace("_", " ") for name in COST)],
-        costs=cost_table(report),
-        stabilities=[(sentence, stability_cells(rows)) for sentence, rows in report.stabilities],
-        calibration_header=[title for title, _, _ in CALIBRATION],
-        calibrations=[(sentence, calibration_cells(rows)) for sentence, rows in report.calibrations],
-        laws=law_cells(report),
-        columns=columns,
-        runs=runs.to_numpy().tolist(),
-        methods=METHODS,
-        downloads={name: _data_uri(report.directory / name) for name in ("runs.csv", "curves.csv", "crossover.json")},
-    )
+    environment.filters["percent"] = tables.percent
+    values = _context(report, drawings)
+    made = {name: environment.get_template(f"sections/{name}.html.j2").render(values).strip() for name in SECTIONS}
+    sections = [(name, title, Markup(made[name])) for name, title in SECTIONS.items() if made[name]]  # noqa: S704 - escaped when it was rendered
+    return environment.get_template("page.html.j2").render(values, sections=sections)
 
 
-def _svg(directory: Path, name: str) -> str:
-    encoded = base64.b64encode((directory / "figures" / f"{name}.svg").read_bytes()).decode()
-    return f"data:image/svg+xml;base64,{encoded}"
+def shown_classes(report: Report) -> dict[str, list[str]]:
+    """Return, for each dataset with predictions, the classes that have a figure."""
+    parts = report.classes.groupby("dataset", sort=False)
+    return {str(dataset): telling_classes(part, MOST_CLASSES) for dataset, part in parts}
 
 
-def _data_uri(path: Path) -> str:
-    return "data:text/plain;base64," + base64.b64encode(path.read_bytes()).decode()
+def _context(report: Report, drawings: list[tuple[str, str]]) -> dict[str, Any]:
+    models = list(dict.fromkeys(report.runs["model"]))
+    run_header, run_rows = tables.run_rows(report)
+    cost_header, costs = tables.cost_table(report)
+    shown = shown_classes(report)
+    return {
+        "report": report,
+        "colours": {model: colour for model, (colour, _) in styles(models).items()},
+        "figures": [
+            (name, alt, Markup(inline_svg(report.directory / "figures" / f"{name}.svg", name, alt)))  # noqa: S704 - our own SVG
+            for name, alt in drawings
+        ],
+        "sizes": tables.size_tables(report),
+        "extrapolations": tables.extrapolation_cells(report),
+        "stabilities": [(sentence, tables.stability_cells(rows)) for sentence, rows in report.stabilities],
+        "calibration_header": [title for title, _, _ in tables.CALIBRATION],
+        "calibrations": [(sentence, tables.calibration_cells(rows)) for sentence, rows in report.calibrations],
+        "laws": tables.law_cells(report),
+        "class_tables": tables.class_tables(report, shown),
+        "class_counts": report.classes.groupby("dataset")["class"].nunique().to_dict(),
+        "claims": _claims(report.directory / "claims.json"),
+        "cost_header": cost_header,
+        "costs": costs,
+        "totals": tables.totals(report),
+        "samples": [(sample, data_uri(sample.path, "image/png")) for sample in report.findings.extras.samples],
+        "run_header": run_header,
+        "run_rows": run_rows if len(run_rows) <= MOST_RUNS else [],
+        "methods": METHODS,
+        "downloads": _downloads(report.directory),
+    }
 
 
-def markdown_page(report: Report, drawings: list[tuple[str, str]]) -> str:
-    """Return the verdicts, the tables, the figures and the conditions."""
-    lines = [f"# {report.title}", ""]
-    lines += [f"**{verdict}**\n" for verdict in report.verdicts]
-    lines += [f"- {note}" for note in (*report.trouble, *report.notes)]
-    for table in size_tables(report):
-        lines += ["", f"## {table['dataset']}: mean test error over chains [95% CI]", "", _row(table["header"])]
-        lines.append("|" + "---:|" * len(table["header"]))
-        lines += [_row(row) for row in table["rows"]]
-    lines += ["", *(f"![{alt}](figures/{name}.png)\n" for name, alt in drawings)]
-    said = [*report.extrapolations, *(sentence for sentence, _ in (*report.stabilities, *report.calibrations))]
-    if said:
-        lines += ["## How far the verdict carries", "", *(f"- {sentence}" for sentence in said), ""]
-    lines += ["## Methods", ""]
-    lines += [f"- {sentence}" for sentence in METHODS]
-    lines += ["", "## Conditions", "", f"- repeat: `{report.command}`", f"- runs: {len(report.runs)}"]
-    lines += [f"- {name}: {', '.join(map(str, values))}" for name, values in report.environment.items()]
-    return "\n".join(lines) + "\n"
+def _claims(path: Path) -> dict[str, Any] | None:
+    """Return the ledger of claims, where one lies beside the page."""
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
 
-def _row(cells: list[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+def _downloads(directory: Path) -> list[tuple[str, str | None]]:
+    """Return the names of the files there are, and their content for all but the very large."""
+    found = [directory / name for name in DOWNLOADS if (directory / name).exists()]
+    return [(path.name, data_uri(path) if path.stat().st_size <= MOST_BYTES else None) for path in found]
+
+
+def data_uri(path: Path, kind: str = "text/plain") -> str:
+    return f"data:{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"

@@ -11,13 +11,15 @@ import numpy as np
 import pandas as pd
 
 from crossover.analysis.crossover import analyse, curve_summary
-from crossover.analysis.pairing import Predictions
 from crossover.analysis.stability import stability_table
 from crossover.config import CrossoverError
 from crossover.files import write_atomically, write_text
+from crossover.report.build import Extras, Findings
+from crossover.sweep.records import read_record
 
 TABLES = ("crossover.json", "runs.csv", "curves.csv", "stability.csv", "environment.json", "plan.json")
 FILES = ("report.html", "report.md", *TABLES)
+OPTIONAL = ("classes.csv", "calibration.json", "claims.json")
 BEGIN, END = "<!-- results: written by make publish -->\n", "<!-- end of results -->\n"
 
 
@@ -27,6 +29,7 @@ class Study:
 
     name: str
     sweep: str
+    command: str
     changes: tuple[str, ...]
     """Overrides of every run: SET of the command."""
     run_ids: tuple[str, ...]
@@ -45,7 +48,7 @@ def publish(report: Path, study: Path, runs: Path) -> None:
     if missing:
         raise CrossoverError(f"{report} has no {', '.join(missing)}; run make sweep or make report first")
     study.mkdir(parents=True, exist_ok=True)
-    for name in FILES:
+    for name in (*FILES, *(name for name in OPTIONAL if (report / name).exists())):
         shutil.copyfile(report / name, study / name)
     shutil.rmtree(study / "figures", ignore_errors=True)
     shutil.copytree(report / "figures", study / "figures", ignore=shutil.ignore_patterns("*.pdf"))
@@ -53,17 +56,19 @@ def publish(report: Path, study: Path, runs: Path) -> None:
 
 
 def _pack_predictions(study: Path, runs: Path) -> None:
-    """Write predictions.npz: for each data set `labels-NAME` (T,), and `predicted-RUN_ID` (T,) of every run."""
+    """Write predictions.npz: `predicted-RUN_ID` (T,), and by data set `labels-NAME` (T,) and `classes-NAME` (K,)."""
     arrays: dict[str, np.ndarray] = {}
     table = pd.read_csv(study / "runs.csv")
     for run_id, dataset in zip(table["run_id"], table["dataset"], strict=True):
         with np.load(runs / run_id / "predictions.npz") as saved:
-            arrays |= {f"labels-{dataset}": saved["labels"], f"predicted-{run_id}": saved["predictions"]}
-    small = {name: values.astype(np.uint8) if values.max() < 256 else values for name, values in arrays.items()}
+            found = {f"labels-{dataset}": saved["labels"], f"predicted-{run_id}": saved["predictions"]}
+        arrays |= {k: values.astype(np.uint8) if values.max() < 256 else values for k, values in found.items()}
+        if f"classes-{dataset}" not in arrays:
+            arrays[f"classes-{dataset}"] = np.array(read_record(runs / run_id / "record.json")["classes"])
 
     def write(path: Path) -> None:
         with path.open("wb") as file:
-            np.savez_compressed(file, **small)  # type: ignore[arg-type]
+            np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
 
     write_atomically(study / "predictions.npz", write)
 
@@ -80,6 +85,7 @@ def read_study(folder: Path) -> Study:
     return Study(
         name=folder.name,
         sweep=given["SWEEP"],
+        command=plan["command"],
         changes=tuple(given.get("SET", "").split()),
         run_ids=tuple(plan["runs"]),
         runs=pd.read_csv(folder / "runs.csv"),
@@ -88,22 +94,36 @@ def read_study(folder: Path) -> Study:
     )
 
 
+def study_findings(folder: Path, extras: Extras | None = None) -> Findings:
+    """Return what a published study was made from, as its files tell it."""
+    study = read_study(folder)
+    names = [part["dataset"] for part in study.result["studies"]]
+    with np.load(folder / "predictions.npz") as saved:
+        predictions = {
+            run_id: (saved[f"labels-{dataset}"], saved[f"predicted-{run_id}"])
+            for run_id, dataset in zip(study.runs["run_id"], study.runs["dataset"], strict=True)
+        }
+        classes = {name: [str(c) for c in saved[f"classes-{name}"]] for name in names}
+    chance = {part["dataset"]: part["chance"] for part in study.result["studies"] if part["chance"] is not None}
+    return Findings(
+        study.sweep,
+        study.command,
+        study.runs,
+        planned=len(study.run_ids),
+        conditions=study.environment,
+        predictions=predictions,
+        names=classes,
+        chance=chance,
+        extras=extras or Extras(),
+    )
+
+
 def regenerate(folder: Path, seed: int = 0) -> tuple[dict[str, Any], pd.DataFrame, pd.DataFrame]:
     """Return crossover.json, curves and stability of a study, made again from its runs and predictions."""
-    study = read_study(folder)
-    chance = {part["dataset"]: part["chance"] for part in study.result["studies"] if part["chance"] is not None}
-    predictions = _unpack_predictions(folder, study.runs)
-    result = analyse(study.runs, rng=np.random.default_rng(seed), predictions=predictions, chance=chance)
-    stability = stability_table(study.runs, rng=np.random.default_rng(seed), predictions=predictions)
-    return result, curve_summary(study.runs), stability
-
-
-def _unpack_predictions(folder: Path, runs: pd.DataFrame) -> Predictions:
-    with np.load(folder / "predictions.npz") as saved:
-        return {
-            run_id: (saved[f"labels-{dataset}"], saved[f"predicted-{run_id}"])
-            for run_id, dataset in zip(runs["run_id"], runs["dataset"], strict=True)
-        }
+    found = study_findings(folder)
+    runs, predictions = found.runs, found.predictions
+    result = analyse(runs, rng=np.random.default_rng(seed), predictions=predictions, chance=found.chance)
+    return result, curve_summary(runs), stability_table(runs, rng=np.random.default_rng(seed), predictions=predictions)
 
 
 def study_block(study: Path) -> str:

@@ -1,0 +1,48 @@
+"""What do the networks see? A picture of a few training images, and of the same images as they are augmented."""
+
+import numpy as np
+import torch
+from PIL import Image
+
+from crossover.config import AugmentConfig, RunConfig
+from crossover.data.images import Dataset
+from crossover.data.loader import Images, TrainBatches
+
+MOST_CLASSES = 10
+STEPS = 3
+"""Steps of a training whose augmentation is shown."""
+MOST_PIXELS = 96
+"""Side of one image in the picture, at most."""
+
+
+def sample_picture(run: RunConfig, dataset: Dataset) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Return a picture uint8 (H, W, 3) and the classes of its columns.
+
+    Above, the first training image of each class, at most MOST_CLASSES; below, the same images as a network sees them
+    in STEPS steps, where anything is changed: augmented, or with permuted pixels.
+    """
+    labels = dataset.labels[dataset.pool]
+    shown = [label for label in range(len(dataset.classes)) if (labels == label).any()][:MOST_CLASSES]
+    first = np.array([dataset.pool[np.argmax(labels == label)] for label in shown])
+    rows = [np.asarray(dataset.images[first])]
+    if changes(run.augment) or dataset.order is not None:
+        images = Images(dataset.images, dataset.labels, first, torch.device("cpu"), resident_bytes=2**30)
+        batches = TrainBatches(images, dataset, run.augment, batch_size=len(first), seed=run.seed)
+        for step in range(STEPS):
+            batches.seed_step(step)
+            x, _ = batches.augment(*images.take(np.arange(len(first))))
+            pixels = 255 * (x.permute(0, 2, 3, 1) * batches.std + batches.mean)
+            rows.append(pixels.round().clamp(0, 255).to(torch.uint8).numpy())
+    small = [[_reduced(image) for image in row] for row in rows]
+    return np.vstack([np.hstack(row) for row in small]), tuple(dataset.classes[label] for label in shown)
+
+
+def changes(augment: AugmentConfig) -> bool:
+    """Return whether an augmentation does anything."""
+    return augment != AugmentConfig(name=augment.name)
+
+
+def _reduced(image: np.ndarray) -> np.ndarray:
+    if len(image) <= MOST_PIXELS:
+        return image
+    return np.asarray(Image.fromarray(image).resize((MOST_PIXELS, MOST_PIXELS), Image.Resampling.LANCZOS))

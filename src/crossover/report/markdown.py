@@ -1,0 +1,45 @@
+"""What does a report say in Markdown? The verdicts, the tables, the figures and the conditions."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from crossover.report import tables
+from crossover.report.page import METHODS
+
+if TYPE_CHECKING:
+    from crossover.report.build import Report
+
+
+def markdown_page(report: Report, drawings: list[tuple[str, str]]) -> str:
+    """Return the same as the page, without the runs, which are in runs.csv."""
+    lines = [f"# {report.findings.title}", ""]
+    lines += [f"**{verdict}**\n" for verdict in report.verdicts]
+    lines += [f"- {note}" for note in (*report.trouble, *report.notes)]
+    for table in tables.size_tables(report):
+        lines += ["", f"## {table['dataset']}: mean test error over chains [95% CI]", ""]
+        lines += _table(table["header"], table["rows"])
+    lines += ["", *(f"![{alt}](figures/{name}.png)\n" for name, alt in drawings)]
+    said = [*report.extrapolations, *(sentence for sentence, _ in (*report.stabilities, *report.calibrations))]
+    if said:
+        lines += ["## How far the verdict carries", "", *(f"- {sentence}" for sentence in said), ""]
+    laws = tables.law_cells(report)
+    if laws:
+        header = ["dataset", "model", "law", "parameters", "held-out RMSE of log error", "of the last value"]
+        lines += ["## Fitted laws", "", *_table(header, laws), ""]
+    header, costs = tables.cost_table(report)
+    lines += ["## Cost of a run", "", *_table(header, costs), ""]
+    lines += [f"- all runs, {title}: {value}" for title, value in tables.totals(report)]
+    lines += ["", "## Methods", ""]
+    lines += [f"- {sentence}" for sentence in METHODS]
+    lines += ["", "## Conditions", "", f"- repeat: `{report.findings.command}`", f"- runs: {len(report.runs)}"]
+    lines += [f"- {name}: {', '.join(map(str, values))}" for name, values in report.findings.conditions.items()]
+    return "\n".join(lines) + "\n"
+
+
+def _table(header: list[str], rows: list[list[str]]) -> list[str]:
+    return [_row(header), "|" + "---:|" * len(header), *(_row(row) for row in rows)]
+
+
+def _row(cells: list[str]) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"

@@ -1,0 +1,141 @@
+"""What do all figures share? Colours and markers of models, axes, panels, and the files that a figure becomes."""
+
+import itertools
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+
+mpl.use("Agg")
+
+import matplotlib.pyplot as plt
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+from crossover.analysis.sentences import images
+from crossover.files import write_atomically
+
+FAMILIES = {"resnet": ("#0072B2", "o"), "hybrid": ("#009E73", "D"), "vit": ("#D55E00", "s")}
+OTHERS = (("#CC79A7", "^"), ("#A87900", "v"), ("#3D93C4", "P"), ("#808080", "X"))
+"""After Okabe and Ito 2008: told apart by the colour-blind, each with its marker; the light ones darkened, so that all
+have a contrast of 3 on a white and on a dark page."""
+INK, SOFT, FAINT = "#222222", "#555555", "#999999"
+"""Of axes and words; on the page they follow its light or dark colours."""
+DASHES = (0, (4, 2))
+MANY_TICKS = 12
+WIDTH = 5.6
+"""Inches of a figure with one panel: its words can then be read on a phone."""
+_RC: Any = {
+    "svg.hashsalt": "crossover",
+    "svg.fonttype": "none",  # words stay words: they can be selected, and the file is small
+    "text.parse_math": False,  # a model's name may hold a dollar sign
+    "font.size": 10,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": SOFT,
+    "xtick.color": SOFT,
+    "ytick.color": SOFT,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+}
+
+
+def styles(models: Sequence[str]) -> dict[str, tuple[str, str]]:
+    """Return colour and marker of each model: the first of a family has the family's, others take what is left."""
+    chosen: dict[str, tuple[str, str]] = {}
+    spare = iter(OTHERS)
+    for model in models:
+        family = next((f for f in FAMILIES if model.startswith(f)), None)
+        free = family is not None and FAMILIES[family] not in chosen.values()
+        chosen[model] = FAMILIES[family] if family is not None and free else next(spare, OTHERS[-1])
+    return chosen
+
+
+def panels(count: int, columns: int = 1, size: tuple[float, float] = (WIDTH, 3.7)) -> tuple[Figure, list[Axes]]:
+    """Return a figure with `count` axes in rows of `columns`; `size` in inches is that of one."""
+    rows = -(-count // columns)
+    with sns.axes_style("ticks"), mpl.rc_context(_RC):
+        shape = (size[0] * columns, size[1] * rows)
+        figure, grid = plt.subplots(rows, columns, figsize=shape, layout="constrained", squeeze=False)
+    drawn = list(grid.flat)
+    for axes in drawn[count:]:
+        axes.remove()
+    sns.despine(fig=figure)
+    return figure, drawn[:count]
+
+
+def size_axis(axes: Axes, sizes: Sequence[float], *, short: bool = False) -> None:
+    """Make x logarithmic in n_train: every size in full, or round numbers where that would be too many or too long."""
+    axes.set_xscale("log")
+    if short or len(sizes) > MANY_TICKS or max(sizes) >= 1e7:
+        span = max(sizes) / min(sizes)
+        axes.xaxis.set_major_locator(LogLocator(subs=(1,) if span > 3000 else (1, 3) if span > 100 else (1, 2, 5)))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: images(value)))
+    else:
+        close = len(sizes) > 1 and min(b / a for a, b in itertools.pairwise(sizes)) < 3
+        crowded = len(sizes) > 6 or close
+        axes.set_xticks(sizes, [f"{int(n):,}" for n in sizes], rotation=30 if crowded else 0)
+    axes.xaxis.set_minor_locator(NullLocator())
+
+
+def error_axis(axes: Axes) -> None:
+    """Make y a logarithmic error in percent, with round numbers."""
+    axes.set_yscale("log")
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g} %"))
+    axes.set_yticks(_error_ticks(*axes.get_ylim()))
+    axes.yaxis.set_minor_locator(NullLocator())
+
+
+def _error_ticks(low: float, high: float) -> list[float]:
+    """Return round errors between the limits: 1-2-5 steps, or every first digit when those are fewer than three."""
+    decades = [10.0**k for k in range(-6, 1)]
+    for digits in ((1, 2, 5), range(1, 10)):
+        ticks = [d * decade for decade in decades for d in digits if low <= d * decade <= min(high, 1.0)]
+        if len(ticks) >= 3:
+            break
+    return ticks
+
+
+def save(figure: Figure, folder: Path, name: str) -> None:
+    """Write SVG, PNG and PDF, the same bytes for the same figure, and close it."""
+    metadata: dict[str, dict[str, Any]] = {
+        "svg": {"Date": None},
+        "png": {"Software": None},
+        "pdf": {"CreationDate": None},
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    with mpl.rc_context(_RC):
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")  # it is laid out now; each format would do it twice again
+        for kind, tags in metadata.items():
+            write_atomically(
+                folder / f"{name}.{kind}",
+                lambda path, k=kind, t=tags: figure.savefig(path, format=k, dpi=200, metadata=t),  # type: ignore[misc]
+            )
+    plt.close(figure)
+
+
+def inline_svg(path: Path, name: str, alt: str) -> str:
+    """Return a saved SVG as an element of a page: with a text alternative, the page's colours, and ids of its own."""
+    text = path.read_text(encoding="utf-8")
+    body = text[text.index("<svg") :]
+    body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.DOTALL)
+    body = re.sub(r'\b(id="|href="#|url\(#)', rf"\g<1>{name}-", body)
+    body = re.sub(r"font-family: [^;\"]*;?", "", body)
+    body = re.sub(r"font: (\d+px) [^;\"]*", r"font-size: \1", body)
+    for colour, variable in ((INK, "--ink"), (SOFT, "--soft"), (FAINT, "--faint"), ("#ffffff", "--paper")):
+        body = body.replace(colour, f"var({variable})")
+    width, height = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', body).groups()  # type: ignore[union-attr]
+    start = body.index(">") + 1
+    wide = ' class="wide"' if float(width) > 1.2 * 72 * WIDTH else ""
+    head = f'<svg{wide} role="img" aria-label="{_escaped(alt)}" viewBox="0 0 {width} {height}"'
+    namespaces = 'xmlns:xlink="http://www.w3.org/1999/xlink" xmlns="http://www.w3.org/2000/svg"'
+    return re.sub(r"\n\s*", "\n", f'{head} style="max-width: {width}pt" {namespaces}>{body[start:]}')
+
+
+def _escaped(text: str) -> str:
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace('"', "&quot;")
