@@ -1,0 +1,248 @@
+"""Does a claim hold? Rules declared before the numbers are seen, and the verdicts that follow from a table of measures.
+
+A rule compares one measure with a threshold. With chains, its 95% t interval decides: a single rule is wrong in one
+direction in at most 2.5% of cases if the values of chains are normal, which three of them cannot show. Rules are not
+corrected for their number.
+"""
+
+import math
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from scipy import stats
+
+from crossover.analysis.estimate import Floats
+from crossover.analysis.tables import AnalysisError
+
+KEYS = ("study", "world", "augment", "model", "n_train", "layer", "state")
+"""What a measure is known by, besides its name and chain."""
+COLUMNS = (*KEYS, "chain", "measure", "value")
+EXACT = -1
+"""The chain of a value that no chance is in: counted, or computed without training."""
+TINY = 1e-12
+"""Smaller values count as this in a log ratio: an error of 0 has no log."""
+Place = dict[str, str | int]
+Outcome = Literal["holds", "fails", "open", "no data"]
+Verdict = Literal[
+    "supported",
+    "refuted",
+    "supported under stated conditions",
+    "undecided",
+    "not testable here",
+    "no data",
+]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class Rule(_Frozen):
+    """One comparison of a measure with a threshold."""
+
+    says: str
+    """What the number is, in words."""
+    measure: str
+    at: Place = {}
+    """Where it is taken: values of KEYS, on top of those of the case and of the defaults."""
+    against: Place | None = None
+    """What changes at the place it is compared with; `measure` may change too."""
+    between: Place | None = None
+    """What changes at the pair of places whose comparison is subtracted."""
+    scale: Literal["value", "log"] = "value"
+    """log: the log of the ratio of the two places."""
+    above: float | None = None
+    below: float | None = None
+    """The claimed side; with both, between them."""
+
+    @model_validator(mode="after")
+    def _has_a_side(self) -> "Rule":
+        if self.above is None and self.below is None:
+            raise ValueError(f"the rule {self.says!r} has no side; give it above or below")
+        if self.between is not None and self.against is None:
+            raise ValueError(f"the rule {self.says!r} has between but nothing to compare; give it against")
+        unknown = sorted({*self.at, *(self.against or {}), *(self.between or {})} - {*KEYS, "measure"})
+        if unknown:
+            raise ValueError(f"the rule {self.says!r} names {', '.join(unknown)}; there is {', '.join(KEYS)}")
+        return self
+
+
+class Case(_Frozen):
+    """A condition under which a claim is tested; it holds when all its rules hold."""
+
+    when: str
+    at: Place = {}
+    rules: list[Rule] = Field(min_length=1)
+
+
+class Claim(_Frozen):
+    """A sentence of the article, and what would decide it."""
+
+    name: str = Field(pattern=r"^[a-z0-9-]+$")
+    group: str
+    text: str
+    experiment: str
+    command: str
+    cases: list[Case] = []
+    untestable: str | None = None
+    """Why it cannot be tested here."""
+
+    @model_validator(mode="after")
+    def _tested_or_not(self) -> "Claim":
+        if bool(self.cases) == (self.untestable is not None):
+            raise ValueError(f"the claim {self.name} needs either cases or a reason why it is untestable")
+        return self
+
+
+class Rules(_Frozen):
+    """All claims, and what their places share."""
+
+    claims: list[Claim] = Field(min_length=1)
+    default: Place = {}
+    confidence: float = Field(default=0.95, gt=0.5, lt=1)
+
+    @model_validator(mode="after")
+    def _one_name_each(self) -> "Rules":
+        names = [claim.name for claim in self.claims]
+        if len(set(names)) < len(names):
+            raise ValueError(f"two claims are called {max(names, key=names.count)}")
+        return self
+
+
+def parse_rules(values: dict[str, Any]) -> Rules:
+    """Return validated rules; raise AnalysisError naming what is wrong."""
+    try:
+        return Rules.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise AnalysisError(f"bad rules: {where}: {first['msg'].removeprefix('Value error, ')}") from None
+
+
+def places(rules: Rules) -> list[tuple[str, Place]]:
+    """Return every measure that some rule needs, with the whole place it is taken at."""
+    found = []
+    for claim in rules.claims:
+        for case in claim.cases:
+            for rule in case.rules:
+                found += _compared(rule, rules.default | case.at)
+    return found
+
+
+def _compared(rule: Rule, base: Place) -> list[tuple[str, Place]]:
+    """Return the places of a rule: itself, what it is compared with, and the same twice for what is subtracted."""
+    sides: list[Place] = [{}] if rule.against is None else [{}, rule.against]
+    pairs: list[Place] = [{}] if rule.between is None else [{}, rule.between]
+    found = []
+    for pair in pairs:
+        for side in sides:
+            whole: Place = {"measure": rule.measure} | base | rule.at | pair | side
+            found.append((str(whole.pop("measure")), whole))
+    return found
+
+
+def judge(rules: Rules, measures: pd.DataFrame) -> dict[str, Any]:
+    """Return claims.json: every claim with its numbers and its verdict. `measures` has COLUMNS."""
+    missing = [name for name in COLUMNS if name not in measures]
+    if missing:
+        raise AnalysisError(f"the measures have no column {', '.join(missing)}; they need {', '.join(COLUMNS)}")
+    claims = [_judge_claim(claim, rules, measures) for claim in rules.claims]
+    counts = {verdict: sum(claim["verdict"] == verdict for claim in claims) for verdict in Verdict.__args__}  # type: ignore[attr-defined]
+    tested = sum(rule["low"] is not None for claim in claims for case in claim["cases"] for rule in case["rules"])
+    return {"confidence": rules.confidence, "intervals": tested, "verdicts": counts, "claims": claims}
+
+
+def _judge_claim(claim: Claim, rules: Rules, measures: pd.DataFrame) -> dict[str, Any]:
+    cases: list[dict[str, Any]] = []
+    for case in claim.cases:
+        results = [judge_rule(rule, rules.default | case.at, measures, rules.confidence) for rule in case.rules]
+        outcome = case_outcome([result["outcome"] for result in results])
+        cases.append({"when": case.when, "outcome": outcome, "rules": results})
+    facts = claim.model_dump(include={"name", "group", "text", "experiment", "command", "untestable"})
+    return facts | {"verdict": verdict([case["outcome"] for case in cases]), "cases": cases}
+
+
+def case_outcome(outcomes: list[Outcome]) -> Outcome:
+    """Return what several rules say together: a single failure decides, then missing data, then doubt."""
+    order: tuple[Outcome, ...] = ("fails", "no data", "open")
+    for decisive in order:
+        if decisive in outcomes:
+            return decisive
+    return "holds"
+
+
+def verdict(cases: list[Outcome]) -> Verdict:
+    """Return the verdict of a claim from the outcomes of its cases; cases without data do not count."""
+    seen = [outcome for outcome in cases if outcome != "no data"]
+    if not seen:
+        return "no data" if cases else "not testable here"
+    if all(outcome == "holds" for outcome in seen):
+        return "supported"
+    if "holds" in seen:
+        return "supported under stated conditions"
+    return "refuted" if all(outcome == "fails" for outcome in seen) else "undecided"
+
+
+def judge_rule(rule: Rule, base: Place, measures: pd.DataFrame, confidence: float) -> dict[str, Any]:
+    """Return a rule's number with its interval over chains, and what it decides.
+
+    `low` and `high` are null for an exact number, and for a single chain, which decides nothing.
+    """
+    facts: dict[str, Any] = {"says": rule.says, "scale": rule.scale, "above": rule.above, "below": rule.below}
+    columns = [_values(measures, measure, place) for measure, place in _compared(rule, base)]
+    values = _contrast(columns, rule)
+    if values.empty:
+        return facts | {"mean": None, "low": None, "high": None, "chains": 0, "outcome": "no data"}
+    exact = list(values.index) == [EXACT]
+    mean, chains = float(values.mean()), 0 if exact else len(values)
+    low, high = _interval(values.to_numpy(float), confidence) if chains > 1 else (None, None)
+    outcome = (
+        _outcome(rule, mean, mean) if exact else "open" if low is None or high is None else _outcome(rule, low, high)
+    )
+    return facts | {"mean": mean, "low": low, "high": high, "chains": chains, "outcome": outcome}
+
+
+def _values(measures: pd.DataFrame, measure: str, place: Place) -> "pd.Series[float]":
+    """Return the measure at a place by chain."""
+    chosen = measures["measure"] == measure
+    for key, value in place.items():
+        chosen &= measures[key] == value
+    rows = measures[chosen]
+    if rows["chain"].duplicated().any():
+        raise AnalysisError(f"{measure} at {place} has several values for one chain; name more of {', '.join(KEYS)}")
+    return rows.set_index("chain")["value"].dropna()
+
+
+def _contrast(columns: list["pd.Series[float]"], rule: Rule) -> "pd.Series[float]":
+    """Return the rule's number for each chain that all places share; an exact place goes with every chain."""
+    chained = [column for column in columns if list(column.index) != [EXACT]]
+    shared = pd.Index([EXACT] if all(len(column) for column in columns) else [])
+    if chained and len(shared):
+        shared = chained[0].index
+        for column in chained[1:]:
+            shared = shared.intersection(column.index)
+    parts = [
+        pd.Series(float(c.iloc[0]), shared) if list(c.index) == [EXACT] else c.loc[shared].astype(float)
+        for c in columns
+    ]
+    if rule.scale == "log":
+        parts = [part.clip(lower=TINY).map(math.log) for part in parts]
+    number = parts[0] if rule.against is None else parts[0] - parts[1]
+    if rule.between is not None:
+        number = number - (parts[2] - parts[3])
+    return number.sort_index()
+
+
+def _interval(values: Floats, confidence: float) -> tuple[float, float]:
+    half = float(stats.t.ppf((1 + confidence) / 2, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values)))
+    return float(values.mean()) - half, float(values.mean()) + half
+
+
+def _outcome(rule: Rule, low: float, high: float) -> Outcome:
+    above = -np.inf if rule.above is None else rule.above
+    below = np.inf if rule.below is None else rule.below
+    if low > above and high < below:
+        return "holds"
+    return "fails" if high <= above or low >= below else "open"
