@@ -1,7 +1,7 @@
 # Every target installs what it needs by itself. `make` lists them.
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help setup data sweep status cancel report publish reproduce sync test test-slow test-gpu bench check models demo clean
+.PHONY: help setup data sweep status cancel report publish reproduce sync test test-slow test-gpu bench check models demo claims probe dose clean
 
 SWEEP ?= quick
 SET ?=
@@ -46,6 +46,15 @@ sync: .venv/ready ## upload the W&B runs that were logged offline (needs wandb l
 
 demo: .venv/ready ## does an operation follow a moving image? the article's demonstration, one figure (30 s)
 	@$(python) scripts/demo.py $(ARGS)
+
+claims: .venv/ready ## the article's claims, each with its experiment, rule and verdict (15 min on 2 cores)
+	@$(python) scripts/claims.py $(ARGS)
+
+probe: .venv/ready ## SWEEP=quick: what the networks of a sweep have learned, one table (3 s a run and core)
+	@$(python) scripts/probe.py $(if $(SWEEP),'name="$(SWEEP)"') $(ARGS)
+
+dose: .venv/ready ## SWEEP=ablate-dose: verdict and N* by dose of bias, a table and a figure (10 s)
+	@$(python) scripts/dose.py "$(SWEEP)" $(ARGS)
 
 models: .venv/ready ## parameters and FLOPs of every model and matched pair (20 s)
 	@$(python) scripts/models.py

@@ -9,6 +9,7 @@ from omegaconf import OmegaConf
 
 from crossover.analysis.claims import COLUMNS, EXACT, Outcome, case_outcome, judge, parse_rules, places, verdict
 from crossover.analysis.tables import AnalysisError
+from crossover.report.claims import claimed, markdown, number, write_ledger
 
 ROOT = Path(__file__).parents[1]
 DEFAULT = {"study": "claims", "world": "cues", "augment": "none", "layer": "", "state": "trained"}
@@ -155,3 +156,29 @@ def test_the_ledger_has_every_claim_of_the_article_and_is_well_formed() -> None:
     learns = {"global-relations", "position-structure", "vit-abstraction", "adaptive-features"}
     assert cnn | vit | operations | works | learns | {"vit-pretraining"} <= names
     assert all({"model", "study", "state"} <= place.keys() for _, place in places(ledger))
+
+
+def test_numbers_are_shown_in_units_that_a_reader_knows() -> None:
+    ratio = {"scale": "log", "mean": 0.0953102, "low": 0.0, "high": 0.1823216, "above": 0.0, "below": None}
+    assert (number(ratio), claimed(ratio)) == ("×1.1 [1, 1.2]", "above ×1")
+    exact = {"scale": "value", "mean": 0.25, "low": None, "high": None, "above": -0.2, "below": 0.3}
+    assert (number(exact), claimed(exact)) == ("0.25", "above -0.2 and below 0.3")
+    assert number(exact | {"mean": None}) == "–"
+
+
+def test_the_ledger_is_written_for_a_reader(tmp_path: Path) -> None:
+    measures = table(("vit", 10, [0.3, 0.31, 0.32]), ("resnet", 10, [0.2, 0.21, 0.22]))
+    seconds = measures[measures["model"] == "vit"].assign(measure="total_seconds", value=60.0)
+    case = [rule(above=0, says="ViT <b> less ResNet")]
+    ledger = judge(rules(case, text="A claim | of two."), pd.concat([measures, seconds]))
+    write_ledger(ledger, tmp_path)
+    said = (tmp_path / "claims.md").read_text()
+    assert said == markdown(ledger)
+    assert "**1 claims: 1 supported.**" in said
+    assert "| A claim \\| of two. | **supported** | holds: case 0 |" in said
+    assert "| case 0 | ViT <b> less ResNet | 0.1 [0.1, 0.1] | above 0 | holds |" in said
+    assert "3 runs, 3.0 minutes of one core" in said
+    page = (tmp_path / "claims.html").read_text()
+    assert "ViT &lt;b&gt; less ResNet" in page
+    assert page.count("data:image/svg+xml;base64,") == 1
+    assert (tmp_path / "figures" / "g.png").stat().st_size > 5_000

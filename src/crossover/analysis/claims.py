@@ -161,7 +161,19 @@ def _judge_claim(claim: Claim, rules: Rules, measures: pd.DataFrame) -> dict[str
         outcome = case_outcome([result["outcome"] for result in results])
         cases.append({"when": case.when, "outcome": outcome, "rules": results})
     facts = claim.model_dump(include={"name", "group", "text", "experiment", "command", "untestable"})
-    return facts | {"verdict": verdict([case["outcome"] for case in cases]), "cases": cases}
+    decided = verdict([case["outcome"] for case in cases])
+    return facts | {"verdict": decided} | _cost(claim, rules, measures) | {"cases": cases}
+
+
+def _cost(claim: Claim, rules: Rules, measures: pd.DataFrame) -> dict[str, Any]:
+    """Return how many runs the numbers of a claim come from, and their seconds (`total_seconds` among the measures)."""
+    used = pd.Series(False, index=measures.index)
+    for case in claim.cases:
+        for rule in case.rules:
+            for _, place in _compared(rule, rules.default | case.at):
+                of_run = {key: value for key, value in place.items() if key not in ("layer", "state")}
+                used |= _matches(measures, "total_seconds", of_run)
+    return {"runs": int(used.sum()), "seconds": float(measures["value"][used].sum())}
 
 
 def case_outcome(outcomes: list[Outcome]) -> Outcome:
@@ -206,13 +218,17 @@ def judge_rule(rule: Rule, base: Place, measures: pd.DataFrame, confidence: floa
 
 def _values(measures: pd.DataFrame, measure: str, place: Place) -> "pd.Series[float]":
     """Return the measure at a place by chain."""
-    chosen = measures["measure"] == measure
-    for key, value in place.items():
-        chosen &= measures[key] == value
-    rows = measures[chosen]
+    rows = measures[_matches(measures, measure, place)]
     if rows["chain"].duplicated().any():
         raise AnalysisError(f"{measure} at {place} has several values for one chain; name more of {', '.join(KEYS)}")
     return rows.set_index("chain")["value"].dropna()
+
+
+def _matches(measures: pd.DataFrame, measure: str, place: Place) -> "pd.Series[bool]":
+    chosen = measures["measure"] == measure
+    for key, value in place.items():
+        chosen &= measures[key] == value
+    return chosen
 
 
 def _contrast(columns: list["pd.Series[float]"], rule: Rule) -> "pd.Series[float]":

@@ -67,15 +67,23 @@ def pictures() -> dict[str, np.ndarray]:
         return {"square": square, "photograph": np.asarray(face.convert("RGB"), np.float64) / 255}
 
 
+def normalised(picture: np.ndarray) -> Tensor:
+    """Return a picture as float64 (1, 3, SIDE, SIDE) of mean 0 and standard deviation 1."""
+    x = torch.from_numpy(picture).permute(2, 0, 1)[None]
+    return (x - x.mean()) / x.std()
+
+
+def convolve(x: Tensor) -> Tensor:
+    """Return the vertical edges of each channel (Sobel), of stride 1, the image continued at its opposite side."""
+    edge = torch.tensor([[-1.0, 0, 1], [-2, 0, 2], [-1, 0, 1]], dtype=x.dtype).expand(3, 1, 3, 3)
+    return F.conv2d(F.pad(x, (1, 1, 1, 1), mode="circular"), edge, groups=3)
+
+
 def operations() -> dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor] | None]]:
     """Return by name: images to maps at the image's size (each cell repeated over its pixels), and images to answers.
 
     Everything is float64, so that what commutes exactly is seen to.
     """
-    edge = torch.tensor([[-1.0, 0, 1], [-2, 0, 2], [-1, 0, 1]], dtype=torch.float64).expand(3, 1, 3, 3)
-
-    def convolve(x: Tensor) -> Tensor:
-        return F.conv2d(F.pad(x, (1, 1, 1, 1), mode="circular"), edge, groups=3)
 
     def pool(x: Tensor) -> Tensor:
         return F.max_pool2d(convolve(x), 4)
@@ -106,8 +114,7 @@ def demonstrate() -> list[Row]:
     rows = []
     for operation, (maps, answer) in operations().items():
         for name, picture in pictures().items():
-            x = torch.from_numpy(picture).permute(2, 0, 1)[None]
-            x = (x - x.mean()) / x.std()
+            x = normalised(picture)
             first, after = maps(translate(x, 0, SHIFT)), translate(maps(x), 0, SHIFT)
             whole = relative_error(maps(translate(x, 0, WHOLE)), translate(maps(x), 0, WHOLE))
             changed = None if answer is None else relative_error(answer(translate(x, 0, SHIFT)), answer(x))

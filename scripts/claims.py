@@ -1,0 +1,137 @@
+"""Measure the article's claims: python scripts/claims.py (make claims)."""
+
+import signal
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import hydra
+import pandas as pd
+from hydra import compose
+from omegaconf import DictConfig
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from crossover.analysis.claims import Rules, judge, parse_rules, places
+from crossover.analysis.tables import AnalysisError
+from crossover.cli import one_line_errors, resolved, run_app
+from crossover.config import CrossoverError, RunConfig
+from crossover.files import write_json, write_text
+from crossover.ledger import (
+    check_done,
+    exact_measures,
+    measures_of_probes,
+    measures_of_records,
+    measures_of_study,
+    needed,
+    probe_table,
+    read_measures,
+    runs_to_probe,
+)
+from crossover.probes.measure import probe_runs
+from crossover.probes.operations import operation_measures
+from crossover.report.build import environment
+from crossover.report.claims import counts, write_ledger
+from crossover.sweep.launch import check_data
+from crossover.sweep.plan import parse_sweep, plan_runs, sweep_dir
+from crossover.sweep.pool import run_pool
+from crossover.sweep.progress import Display
+from crossover.sweep.records import freeze, run_state, write_plan
+from crossover.sweep.slots import slots_for
+
+STUDY = "claims"
+"""The study of the ledger's own runs, in the measures and as a sweep."""
+
+
+@hydra.main(version_base="1.3", config_path="../conf", config_name="claims")
+@one_line_errors
+def main(config: DictConfig) -> None:
+    values, console = resolved(config), Console()
+    try:
+        rules = parse_rules({name: values[name] for name in ("claims", "default", "confidence")})
+        runs = planned(values)
+        console.print(f"claims: {len(rules.claims)} claims, {len(runs)} runs", highlight=False)
+        if values["dry_run"]:
+            console.print("\n".join(run.run_id for run in runs), highlight=False)
+            return
+        if values["run"]:
+            train(runs, values, console)
+        else:
+            runs = [run for run in runs if run_state(run.run_dir) == "done"]
+        folder = Path(values["output"] or Path(values["outputs"]) / STUDY)
+        folder.mkdir(parents=True, exist_ok=True)
+        measures = measure(rules, runs, values, console)
+        write_text(folder / "measures.csv", measures.to_csv(index=False, float_format="%.8g"))
+        ledger = judge(rules, read_measures(folder / "measures.csv"))  # what can be repeated from that file alone
+    except AnalysisError as error:
+        raise CrossoverError(str(error)) from None
+    write_ledger(ledger, folder)
+    write_json(folder / "environment.json", environment(check_done(runs)) | {"claims timm": [version("timm")]})
+    show(ledger, folder, console)
+
+
+def planned(values: dict[str, Any]) -> list[RunConfig]:
+    """Return the runs of all the ledger's sweeps, each once."""
+    runs: dict[str, RunConfig] = {}
+    for part in values["sweeps"]:
+        sweep = parse_sweep(resolved(compose("sweep", [f"sweep={part['preset']}"]))["sweep"])
+        made = plan_runs(sweep, lambda o: resolved(compose("train", o)), extra=values["set"], outputs=values["outputs"])
+        kept = [
+            run
+            for run in made
+            if run.n_train in part.get("n_train", [run.n_train])
+            and run.model.name in part.get("models", [run.model.name])
+        ]
+        if not kept:
+            raise CrossoverError(
+                f"no run of sweep {part['preset']} is kept; correct n_train or models in conf/claims.yaml"
+            )
+        runs |= {run.run_id: run for run in kept}
+    return sorted(runs.values(), key=lambda run: run.n_train)  # most claims have numbers of a small size first
+
+
+def train(runs: Sequence[RunConfig], values: dict[str, Any], console: Console) -> None:
+    """Do the runs that are left; raise CrossoverError when one fails."""
+    left = [run for run in runs if run_state(run.run_dir) != "done"]
+    for line in check_data(left):
+        console.print(line, highlight=False)
+    freeze(left)
+    write_plan(sweep_dir(values["outputs"], STUDY), STUDY, "make claims", runs)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the pool then lets its runs save
+    with Display(console, len(runs)) as display:
+        run_pool(runs, slots=slots_for(left, values["parallel"], 1), report=display)
+    check_done(runs)
+
+
+def measure(rules: Rules, runs: Sequence[RunConfig], values: dict[str, Any], console: Console) -> pd.DataFrame:
+    """Return all measures that the rules read."""
+    wanted = places(rules)
+    probed = [run.run_dir for run in runs_to_probe(runs, wanted, STUDY)]
+    workers = len(slots_for(runs, values["parallel"], 1))
+    done = probe_runs(probed, workers)
+    for _ in track(done, "probing", len(probed), console=console, disable=not console.is_terminal):
+        pass
+    parts = [
+        measures_of_records(check_done(runs), STUDY),
+        measures_of_probes(probe_table(probed), STUDY),
+        exact_measures(operation_measures(), rules.default),
+        *(measures_of_study(Path(values["results"]) / name) for name in values["studies"]),
+    ]
+    return needed(pd.concat([part for part in parts if len(part)], ignore_index=True), wanted)
+
+
+def show(ledger: dict[str, Any], folder: Path, console: Console) -> None:
+    table = Table("claim", "verdict", box=None)
+    for claim in ledger["claims"]:
+        table.add_row(claim["text"], claim["verdict"])
+    console.print(table)
+    console.print(f"{counts(ledger)}\npage: {folder / 'claims.html'}", highlight=False, markup=False, soft_wrap=True)
+    if ledger["verdicts"]["no data"]:
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    run_app(main)

@@ -1,0 +1,196 @@
+"""How does a reader see the ledger? Figures, Markdown and HTML of claims.json: a pure function of it."""
+
+import base64
+import math
+from collections.abc import Mapping
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from crossover.files import write_json, write_text
+from crossover.report.style import save
+
+COLOURS = {"holds": "#00695c", "fails": "#b00020", "open": "#8a6d00", "no data": "#777777"}
+SIGNS = {"holds": "holds", "fails": "does not hold", "open": "open", "no data": "no data"}
+METHOD = (
+    "Each number is a mean over chains (independent draws of the training subset, with their own initial weights) with"
+    " its 95% t interval; a number without one is counted or computed.",
+    "A rule holds when the whole interval is on the claimed side, fails when it is on the other, and is open else: with"
+    " three chains a true effect can stay open.",
+    "A case holds when all its rules do, and fails when one does. A claim is supported when all its cases hold, refuted"
+    " when all fail, supported under stated conditions when some hold, and undecided else.",
+    "The rules were committed before the numbers were seen, and are not corrected for their number.",
+    "Everything is about small networks, short training and these images; it says how far a claim carries there.",
+)
+
+
+def write_ledger(ledger: Mapping[str, Any], directory: Path) -> None:
+    """Write claims.json, claims.md, claims.html and the figures into `directory`."""
+    directory.mkdir(parents=True, exist_ok=True)
+    write_json(directory / "claims.json", ledger)
+    for name, claims in grouped(ledger).items():
+        save(draw(claims), directory / "figures", slug(name))
+    write_text(directory / "claims.md", markdown(ledger))
+    write_text(directory / "claims.html", html(ledger, directory, whole=True))
+
+
+def grouped(ledger: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    """Return the claims by group, in order."""
+    return {name: list(part) for name, part in groupby(ledger["claims"], lambda claim: claim["group"])}
+
+
+def slug(name: str) -> str:
+    return name.lower().replace(" ", "-")
+
+
+def number(rule: Mapping[str, Any]) -> str:
+    """Return such as `×1.52 [1.31, 1.76]` for a ratio, `0.12 [0.08, 0.16]` for a value, or a dash."""
+    if rule["mean"] is None:
+        return "–"
+    values = [_natural(rule, value) for value in (rule["mean"], rule["low"], rule["high"]) if value is not None]
+    mean, *ends = (f"{value:.3g}" for value in values)
+    return ("×" if rule["scale"] == "log" else "") + mean + (f" [{', '.join(ends)}]" if ends else "")
+
+
+def claimed(rule: Mapping[str, Any]) -> str:
+    """Return the claimed side, such as `above 0`, in the units of `number`."""
+    sides = [(side, rule[side]) for side in ("above", "below") if rule[side] is not None]
+    return " and ".join(f"{side} {_side(rule, value)}" for side, value in sides)
+
+
+def _natural(rule: Mapping[str, Any], value: float) -> float:
+    return math.exp(value) if rule["scale"] == "log" else value
+
+
+def conditions(claim: Mapping[str, Any]) -> str:
+    """Return where a claim holds and where not, or why it was not tested."""
+    if claim["untestable"]:
+        return str(claim["untestable"])
+    parts = []
+    for outcome, said in (("holds", "holds"), ("fails", "does not hold"), ("open", "open"), ("no data", "no data")):
+        cases = [case["when"] for case in claim["cases"] if case["outcome"] == outcome]
+        if cases:
+            parts.append(f"{said}: {'; '.join(cases)}")
+    return ". ".join(parts)
+
+
+def counts(ledger: Mapping[str, Any]) -> str:
+    """Return such as `25 claims: 9 supported, 2 refuted`."""
+    said = ", ".join(f"{count} {verdict}" for verdict, count in ledger["verdicts"].items() if count)
+    return f"{len(ledger['claims'])} claims: {said}"
+
+
+def cost(claim: Mapping[str, Any]) -> str:
+    """Return what the runs behind a claim took."""
+    if not claim["runs"]:
+        return "no training run"
+    return f"{claim['runs']} runs, {claim['seconds'] / 60:.1f} minutes of one core as they ran"
+
+
+def draw(claims: list[dict[str, Any]]) -> Figure:
+    """Return a block for every claim: each number with its interval on an axis of its own, the claimed side shaded."""
+    blocks = [
+        (f"{claim['text']}  {claim['verdict'].upper()}", [(c["when"], r) for c in claim["cases"] for r in c["rules"]])
+        for claim in claims
+        if claim["cases"]
+    ]
+    heights = [height for _, lines in blocks for height in (0.75, *(1.0 for _ in lines))]
+    figure = Figure(figsize=(11, 0.42 * sum(heights) + 0.15))
+    axes = iter(figure.subplots(len(heights), 1, squeeze=False, gridspec_kw={"height_ratios": heights})[:, 0])
+    figure.subplots_adjust(left=0.5, right=0.8, top=1 - 0.05 / figure.get_figheight(), bottom=0.02, hspace=0.75)
+    for title, lines in blocks:
+        heading = next(axes)
+        heading.axis("off")
+        heading.text(-1.65, 0.3, title, transform=heading.transAxes, va="center", fontsize=9, weight="bold")
+        before = ""
+        for when, rule in lines:
+            line = next(axes)
+            if when != before:
+                line.text(-1.63, 0.95, when, transform=line.transAxes, va="center", fontsize=8, color="#555555")
+            line.text(-1.58, 0.25, rule["says"], transform=line.transAxes, va="center", fontsize=8)
+            _draw_line(line, rule)
+            before = when
+    return figure
+
+
+def _draw_line(axes: Axes, rule: Mapping[str, Any]) -> None:
+    sides = [rule[side] for side in ("above", "below") if rule[side] is not None]
+    ends = [value for value in (rule["mean"], rule["low"], rule["high"]) if value is not None] + sides
+    span = max(ends) - min(ends) or max(abs(ends[0]), 1.0)
+    low, high = min(ends) - 0.12 * span, max(ends) + 0.12 * span
+    axes.set_xlim(low, high)
+    axes.set_ylim(0, 1)
+    axes.set_yticks([])
+    axes.spines[["left", "right", "top"]].set_visible(False)
+    axes.set_xticks(sides, [_side(rule, value) for value in sides], fontsize=7)
+    axes.tick_params(length=2, pad=1)
+    shade = (rule["above"] if rule["above"] is not None else low, rule["below"] if rule["below"] is not None else high)
+    axes.axvspan(*shade, color="#d9ece9", lw=0)
+    colour = COLOURS[rule["outcome"]]
+    if rule["mean"] is not None:
+        if rule["low"] is not None:
+            axes.plot([rule["low"], rule["high"]], [0.5, 0.5], color=colour, lw=2, solid_capstyle="butt")
+        axes.plot([rule["mean"]], [0.5], "o", color=colour, ms=4)
+    said = f"{number(rule)}  {SIGNS[rule['outcome']]}"
+    axes.text(1.03, 0.5, said, transform=axes.transAxes, va="center", fontsize=8, color=colour)
+
+
+def _side(rule: Mapping[str, Any], value: float) -> str:
+    return ("×" if rule["scale"] == "log" else "") + f"{_natural(rule, value):.3g}"
+
+
+def markdown(ledger: Mapping[str, Any]) -> str:
+    """Return the ledger for someone who has read the article and nothing else."""
+    lines = ["# The article's claims, measured", "", f"**{counts(ledger)}.**", ""]
+    lines += [f"- {sentence}" for sentence in METHOD]
+    for name, claims in grouped(ledger).items():
+        lines += ["", f"## {name}", "", "| claim | verdict | where |", "|---|---|---|"]
+        lines += [_row([claim["text"], f"**{claim['verdict']}**", conditions(claim)]) for claim in claims]
+        lines += ["", f"![{name}: every number with its interval](figures/{slug(name)}.png)"]
+    lines += ["", "# The numbers"]
+    for claim in ledger["claims"]:
+        lines += ["", f"### {claim['text']}", "", f"**{claim['verdict']}**. {claim['experiment']}", ""]
+        if claim["untestable"]:
+            lines += [f"Not tested: {claim['untestable']}."]
+        else:
+            lines += ["| case | number | measured | claimed | |", "|---|---|---:|---|---|"]
+            lines += [_row(cells) for cells in rule_cells(claim)]
+        lines += ["", f"`{claim['command']}`; {cost(claim)}."]
+    return "\n".join(lines) + "\n"
+
+
+def rule_cells(claim: Mapping[str, Any]) -> list[list[str]]:
+    """Return case, number in words, value with interval, claimed side and outcome of each rule."""
+    return [
+        [case["when"], rule["says"], number(rule), claimed(rule), SIGNS[rule["outcome"]]]
+        for case in claim["cases"]
+        for rule in case["rules"]
+    ]
+
+
+def _row(cells: list[str]) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def html(ledger: Mapping[str, Any], directory: Path, *, whole: bool) -> str:
+    """Return the section of the page, or a `whole` page of its own; text is escaped, figures are embedded."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    parts = [
+        {"name": name, "claims": claims, "figure": _svg(directory / "figures" / f"{slug(name)}.svg")}
+        for name, claims in grouped(ledger).items()
+    ]
+    view = {"conditions": conditions, "rule_cells": rule_cells, "cost": cost, "counts": counts(ledger)}
+    return environment.get_template("claims.html.j2").render(parts=parts, method=METHOD, whole=whole, **view)
+
+
+def _svg(path: Path) -> str:
+    return "data:image/svg+xml;base64," + base64.b64encode(path.read_bytes()).decode()

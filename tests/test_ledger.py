@@ -1,0 +1,158 @@
+"""From runs, probes and published studies to the measures that rules read."""
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import timm
+import torch
+from PIL import Image
+
+from crossover import ledger
+from crossover.analysis.claims import COLUMNS, EXACT, Place
+from crossover.config import CrossoverError
+from crossover.probes.load import load_run
+from crossover.probes.measure import compare_networks, dense_ratio, patch_order, probe_runs, read_probes
+from crossover.probes.operations import operation_measures
+from crossover.probes.published import probe_published, read_images
+from crossover.sweep.records import freeze, read_record
+from crossover.training.run import execute
+from tests.test_probes import images, tiny, tiny_resnet
+from tests.worlds import VIT, small_run
+
+
+def test_worlds_have_names_that_tell_their_cues_and_their_permutation(tmp_path: Path) -> None:
+    def world(**changes: Any) -> str:
+        return ledger.world_of(small_run(tmp_path, **changes))
+
+    assert world() == "cues"
+    assert world(data__alpha=0) == "cues-local"
+    assert world(data__beta=0) == "cues-global"
+    assert world(data__permute={"kind": "patches", "share": 0.5}) == "cues-patches0.5"
+
+
+def test_only_runs_that_a_rule_looks_into_are_probed(tmp_path: Path) -> None:
+    runs = [small_run(tmp_path, n_train=n, chain=c) for n in (50, 100) for c in range(2)]
+    wanted: list[tuple[str, Place]]
+    wanted = [("consistency", {"study": "claims", "n_train": 50}), ("test_error", {"study": "claims", "n_train": 100})]
+    assert [run.n_train for run in ledger.runs_to_probe(runs, wanted, "claims")] == [50, 50]
+    assert ledger.runs_to_probe(runs, wanted, "another") == []
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished run of a small ViT."""
+    run = small_run(tmp_path_factory.mktemp("run"), model=VIT, budget={"steps": 4, "evaluations": 1})
+    freeze([run])
+    execute(run)
+    return run.run_dir
+
+
+def test_a_run_is_probed_once_beside_its_untrained_start(finished: Path) -> None:
+    assert list(probe_runs([finished], 1)) == [finished]
+    (path,) = finished.glob("probes-*.csv")
+    before = path.stat().st_mtime_ns
+    assert list(probe_runs([finished], 1)) == [finished]
+    assert path.stat().st_mtime_ns == before
+    table = read_probes(finished)
+    assert not table.duplicated(["probe", "layer"]).any()
+    found: Any = table.set_index(["probe", "layer"])
+    record = read_record(finished / "record.json")
+    assert found.loc[("accuracy", ""), "value"] == pytest.approx(1 - record["test_error"])
+    assert pd.isna(found.loc[("accuracy", ""), "untrained"])
+    assert found.loc[("attention_distance", "blocks.0"), "analytic"] == pytest.approx(2.008, abs=1e-3)
+    assert found.loc[("linear_probe", "pixels"), "value"] == found.loc[("linear_probe", "pixels"), "untrained"]
+    start = load_run(finished).untrained
+    torch.manual_seed(0)
+    torch.testing.assert_close(start.state_dict(), tiny(seed=0).state_dict())
+
+    measures = ledger.measures_of_probes(ledger.probe_table([finished]), "claims")
+    assert list(measures.columns) == list(COLUMNS)
+    assert set(measures["state"]) == {"trained", "untrained", "analytic"}
+    assert measures["value"].notna().all()
+    recorded = ledger.measures_of_records([record], "claims").set_index("measure")["value"]
+    assert recorded["test_error"] == record["test_error"]
+    both = pd.concat([measures, ledger.measures_of_records([record], "claims")])
+    place: Place = {"study": "claims", "model": "vit_test", "layer": "blocks.0", "state": "trained"}
+    kept = ledger.needed(both, [("attention_distance", place)])
+    assert list(kept["measure"]) == ["attention_distance", "total_seconds"]
+
+
+def test_a_run_without_weights_is_told_in_one_line(finished: Path, tmp_path: Path) -> None:
+    broken = tmp_path / finished.name
+    broken.mkdir()
+    for name in ("config.yaml", "record.json"):
+        (broken / name).write_bytes((finished / name).read_bytes())
+    with pytest.raises(CrossoverError, match=r"cannot be probed: .*weights\.safetensors cannot be read"):
+        list(probe_runs([broken], 1))
+
+
+def test_published_studies_are_read_and_absent_ones_are_empty(tmp_path: Path) -> None:
+    runs = {
+        "dataset": "cues",
+        "augment": "none",
+        "model": "vit",
+        "n_train": 10,
+        "chain": [0, 1],
+        "test_error": [0.1, 0.2],
+    }
+    more = {"train_error": 0.0, "params": 5, "total_seconds": 3.0}
+    pd.DataFrame(runs | more).to_csv(tmp_path / "runs.csv", index=False)
+    found = ledger.measures_of_study(tmp_path)
+    assert list(found[found["measure"] == "test_error"]["value"]) == [0.1, 0.2]
+    assert set(found["study"]) == {tmp_path.name}
+    assert ledger.measures_of_study(tmp_path / "nothing").empty
+
+
+def test_operations_have_their_known_answers() -> None:
+    rows = ledger.exact_measures(operation_measures(), {"study": "claims", "world": "cues", "layer": ""})
+    assert (rows["chain"] == EXACT).all()
+    found = rows.set_index(["model", "measure", "layer"])["value"]
+    assert found[("convolution", "shift_error_3px", "square")] <= 1e-12
+    assert found[("pooling", "shift_error_8px", "photograph")] <= 1e-12
+    assert found[("timm:resnet50", "params", "")] == 25_557_032
+    assert found[("timm:vit_base_patch16_224", "params", "")] == 86_567_656
+
+
+def test_order_of_patches_matters_to_positions_alone() -> None:
+    assert patch_order(tiny(position="none"), images()) < 1e-12
+    assert patch_order(tiny(), images()) > 1e-4
+
+
+def test_dense_layers_between_the_same_maps_are_counted() -> None:
+    # 16x16 everywhere in stage 1: stem 3 to 8, two 3x3 of 8 to 8; then 8x8: 8 to 16, 16 to 16, and a 1x1 shortcut
+    convs = [(3, 8, 9, 256, 256), (8, 8, 9, 256, 256), (8, 8, 9, 256, 256)]
+    convs += [(8, 16, 9, 256, 64), (16, 16, 9, 64, 64), (8, 16, 1, 256, 64)]
+    dense = sum(i * cells * o * out for i, o, _, cells, out in convs)
+    own = sum(i * o * k for i, o, k, _, _ in convs)
+    assert dense_ratio(tiny_resnet(), 16) == pytest.approx(dense / own)
+
+
+def test_every_probe_reads_a_vit_of_224_px() -> None:
+    torch.manual_seed(0)
+    model = timm.create_model("vit_tiny_patch16_224", num_classes=10, depth=2).eval()
+    table = compare_networks(model, model, images(4, 224), torch.arange(4) // 2, own_classes=False)
+    assert (table["value"] - table["untrained"]).abs().max() < 1e-9
+    uniform = table[table["probe"] == "attention_distance"]["analytic"]
+    assert uniform.to_numpy() == pytest.approx(7.281, abs=1e-3)
+
+
+def test_published_weights_are_probed_on_a_folder_of_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for label in ("cat", "dog"):
+        (tmp_path / label).mkdir()
+        for i in range(4):
+            Image.new("RGB", (40, 30), (40 * i, 60, 90 if label == "cat" else 10)).save(tmp_path / label / f"{i}.png")
+    create = timm.create_model
+    monkeypatch.setattr(timm, "create_model", lambda tag, pretrained=False: create(tag))
+    table = probe_published("timm:test_vit.r160_in1k", tmp_path)
+    assert set(table["model"]) == {"timm:test_vit.r160_in1k"}
+    assert {"linear_probe", "attention_distance", "equivariance_1px"} <= set(table["probe"])
+    assert "accuracy" not in set(table["probe"])
+    x, labels = read_images(tmp_path, 32, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+    assert x.shape == (8, 3, 32, 32)
+    assert labels.tolist() == [0, 1] * 4
+    with pytest.raises(CrossoverError, match="images=FOLDER"):
+        probe_published("timm:test_vit.r160_in1k", None)
+    with pytest.raises(CrossoverError, match="at least two folders"):
+        read_images(tmp_path / "cat", 32, (0.5,), (0.5,))
