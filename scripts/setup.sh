@@ -30,7 +30,8 @@ else
   [ -x "$uv" ] || .venv/bin/python -m pip install --quiet --disable-pip-version-check uv || uv=
 fi
 if [ -n "$uv" ]; then
-  "$uv" pip install --quiet --require-hashes -r requirements.lock
+  # compiled now, as pip does: else the first import takes twice as long, and each one where __pycache__ is not written
+  "$uv" pip install --quiet --compile-bytecode --require-hashes -r requirements.lock
   "$uv" pip install --quiet --no-deps --no-build-isolation -e .
 else
   .venv/bin/python -m pip install --quiet --require-hashes -r requirements.lock

@@ -43,7 +43,7 @@ from crossover.training.module import Classifier, label_smoothing_floor
 from crossover.training.ranks import Rank, companions, this_rank
 from crossover.training.resume import ResumePoint, whole
 
-TRAIN_SAMPLE = 5_000
+TRAIN_SAMPLE = 2_000
 """Training images, at most, on which the final training error is measured."""
 
 
