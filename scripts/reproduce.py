@@ -28,6 +28,11 @@ from crossover.sweep.records import freeze, read_record, runs_table
 def main(config: DictConfig) -> None:
     console, values = Console(), resolved(config)
     study = read_study(Path(values["results"]) / values["study"])
+    if study.is_transfer:
+        raise CrossoverError(
+            f"{study.name} was read from the backbones of other runs: `{study.command}` repeats it, and make reproduce"
+            " repeats the study of its pre-training"
+        )
     runs = chosen_runs(study, values)
     console.print(f"{study.name}: repeating {len(runs)} of {len(study.run_ids)} runs", highlight=False)
     for line in check_data(runs):

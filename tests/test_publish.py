@@ -7,7 +7,7 @@ import pytest
 
 from crossover.analysis.reproduction import compare_runs
 from crossover.config import CrossoverError
-from crossover.report.build import write_report
+from crossover.report.build import Findings, write_findings, write_report
 from crossover.report.publish import (
     BEGIN,
     END,
@@ -18,7 +18,7 @@ from crossover.report.publish import (
     regenerate,
     study_block,
 )
-from crossover.sweep.records import SweepRecords
+from crossover.sweep.records import SweepRecords, runs_table
 from tests.test_report import crossing_records
 
 ROOT = Path(__file__).parents[1]
@@ -148,3 +148,19 @@ def test_readme_without_markers_is_refused() -> None:
     with pytest.raises(CrossoverError, match="lost its markers"):
         readme_with("# Crossover", "x")
     assert readme_with(f"a\n{BEGIN}old\n{END}b", "new\n") == f"a\n{BEGIN}new\n{END}b"
+
+
+def test_a_transfer_is_published_without_predictions_and_not_taken_for_runs(tmp_path: Path) -> None:
+    records = crossing_records()
+    runs = runs_table(records).drop(columns=["n_test"])
+    findings = Findings("cues-transfer", "make transfer STUDY=cues", runs, len(runs), sizes="pre-training images")
+    write_findings(findings, tmp_path / "report")
+    plan = {"name": "cues-transfer", "command": findings.command, "runs": ["a"]}
+    (tmp_path / "report" / "plan.json").write_text(json.dumps(plan))
+    (tmp_path / "report" / "transfer.csv").write_text("target\n")
+    publish(tmp_path / "report", tmp_path / "study", tmp_path / "no-runs")
+    assert (tmp_path / "study" / "transfer.csv").exists()
+    assert not (tmp_path / "study" / "predictions.npz").exists()
+    assert read_study(tmp_path / "study").is_transfer
+    result, _, _ = regenerate(tmp_path / "study")
+    close(json.loads(json.dumps(result)), json.loads((tmp_path / "study" / "crossover.json").read_text()))

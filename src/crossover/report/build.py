@@ -70,6 +70,8 @@ class Findings:
     chance: Mapping[str, float] = field(default_factory=dict)
     """Data set to the error of guessing."""
     extras: Extras = Extras()
+    sizes: str = "training images"
+    """What n_train counts."""
 
 
 @dataclass(frozen=True)
@@ -256,25 +258,27 @@ def _draw(report: Report) -> list[tuple[str, str]]:
     """Write the figures; return the name and the text alternative of each."""
     folder, drawn = report.directory / "figures", []
     several, shown = len(report.result["studies"]) > 1, shown_classes(report)
+    sizes = report.findings.sizes
+    x_label = figures.X_LABEL if sizes == "training images" else sizes
     for study in report.result["studies"]:
         dataset, suffix = study["dataset"], f"-{study['dataset']}" if several else ""
         runs, curves = (table[table["dataset"] == dataset] for table in (report.runs, report.curves))
         said = " ".join(pair["summary"] for pair in study["pairs"])
-        drawn.append((f"learning-curves{suffix}", f"Test error over training images on {dataset}. {said}".strip()))
+        drawn.append((f"learning-curves{suffix}", f"Test error over {sizes} on {dataset}. {said}".strip()))
         ceilings = report.findings.extras.ceilings.get(dataset, ())
-        save(figures.learning_curves(primary_runs(runs)[0], curves, study, ceilings), folder, drawn[-1][0])
+        save(figures.learning_curves(primary_runs(runs)[0], curves, study, ceilings, x_label), folder, drawn[-1][0])
         pairs = [pair for pair in study["pairs"] if pair["gap"]]
         if pairs:
             named = " and of ".join(f"{pair['b']} to {pair['a']}" for pair in pairs)
-            drawn.append((f"gap{suffix}", f"Log error ratio of {named} over training images on {dataset}."))
-            save(figures.gap(pairs), folder, drawn[-1][0])
+            drawn.append((f"gap{suffix}", f"Log error ratio of {named} over {sizes} on {dataset}."))
+            save(figures.gap(pairs, x_label), folder, drawn[-1][0])
             named = "; ".join(f"{pair['b']} for the error of {pair['a']}" for pair in pairs)
             drawn.append((f"data-equivalence{suffix}", f"How many images a model needs on {dataset}: {named}."))
-            save(figures.data_equivalence(pairs), folder, drawn[-1][0])
+            save(figures.data_equivalence(pairs, x_label), folder, drawn[-1][0])
         if dataset in shown:
             kept = report.classes[report.classes["dataset"] == dataset]
             chosen = kept[kept["class"].isin(shown[dataset])]
-            words = f"Test error over training images on {dataset} for {len(shown[dataset])} classes."
+            words = f"Test error over {sizes} on {dataset} for {len(shown[dataset])} classes."
             drawn.append((f"classes{suffix}", words))
             save(figures.by_class(chosen, list(dict.fromkeys(curves["model"]))), folder, drawn[-1][0])
     return drawn

@@ -29,7 +29,11 @@ class Ceiling:
 
 
 def learning_curves(
-    runs: pd.DataFrame, curves: pd.DataFrame, study: Mapping[str, Any], ceilings: Sequence[Ceiling]
+    runs: pd.DataFrame,
+    curves: pd.DataFrame,
+    study: Mapping[str, Any],
+    ceilings: Sequence[Ceiling],
+    x_label: str = X_LABEL,
 ) -> Figure:
     """Return error over n_train, log-log: means, chains as points, intervals, laws, ceilings, N* with its interval."""
     figure, (axes,) = panels(1, size=(5.6, 4.2))
@@ -55,7 +59,7 @@ def learning_curves(
         if pair["n_star"] is not None:
             _draw_crossing(axes, pair)
     size_axis(axes, sorted(curves["n_train"].unique()))
-    axes.set_xlabel(X_LABEL)
+    axes.set_xlabel(x_label)
     error_axis(axes)
     axes.set_ylabel("test error")
     axes.legend(frameon=False, fontsize=9)
@@ -90,11 +94,11 @@ def _draw_crossing(axes: Axes, pair: Mapping[str, Any]) -> None:
     )
 
 
-def gap(pairs: Sequence[Mapping[str, Any]]) -> Figure:
+def gap(pairs: Sequence[Mapping[str, Any]], x_label: str = X_LABEL) -> Figure:
     """Return D(n) of each pair with its simultaneous band, zero, and the confidence set of N* on the axis."""
     figure, drawn = _panels_of(pairs)
     for axes, pair in zip(drawn, pairs, strict=True):
-        _draw_gap(axes, pair)
+        _draw_gap(axes, pair, x_label)
     return figure
 
 
@@ -102,7 +106,7 @@ def _panels_of(pairs: Sequence[Mapping[str, Any]]) -> tuple[Figure, list[Axes]]:
     return panels(len(pairs), columns=1 if len(pairs) <= MOST_IN_COLUMN else 2)
 
 
-def _draw_gap(axes: Axes, pair: Mapping[str, Any]) -> None:
+def _draw_gap(axes: Axes, pair: Mapping[str, Any], x_label: str) -> None:
     table = pd.DataFrame(pair["gap"])
     axes.plot(table["n_train"], table["log_error_ratio"], color=INK, marker="o", linewidth=2)
     low, high = (table[name].astype(float) for name in ("ci_low", "ci_high"))
@@ -116,7 +120,7 @@ def _draw_gap(axes: Axes, pair: Mapping[str, Any]) -> None:
         axes.plot(ends, [0, 0], color=INK, linewidth=6, alpha=0.6, solid_capstyle="butt", label=label)
     size_axis(axes, list(table["n_train"]))
     axes.margins(y=0.14)  # room for the words above and below
-    axes.set_xlabel(X_LABEL)
+    axes.set_xlabel(x_label)
     axes.set_ylabel(f"log error ratio,\n{pair['b']} / {pair['a']}", linespacing=1.4)
     words: dict[str, Any] = {"transform": axes.transAxes, "fontsize": 8.5, "color": SOFT}
     axes.text(0.01, 0.99, f"above zero: {pair['a']} leads", va="top", **words)
@@ -125,15 +129,15 @@ def _draw_gap(axes: Axes, pair: Mapping[str, Any]) -> None:
         axes.legend(frameon=False, fontsize=8.5)
 
 
-def data_equivalence(pairs: Sequence[Mapping[str, Any]]) -> Figure:
+def data_equivalence(pairs: Sequence[Mapping[str, Any]], x_label: str = X_LABEL) -> Figure:
     """Return rho(n) of each pair: how many times n_train b needs for the error of a."""
     figure, drawn = _panels_of(pairs)
     for axes, pair in zip(drawn, pairs, strict=True):
-        _draw_equivalence(axes, pair)
+        _draw_equivalence(axes, pair, x_label)
     return figure
 
 
-def _draw_equivalence(axes: Axes, pair: Mapping[str, Any]) -> None:
+def _draw_equivalence(axes: Axes, pair: Mapping[str, Any], x_label: str) -> None:
     columns = ["n_train", "factor", "ci_low", "ci_high"]
     every = pd.DataFrame(pair["data_equivalence"], columns=columns).astype(float)
     table, beyond = every.dropna(subset=["factor"]), every[every["factor"].isna()].dropna(subset=["ci_low"])
@@ -153,7 +157,7 @@ def _draw_equivalence(axes: Axes, pair: Mapping[str, Any]) -> None:
     sizes = [row["n_train"] for row in pair["gap"]]
     axes.set_xlim(min(sizes) / 1.3, max(sizes) * 1.3)
     size_axis(axes, sizes)
-    axes.set_xlabel(X_LABEL)
+    axes.set_xlabel(x_label)
     axes.set_ylabel(f"images {pair['b']} needs\nper image of {pair['a']}", linespacing=1.4)
     if empty:
         said = f"the curve of {pair['b']} reaches the\nerror of {pair['a']} at no measured size"

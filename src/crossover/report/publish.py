@@ -19,7 +19,7 @@ from crossover.sweep.records import read_record
 
 TABLES = ("crossover.json", "runs.csv", "curves.csv", "stability.csv", "environment.json", "plan.json")
 FILES = ("report.html", "report.md", *TABLES)
-OPTIONAL = ("classes.csv", "calibration.json", "claims.json")
+OPTIONAL = ("classes.csv", "calibration.json", "claims.json", "transfer.csv")
 BEGIN, END = "<!-- results: written by make publish -->\n", "<!-- end of results -->\n"
 
 
@@ -38,6 +38,11 @@ class Study:
     """crossover.json"""
     environment: dict[str, Any]
 
+    @property
+    def is_transfer(self) -> bool:
+        """Whether it was read from the backbones of another sweep: its rows are then no runs of their own."""
+        return self.command.startswith("make transfer ")
+
 
 def publish(report: Path, study: Path, runs: Path) -> None:
     """Copy a finished report to results/<study>, with the predictions of its runs in `runs` (outputs/runs).
@@ -52,7 +57,8 @@ def publish(report: Path, study: Path, runs: Path) -> None:
         shutil.copyfile(report / name, study / name)
     shutil.rmtree(study / "figures", ignore_errors=True)
     shutil.copytree(report / "figures", study / "figures", ignore=shutil.ignore_patterns("*.pdf"))
-    _pack_predictions(study, runs)
+    if not read_study(study).is_transfer:
+        _pack_predictions(study, runs)
 
 
 def _pack_predictions(study: Path, runs: Path) -> None:
@@ -84,7 +90,7 @@ def read_study(folder: Path) -> Study:
     given = dict(word.split("=", 1) for word in shlex.split(plan["command"]) if "=" in word)
     return Study(
         name=folder.name,
-        sweep=given["SWEEP"],
+        sweep=given.get("SWEEP", plan["name"]),
         command=plan["command"],
         changes=tuple(given.get("SET", "").split()),
         run_ids=tuple(plan["runs"]),
@@ -98,6 +104,9 @@ def study_findings(folder: Path, extras: Extras | None = None) -> Findings:
     """Return what a published study was made from, as its files tell it."""
     study = read_study(folder)
     names = [part["dataset"] for part in study.result["studies"]]
+    if study.is_transfer:
+        planned, sizes = len(study.runs), "pre-training images"
+        return Findings(study.sweep, study.command, study.runs, planned, study.environment, sizes=sizes)
     with np.load(folder / "predictions.npz") as saved:
         predictions = {
             run_id: (saved[f"labels-{dataset}"], saved[f"predicted-{run_id}"])

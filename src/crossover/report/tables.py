@@ -89,7 +89,7 @@ def size_tables(report: Report) -> list[dict[str, Any]]:
         if len(sizes) > MOST_SIZES:
             sizes = sorted({row["n_train"] for pair in study["pairs"] for row in pair["gap"]})
             models = []
-        header = ["training images", *models]
+        header = [report.findings.sizes, *models]
         columns = [[errors.get((model, n), "–") for n in sizes] for model in models]
         for pair in study["pairs"]:
             titles, cells = _pair_columns(pair, sizes)

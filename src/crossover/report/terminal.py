@@ -19,7 +19,7 @@ def terminal_summary(report: Report, console: Console) -> None:
         models = list(dict.fromkeys(rows["model"]))
         if rows["n_train"].nunique() > MOST_ROWS:
             continue  # curves measured at unaligned sizes: the page has them
-        table = Table("training images", *models, title=f"test error on {dataset}, mean of chains", box=None)
+        table = Table(report.findings.sizes, *models, title=f"test error on {dataset}, mean of chains", box=None)
         for column in table.columns:
             column.justify = "right"
         for n, part in rows.groupby("n_train"):

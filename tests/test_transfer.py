@@ -1,0 +1,167 @@
+"""Claims about pre-training and transfer: what is read, what is planned, what becomes of it."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+
+from crossover.cli import resolved
+from crossover.config import CrossoverError, RunConfig
+from crossover.probes.transfer import fit_reader, read_backbone
+from crossover.report.build import Findings, write_findings
+from crossover.sweep.plan import parse_sweep, plan_runs
+from crossover.sweep.transfer import (
+    COLUMNS,
+    TransferConfig,
+    finetuning_rows,
+    parse_transfer,
+    plan_finetuning,
+    plan_readings,
+    reading_row,
+    transfer_runs,
+)
+from crossover.training import run as running
+from crossover.training.run import execute
+from tests.worlds import small_run
+
+CONF = str(Path(__file__).parents[1] / "conf")
+ORIGIN = {"data__q": 1.0, "data__beta": 2.0, "data__alpha": 0.5}
+
+
+def shipped() -> tuple[TransferConfig, list[RunConfig], list[Any], list[Any]]:
+    """Return the shipped study with all that it plans."""
+    with initialize_config_dir(CONF, version_base="1.3"):
+
+        def train(overrides: list[str]) -> dict[str, Any]:
+            return resolved(compose("train", overrides))
+
+        transfer = parse_transfer(resolved(compose("transfer", ["transfer=cues"]))["transfer"])
+        sweep = parse_sweep(resolved(compose("sweep", [f"sweep={transfer.source}"]))["sweep"])
+        source = plan_runs(sweep, train, outputs="outputs")
+        return transfer, source, plan_readings(transfer, source, train), plan_finetuning(transfer, source, train)
+
+
+def test_the_shipped_study_moves_every_backbone_and_the_untrained_ones() -> None:
+    transfer, source, readings, tunings = shipped()
+    sizes = {run.n_train for run in source}
+    assert min(sizes) == 256
+    assert max(sizes) >= 262_144
+    assert {n for _, n, _ in readings} == sizes | {0}
+    assert len(readings) == len(transfer.targets) * (len(source) + 6)
+    ids = {run.run_id for run in source}
+    for _, n, run in readings:
+        assert (run.init_from in ids) == (n > 0)
+        assert run.data not in {other.data for other in source}
+    assert transfer.finetune is not None
+    assert len({run.run_id for *_, run in tunings}) == len(tunings)
+    rates = {(factor, run.model.name): run.recipe.lr for _, _, factor, run in tunings}
+    assert rates[0.1, "vit_tiny"] == pytest.approx(0.1 * rates[1.0, "vit_tiny"])
+    assert {run.budget.steps for *_, run in tunings} == {transfer.finetune.set["budget.steps"]}
+
+
+def test_no_image_is_in_source_and_target() -> None:
+    transfer, source, readings, _ = shipped()
+    streams = {(run.data.world_seed, run.data.image_seed) for run in source}  # type: ignore[union-attr]
+    moved = {(run.data.world_seed, run.data.image_seed) for *_, run in readings}
+    assert len(moved) == len(transfer.targets)
+    assert not streams & moved
+
+
+def test_unknown_target_of_finetuning_is_named() -> None:
+    values: dict[str, Any] = {"name": "t", "source": "s", "targets": {"a": {}}, "probe_images": 100, "shots": [5]}
+    values |= {"draws": 2, "finetune": {"targets": ["b"], "n_train": [10], "lr_factors": [1.0]}}
+    with pytest.raises(CrossoverError, match=r"finetune\.targets has b; there is a"):
+        parse_transfer(values)
+    with pytest.raises(CrossoverError, match=r"bad transfer: draws: .*\(got '0'\)|bad transfer: draws"):
+        parse_transfer(values | {"draws": 0, "finetune": None})
+
+
+def ring(count: int, rng: np.random.Generator, noise: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return three classes at the corners of a triangle, in 8 dimensions of which six say nothing."""
+    labels = rng.integers(3, size=count)
+    x = noise * rng.standard_normal((count, 8))
+    x[:, :2] += np.stack([np.cos(2 * np.pi * labels / 3), np.sin(2 * np.pi * labels / 3)], 1)
+    return torch.from_numpy(x), torch.from_numpy(labels)
+
+
+def test_reader_is_the_ridge_regression_of_its_penalty() -> None:
+    rng = np.random.default_rng(0)
+    train, val, test = ring(60, rng, 0.6), ring(400, rng, 0.6), ring(400, rng, 0.6)
+    error, val_error, penalty = fit_reader(train, val, test)
+    mean, scale = train[0].mean(0), train[0].std(0)
+    x, other = ((part[0] - mean) / scale for part in (train, test))
+    one_hot = torch.nn.functional.one_hot(train[1], 3).double()
+    weights = torch.linalg.solve(x.T @ x + penalty * 60 * torch.eye(8), x.T @ (one_hot - one_hot.mean(0)))
+    expected = ((other @ weights + one_hot.mean(0)).argmax(1) != test[1]).double().mean()
+    assert error == pytest.approx(float(expected))
+    assert abs(error - val_error) < 0.1
+
+
+def test_penalty_is_chosen_on_validation_never_on_test() -> None:
+    rng = np.random.default_rng(1)
+    train, val = ring(12, rng, 0.8), ring(500, rng, 0.8)
+    chosen = {fit_reader(train, val, ring(n, rng, 0.8))[1:] for n in (50, 300)}
+    assert len(chosen) == 1
+    shuffled = (val[0], val[1][torch.randperm(500)])
+    assert fit_reader(train, shuffled, val)[1] > 0.5  # nothing to choose by: chance
+
+
+def test_features_of_a_trained_backbone_serve_a_task_with_the_same_cue(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(running, "tune_allocator", lambda: None)
+    source = small_run(tmp_path, n_train=1000, budget__steps=160, recipe__lr=0.02, **ORIGIN)
+    assert execute(source)["test_error"] < 0.5
+    target = small_run(tmp_path, data__image_seed=1, data__name="other", **ORIGIN)
+    moved, untrained = (
+        read_backbone(run, probe_images=300, shots=(5,), draws=4)
+        for run in (target.model_copy(update={"init_from": source.run_id}), target)
+    )
+    assert [(r.protocol, r.n_target, r.draws) for r in moved] == [("probe", 300, 1), ("5shot", 50, 4)]
+    for with_it, without in zip(moved, untrained, strict=True):
+        assert with_it.test_error < without.test_error - 0.15
+    again = read_backbone(target, probe_images=300, shots=(5,), draws=4)
+    assert again == untrained
+
+
+def row(n: int, model: str, chain: int, error: float) -> dict[str, Any]:
+    run = small_run(Path("nowhere"), n_train=100, chain=chain, model__name=model)
+    moved = run.model_copy(update={"init_from": f"{model}-{n}-{chain}" if n else None})
+    reading = {"protocol": "probe", "n_target": 100, "draws": 1, "test_error": error, "val_error": error}
+    return reading_row("new", n, moved, reading | {"penalty": 0.1})
+
+
+def test_table_of_readings_gives_the_verdict_over_n_pretrain(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    rows, records = [], []
+    setting: dict[str, Any] = {"budget": "x", "recipe": "x", "augment": "none"}
+    for n in (0, 256, 1024, 4096, 16384):
+        for model, slope in (("resnet_a", 0.1), ("vit_a", 0.3)):
+            for chain in range(3):
+                error = 0.5 * (max(n, 64) / 2048) ** -slope * float(np.exp(0.01 * rng.standard_normal()))
+                rows.append(row(n, model, chain, error))
+                facts = {"run_id": f"{model}-{n}-{chain}", "dataset": "old", "model": model, "n_train": n}
+                records += [facts | {"chain": chain, "seed": chain, "test_error": 0.9} | setting] if n else []
+    runs = transfer_runs(pd.DataFrame(rows, columns=COLUMNS), records)
+    assert set(runs["dataset"]) == {"new-probe"}
+    assert runs["n_train"].min() == 256
+    assert sorted(runs["test_error"]) == sorted(r["test_error"] for r in rows if r["n_pretrain"])
+    report = write_findings(Findings("t", "c", runs, len(runs), sizes="pre-training images"), tmp_path)
+    pair = report.result["studies"][0]["pairs"][0]
+    assert pair["verdict"] == "crossover"
+    assert 1500 < pair["n_star"] < 2800
+    assert "| pre-training images |" in (tmp_path / "report.md").read_text()
+
+
+def test_rate_of_finetuning_is_the_one_with_the_lowest_validation_error() -> None:
+    run = small_run(Path("nowhere"), n_train=100, init_from="a")
+    done = [
+        ("new", 256, factor, run, {"val_error": val, "test_error": test})
+        for factor, val, test in ((0.1, 0.4, 0.3), (1.0, 0.3, 0.5), (3.0, 0.35, 0.1))
+    ]
+    (found,) = finetuning_rows(done)
+    assert (found["choice"], found["test_error"], found["protocol"]) == (1.0, 0.5, "finetune100")
