@@ -69,6 +69,10 @@ def main(config: DictConfig) -> None:
     except AnalysisError as error:
         raise CrossoverError(str(error)) from None
     write_ledger(ledger, folder)
+    for name in [STUDY, *(part["preset"] for part in values["sweeps"])]:
+        beside = sweep_dir(values["outputs"], name)
+        if beside.exists():  # the page of that sweep then has the ledger as a section
+            write_json(beside / "claims.json", ledger)
     write_json(folder / "environment.json", environment(check_done(runs)) | {"claims timm": [version("timm")]})
     show(ledger, folder, console)
 

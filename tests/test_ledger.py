@@ -11,7 +11,9 @@ from PIL import Image
 
 from crossover import ledger
 from crossover.analysis.claims import COLUMNS, EXACT, Place
-from crossover.config import CrossoverError
+from crossover.config import CrossoverError, PermuteConfig
+from crossover.data.permute import pixel_order
+from crossover.probes.features import logits_of
 from crossover.probes.load import load_run
 from crossover.probes.measure import compare_networks, dense_ratio, patch_order, probe_runs, read_probes
 from crossover.probes.operations import operation_measures
@@ -118,6 +120,20 @@ def test_operations_have_their_known_answers() -> None:
 def test_order_of_patches_matters_to_positions_alone() -> None:
     assert patch_order(tiny(position="none"), images()) < 1e-12
     assert patch_order(tiny(), images()) > 1e-4
+
+
+def test_a_vit_whose_positions_are_permuted_like_the_patches_computes_the_same() -> None:
+    model, blind = tiny(), tiny()
+    order = pixel_order(PermuteConfig(kind="patches", patch=4), 16)
+    assert order is not None
+    patches = torch.from_numpy(order.reshape(4, 4, 4, 4)[:, 0, :, 0].reshape(-1))  # first pixel of each patch
+    source = patches // 16 // 4 * 4 + patches % 16 // 4
+    with torch.no_grad():
+        blind.pos_embed[:] = model.pos_embed[:, source]
+    x = images()
+    moved = x.flatten(2)[..., torch.from_numpy(order)].reshape(x.shape)
+    torch.testing.assert_close(logits_of(blind, moved), logits_of(model, x), atol=1e-6, rtol=1e-5)
+    assert not torch.allclose(logits_of(model, moved), logits_of(model, x), atol=1e-4)
 
 
 def test_dense_layers_between_the_same_maps_are_counted() -> None:

@@ -2,6 +2,7 @@
 
 import base64
 import math
+import sys
 from collections.abc import Mapping
 from itertools import groupby
 from pathlib import Path
@@ -35,7 +36,7 @@ def write_ledger(ledger: Mapping[str, Any], directory: Path) -> None:
     for name, claims in grouped(ledger).items():
         save(draw(claims), directory / "figures", slug(name))
     write_text(directory / "claims.md", markdown(ledger))
-    write_text(directory / "claims.html", html(ledger, directory, whole=True))
+    write_text(directory / "claims.html", html(ledger, directory))
 
 
 def grouped(ledger: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
@@ -176,20 +177,17 @@ def _row(cells: list[str]) -> str:
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
-def html(ledger: Mapping[str, Any], directory: Path, *, whole: bool) -> str:
-    """Return the section of the page, or a `whole` page of its own; text is escaped, figures are embedded."""
+def html(ledger: Mapping[str, Any], directory: Path) -> str:
+    """Return a page of the ledger alone; text is escaped, and the figures of `directory` are a part of it."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
     )
-    parts = [
-        {"name": name, "claims": claims, "figure": _svg(directory / "figures" / f"{slug(name)}.svg")}
-        for name, claims in grouped(ledger).items()
-    ]
-    view = {"conditions": conditions, "rule_cells": rule_cells, "cost": cost, "counts": counts(ledger)}
-    return environment.get_template("claims.html.j2").render(parts=parts, method=METHOD, whole=whole, **view)
+    drawn = [(name, _svg(directory / "figures" / f"{slug(name)}.svg")) for name in grouped(ledger)]
+    return environment.get_template("claims.html.j2").render(claims=ledger, ledger=sys.modules[__name__], figures=drawn)
 
 
 def _svg(path: Path) -> str:

@@ -11,7 +11,7 @@ import jinja2
 from markupsafe import Markup
 
 from crossover.analysis.classes import telling_classes
-from crossover.report import tables
+from crossover.report import claims, tables
 from crossover.report.style import inline_svg, styles
 
 if TYPE_CHECKING:
@@ -93,6 +93,7 @@ def _context(report: Report, drawings: list[tuple[str, str]]) -> dict[str, Any]:
         "class_tables": tables.class_tables(report, shown),
         "class_counts": report.classes.groupby("dataset")["class"].nunique().to_dict(),
         "claims": _claims(report.directory / "claims.json"),
+        "ledger": claims,
         "cost_header": cost_header,
         "costs": costs,
         "totals": tables.totals(report),
