@@ -1,7 +1,7 @@
 # Every target installs what it needs by itself. `make` lists them.
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help setup data sweep status cancel report publish reproduce transfer sync test test-slow test-gpu bench check models demo claims probe dose clean
+.PHONY: help setup data sweep status cancel report publish reproduce transfer gold sync test test-slow test-gpu bench check models demo claims probe dose clean
 
 SWEEP ?= quick
 SET ?=
@@ -43,6 +43,9 @@ reproduce: .venv/ready ## STUDY=cues RUNS=3: repeat a published study, or some r
 
 transfer: .venv/ready ## STUDY=cues: pre-train at growing sizes, move the backbones to other tasks, report (about an hour)
 	@$(python) scripts/transfer.py transfer=$(STUDY) $(ARGS)
+
+gold: .venv/ready ## compare the published studies with published numbers and exact bounds (3 s)
+	@$(python) scripts/gold.py $(ARGS)
 
 sync: .venv/ready ## upload the W&B runs that were logged offline (needs wandb login)
 	@.venv/bin/wandb sync outputs/runs/*/wandb/offline-run-*

@@ -1,0 +1,39 @@
+"""Compare the published studies with published numbers and exact bounds: python scripts/gold.py (make gold)."""
+
+import sys
+from pathlib import Path
+
+import hydra
+import pandas as pd
+from omegaconf import DictConfig
+from rich.console import Console
+from rich.table import Table
+
+from crossover.analysis.gold import compare_study
+from crossover.cli import one_line_errors, resolved, run_app
+from crossover.config import CrossoverError
+from crossover.files import write_text
+
+
+@hydra.main(version_base="1.3", config_path="../conf", config_name="gold")
+@one_line_errors
+def main(config: DictConfig) -> None:
+    gold = resolved(config)
+    results = Path(gold["results"])
+    studies = sorted(path.parent for path in results.glob("*/plan.json"))
+    if not studies:
+        raise CrossoverError(f"{results} has no study; make publish writes one")
+    table = pd.concat([compare_study(path.name, pd.read_csv(path / "runs.csv"), gold) for path in studies])
+    write_text(results / "gold.csv", table.to_csv(index=False, float_format="%.4f"))
+    shown = Table("study", "model", "images", "accuracy", "expected", "", "why", box=None)
+    for row in table.astype(object).where(table.notna(), None).to_dict("records"):
+        measured = ("–", "–") if row["n_train"] is None else (f"{row['n_train']:,.0f}", f"{row['accuracy']:.3f}")
+        why = row["why"] or row["source"]
+        shown.add_row(row["study"], row["model"], *measured, row["expected"] or "–", row["outcome"], why)
+    Console().print(shown)
+    print(f"table: {results / 'gold.csv'}")
+    sys.exit(1 if (table["outcome"] == "outside").any() else 0)
+
+
+if __name__ == "__main__":
+    run_app(main)

@@ -1,0 +1,95 @@
+"""Does a study land where published work, or an exact bound, says it must? Inside, outside, or not comparable."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+COLUMNS = ["study", "dataset", "model", "n_train", "accuracy", "expected", "outcome", "why", "source"]
+COPIES = {"cifar10_jpeg": "cifar10"}
+"""Data sets that count as another: a JPEG copy changes the pixels slightly."""
+UNSTATED = 1000.0
+"""Ratio that an unstated condition counts as, when the published number nearest to a run is looked for."""
+UNITS = {"params": "parameters", "n_train": "training images", "images_seen": "images seen", "steps": "steps"}
+
+
+def compare_study(study: str, runs: pd.DataFrame, gold: Mapping[str, Any]) -> pd.DataFrame:
+    """Return one row per data set and model of a study beside the published number nearest to it, and one per bound.
+
+    `runs` is a runs.csv and `gold` conf/gold.yaml. Means over chains are compared; a bound is broken by more than 3
+    binomial standard deviations.
+    """
+    rows: list[dict[str, Any]] = []
+    for (dataset, model), part in runs.groupby(["dataset", "model"], sort=False):
+        name, family = COPIES.get(str(dataset), str(dataset)), str(part["family"].iloc[0])
+        near = [entry for entry in gold["published"] if (entry["dataset"], entry["family"]) == (name, family)]
+        found = [_beside(size, entry, gold) for _, size in part.groupby("n_train") for entry in near]
+        base: dict[str, Any] = {"study": study, "dataset": dataset, "model": model}
+        if found:
+            rows.append(base | min(found, key=_distance))
+        else:
+            why = f"no published number of a {family} on {dataset}"
+            rows.append(base | {"outcome": "not comparable", "why": why})
+        for entry in gold["bounds"]:
+            if entry["study"] == study:
+                rows.append(base | _below(part, entry))
+    return pd.DataFrame(rows, columns=COLUMNS).astype({"n_train": "Int64"})
+
+
+def _beside(runs: pd.DataFrame, entry: Mapping[str, Any], gold: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the row of one size beside one published number, with how far apart their conditions are."""
+    mine = runs.iloc[0]
+    budget = "steps" if entry.get("steps") else "images_seen"
+    limits = {name: gold["same"].get(name, gold["same"]["budget"]) for name in ("params", "n_train", budget)}
+    far, reasons = 0.0, []
+    for name, limit in limits.items():
+        if entry.get(name) is None:
+            reasons.append("the source does not state its budget")
+            far += math.log(UNSTATED)
+            continue
+        low, high = _ends(entry[name])
+        ratio = max(1.0, low / mine[name], mine[name] / high)
+        far += math.log(ratio)
+        if ratio > limit:
+            reasons.append(f"{mine[name]:,.0f} {UNITS[name]}, published {low:,.0f}")
+    margin = gold["margin"]["full" if entry["full"] else "subset"]
+    low, high = _ends(entry["accuracy"])
+    low, high = low - margin, high + margin
+    accuracy = 1 - float(runs["test_error"].mean())
+    why = "; ".join(reasons)
+    outcome = "not comparable" if reasons else "inside" if low <= accuracy <= high else "outside"
+    return {
+        "n_train": int(mine["n_train"]),
+        "accuracy": accuracy,
+        "expected": f"{low:.3f} to {high:.3f}",
+        "outcome": outcome,
+        "why": why,
+        "source": entry["source"],
+        "distance": (bool(reasons), UNITS["n_train"] in why, far),
+    }
+
+
+def _distance(row: Mapping[str, Any]) -> tuple[bool, bool, float]:
+    """Return whether it cannot be compared, whether its size is another, and how far apart the conditions are."""
+    return row["distance"]
+
+
+def _below(runs: pd.DataFrame, entry: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the row of the size with the highest mean accuracy beside a bound."""
+    mean = 1 - runs.groupby("n_train")["test_error"].mean()
+    best = float(mean.max())
+    bound = entry["accuracy"]
+    spread = 3 * math.sqrt(bound * (1 - bound) / float(runs["n_test"].iloc[0]))
+    return {
+        "n_train": int(str(mean.idxmax())),
+        "accuracy": best,
+        "expected": f"at most {bound + spread:.3f}",
+        "outcome": "inside" if best <= bound + spread else "outside",
+        "why": "",
+        "source": entry["source"],
+    }
+
+
+def _ends(value: float | Sequence[float]) -> tuple[float, float]:
+    return (value[0], value[-1]) if isinstance(value, Sequence) else (value, value)

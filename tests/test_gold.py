@@ -1,0 +1,88 @@
+"""Claims about the comparison with published numbers: inside, outside, or not comparable and why."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from hydra import compose, initialize_config_dir
+
+from crossover.analysis.gold import compare_study
+from crossover.cli import resolved
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def gold() -> dict[str, Any]:
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        return resolved(compose("gold"))
+
+
+def runs(accuracy: float, **changes: Any) -> pd.DataFrame:
+    """Return three chains of a ViT at the condition of a published one: 6.3M parameters, 200 epochs of CIFAR-10."""
+    row: dict[str, Any] = {"dataset": "cifar10", "model": "vit_x", "family": "vit", "n_train": 45_000, "n_test": 10_000}
+    row |= {"params": 6.3e6, "steps": 20_000, "images_seen": 1.0e7, "test_error": 1 - accuracy} | changes
+    return pd.DataFrame([row] * 3)
+
+
+def outcome(gold: dict[str, Any], table: pd.DataFrame, study: str = "s") -> tuple[str, str]:
+    (row,) = compare_study(study, table, gold).to_dict("records")
+    return row["outcome"], row["why"]
+
+
+def test_the_same_condition_is_inside_or_outside_its_margin(gold: dict[str, Any]) -> None:
+    assert outcome(gold, runs(0.909 - 0.014)) == ("inside", "")
+    assert outcome(gold, runs(0.909 + 0.014)) == ("inside", "")
+    assert outcome(gold, runs(0.909 - 0.016)) == ("outside", "")
+    assert outcome(gold, runs(0.909, dataset="cifar10_jpeg"))[0] == "inside"
+
+
+def test_what_differs_is_said(gold: dict[str, Any]) -> None:
+    found, why = outcome(gold, runs(0.9, images_seen=2e7))
+    assert (found, why) == ("not comparable", "20,000,000 images seen, published 10,000,000")
+    found, why = outcome(gold, runs(0.9, params=1e5))
+    assert found == "not comparable"
+    assert "100,000 parameters, published" in why
+    assert outcome(gold, runs(0.9, dataset="cues")) == ("not comparable", "no published number of a vit on cues")
+    assert outcome(gold, runs(0.9, dataset="cifar10_jpeg-patches"))[0] == "not comparable"
+    found, why = outcome(gold, runs(0.57, dataset="tiny_imagenet", n_train=90_000, params=2.8e6))
+    assert (found, why) == ("not comparable", "the source does not state its budget")
+
+
+def test_subsets_have_the_wider_margin_and_budgets_in_steps_count(gold: dict[str, Any]) -> None:
+    small: dict[str, Any] = {
+        "model": "resnet_x",
+        "family": "resnet",
+        "params": 11.2e6,
+        "n_train": 5000,
+        "steps": 40_000,
+    }
+    assert outcome(gold, runs(0.79 - 0.029, **small)) == ("inside", "")
+    assert outcome(gold, runs(0.79 - 0.031, **small)) == ("outside", "")
+
+
+def test_no_model_passes_the_exact_bound(gold: dict[str, Any]) -> None:
+    for accuracy, said in ((0.83, "inside"), (0.85, "outside")):
+        table = compare_study("cues-local", runs(accuracy, dataset="cues", n_test=5000), gold)
+        assert list(table["outcome"]) == ["not comparable", said]
+
+
+def test_published_table_of_gold_checks_is_that_of_the_published_studies(gold: dict[str, Any]) -> None:
+    published = pd.read_csv(ROOT / "results" / "gold.csv")
+    studies = sorted(path.parent for path in (ROOT / "results").glob("*/plan.json"))
+    assert sorted(set(published["study"])) == [path.name for path in studies]
+    for folder in studies:
+        again = compare_study(folder.name, pd.read_csv(folder / "runs.csv"), gold)
+        was = published[published["study"] == folder.name].reset_index(drop=True)
+        pd.testing.assert_series_equal(again["outcome"], was["outcome"])
+        pd.testing.assert_series_equal(again["accuracy"], was["accuracy"], atol=1e-4)
+
+
+def test_no_studies_is_one_line(tmp_path: Path) -> None:
+    command = [sys.executable, str(ROOT / "scripts" / "gold.py"), f"results={tmp_path}"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr == f"error: {tmp_path} has no study; make publish writes one\n"
