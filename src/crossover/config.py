@@ -66,13 +66,15 @@ class CuesData(_Frozen):
 class ImageData(_Frozen):
     """Real images: decoded once to `image_size`, with validation held out of train."""
 
-    kind: Literal["cifar10", "folder", "tiny_imagenet"]
+    kind: Literal["cifar10", "cifar5m", "folder", "tiny_imagenet"]
     name: str
     root: str
     """Folder of the raw data, relative to `machine.data_dir` unless absolute. Not part of the run's identity."""
     image_size: int = Field(ge=8)
     val_fraction: float = Field(gt=0, lt=1)
     """Share of the training images held out (stratified, fixed) before any chain is drawn."""
+    parts: int | None = Field(default=None, ge=1, le=5)
+    """CIFAR-5m alone: how many of its five training parts."""
     permute: PermuteConfig = PermuteConfig()
 
 
@@ -314,7 +316,9 @@ def describe(error: ValidationError) -> str:
     """Return a pydantic error as one line: where, what was given, what is allowed."""
     parts = []
     for item in error.errors():
-        where = ".".join(str(p) for p in item["loc"] if p not in ("cues", "cifar10", "folder", "tiny_imagenet"))
+        where = ".".join(
+            str(p) for p in item["loc"] if p not in ("cues", "cifar10", "cifar5m", "folder", "tiny_imagenet")
+        )
         message = item["msg"].removeprefix("Value error, ")
         given = "" if item["type"] in ("value_error", "missing") else f" (got {str(item['input'])[:60]!r})"
         parts.append(f"{where}: {message}{given}" if where else message)

@@ -10,7 +10,7 @@ import re
 import shutil
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -173,7 +173,7 @@ def _write_header(file: BinaryIO, shape: tuple[int, ...]) -> None:
 
 def _decoded(images: Images, size: int) -> Iterator[tuple[int, np.ndarray]]:
     """Yield the position of the first image and the images, C-contiguous uint8 (n, size, size, 3), n <= CHUNK."""
-    ready = isinstance(images, np.ndarray) and images.shape[1:] == (size, size, 3)
+    ready = not isinstance(images, Sequence) and images.shape[1:] == (size, size, 3)
     with ThreadPoolExecutor() as threads:  # Pillow decodes outside the interpreter's lock
         for start in range(0, len(images), CHUNK):
             part = images[start : start + CHUNK]

@@ -17,12 +17,13 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from crossover.config import CrossoverError, CuesData, ImageData
 from crossover.data import cues
+from crossover.data.parts import CLASSES, PARTS, PartImages, read_cifar5m
 
 SUFFIXES = (".jpeg", ".jpg", ".png")
 _DECODE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
 
-Images = Sequence[Path] | np.ndarray
-"""Image files, or uint8 (N, H, W, 3)."""
+Images = Sequence[Path] | np.ndarray | PartImages
+"""Image files, or uint8 (N, H, W, 3), at once or as a stream."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,8 @@ def read_raw(config: CuesData | ImageData, data_dir: Path) -> Raw:
     root = raw_root(config, data_dir)
     readers = {"cifar10": read_cifar10, "folder": read_folder, "tiny_imagenet": read_tiny_imagenet}
     try:
+        if config.kind == "cifar5m":
+            return Raw(CLASSES, *read_cifar5m(root, config.parts or PARTS - 1))
         return readers[config.kind](root)
     except OSError as error:
         raise CrossoverError(f"cannot read {error.filename or root}: {error.strerror or error}") from None

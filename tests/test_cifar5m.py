@@ -1,0 +1,95 @@
+"""Claims about CIFAR-5m, on a small archive of the same layout."""
+
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from crossover.config import CrossoverError, ImageData
+from crossover.data import parts
+from crossover.data.images import Dataset, open_dataset
+
+COUNT = 600
+
+
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Write parts 0, 1 and 5 of 600 images each: more than the 256 that are copied at a time."""
+    monkeypatch.setattr(parts, "PART_IMAGES", COUNT)
+    monkeypatch.setattr(parts, "TEST_IMAGES", 40)
+    rng = np.random.default_rng(0)
+    folder = tmp_path / "data" / "cifar5m"
+    folder.mkdir(parents=True)
+    for i, save in ((0, np.savez), (1, np.savez_compressed), (5, np.savez)):
+        images = rng.integers(256, size=(COUNT, 32, 32, 3), dtype=np.uint8)
+        save(folder / f"part{i}.npz", X=images, Y=rng.integers(10, size=COUNT))
+    return folder
+
+
+def opened(root: Path, count: int = 2, size: int = 32) -> Dataset:
+    config = ImageData(
+        kind="cifar5m", name="cifar5m", root="cifar5m", image_size=size, val_fraction=0.1, parts=count
+    )  # fmt: skip
+    return open_dataset(config, root.parent)
+
+
+def stored(root: Path, part: int) -> tuple[np.ndarray, np.ndarray]:
+    with np.load(root / f"part{part}.npz") as saved:
+        return saved["X"], saved["Y"]
+
+
+def test_cache_holds_the_parts_in_order_and_the_start_of_the_last(root: Path) -> None:
+    dataset = opened(root)
+    wanted = [stored(root, i) for i in (0, 1)]
+    np.testing.assert_array_equal(dataset.images, np.concatenate([x for x, _ in wanted]))
+    np.testing.assert_array_equal(dataset.labels, np.concatenate([y for _, y in wanted]))
+    x, y = stored(root, 5)
+    np.testing.assert_array_equal(dataset.test_images, x[:40])
+    np.testing.assert_array_equal(dataset.test_labels, y[:40])
+    assert len(dataset.pool) + len(dataset.val) == 2 * COUNT
+    assert dataset.classes[6] == "frog"
+
+
+def test_fewer_parts_are_another_dataset_and_other_sizes_are_resized(root: Path) -> None:
+    one, two = opened(root, 1), opened(root)
+    assert one.folder != two.folder
+    assert len(one.labels) == COUNT
+    np.testing.assert_array_equal(one.images, two.images[:COUNT])
+    assert opened(root, 1, size=16).images.shape == (COUNT, 16, 16, 3)
+
+
+def test_no_part_is_read_whole(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(np, "load", lambda *_, **__: pytest.fail("np.load reads an array at once"))
+    stream = parts.PartImages([root / "part0.npz", root / "part1.npz"], [COUNT, COUNT])
+    sizes = [len(stream[start : start + 256]) for start in range(0, 2 * COUNT, 256)]
+    assert sizes == [256, 256, 256, 256, 176]
+    with pytest.raises(RuntimeError, match="read in order"):
+        stream[0:5]
+
+
+def test_a_missing_part_says_where_it_is(root: Path) -> None:
+    (root / "part1.npz").unlink()
+    with pytest.raises(CrossoverError, match=r"part1\.npz does not exist: .*fetch https.*/part1\.npz .*1 of 3 parts"):
+        opened(root)
+    assert len(opened(root, 1).labels) == COUNT
+
+
+@pytest.mark.parametrize("how", ["cut", "flipped", "labels", "shape", "empty"])
+def test_a_damaged_part_is_one_line_and_leaves_no_cache(root: Path, how: str) -> None:
+    path = root / "part0.npz"
+    x, y = stored(root, 0)
+    if how == "cut":
+        path.write_bytes(path.read_bytes()[: COUNT * 1000])
+    elif how == "flipped":  # the stored checksum of the member no longer holds
+        with zipfile.ZipFile(path) as archive:
+            start = archive.getinfo("X.npy").header_offset
+        content = bytearray(path.read_bytes())
+        content[start + 5000] ^= 255
+        path.write_bytes(content)
+    else:
+        changed = {"labels": {"X": x, "Y": y + 9}, "shape": {"X": x[:, :16], "Y": y}, "empty": {"Y": y}}[how]
+        np.savez(path, **changed)  # type: ignore[arg-type]
+    with pytest.raises(CrossoverError, match=r"part0\.npz is damaged \(.*delete it and fetch https.*again"):
+        opened(root)
+    assert not list((root.parent / "cache").glob("*"))
