@@ -18,6 +18,16 @@ from tests.worlds import results
 
 HERE = Path(__file__).parent
 SCRIPTS = HERE.parents[1] / "scripts"
+SMALL = {
+    "data": "cues",
+    "data.n_pool": 2000,
+    "data.n_val": 100,
+    "data.n_test": 100,
+    "recipe.batch_size": 16,
+    "logger": "none",
+    "machine.device": "cpu",
+}
+Popen = subprocess.Popen[bytes]
 NEEDED = ("slurmctld", "slurmd", "srun", "sbatch", "munged")
 
 
@@ -35,24 +45,20 @@ class Cluster:
         """Return task id to state of all that is queued or running."""
         return dict(line.split() for line in self.slurm("squeue", "-h", "-r", "-o", "%i %T").splitlines())
 
-    def start(self, folder: Path, *settings: str, launcher: str = "slurm") -> subprocess.Popen[bytes]:
-        folder.mkdir(exist_ok=True)
-        shared = 'set=["data.n_pool=2000","data.n_val=200","data.n_test=200","recipe.batch_size=16","logger=none",'
-        shared += f'"machine.data_dir={self.data}","machine.device=cpu"]'
-        command: list[str | Path] = [
-            sys.executable,
-            SCRIPTS / "sweep.py",
-            "sweep.name=t",
-            "outputs=outputs",
-            f"launcher={launcher}",
-        ]
+    def start(self, folder: Path, sweep: dict[str, Any], *settings: str, launcher: str = "slurm") -> Popen:
+        """Start `make sweep` with a sweep named t; `sweep` holds its axes, and more of what its runs share."""
+        conf = folder / "conf" / "sweep"
+        conf.mkdir(parents=True, exist_ok=True)
+        fixed = SMALL | {"machine.data_dir": str(self.data)} | sweep.get("fixed", {})
+        (conf / "t.yaml").write_text(json.dumps({"name": "t", "fixed": fixed, "axes": sweep["axes"]}))  # JSON is YAML
+        command = [sys.executable, SCRIPTS / "sweep.py", "--config-dir", conf.parent, "sweep=t", f"launcher={launcher}"]
         with (folder / "log.txt").open("ab") as log:
-            return subprocess.Popen([*command, shared, *settings], cwd=folder, stdout=log, stderr=log)
+            return subprocess.Popen([*command, *settings], cwd=folder, stdout=log, stderr=log)
 
-    def sweep(self, folder: Path, *settings: str, launcher: str = "slurm") -> str:
-        """Run the sweep's command to its end and return what it said; it must succeed."""
-        assert self.start(folder, *settings, launcher=launcher).wait(240) == 0, (folder / "log.txt").read_text()
-        return (folder / "log.txt").read_text()
+    def sweep(self, folder: Path, sweep: dict[str, Any], *settings: str, launcher: str = "slurm") -> str:
+        """Run the sweep's command to its end and return all that was said in `folder`; it must succeed."""
+        assert self.start(folder, sweep, *settings, launcher=launcher).wait(240) == 0, said(folder)
+        return said(folder)
 
     def settle(self) -> None:
         """Wait until no job is left. What was requeued starts now: Slurm would let it wait for two minutes."""
@@ -65,12 +71,16 @@ class Cluster:
         return jobs
 
 
-def until(condition: Callable[[], object], seconds: float = 90) -> None:
+def until(condition: Callable[[], object], seconds: float = 180) -> None:
     """Wait until a condition holds; fail after so many seconds."""
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "gave up waiting"
         time.sleep(0.05)
+
+
+def said(folder: Path) -> str:
+    return (folder / "log.txt").read_text()
 
 
 def runs(folder: Path) -> list[Path]:

@@ -14,17 +14,15 @@ from tests.cluster.conftest import SCRIPTS, Cluster, records, runs, starts, unti
 
 pytestmark = pytest.mark.cluster
 
-SETTINGS = [
-    "sweep.axes={model:[resnet_tiny,vit_tiny],n_train:[64,128,256],chain:[0,1,2,3]}",
-    "sweep.fixed={data:cues,budget.steps:40}",
-]
+AXES = {"model": ["resnet_tiny", "vit_tiny"], "n_train": [64, 128, 256], "chain": [0, 1, 2, 3]}
+SWEEP = {"axes": AXES, "fixed": {"budget.steps": 40, "budget.evaluations": 4}}
 SLURM = ["launcher.gpus=1", "launcher.cpus=1", "launcher.runs_per_job=4", "launcher.max_parallel=3"]
 
 
 def test_24_runs_on_two_nodes_have_the_records_of_a_local_sweep(cluster: Cluster, tmp_path: Path) -> None:
-    cluster.sweep(tmp_path / "local", *SETTINGS, launcher="local")
+    cluster.sweep(tmp_path / "local", SWEEP, launcher="local")
     folder = tmp_path / "slurm"
-    said = cluster.sweep(folder, *SETTINGS, *SLURM)
+    said = cluster.sweep(folder, SWEEP, *SLURM)
     assert "submitted 24 runs in 6 tasks" in said
     together = 0
     deadline = time.monotonic() + 240
@@ -33,7 +31,7 @@ def test_24_runs_on_two_nodes_have_the_records_of_a_local_sweep(cluster: Cluster
         together = max(together, running)
         time.sleep(0.2)
     assert together == 3  # the throttle; two nodes with two GPUs would take four
-    assert "24 runs, 0 to do" in cluster.sweep(folder, *SETTINGS, *SLURM)
+    assert "24 runs, 0 to do" in cluster.sweep(folder, SWEEP, *SLURM)
     assert records(folder) == records(tmp_path / "local")
     assert set(starts(folder).values()) == {1}
     check_places(folder)
@@ -63,9 +61,8 @@ def check_permissions(folder: Path) -> None:
 
 
 def test_two_gpus_of_a_task_are_two_slots(cluster: Cluster, tmp_path: Path) -> None:
-    axes = "sweep.axes={model:[resnet_tiny],n_train:[64],chain:[0,1,2,3]}"
-    settings = [axes, SETTINGS[1], "launcher.gpus=2", "launcher.cpus=2", "launcher.wait=true"]
-    said = cluster.sweep(tmp_path, *settings)
+    sweep = SWEEP | {"axes": {"model": ["resnet_tiny"], "n_train": [64], "chain": [0, 1, 2, 3]}}
+    said = cluster.sweep(tmp_path, sweep, "launcher.gpus=2", "launcher.cpus=2", "launcher.wait=true")
     assert "submitted 4 runs in 1 tasks" in said
     assert "4/4 runs done" in said
     assert (tmp_path / "outputs/sweeps/t/report.html").exists()
@@ -74,18 +71,17 @@ def test_two_gpus_of_a_task_are_two_slots(cluster: Cluster, tmp_path: Path) -> N
 
 
 def test_status_counts_tasks_and_cancel_ends_them(cluster: Cluster, tmp_path: Path) -> None:
-    long = "sweep.fixed={data:cues,budget.steps:100000,budget.evaluations:1000}"
-    cluster.sweep(tmp_path, SETTINGS[0], long, "launcher.gpus=2", "launcher.runs_per_job=8")
+    long = {"axes": AXES, "fixed": {"budget.steps": 100_000, "budget.evaluations": 1000}}
+    cluster.sweep(tmp_path, long, "launcher.gpus=2", "launcher.runs_per_job=8")
 
     def script(name: str, *arguments: str) -> str:
         command: list[str | Path] = [sys.executable, SCRIPTS / name, *arguments]
         return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
 
     until(lambda: list((tmp_path / "outputs" / "runs").glob("*/last.ckpt")))
-    name = next((tmp_path / "outputs" / "sweeps").iterdir()).name
     assert "1 queued, 2 running" in script("status.py")
-    assert "24 runs are in the queue already" in cluster.sweep(tmp_path, SETTINGS[0], long, "launcher.gpus=2")
-    assert "3 tasks cancelled" in script("cancel.py", name)
+    assert "24 runs are in the queue already" in cluster.sweep(tmp_path, long, "launcher.gpus=2")
+    assert "3 tasks cancelled" in script("cancel.py", "t")
     cluster.settle()
     assert "0 queued, 0 running" in script("status.py")
     assert not list((tmp_path / "outputs" / "runs").glob("*/lock"))
@@ -98,16 +94,15 @@ def read(path: Path) -> str:
 
 
 def test_planning_and_submitting_import_no_torch(cluster: Cluster, tmp_path: Path) -> None:
-    cluster.sweep(tmp_path, *SETTINGS, "dry_run=true", launcher="local")
+    cluster.sweep(tmp_path, SWEEP, "dry_run=true", launcher="local")  # writes its config
     code = (
         "import runpy, sys\nsys.argv = sys.argv[1:]\n"
         "try:\n    runpy.run_path(sys.argv[0], run_name='__main__')\n"
         "except SystemExit as end:\n    assert not end.code\n"
         "print('torch' in sys.modules)"
     )
-    arguments = ["sweep.name=t", "launcher=slurm", f"set=[machine.data_dir={cluster.data}]", "launcher.gpus=3"]
-    axes = "sweep.axes={model:[resnet_tiny],n_train:[64],chain:[0]}"
-    command: list[str | Path] = [sys.executable, "-c", code, SCRIPTS / "sweep.py", *arguments, axes]
+    arguments = ["--config-dir", tmp_path / "conf", "sweep=t", "launcher=slurm", "sweep.axes.chain=[0]"]
+    command: list[str | Path] = [sys.executable, "-c", code, SCRIPTS / "sweep.py", *arguments, "launcher.gpus=3"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert "Slurm refused the job: " in done.stderr  # three GPUs on a node of two: nothing was left in the queue
     done = subprocess.run([*command, "launcher.gpus=1"], cwd=tmp_path, capture_output=True, text=True, check=True)
