@@ -68,9 +68,9 @@ def main(config: DictConfig) -> None:
 
 
 def grouped(runs: list[RunConfig], left: list[RunConfig], size: int) -> list[list[str]]:
-    """Return the runs that are left in groups, the longest first."""
+    """Return the runs of `left` in groups, the longest first."""
     kept = {run.run_id for run in left}
-    done = {run.run_id: read_record(run.run_dir / "record.json") for run in runs if run.run_id not in kept}
+    done = {run.run_id: read_record(run.run_dir / "record.json") for run in runs if run_state(run.run_dir) == "done"}
     costs = estimate_costs(runs, done)
     return group_runs({run_id: cost for run_id, cost in costs.items() if run_id in kept}, size)
 
@@ -90,10 +90,14 @@ def submit_left(
         console.print(f"{len(left) - len(new)} runs are in the queue already", highlight=False)
     if not new:
         return
-    groups = grouped(runs, new, launcher.runs_per_job)
-    jobs = submit(groups, launcher, directory, outputs)
+    tasks, jobs = 0, []
+    for shape in dict.fromkeys(run.trainer for run in new):
+        size = launcher.runs_per_job if shape.num_nodes == 1 else 1
+        groups = grouped(runs, [run for run in new if run.trainer == shape], size)
+        jobs += submit(groups, launcher, directory, outputs, shape)
+        tasks += len(groups)
     console.print(
-        f"submitted {len(new)} runs in {len(groups)} tasks: job {', '.join(jobs)}; logs in {directory / 'slurm'}\n"
+        f"submitted {len(new)} runs in {tasks} tasks: job {', '.join(jobs)}; logs in {directory / 'slurm'}\n"
         f"`make status` shows them; `make cancel SWEEP={directory.name}` ends them; `make report` reads what is done",
         highlight=False,
         markup=False,

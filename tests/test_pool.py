@@ -25,7 +25,7 @@ Replace = Callable[[Execute], None]
 @pytest.fixture
 def replace_execute(monkeypatch: pytest.MonkeyPatch) -> Replace:
     """Return a function that sets what a run does; its processes are forked from this one."""
-    monkeypatch.setattr(pool, "_fork_server", lambda: multiprocessing.get_context("fork"))
+    monkeypatch.setattr(pool, "fork_server", lambda: multiprocessing.get_context("fork"))
     return lambda execute: monkeypatch.setattr("crossover.training.run.execute", execute)
 
 

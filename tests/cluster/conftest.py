@@ -51,9 +51,9 @@ class Cluster:
         conf.mkdir(parents=True, exist_ok=True)
         fixed = SMALL | {"machine.data_dir": str(self.data)} | sweep.get("fixed", {})
         (conf / "t.yaml").write_text(json.dumps({"name": "t", "fixed": fixed, "axes": sweep["axes"]}))  # JSON is YAML
-        command = [sys.executable, SCRIPTS / "sweep.py", "--config-dir", conf.parent, "sweep=t", f"launcher={launcher}"]
+        command = [sys.executable, str(SCRIPTS / "sweep.py"), "--config-dir", str(conf.parent), "sweep=t"]
         with (folder / "log.txt").open("ab") as log:
-            return subprocess.Popen([*command, *settings], cwd=folder, stdout=log, stderr=log)
+            return subprocess.Popen([*command, f"launcher={launcher}", *settings], cwd=folder, stdout=log, stderr=log)
 
     def sweep(self, folder: Path, sweep: dict[str, Any], *settings: str, launcher: str = "slurm") -> str:
         """Run the sweep's command to its end and return all that was said in `folder`; it must succeed."""
@@ -72,11 +72,12 @@ class Cluster:
 
 
 def until(condition: Callable[[], object], seconds: float = 180) -> None:
-    """Wait until a condition holds; fail after so many seconds."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "gave up waiting"
-        time.sleep(0.05)
+    """Wait until a condition holds; give up after so many seconds, not counting those in which we were stopped."""
+    for _ in range(round(seconds / 0.1)):
+        if condition():
+            return
+        time.sleep(0.1)
+    pytest.fail("gave up waiting")
 
 
 def said(folder: Path) -> str:

@@ -101,7 +101,7 @@ def test_planning_and_submitting_import_no_torch(cluster: Cluster, tmp_path: Pat
         "except SystemExit as end:\n    assert not end.code\n"
         "print('torch' in sys.modules)"
     )
-    arguments = ["--config-dir", tmp_path / "conf", "sweep=t", "launcher=slurm", "sweep.axes.chain=[0]"]
+    arguments = ["--config-dir", str(tmp_path / "conf"), "sweep=t", "launcher=slurm", "sweep.axes.chain=[0]"]
     command: list[str | Path] = [sys.executable, "-c", code, SCRIPTS / "sweep.py", *arguments, "launcher.gpus=3"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert "Slurm refused the job: " in done.stderr  # three GPUs on a node of two: nothing was left in the queue

@@ -26,9 +26,15 @@ def execute_locked(run: RunConfig, stop: threading.Event | None = None) -> None:
     from crossover.training.run import execute
 
     run.run_dir.mkdir(parents=True, exist_ok=True)
-    if this_rank(run.trainer).index > 0:  # started by srun beside the first one, which has the lock and writes
+    if writes_nothing(run):  # started by srun beside the first one, which has the lock and the log
         if run_state_unlocked(run.run_dir) != "done":
-            execute(run, stop)
+            try:
+                execute(run, stop)
+            except StoppedError:
+                raise
+            except Exception as error:
+                write_text(run.run_dir / "error.txt", explain(error))
+                raise
         return
     with RunLock(run.run_dir / "lock", exit_with_parent=multiprocessing.parent_process() is not None):
         if run_state_unlocked(run.run_dir) == "done":
@@ -60,7 +66,7 @@ def explain(error: Exception) -> str:
 def run_process(run_dir: Path, environment: dict[str, str]) -> None:
     """Entry point of a run's process. SIGTERM lets the run save and end with STOPPED.
 
-    `environment` is its slot. What Slurm says of the job is removed: the run is no rank of it.
+    `environment` is its slot. What Slurm says of the job is removed where the run is no rank of it.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the sweep, which then ends its runs
     signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # Slurm signals every process of a job; this one is for its first
@@ -68,15 +74,17 @@ def run_process(run_dir: Path, environment: dict[str, str]) -> None:
 
     with stop_on_sigterm() as stop:
         place = describe_place(environment)
-        for name in [name for name in os.environ if name.startswith(("SLURM_", "SUBMITIT_", "PMI_"))]:
-            del os.environ[name]
-        os.environ.update(environment)
         try:
-            log = os.open(run_dir / "log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
-            os.dup2(log, sys.stdout.fileno())
-            os.dup2(log, sys.stderr.fileno())
+            run = thaw(run_dir)
+            if run.trainer.num_nodes == 1:
+                forget_slurm()
+            os.environ.update(environment)
+            if not writes_nothing(run):
+                log = os.open(run_dir / "log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+                os.dup2(log, sys.stdout.fileno())
+                os.dup2(log, sys.stderr.fileno())
             print(place, flush=True)
-            execute_locked(thaw(run_dir), stop)
+            execute_locked(run, stop)
         except HeldError:
             sys.exit(0)
         except StoppedError:
@@ -90,6 +98,16 @@ def run_process(run_dir: Path, environment: dict[str, str]) -> None:
                 raise
             traceback.print_exc()
             sys.exit(OUT_OF_MEMORY)
+
+
+def writes_nothing(run: RunConfig) -> bool:
+    """Return whether this process was started by srun to train a run beside its first one."""
+    return this_rank(run.trainer).index > 0
+
+
+def forget_slurm() -> None:
+    for name in [name for name in os.environ if name.startswith(("SLURM_", "SUBMITIT_", "PMI_"))]:
+        del os.environ[name]
 
 
 def describe_place(environment: dict[str, str]) -> str:

@@ -92,7 +92,7 @@ class Pool:
 
     def run(self) -> Progress:
         """Return the final states. However this ends, its runs have ended too; what they saved is continued later."""
-        context = _fork_server() if self._todo else multiprocessing.get_context()
+        context = fork_server() if self._todo else multiprocessing.get_context()
         idle_since = time.monotonic()
         try:
             while self._todo or self._active:
@@ -114,17 +114,7 @@ class Pool:
 
     def stop(self) -> None:
         """Let the runs save and end; kill those that have not ended after GRACE_SECONDS."""
-        processes = [active.process for active in self._active.values()]
-        try:
-            for process in processes:
-                process.terminate()
-            deadline = time.monotonic() + GRACE_SECONDS
-            for process in processes:
-                process.join(max(0.0, deadline - time.monotonic()))
-        finally:
-            for process in processes:
-                process.kill()
-                process.join()
+        end_processes([active.process for active in self._active.values()])
 
     def _start(self, context: multiprocessing.context.BaseContext) -> None:
         for run_id in list(self._todo):
@@ -200,11 +190,25 @@ def run_pool(
     return Pool(runs, slots=slots, report=report, patience=patience).run()
 
 
+def end_processes(processes: Sequence[BaseProcess]) -> None:
+    """Let the processes of runs save and end; kill those that have not ended after GRACE_SECONDS."""
+    try:
+        for process in processes:
+            process.terminate()
+        deadline = time.monotonic() + GRACE_SECONDS
+        for process in processes:
+            process.join(max(0.0, deadline - time.monotonic()))
+    finally:
+        for process in processes:
+            process.kill()
+            process.join()
+
+
 def _device(slot: Slot) -> str:
     return slot.get("CUDA_VISIBLE_DEVICES", "")
 
 
-def _fork_server() -> multiprocessing.context.ForkServerContext:
+def fork_server() -> multiprocessing.context.ForkServerContext:
     """Return a context whose server lives through the signals that Slurm sends to every process of a job."""
     os.environ.update(ONE_THREAD)  # read when numpy and torch are imported, in the fork server
     os.environ.update({name: os.environ.get(name, value) for name, value in HUGE_PAGES.items()})

@@ -17,12 +17,13 @@ from submitit import AutoExecutor
 from submitit.core.utils import FailedJobError, FailedSubmissionError
 from submitit.helpers import DelayedSubmission
 
-from crossover.config import CrossoverError, RunConfig
+from crossover.config import CrossoverError, RunConfig, TrainerConfig
 from crossover.sweep.failures import describe_failures
+from crossover.sweep.job import STOPPED, run_process, writes_nothing
 from crossover.sweep.jobs import active_jobs, note_jobs
 from crossover.sweep.launch import SlurmLauncher
 from crossover.sweep.lock import STALE_SECONDS
-from crossover.sweep.pool import Pool, Progress
+from crossover.sweep.pool import Pool, Progress, Slot, end_processes, fork_server
 from crossover.sweep.progress import Display
 from crossover.sweep.records import read_error, run_state, thaw
 from crossover.sweep.slots import Density, slots_for
@@ -30,6 +31,9 @@ from crossover.sweep.slots import Density, slots_for
 POLL_SECONDS = 5.0
 KILL_SECONDS = 600.0
 """How long a task whose runs have saved waits for Slurm to kill it."""
+WAIT_SECONDS = 60
+"""How long the processes of a run on several nodes may outlive the first of them that ended."""
+ONE_PROCESS = TrainerConfig()
 DEFAULT_ARRAY_LIMIT = 1000
 """Slurm's own default of MaxArraySize, less one."""
 
@@ -43,19 +47,20 @@ class RunGroup:
     def __init__(self, outputs: Path, run_ids: Sequence[str], *, parallel: int | None, runs_per_gpu: Density) -> None:
         self._arguments: dict[str, Any] = {"parallel": parallel, "runs_per_gpu": runs_per_gpu}
         self.outputs, self.run_ids = outputs, tuple(run_ids)
-        self._pool: Pool | None = None
+        self._work: Pool | Companion | None = None
 
     def __call__(self) -> dict[str, str]:
         """Return the final states; raise CrossoverError when a run failed, so that Slurm shows the task as failed."""
         runs = [thaw(self.outputs / "runs" / run_id) for run_id in self.run_ids]
         console = Console(width=160)
         signal.signal(signal.SIGTERM, self._end)
+        if writes_nothing(runs[0]):
+            self._work = Companion(runs[0])
+            return self._work.run()
         with Display(console, len(runs)) as display:
             # by the end of its patience the heartbeat of a dead owner is stale: what is still held is done elsewhere
-            self._pool = Pool(
-                runs, slots=slots_for(runs, **self._arguments), report=display, patience=2 * STALE_SECONDS
-            )
-            states = self._pool.run().states
+            self._work = pool = Pool(runs, slots=self._slots(runs), report=display, patience=2 * STALE_SECONDS)
+            states = pool.run().states
         errors = {run_id: read_error(self.outputs, run_id) for run_id, state in states.items() if state == "failed"}
         for line in describe_failures(self.outputs, errors):
             console.print(line, highlight=False, markup=False, soft_wrap=True)
@@ -66,30 +71,68 @@ class RunGroup:
     def checkpoint(self) -> DelayedSubmission:
         """Let the runs save; return what the requeued task does: the same, which continues them."""
         signal.signal(signal.SIGTERM, signal.SIG_DFL)  # from here on Slurm may end us
-        if self._pool is not None:
-            self._pool.stop()
+        if self._work is not None:
+            self._work.stop()
         return DelayedSubmission(RunGroup(self.outputs, self.run_ids, **self._arguments))
+
+    def _slots(self, runs: Sequence[RunConfig]) -> list[Slot]:
+        if runs[0].trainer.num_nodes > 1:  # the task has one run, and all that Slurm gave it
+            return [Slot()]
+        return slots_for(runs, **self._arguments)
 
     def _end(self, number: int, frame: FrameType | None) -> None:
         """Let the runs save after SIGTERM, then wait for the SIGKILL: a task that ends by itself while it is being
         preempted is over for Slurm, and not requeued."""
         print("SIGTERM: the runs save and end", flush=True)
-        if self._pool is not None:
-            self._pool.stop()
+        if self._work is not None:
+            self._work.stop()
         time.sleep(KILL_SECONDS)
         sys.exit(128 + number)
 
 
-def submit(groups: Sequence[Sequence[str]], launcher: SlurmLauncher, directory: Path, outputs: Path) -> list[str]:
+class Companion:
+    """A process of a run on several nodes that is not its first one: it has no lock and writes nothing.
+
+    It works in a process of its own, as the first one does in its pool, so that ours can answer Slurm's signals.
+    """
+
+    def __init__(self, run: RunConfig) -> None:
+        context = fork_server()
+        self._process = context.Process(target=run_process, args=(run.run_dir, Slot()), name=run.run_id)
+
+    def run(self) -> dict[str, str]:
+        """Work until the run is over; raise CrossoverError when it failed here."""
+        self._process.start()
+        self._process.join()
+        if self._process.exitcode not in (0, STOPPED):
+            raise CrossoverError(f"a process of {self._process.name} ended with exit status {self._process.exitcode}")
+        return {}
+
+    def stop(self) -> None:
+        end_processes([self._process])
+
+
+def submit(
+    groups: Sequence[Sequence[str]],
+    launcher: SlurmLauncher,
+    directory: Path,
+    outputs: Path,
+    shape: TrainerConfig = ONE_PROCESS,
+) -> list[str]:
     """Submit one array task per group and return the ids of the jobs; `directory` is the sweep's.
 
+    `shape` is what the runs have in common; on several nodes a group is one run, and Slurm starts its processes.
     Which runs are in which task is written to `directory`/jobs/.
     """
+    if 0 < launcher.gpus < shape.devices:
+        raise CrossoverError(
+            f"trainer.devices={shape.devices} needs as many GPUs in a task: launcher.gpus={shape.devices}"
+        )
     folder = private_folder(directory / "slurm")
     executor = AutoExecutor(folder=folder, cluster="slurm", slurm_max_num_timeout=launcher.timeouts)
     ids = []
     for chunk, parallel in split_array(groups, array_limit(), launcher.max_parallel):
-        executor.update_parameters(**sbatch_options(launcher, name=directory.name, parallel=parallel))
+        executor.update_parameters(**sbatch_options(launcher, name=directory.name, parallel=parallel, shape=shape))
         settings: dict[str, Any] = {"parallel": launcher.parallel, "runs_per_gpu": launcher.runs_per_gpu}
         try:
             jobs = executor.submit_array([RunGroup(outputs.resolve(), group, **settings) for group in chunk])
@@ -141,13 +184,18 @@ def split_array(
     return list(zip(chunks, shares, strict=True))
 
 
-def sbatch_options(launcher: SlurmLauncher, *, name: str, parallel: int) -> dict[str, Any]:
+def sbatch_options(
+    launcher: SlurmLauncher, *, name: str, parallel: int, shape: TrainerConfig = ONE_PROCESS
+) -> dict[str, Any]:
     """Return what submitit is told about a task."""
+    srun = [f"--cpus-per-task={launcher.cpus}"]  # since Slurm 22.05 a step does not inherit it
+    if shape.num_nodes > 1:
+        srun += ["--kill-on-bad-exit=1", f"--wait={WAIT_SECONDS}"]  # one process alone would wait for the others
     options = {
         "name": f"crossover-{name}",
         "timeout_min": launcher.timeout_min,
-        "nodes": 1,
-        "tasks_per_node": 1,
+        "nodes": shape.num_nodes,
+        "tasks_per_node": shape.devices if shape.num_nodes > 1 else 1,  # on one node the run starts its processes
         "cpus_per_task": launcher.cpus,
         "gpus_per_node": launcher.gpus or None,
         "mem_gb": launcher.mem_gb,
@@ -159,7 +207,7 @@ def sbatch_options(launcher: SlurmLauncher, *, name: str, parallel: int) -> dict
         "slurm_array_parallelism": parallel,
         "slurm_signal_delay_s": launcher.signal_seconds,
         "slurm_stderr_to_stdout": True,
-        "slurm_srun_args": [f"--cpus-per-task={launcher.cpus}"],  # since Slurm 22.05 a step does not inherit it
+        "slurm_srun_args": srun,
         "slurm_additional_parameters": launcher.sbatch or None,
     }
     return {key: value for key, value in options.items() if value is not None}

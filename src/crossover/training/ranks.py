@@ -49,7 +49,7 @@ def this_rank(config: TrainerConfig) -> Rank:
     if config.num_nodes > 1:
         raise CrossoverError(
             f"trainer.num_nodes={config.num_nodes} must be started by srun with one task per device:"
-            f" srun --nodes={config.num_nodes} --ntasks-per-node={config.devices} COMMAND"
+            f" srun --nodes={config.num_nodes} --ntasks-per-node={config.devices} COMMAND, or make sweep LAUNCHER=slurm"
         )
     index = int(os.environ.get("LOCAL_RANK", 0))
     return Rank(index, count, index)

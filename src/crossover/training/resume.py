@@ -97,5 +97,5 @@ def whole(checkpoint: Path) -> Path | None:
     if damaged is None:
         return checkpoint
     print(f"{checkpoint} is damaged ({damaged}): starting from step 0")
-    checkpoint.unlink()
+    checkpoint.unlink(missing_ok=True)  # another process of the run may be quicker
     return None
