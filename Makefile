@@ -74,6 +74,13 @@ test-slow: .venv/ready ## the long tests: simulations, killed sweeps (15 min)
 test-gpu: .venv/ready ## the tests that need a CUDA device (2 min)
 	@$(python) -m pytest -n 0 -m gpu $(ARGS)
 
+.PHONY: test-cluster faults
+test-cluster: .venv/ready ## the sweep on a real Slurm on this machine, which needs root and Debian's packages (10 min)
+	@$(python) -m pytest -n 0 -m cluster -rs tests/cluster $(ARGS)
+
+faults: .venv/ready ## 200 random faults done to sweeps: is any record lost or changed? (10 min on 2 cores)
+	@$(python) scripts/faults.py --results results/faults $(ARGS)
+
 bench: .venv/ready ## ours against a plain loop and the idiomatic way (not timed yet); ARGS="only=[steady]"
 	@$(python) scripts/bench.py $(ARGS)
 

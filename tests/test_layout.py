@@ -23,6 +23,7 @@ ALLOWED = {
     "sweep/slots": {"config", "sweep", "bench"},
     "sweep/pool": {"config", "files", "cli", "sweep"},
     "sweep/__main__": {"config", "sweep"},
+    "faults": {"config", "files", "sweep"},
     "report": {"config", "files", "analysis", "sweep"},
     "study": {"config", "files", "data", "analysis", "report", "sweep"},
     "bench": {"config", "files", "data", "training"},

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,7 @@ SMALL = {
     "logger": "none",
     "machine.device": "cpu",
 }
+RELEASE_TRIES = 50
 Popen = subprocess.Popen[bytes]
 NEEDED = ("slurmctld", "slurmd", "srun", "sbatch", "munged")
 
@@ -61,14 +63,18 @@ class Cluster:
         return said(folder)
 
     def settle(self) -> None:
-        """Wait until no job is left. What was requeued starts now: Slurm would let it wait for two minutes."""
-        until(lambda: not self._released(), 180)
+        """Wait until no job is left. What was requeued starts after some seconds; Slurm would let it wait for 121."""
+        waiting: Counter[str] = Counter()
 
-    def _released(self) -> dict[str, str]:
-        jobs = self.jobs()
-        for job in [job for job, state in jobs.items() if state == "PENDING"]:
-            subprocess.run(["scontrol", "update", f"JobId={job}", "StartTime=now"], capture_output=True, check=False)
-        return jobs
+        def over() -> bool:
+            jobs = self.jobs()
+            waiting.update(job for job, state in jobs.items() if state == "PENDING")
+            for job in [job for job, times in waiting.items() if times == RELEASE_TRIES]:  # at once its nodes refuse it
+                subprocess.run(["scontrol", "update", f"JobId={job}", "StartTime=now"], check=False)
+                del waiting[job]
+            return not jobs
+
+        until(over, 300)
 
 
 def until(condition: Callable[[], object], seconds: float = 180) -> None:

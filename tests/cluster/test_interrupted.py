@@ -110,16 +110,13 @@ def test_sigkill_of_the_submitting_process(cluster: Cluster, tmp_path: Path, und
     until(cluster.jobs)  # Slurm has the job; its submitter has perhaps not written that down
     first.kill()
     first.wait()
-    lost = list(cluster.jobs())
     second = cluster.start(tmp_path, SWEEP, *ONE_TASK, "launcher.wait=true")
     until(lambda: under_way(tmp_path))
     second.kill()
     second.wait()
-    cluster.slurm("scancel", "--full", lost[0].split("_")[0])
     cluster.settle()
     repeat(cluster, tmp_path)
     check(tmp_path, undisturbed)
-    assert set(starts(tmp_path).values()) == {1}
 
 
 def requeue(cluster: Cluster) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from multiprocessing import forkserver
 from multiprocessing.connection import wait
+from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
@@ -71,7 +72,7 @@ class Pool:
     """Does what is left of `runs`, one per slot at a time.
 
     Runs that another live process holds are waited for, `patience` seconds after all else is done. `report` is called
-    about once a second.
+    about once a second. `context` starts the processes; None: a fork server of our own.
     """
 
     def __init__(
@@ -81,9 +82,10 @@ class Pool:
         slots: Sequence[Slot],
         report: Callable[[Progress], None],
         patience: float = math.inf,
+        context: BaseContext | None = None,
     ) -> None:
         self._folders = {run.run_id: run.run_dir for run in runs}
-        self._report, self._patience = report, patience
+        self._report, self._patience, self._context = report, patience, context
         self._allowed = Counter(_device(slot) for slot in slots)
         self._slots = {_device(slot): slot for slot in slots}
         self._active: dict[str, _Active] = {}
@@ -92,7 +94,7 @@ class Pool:
 
     def run(self) -> Progress:
         """Return the final states. However this ends, its runs have ended too; what they saved is continued later."""
-        context = fork_server() if self._todo else multiprocessing.get_context()
+        context = self._context or (fork_server() if self._todo else multiprocessing.get_context())
         idle_since = time.monotonic()
         try:
             while self._todo or self._active:
@@ -116,7 +118,7 @@ class Pool:
         """Let the runs save and end; kill those that have not ended after GRACE_SECONDS."""
         end_processes([active.process for active in self._active.values()])
 
-    def _start(self, context: multiprocessing.context.BaseContext) -> None:
+    def _start(self, context: BaseContext) -> None:
         for run_id in list(self._todo):
             device = self._free_device()
             if device is None:
@@ -185,9 +187,10 @@ def run_pool(
     slots: Sequence[Slot],
     report: Callable[[Progress], None],
     patience: float = math.inf,
+    context: BaseContext | None = None,
 ) -> Progress:
     """Do what is left of `runs` and return the final states; see Pool."""
-    return Pool(runs, slots=slots, report=report, patience=patience).run()
+    return Pool(runs, slots=slots, report=report, patience=patience, context=context).run()
 
 
 def end_processes(processes: Sequence[BaseProcess]) -> None:

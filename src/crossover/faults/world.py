@@ -1,0 +1,180 @@
+"""What is disturbed? A sweep of small runs in a folder of its own, and the command that does what is left of it."""
+
+import json
+import multiprocessing
+import os
+import random
+import signal
+import sys
+import time
+from collections.abc import Callable, Sequence
+from multiprocessing.context import ForkProcess
+from pathlib import Path
+from typing import Any
+
+from crossover.config import RunConfig, parse_run
+from crossover.sweep.launch import check_data
+from crossover.sweep.pool import Progress, run_pool
+from crossover.sweep.records import freeze, run_state, write_plan
+
+FORK = multiprocessing.get_context("fork")
+"""What is imported once by the campaign: a command then starts in 0.01 s, where a fork server takes seconds."""
+CLOCKS = {"train_seconds", "total_seconds", "images_per_second", "finished", "peak_rss_bytes", "git", "config"}
+"""Fields of a record that differ between two runs of one config."""
+KEPT = {"config.yaml", "log.txt", "predictions.npz", "record.json", "weights.safetensors"}
+"""The files of a run that is done."""
+ATTEMPTS = 8
+"""Repetitions of the command, at most, after the last fault."""
+STEPS = 40
+
+
+def campaign_runs(outputs: Path, data: Path) -> list[RunConfig]:
+    """Return the sweep: four runs of 40 steps on the embedded world, of both families, one with a moving average."""
+    world = {"kind": "cues", "name": "cues", "image_size": 16, "classes": 10, "alpha": 0.15, "beta": 1.5, "q": 0.8}
+    world |= {"world_seed": 0, "n_pool": 1200, "n_val": 100, "n_test": 100}
+    convolutions = {"name": "resnet_small", "arch": "basic_resnet", "args": {"widths": [8, 8], "depths": [1, 1]}}
+    size = {"embed_dim": 16, "depth": 2, "num_heads": 2, "mlp_ratio": 2, "proj_drop_rate": 0.1}
+    attention = {"name": "vit_small", "arch": "vit", "args": size, "position_std": 0.5}
+    recipe = {"name": "small", "optimizer": "adamw", "lr": 0.003, "batch_size": 16, "label_smoothing": 0.1}
+    values: dict[str, Any] = {
+        "data": world,
+        "augment": {"name": "crop_flip", "crop": 2, "flip": True},
+        "budget": {"steps": STEPS, "evaluations": 8},
+        "n_train": 100,
+        "logger": {"kind": "none"},
+        "machine": {"device": "cpu", "data_dir": str(data), "outputs": str(outputs)},
+    }
+    kinds: list[tuple[dict[str, Any], dict[str, Any]]] = [
+        (convolutions, recipe),
+        (attention, recipe | {"ema_decay": 0.9}),
+    ]
+    return [
+        parse_run(values | {"model": model, "recipe": options, "chain": chain, "seed": chain})
+        for model, options in kinds
+        for chain in (0, 1)
+    ]
+
+
+def command(runs: Sequence[RunConfig], outputs: Path) -> None:
+    """Do what `make sweep` does after composing its runs, up to the report; exit with 1 when a run is not done."""
+    os.setsid()  # so that it can be killed with all its runs
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    # a run starts with SIGTERM ignored, as from the fork server of the real command
+    os.register_at_fork(after_in_child=lambda: signal.signal(signal.SIGTERM, signal.SIG_IGN))
+    left = [run for run in runs if run_state(run.run_dir) != "done"]
+    check_data(left)
+    freeze(left)
+    write_plan(outputs / "sweeps" / "faults", "faults", "make faults", runs)
+    progress = run_pool(runs, slots=[{}, {}], report=_silent, context=FORK)
+    sys.exit(progress.count("done") < len(runs))
+
+
+def _silent(progress: Progress) -> None:
+    pass
+
+
+class World:
+    """A sweep that faults are done to; what its commands say goes to `folder`.log."""
+
+    def __init__(self, folder: Path, data: Path, rng: random.Random, usual_seconds: float) -> None:
+        self.folder, self.rng, self.usual_seconds = folder, rng, usual_seconds
+        self.outputs = folder / "outputs"
+        self.runs = campaign_runs(self.outputs, data)
+        self.torn: list[Path] = []
+        """Files that a fault damaged."""
+        self._done: dict[str, bytes] = {}
+        self._started: list[ForkProcess] = []
+
+    def start(self) -> ForkProcess:
+        """Start the command."""
+        process = FORK.Process(target=_with_log, args=(self.folder.with_suffix(".log"), self.runs, self.outputs))
+        process.start()
+        self._started.append(process)
+        return process
+
+    def pause(self, share: float = 1.0) -> None:
+        """Wait for a random time, at most `share` of what an undisturbed sweep takes."""
+        time.sleep(self.rng.uniform(0, share * self.usual_seconds))
+
+    def wait_for(self, condition: Callable[[], object], process: ForkProcess) -> bool:
+        """Wait until a condition holds and return True, or False when the command ended before."""
+        while process.is_alive():
+            if condition():
+                return True
+            time.sleep(0.005)
+        return bool(condition())
+
+    def workers(self, process: ForkProcess) -> list[int]:
+        """Return the processes that hold a run for a command; its session tells that they are its own."""
+        found = []
+        for run in self.runs:
+            try:
+                pid = int(json.loads((run.run_dir / "lock").read_text())["pid"])
+                found += [pid] if os.getsid(pid) == process.pid else []
+            except (OSError, ValueError):
+                continue
+        return found
+
+    def some(self, pattern: str) -> Path | None:
+        """Return a random file that matches in the folders of the runs."""
+        found = sorted((self.outputs / "runs").glob(f"*/{pattern}"))
+        return self.rng.choice(found) if found else None
+
+    def done(self) -> int:
+        return sum(run_state(run.run_dir) == "done" for run in self.runs)
+
+    def note_done(self) -> list[str]:
+        """Return what is wrong: a run that was done before and was done again, although no fault undid it."""
+        for path in self.torn:
+            if path.name == "record.json":
+                self._done.pop(path.parent.name, None)
+        self.torn.clear()
+        wrong = []
+        for run in self.runs:
+            if run_state(run.run_dir) == "done":
+                content = (run.run_dir / "record.json").read_bytes()
+                if self._done.setdefault(run.run_id, content) != content:
+                    wrong.append(f"{run.run_id} was done twice")
+        return wrong
+
+    def finish(self) -> list[str]:
+        """Repeat the command until it succeeds; return what is wrong then, apart from the records."""
+        for _ in range(ATTEMPTS):
+            process = self.start()
+            process.join()
+            if process.exitcode == 0:
+                break
+        else:
+            return [f"not done after {ATTEMPTS} repetitions"]
+        wrong = self.note_done()
+        for run in self.runs:
+            left = {path.name for path in run.run_dir.iterdir() if not path.name.startswith((".clock.", ".lock."))}
+            if left - {"error.txt"} != KEPT:
+                wrong.append(f"{run.run_id} has the files {', '.join(sorted(left))}")
+        if len(list((self.outputs / "runs").iterdir())) != len(self.runs):
+            wrong.append("there are folders of runs that nobody planned")
+        return wrong
+
+    def records(self) -> dict[str, Any]:
+        """Return the comparable part of each record."""
+        return {run.run_id: comparable(json.loads((run.run_dir / "record.json").read_text())) for run in self.runs}
+
+    def end(self) -> None:
+        """Kill what is left of the commands."""
+        for process in self._started:
+            if process.is_alive():
+                process.kill()
+            process.join()
+
+
+def comparable(record: dict[str, Any]) -> dict[str, Any]:
+    """Return what must be equal when a run is repeated or continued on a CPU."""
+    kept = {key: value for key, value in record.items() if key not in CLOCKS}
+    return kept | {"history": [{k: v for k, v in row.items() if k not in CLOCKS} for row in record["history"]]}
+
+
+def _with_log(log: Path, runs: Sequence[RunConfig], outputs: Path) -> None:
+    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    os.dup2(descriptor, sys.stdout.fileno())
+    os.dup2(descriptor, sys.stderr.fileno())
+    command(runs, outputs)
