@@ -63,10 +63,10 @@ def explain(error: Exception) -> str:
     return f"{text}{one_line(error)}\n" if isinstance(error, OSError) else text
 
 
-def run_process(run_dir: Path, environment: dict[str, str]) -> None:
+def run_process(run_dir: Path, environment: dict[str, str], log: bool = True) -> None:
     """Entry point of a run's process. SIGTERM lets the run save and end with STOPPED.
 
-    `environment` is its slot. What Slurm says of the job is removed where the run is no rank of it.
+    `environment` is its slot; `log` is false for a process that trains a run beside its first one. What Slurm says of the job is removed where the run is no rank of it.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the sweep, which then ends its runs
     signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # Slurm signals every process of a job; this one is for its first
@@ -75,15 +75,15 @@ def run_process(run_dir: Path, environment: dict[str, str]) -> None:
     with stop_on_sigterm() as stop:
         place = describe_place(environment)
         try:
+            if log:
+                file = os.open(run_dir / "log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+                os.dup2(file, sys.stdout.fileno())
+                os.dup2(file, sys.stderr.fileno())
+            print(place, flush=True)
             run = thaw(run_dir)
             if run.trainer.num_nodes == 1:
                 forget_slurm()
             os.environ.update(environment)
-            if not writes_nothing(run):
-                log = os.open(run_dir / "log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
-                os.dup2(log, sys.stdout.fileno())
-                os.dup2(log, sys.stderr.fileno())
-            print(place, flush=True)
             execute_locked(run, stop)
         except HeldError:
             sys.exit(0)

@@ -98,7 +98,7 @@ class Companion:
 
     def __init__(self, run: RunConfig) -> None:
         context = fork_server()
-        self._process = context.Process(target=run_process, args=(run.run_dir, Slot()), name=run.run_id)
+        self._process = context.Process(target=run_process, args=(run.run_dir, Slot(), False), name=run.run_id)
 
     def run(self) -> dict[str, str]:
         """Work until the run is over; raise CrossoverError when it failed here."""
