@@ -31,7 +31,7 @@ def test_pool_does_every_run_once_and_a_second_call_none(tmp_path: Path, monkeyp
     assert set(progress.states.values()) == {"done"}
     assert max(seen) == 2
     before = {run.run_id: (run.run_dir / "record.json").stat().st_mtime_ns for run in runs}
-    monkeypatch.setattr(pool, "_fork_server", lambda: pytest.fail("a finished sweep started a process"))
+    monkeypatch.setattr(pool, "fork_server", lambda: pytest.fail("a finished sweep started a process"))
     run_pool(runs, slots=[{}], report=quiet)
     assert before == {run.run_id: (run.run_dir / "record.json").stat().st_mtime_ns for run in runs}
     sweep = read_sweep(tmp_path / "outputs", "s")

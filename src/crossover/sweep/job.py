@@ -66,7 +66,8 @@ def explain(error: Exception) -> str:
 def run_process(run_dir: Path, environment: dict[str, str], log: bool = True) -> None:
     """Entry point of a run's process. SIGTERM lets the run save and end with STOPPED.
 
-    `environment` is its slot; `log` is false for a process that trains a run beside its first one. What Slurm says of the job is removed where the run is no rank of it.
+    `environment` is its slot; `log` is false for a process that trains a run beside its first one. What Slurm says of
+    the job is removed where the run is no rank of it.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the sweep, which then ends its runs
     signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # Slurm signals every process of a job; this one is for its first
