@@ -87,5 +87,10 @@ bench: .venv/ready ## ours against a plain loop and the idiomatic way (not timed
 check: .venv/ready ## formatting, lint and types (1 min)
 	@$(python) -m ruff format --check . && $(python) -m ruff check . && $(python) -m mypy
 
+.PHONY: test-page
+test-page: .venv/ready ## the report page in headless Chromium (apt-get install chromium; 3 min)
+	@! command -v npm >/dev/null || npm install --silent --no-save --no-audit --no-fund --prefix .venv/axe axe-core@4.14.1
+	@$(python) -m pytest -n 0 -m page tests/page $(ARGS)
+
 clean: ## remove outputs and caches of data (asks first); keeps .venv and raw data
 	@read -r -p "Remove outputs/ and data/cache/? [y/N] " answer && [ "$$answer" = y ] && rm -rf outputs data/cache

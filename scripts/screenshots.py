@@ -3,11 +3,15 @@
 Needs Chromium (Debian: apt-get install chromium) and the dev dependency playwright.
 """
 
+import io
 import sys
 from pathlib import Path
 from typing import Literal
 
+from PIL import Image
 from playwright.sync_api import sync_playwright
+
+from crossover.files import write_atomically
 
 CHROMIUM = "/usr/bin/chromium"
 FLAGS = (
@@ -31,7 +35,8 @@ def main(arguments: list[str]) -> int:
             page = browser.new_page(viewport={"width": width, "height": HEIGHT}, color_scheme=scheme)
             page.goto(page_file.as_uri())
             path = folder / f"report-{width}-{scheme}.png"
-            page.screenshot(path=path, full_page=whole)
+            taken = Image.open(io.BytesIO(page.screenshot(full_page=whole)))
+            write_atomically(path, lambda file, image=taken: image.quantize(96).save(file, "PNG", optimize=True))  # type: ignore[misc]
             print(path)
         browser.close()
     return 0

@@ -1,3 +1,4 @@
+import html
 import json
 import re
 from collections.abc import Callable
@@ -136,6 +137,67 @@ def test_unfinished_sweeps_claim_no_crossover_and_do_not_fail(
     verdicts = {pair["verdict"] for _, pair in written.pairs if "hybrid_tiny" not in (pair["a"], pair["b"])}
     assert ("crossover" in verdicts) == third
     assert (written.directory / "report.html").exists()
+
+
+def visible(page: str) -> str:
+    """Return the text of a page without its tags, one space between words."""
+    body = re.sub(r"<(style|script|svg).*?</\1>", " ", page, flags=re.DOTALL)
+    return html.unescape(" ".join(re.sub(r"<[^>]+>", " ", body).split()))
+
+
+@pytest.mark.parametrize(
+    ("records", "states", "said"),
+    [
+        (
+            crossing_records(models=("vit_tiny",)),
+            {},
+            ["One model only, vit_tiny: there is nothing to compare it with.", "a crossover needs two models."],
+        ),
+        (
+            [r for r in crossing_records() if r["n_train"] == 256],
+            {},
+            ["at 256 images", "One size: neither a crossing nor a trend can be seen; add sizes."],
+        ),
+        (
+            crossing_records()[:20],
+            {f"cues-vit_tiny-late{i}": "missing" for i in range(10)},
+            ["10 of 30 runs are not done yet; continue with: make sweep", "missing cues-vit_tiny-late9"],
+        ),
+        (
+            crossing_records(),
+            {"cues-vit_tiny-bad": "failed"},
+            ["cues-vit_tiny-bad failed: ValueError: <b>boom</b>", "failed cues-vit_tiny-bad"],
+        ),
+        (crossing_records(), {}, ["Nothing: all 30 runs are done."]),
+    ],
+    ids=["one model", "one size", "half done", "one failed", "all done"],
+)
+def test_page_says_plainly_what_it_rests_on(
+    records: list[dict[str, Any]], states: dict[str, State], said: list[str], report: Callable[..., Report]
+) -> None:
+    words = visible((report(records, **states).directory / "report.html").read_text())
+    assert [text for text in said if text not in words] == []
+
+
+def test_single_classes_have_curves_a_table_and_a_file(tmp_path: Path) -> None:
+    labels, records, paths = np.arange(200) % 4, crossing_records(), {}
+    for r in records:
+        r["classes"] = ["cat", "dog", "elk", "fox"]
+        easy = labels == 3 if r["model"] == "vit_tiny" else labels > 1
+        path = tmp_path / f"{r['run_id']}.npz"
+        np.savez(path, labels=labels, predictions=np.where(easy, labels, (labels + 1) % 4))
+        paths[r["run_id"]] = path
+    known = sweep(records)
+    whole = SweepRecords(known.name, known.command, known.planned, known.records, known.states, {}, paths)
+    written = write_report(whole, tmp_path / "report")
+    saved = pd.read_csv(written.directory / "classes.csv")
+    assert saved.groupby(["model", "class"])["error_mean"].mean().unstack().to_dict("index") == {
+        "resnet_tiny": {"cat": 1.0, "dog": 1.0, "elk": 0.0, "fox": 0.0},
+        "vit_tiny": {"cat": 1.0, "dog": 1.0, "elk": 1.0, "fox": 0.0},
+    }
+    words = visible((written.directory / "report.html").read_text())
+    assert "elk 0.0 % [0.0 %, 0.0 %] 100.0 % [100.0 %, 100.0 %]" in words
+    assert (written.directory / "figures" / "classes.pdf").exists()
 
 
 def test_page_says_how_far_the_verdict_carries(tmp_path: Path) -> None:

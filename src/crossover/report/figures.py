@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator, PercentFormatter
 
 from crossover.analysis.sentences import images
-from crossover.report.style import DASHES, FAINT, INK, SOFT, error_axis, panels, size_axis, styles
+from crossover.report.style import DASHES, FAINT, INK, SOFT, WIDTH, error_axis, panels, size_axis, styles
 
 MANY = 20
 """Sizes of one curve from which on only its points and its law are drawn."""
@@ -36,7 +36,7 @@ def learning_curves(
     x_label: str = X_LABEL,
 ) -> Figure:
     """Return error over n_train, log-log: means, chains as points, intervals, laws, ceilings, N* with its interval."""
-    figure, (axes,) = panels(1, size=(5.6, 4.2))
+    figure, (axes,) = panels(1, size=(WIDTH, 3.9))
     chosen = styles(list(dict.fromkeys(curves["model"])))
     for model, rows in curves.groupby("model", sort=False):
         colour, marker = chosen[str(model)]
@@ -86,10 +86,11 @@ def _draw_crossing(axes: Axes, pair: Mapping[str, Any]) -> None:
     axes.axvline(pair["n_star"], color=INK, linewidth=1)
     axes.annotate(
         f"N* = {images(pair['n_star'])}",
-        (pair["n_star"], 0),
+        (pair["n_star"], 1),
         xycoords=("data", "axes fraction"),
-        xytext=(4, 4),
+        xytext=(0, 2),
         textcoords="offset points",
+        ha="center",
         fontsize=9,
     )
 
@@ -168,7 +169,7 @@ def _draw_equivalence(axes: Axes, pair: Mapping[str, Any], x_label: str) -> None
 def by_class(classes: pd.DataFrame, models: Sequence[str]) -> Figure:
     """Return test error over n_train for each class of one data set, with the range of chains as a band."""
     names = list(dict.fromkeys(classes["class"]))
-    figure, drawn = panels(len(names), columns=min(2, len(names)), size=(2.8, 1.7))
+    figure, drawn = panels(len(names), columns=min(2, len(names)), size=(WIDTH / 2, 1.6))
     chosen = styles(models)
     top = max(float(classes["error_max"].max()), 0.05)
     for axes, name in zip(drawn, names, strict=True):

@@ -27,7 +27,7 @@ INK, SOFT, FAINT = "#222222", "#555555", "#999999"
 """Of axes and words; on the page they follow its light or dark colours."""
 DASHES = (0, (4, 2))
 MANY_TICKS = 12
-WIDTH = 5.6
+WIDTH = 5.0
 """Inches of a figure with one panel: its words can then be read on a phone."""
 _RC: Any = {
     "svg.hashsalt": "crossover",
@@ -55,7 +55,7 @@ def styles(models: Sequence[str]) -> dict[str, tuple[str, str]]:
     return chosen
 
 
-def panels(count: int, columns: int = 1, size: tuple[float, float] = (WIDTH, 3.7)) -> tuple[Figure, list[Axes]]:
+def panels(count: int, columns: int = 1, size: tuple[float, float] = (WIDTH, 3.5)) -> tuple[Figure, list[Axes]]:
     """Return a figure with `count` axes in rows of `columns`; `size` in inches is that of one."""
     rows = -(-count // columns)
     with sns.axes_style("ticks"), mpl.rc_context(_RC):

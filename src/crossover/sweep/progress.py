@@ -1,23 +1,29 @@
-"""How far is the sweep? A live line on a terminal, plain lines elsewhere."""
+"""How far is the sweep? A live display on a terminal, plain lines elsewhere and under Slurm."""
 
+import os
 import time
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Self
 
-from rich.console import Console
+from rich.console import Console, Group
+from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bar
+from rich.text import Text
 
 from crossover.sweep.pool import Progress
 
 PLAIN_SECONDS = 15.0
 """Between two plain lines, unless a run failed."""
+MOST_RUNNING = 8
+"""Runs that are named while they go on."""
 
 
 class Display:
     """Shows runs done, running, failed, and the time left; call it with each Progress."""
 
-    def __init__(self, console: Console, total: int) -> None:
+    def __init__(self, console: Console, total: int, environment: Mapping[str, str] = os.environ) -> None:
         self._console = console
         columns = (
             TextColumn("{task.description}"),
@@ -26,21 +32,26 @@ class Display:
             TextColumn("{task.fields[text]}"),
             TimeElapsedColumn(),
         )
-        self._bar = Bar(*columns, console=console) if console.is_terminal else None
-        self._task = self._bar.add_task("runs", total=total, text="") if self._bar else None
+        self._bar = Bar(*columns, console=console)
+        self._task = self._bar.add_task("runs", total=total, text="")
+        live = console.is_terminal and not console.is_dumb_terminal and "SLURM_JOB_ID" not in environment
+        self._live = Live(self._bar, console=console, refresh_per_second=4) if live else None
         self._last: tuple[float, int, int] = (-PLAIN_SECONDS, -1, 0)
         self._notes = 0
+        self._since: dict[str, float] = {}
+        """Run id to when it was first seen running."""
 
     def __enter__(self) -> Self:
-        if self._bar:
-            self._bar.start()
+        if self._live:
+            self._live.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._bar:
-            self._bar.stop()
+        if self._live:
+            self._live.update(self._bar, refresh=True)
+            self._live.stop()
 
     def __call__(self, progress: Progress) -> None:
         done, failed = progress.count("done"), progress.count("failed")
@@ -48,14 +59,25 @@ class Display:
         for note in progress.notes[self._notes :]:
             self._console.print(note, style="yellow", highlight=False, markup=False)
         self._notes = len(progress.notes)
-        if self._bar and self._task is not None:
+        if self._live:
             self._bar.update(self._task, completed=done, text=text)
+            self._live.update(Group(self._bar, *self._running(progress)), refresh=True)
             return
         at, shown, shown_failed = self._last
         due = time.monotonic() - at >= PLAIN_SECONDS or failed > shown_failed or done == len(progress.states)
         if due and (done, failed) != (shown, shown_failed):
             self._console.print(f"{done}/{len(progress.states)} runs done, {text}", highlight=False)
             self._last = (time.monotonic(), done, failed)
+
+    def _running(self, progress: Progress) -> list[Text]:
+        """Return a line for each run that goes on, with its time so far."""
+        now = time.monotonic()
+        running = [run_id for run_id, state in progress.states.items() if state == "running"]
+        self._since = {run_id: self._since.get(run_id, now) for run_id in running}
+        lines = [f"  {run_id}  {duration(now - self._since[run_id])}" for run_id in running[:MOST_RUNNING]]
+        if len(running) > MOST_RUNNING:
+            lines.append(f"  and {len(running) - MOST_RUNNING} more")
+        return [Text(line, style="dim", no_wrap=True, overflow="ellipsis") for line in lines]
 
 
 def describe(progress: Progress) -> str:

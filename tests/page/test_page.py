@@ -1,0 +1,234 @@
+"""The report page in headless Chromium (make test-page): it works, asks for nothing, and everyone can read it."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from crossover.report.build import Extras, Report, write_report
+from crossover.report.style import styles
+from crossover.sweep.records import State, SweepRecords
+from tests.test_report import crossing_records
+
+playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (make setup)")
+
+ROOT = Path(__file__).parents[2]
+CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or ""
+AXE = Path(os.environ.get("AXE", ROOT / ".venv/axe/node_modules/axe-core/axe.min.js"))
+FLAGS = [
+    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+]
+pytestmark = [
+    pytest.mark.page,
+    pytest.mark.skipif(not CHROMIUM, reason="no Chromium here (Debian: apt-get install chromium; or CHROMIUM=PATH)"),
+]
+RUNS = 200
+MODELS = ("resnet_tiny", "vit_tiny")
+
+
+@pytest.fixture(scope="session")
+def report(tmp_path_factory: pytest.TempPathFactory) -> Report:
+    """The report of 200 runs with predictions of ten classes, and of two that are not done."""
+    folder = tmp_path_factory.mktemp("page")
+    rng = np.random.default_rng(0)
+    labels = np.arange(500) % 10
+    records, paths = crossing_records(chains=RUNS // 10, models=MODELS), {}
+    for record in records:
+        wrong = rng.random(500) < record["test_error"]
+        more = {"classes": [f"kind {k}" for k in range(10)], "images_per_second": 900 + 200 * rng.random()}
+        record |= more | {"total_seconds": 12.0, "flops": 5.76e11, "images_seen": 30_720, "energy_joules": 1500.0}
+        paths[record["run_id"]] = folder / f"{record['run_id']}.npz"
+        np.savez(paths[record["run_id"]], labels=labels, predictions=np.where(wrong, (labels + 1) % 10, labels))
+    states: dict[str, State] = {record["run_id"]: "done" for record in records}
+    states |= {"cues-vit_tiny-n256-c20": "failed", "cues-vit_tiny-n256-c21": "missing"}
+    errors = {"cues-vit_tiny-n256-c20": "Traceback\nValueError: loss is nan\n"}
+    sweep = SweepRecords("quick", "make sweep", tuple(states), tuple(records), states, errors, paths)
+    return write_report(sweep, folder / "report", extras=Extras(no_samples="none here"))
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    with playwright.sync_playwright() as started:
+        launched = started.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield launched
+        launched.close()
+
+
+@pytest.fixture
+def page(browser: Any, report: Report) -> Iterator[Any]:
+    opened = browser.new_page(viewport={"width": 1280, "height": 900})
+    opened.goto((report.directory / "report.html").as_uri())
+    yield opened
+    opened.close()
+
+
+def column(page: Any, table: str, title: str) -> list[str]:
+    """Return the visible cells of a column."""
+    return page.evaluate(
+        """([table, title]) => {
+          const found = document.querySelector(table), heads = [...found.querySelectorAll("th")];
+          const at = heads.findIndex(head => head.textContent === title);
+          return [...found.tBodies[0].rows].filter(row => !row.hidden).map(row => row.cells[at].textContent);
+        }""",
+        [table, title],
+    )
+
+
+def test_no_error_in_the_console_and_no_request_leaves_the_file(browser: Any, report: Report) -> None:
+    page = browser.new_page()
+    said: list[str] = []
+    asked: list[str] = []
+    page.on("console", lambda message: said.append(message.text))
+    page.on("pageerror", lambda error: said.append(str(error)))
+    page.on("request", lambda request: asked.append(request.url))
+    address = (report.directory / "report.html").as_uri()
+    page.goto(address)
+    page.get_by_role("button", name="test error").click()
+    page.wait_for_timeout(300)
+    page.close()
+    assert said == []
+    assert [url for url in asked if not url.startswith("data:")] == [address]
+
+
+def test_runs_sort_by_value_and_what_is_unknown_stays_last(page: Any) -> None:
+    button = page.locator("#all-runs").get_by_role("button", name="test error", exact=True)
+    for order in (1, -1):
+        button.click()
+        cells = column(page, "#all-runs", "test error")
+        assert cells[-2:] == ["", ""]
+        values = [float(cell) for cell in cells[:-2]]
+        assert values == sorted(values, reverse=order < 0)
+    page.locator("#all-runs").get_by_role("button", name="n train", exact=True).click()
+    sizes = [int(cell) for cell in column(page, "#all-runs", "n train")[:-2]]
+    assert sizes == sorted(sizes)
+    assert page.locator("#all-runs th[aria-sort]").all_text_contents() == ["n train"]
+
+
+def test_numbers_with_separators_and_units_sort_by_value(page: Any) -> None:
+    table = "#sizes table"
+    for order in (1, -1):
+        page.locator(table).get_by_role("button", name="training images").click()
+        sizes = [int(cell.replace(",", "")) for cell in column(page, table, "training images")]
+        assert sizes == sorted(sizes, reverse=order < 0)
+
+
+def test_runs_filter_by_words_model_and_state(page: Any) -> None:
+    shown = page.locator("#shown")
+    page.locator("#runs").get_by_label("Model").select_option("vit_tiny")
+    assert shown.text_content() == f"{RUNS // 2} of {RUNS + 2} runs"
+    page.locator("#runs").get_by_label("Filter").fill("vit n4096-")
+    assert shown.text_content() == f"{RUNS // 10} of {RUNS + 2} runs"
+    assert set(column(page, "#all-runs", "n train")) == {"4096"}
+    page.locator("#runs").get_by_label("Filter").fill("")
+    page.locator("#runs").get_by_label("Model").select_option("")
+    page.locator("#runs").get_by_label("State").select_option("failed")
+    assert column(page, "#all-runs", "run id") == ["cues-vit_tiny-n256-c20"]
+
+
+def test_every_figure_has_an_alternative_and_ids_are_unique(page: Any) -> None:
+    alternatives = page.evaluate(
+        """[...document.querySelectorAll("svg, img")]
+             .map(x => x.getAttribute(x.tagName === "IMG" ? "alt" : "aria-label"))"""
+    )
+    assert len(alternatives) == 4
+    assert all(len(text) > 20 for text in alternatives)
+    ids = page.evaluate("[...document.querySelectorAll('[id]')].map(x => x.id)")
+    assert len(ids) == len(set(ids))
+
+
+@pytest.mark.parametrize("width", [320, 390, 820, 1280])
+def test_nothing_scrolls_sideways(browser: Any, report: Report, width: int) -> None:
+    page = browser.new_page(viewport={"width": width, "height": 800})
+    page.goto((report.directory / "report.html").as_uri())
+    page.evaluate("document.querySelectorAll('details').forEach(part => part.open = true)")
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    page.close()
+
+
+@pytest.mark.skipif(not AXE.exists(), reason="no axe-core here (make test-page installs it where npm is)")
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1280])
+def test_axe_finds_nothing(browser: Any, report: Report, scheme: str, width: int) -> None:
+    page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+    page.goto((report.directory / "report.html").as_uri())
+    page.evaluate("document.querySelectorAll('details').forEach(part => part.open = true)")
+    page.add_script_tag(path=AXE)
+    found = page.evaluate("axe.run()")
+    page.close()
+    assert "color-contrast" in {rule["id"] for rule in found["passes"]}
+    assert [(rule["id"], [node["html"][:120] for node in rule["nodes"][:3]]) for rule in found["violations"]] == []
+
+
+def contrast(a: tuple[float, ...], b: tuple[float, ...]) -> float:
+    """Return the contrast ratio of two sRGB colours of 0..255 (WCAG 2.2)."""
+    levels = np.array([a, b]) / 255
+    linear = np.where(levels <= 0.04045, levels / 12.92, ((levels + 0.055) / 1.055) ** 2.4)
+    light, dark = sorted(linear @ [0.2126, 0.7152, 0.0722], reverse=True)
+    return float((light + 0.05) / (dark + 0.05))
+
+
+@pytest.mark.parametrize(("scheme", "least_words", "least_lines"), [("light", 4.5, 3.0), ("dark", 4.5, 3.0)])
+def test_words_and_lines_of_figures_stand_out(
+    browser: Any, report: Report, scheme: str, least_words: float, least_lines: float
+) -> None:
+    page = browser.new_page(color_scheme=scheme)
+    page.goto((report.directory / "report.html").as_uri())
+    colour = "x => getComputedStyle(x).{}.match(/[\\d.]+/g).slice(0, 3).map(Number)"
+    paper = page.evaluate(f"({colour.format('backgroundColor')})(document.body)")
+    words = page.evaluate(f"[...document.querySelectorAll('svg text')].map({colour.format('fill')})")
+    assert len(words) > 50
+    assert min(contrast(tuple(word), tuple(paper)) for word in words) >= least_words
+    for model_colour, _ in styles(["resnet_a", "hybrid_a", "vit_a", *"abcd"]).values():
+        rgb = tuple(int(model_colour[i : i + 2], 16) for i in (1, 3, 5))
+        assert contrast(rgb, tuple(paper)) >= least_lines, model_colour
+    page.close()
+
+
+def test_a_model_has_one_colour_in_figures_and_tables(page: Any) -> None:
+    for model, (colour, _) in styles(list(MODELS)).items():
+        chips = page.evaluate(
+            """model => [...document.querySelectorAll("td, .models span")].filter(x => x.textContent === model)
+                 .map(x => x.querySelector("i").style.background)""",
+            model,
+        )
+        rgb = ", ".join(str(int(colour[i : i + 2], 16)) for i in (1, 3, 5))
+        assert len(chips) > RUNS // 2
+        assert set(chips) == {f"rgb({rgb})"}
+        assert page.locator("#curves svg").first.inner_html().lower().count(colour.lower()) > 3
+
+
+def test_dark_screens_print_on_white_paper_with_all_details(browser: Any, report: Report) -> None:
+    page = browser.new_page(color_scheme="dark")
+    page.goto((report.directory / "report.html").as_uri())
+    page.emulate_media(media="print", color_scheme="dark")
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    assert not page.locator("nav").is_visible()
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    assert page.evaluate("[...document.querySelectorAll('details')].every(part => part.open)")
+    page.close()
+
+
+def test_200_runs_are_under_3_mb_and_interactive_within_a_second(browser: Any, report: Report) -> None:
+    file = report.directory / "report.html"
+    assert file.stat().st_size < 3_000_000
+    seconds = []
+    for _ in range(3):  # the machine may be busy; the page is not faster than its best
+        page = browser.new_page(viewport={"width": 390, "height": 844})
+        page.goto(file.as_uri())
+        page.locator("#all-runs").get_by_role("button", name="test error", exact=True).evaluate("x => x.click()")
+        page.evaluate("new Promise(done => requestAnimationFrame(() => setTimeout(done)))")
+        seconds.append(page.evaluate("performance.now()") / 1000)
+        page.close()
+    print(f"page: {file.stat().st_size / 1e6:.2f} MB; sorted and painted after {min(seconds):.2f} s")
+    assert min(seconds) < 1
+
+
+def test_downloads_are_the_files_beside_the_page(page: Any, report: Report) -> None:
+    with page.expect_download() as wanted:
+        page.get_by_role("link", name="runs.csv").click()
+    assert Path(wanted.value.path()).read_bytes() == (report.directory / "runs.csv").read_bytes()
