@@ -1,7 +1,7 @@
 # Every target installs what it needs by itself. `make` lists them.
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help setup data sweep status cancel report publish reproduce transfer gold sync test test-slow test-gpu bench check models demo claims probe dose clean
+.PHONY: help setup data sweep status cancel report publish reproduce transfer gold recipes sync test test-slow test-gpu bench check models demo claims probe dose clean
 
 SWEEP ?= quick
 SET ?=
@@ -46,6 +46,9 @@ transfer: .venv/ready ## STUDY=cues: pre-train at growing sizes, move the backbo
 
 gold: .venv/ready ## compare the published studies with published numbers and exact bounds (3 s)
 	@$(python) scripts/gold.py $(ARGS)
+
+recipes: .venv/ready ## a fair search for recipes: the same seeded trials for every model (5 min on 2 cores, estimated)
+	@$(python) scripts/recipes.py $(ARGS)
 
 sync: .venv/ready ## upload the W&B runs that were logged offline (needs wandb login)
 	@.venv/bin/wandb sync outputs/runs/*/wandb/offline-run-*

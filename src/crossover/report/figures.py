@@ -190,3 +190,21 @@ def by_class(classes: pd.DataFrame, models: Sequence[str]) -> Figure:
     figure.supxlabel(X_LABEL, fontsize=10)
     figure.supylabel("test error", fontsize=10)
     return figure
+
+
+def best_of(curves: pd.DataFrame) -> Figure:
+    """Return the expected lowest validation error over trials of each model, one panel per n_train."""
+    sizes = sorted(curves["n_train"].unique())
+    figure, drawn = panels(len(sizes), columns=min(2, len(sizes)))
+    chosen = styles(list(dict.fromkeys(curves["model"])))
+    for axes, n in zip(drawn, sizes, strict=True):
+        for model, rows in curves[curves["n_train"] == n].groupby("model", sort=False):
+            colour, marker = chosen[str(model)]
+            axes.plot(rows["trials"], rows["val_error"], color=colour, marker=marker, label=str(model), linewidth=2)
+        axes.set_title(f"{n:,} training images", fontsize=10)
+        axes.set_xlabel("trials")
+        axes.set_ylabel("expected lowest\nvalidation error")
+        axes.yaxis.set_major_formatter(PercentFormatter(1))
+        axes.set_ylim(bottom=0)
+        axes.legend(frameon=False)
+    return figure

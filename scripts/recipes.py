@@ -1,0 +1,87 @@
+"""Search recipes fairly, or draw the curves of a recorded search: python scripts/recipes.py (make recipes)."""
+
+from pathlib import Path
+from typing import Any
+
+import hydra
+import pandas as pd
+from hydra import compose
+from omegaconf import DictConfig
+from rich.console import Console
+from rich.table import Table
+
+from crossover.analysis.tables import AnalysisError
+from crossover.analysis.tuning import best_of_k, chosen
+from crossover.cli import one_line_errors, resolved, run_app
+from crossover.config import CrossoverError
+from crossover.files import write_text
+from crossover.report.figures import best_of
+from crossover.report.style import save
+from crossover.sweep.launch import check_data
+from crossover.sweep.pool import local_slots, run_pool
+from crossover.sweep.progress import Display
+from crossover.sweep.records import freeze, read_record
+from crossover.sweep.search import TRIAL_COLUMNS, parse_search, plan_trials, trial_row
+
+NEEDED = ("model", "n_train", "lr", "weight_decay", "val_error")
+
+
+@hydra.main(version_base="1.3", config_path="../conf", config_name="recipes")
+@one_line_errors
+def main(config: DictConfig) -> None:
+    console, values = Console(), resolved(config)
+    recorded = values["trials"] is not None
+    trials = read_trials(Path(values["trials"]), values["where"]) if recorded else make_trials(values, console)
+    folder = Path(values["output"] or Path(values["outputs"]) / "recipes" / values["search"]["name"])
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        tables = {"best-of-k": best_of_k(trials), "chosen": chosen(trials)}
+    except AnalysisError as error:
+        raise CrossoverError(str(error)) from None
+    for name, table in (tables if recorded else tables | {"trials": trials}).items():
+        write_text(folder / f"{name}.csv", table.to_csv(index=False, float_format="%.6g"))
+    save(best_of(tables["best-of-k"]), folder, "best-of-k")
+    shown = Table("model", "training images", "rate", "decay", "validation error", "at the edge of", box=None)
+    for row in tables["chosen"].to_dict("records"):
+        edges = [name for name in ("lr", "weight_decay") if row[f"{name}_at_edge"]]
+        cells = (f"{row['n_train']:,}", f"{row['lr']:g}", f"{row['weight_decay']:g}", f"{100 * row['val_error']:.1f} %")
+        shown.add_row(row["model"], *cells, ", ".join(edges))
+    console.print(shown)
+    print(f"tables and figure: {folder}")
+
+
+def make_trials(values: dict[str, Any], console: Console) -> pd.DataFrame:
+    """Do the trials that are left and return all; raise CrossoverError when one did not end."""
+    search = parse_search(values["search"])
+    planned = plan_trials(search, lambda overrides: resolved(compose("train", overrides)), values["outputs"])
+    runs = [run for _, run in planned]
+    console.print(f"search {search.name}: {len(runs)} trials", highlight=False)
+    for line in check_data(runs):
+        console.print(line, highlight=False)
+    freeze(runs)
+    with Display(console, len(runs)) as display:
+        progress = run_pool(runs, slots=local_slots(values["parallel"], 1), report=display)
+    if progress.count("done") < len(runs):
+        raise CrossoverError(
+            f"not all trials ended (one that diverges does not); see {runs[0].run_dir.parent}/*/error.txt"
+        )
+    rows = [trial_row(trial, run, read_record(run.run_dir / "record.json")) for trial, run in planned]
+    return pd.DataFrame(rows, columns=TRIAL_COLUMNS)
+
+
+def read_trials(path: Path, where: str | None) -> pd.DataFrame:
+    try:
+        trials = pd.read_csv(path)
+        trials = trials if where is None else trials.query(where)
+    except (OSError, ValueError, NameError, SyntaxError) as error:
+        raise CrossoverError(
+            f"{path} cannot be read as trials ({error}); needed columns: {', '.join(NEEDED)}"
+        ) from None
+    missing = [name for name in NEEDED if name not in trials.columns]
+    if missing or trials.empty:
+        raise CrossoverError(f"{path} has no {', '.join(missing) or 'rows'}; needed columns: {', '.join(NEEDED)}")
+    return trials
+
+
+if __name__ == "__main__":
+    run_app(main)

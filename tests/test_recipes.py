@@ -1,0 +1,102 @@
+"""Claims about the search for recipes: the same for every model, judged on validation alone, and its curves."""
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from hydra import compose, initialize_config_dir
+
+from crossover.analysis.tables import AnalysisError
+from crossover.analysis.tuning import best_of_k, chosen, expected_best
+from crossover.cli import resolved
+from crossover.config import CrossoverError
+from crossover.report.figures import best_of
+from crossover.sweep.search import TRIAL_COLUMNS, draw_recipes, parse_search, plan_trials, trial_row
+from tests.worlds import small_run
+
+ROOT = Path(__file__).parents[1]
+
+
+def shipped() -> dict[str, Any]:
+    return resolved(compose("recipes"))["search"]
+
+
+@pytest.fixture(autouse=True)
+def _conf() -> Any:
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        yield
+
+
+def test_every_model_gets_the_same_points_of_the_same_volume() -> None:
+    search = parse_search(shipped())
+    one, two = (draw_recipes(search, model) for model in search.models)
+    assert len(one) == len(two) == search.trials
+    shift = np.log([b["lr"] / a["lr"] for a, b in zip(one, two, strict=True)])
+    assert np.ptp(shift) < 0.1  # two figures are kept
+    assert one == draw_recipes(search, next(iter(search.models)))
+    low, high = search.models["vit_tiny"].lr
+    assert all(0.99 * low <= drawn["lr"] <= 1.01 * high for drawn in two)
+
+
+def test_a_wider_search_for_one_model_is_refused() -> None:
+    values = shipped()
+    values["models"]["vit_tiny"]["lr"] = [1e-4, 1e-1]
+    with pytest.raises(CrossoverError, match="same span of lr for every model; got resnet_tiny x16, vit_tiny x1000"):
+        parse_search(values)
+    values["models"]["vit_tiny"]["lr"] = [1e-2, 1e-3]
+    with pytest.raises(CrossoverError, match=r"models\.vit_tiny\.lr=\[0\.01, 0\.001\]: give 0 < lowest"):
+        parse_search(values)
+
+
+def test_trials_of_all_models_differ_in_the_recipe_alone() -> None:
+    search = parse_search(shipped())
+    planned = plan_trials(search, lambda overrides: resolved(compose("train", overrides)), "outputs")
+    assert len({run.run_id for _, run in planned}) == search.trials * len(search.bands) * len(search.models)
+    assert {run.budget.label for _, run in planned} == {"640 steps"}
+    counts = pd.DataFrame([(run.model.name, run.n_train) for _, run in planned]).value_counts()
+    assert set(counts) == {search.trials}
+
+
+def test_expected_best_is_the_mean_over_all_subsets_of_k_trials() -> None:
+    errors = np.array([0.5, 0.2, 0.9, 0.3, 0.3])
+    for k, found in enumerate(expected_best(errors), 1):
+        assert found == pytest.approx(np.mean([min(part) for part in itertools.combinations(errors, k)]))
+
+
+def trials() -> pd.DataFrame:
+    rows = [
+        {"model": model, "n_train": n, "trial": i, "lr": lr, "weight_decay": 0.1, "val_error": abs(i - at) / 10 + 0.1}
+        for model, at in (("resnet_a", 1), ("vit_a", 3))
+        for n in (100, 1000)
+        for i, lr in enumerate((1e-3, 2e-3, 4e-3, 8e-3))
+    ]
+    return pd.DataFrame(rows)
+
+
+def test_choice_is_the_lowest_validation_error_and_says_when_it_is_at_the_edge() -> None:
+    found = chosen(trials()).set_index(["model", "n_train"])
+    assert found.loc[("resnet_a", 100), "lr"] == 2e-3
+    assert list(found["lr_at_edge"]) == [False, False, True, True]
+    curves = best_of_k(trials())
+    assert curves.groupby("model")["val_error"].min().to_dict() == pytest.approx({"resnet_a": 0.1, "vit_a": 0.1})
+    assert len(best_of(curves).axes) == 2
+
+
+def test_unequal_numbers_of_trials_are_refused() -> None:
+    with pytest.raises(AnalysisError, match=r"as many trials for every model and size; got .*vit_a at 1,000: 3"):
+        best_of_k(trials().iloc[:-1])
+
+
+def test_the_record_of_a_trial_has_no_test_error() -> None:
+    row = trial_row(3, small_run(Path("nowhere")), {"val_error": 0.4, "test_error": 0.1})
+    assert set(row) == set(TRIAL_COLUMNS)
+    assert 0.1 not in row.values()
+
+
+def test_published_curves_follow_from_the_published_trials() -> None:
+    recorded = pd.read_csv(ROOT / "results" / "recipes" / "cues.csv").query("steps == 800")
+    published = pd.read_csv(ROOT / "results" / "recipes" / "cues-800-steps" / "best-of-k.csv")
+    pd.testing.assert_frame_equal(best_of_k(recorded), published, rtol=1e-5)
