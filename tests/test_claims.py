@@ -1,5 +1,6 @@
 """Rules and verdicts of the ledger on measures whose answer is known."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -7,8 +8,19 @@ import pandas as pd
 import pytest
 from omegaconf import OmegaConf
 
-from crossover.analysis.claims import COLUMNS, EXACT, Outcome, case_outcome, judge, parse_rules, places, verdict
+from crossover.analysis.claims import (
+    COLUMNS,
+    EXACT,
+    Outcome,
+    Rules,
+    case_outcome,
+    judge,
+    parse_rules,
+    places,
+    verdict,
+)
 from crossover.analysis.tables import AnalysisError
+from crossover.ledger import read_measures
 from crossover.report.claims import claimed, markdown, number, write_ledger
 
 ROOT = Path(__file__).parents[1]
@@ -145,9 +157,20 @@ def test_an_ambiguous_place_is_refused() -> None:
         judge(rules([rule(above=0, against=None)]), measures)
 
 
-def test_the_ledger_has_every_claim_of_the_article_and_is_well_formed() -> None:
+def test_the_published_ledger_follows_from_its_measures_and_the_rules() -> None:
+    folder = ROOT / "results" / "claims"
+    again = judge(shipped(), read_measures(folder / "measures.csv"))
+    assert again == json.loads((folder / "claims.json").read_text())
+    assert markdown(again) == (folder / "claims.md").read_text()
+
+
+def shipped() -> Rules:
     values: Any = OmegaConf.to_container(OmegaConf.load(ROOT / "conf" / "claims.yaml"))
-    ledger = parse_rules({name: values[name] for name in ("claims", "default", "confidence")})
+    return parse_rules({name: values[name] for name in ("claims", "default", "confidence")})
+
+
+def test_the_ledger_has_every_claim_of_the_article_and_is_well_formed() -> None:
+    ledger = shipped()
     names = {claim.name for claim in ledger.claims}
     cnn = {"local-connectivity", "weight-sharing", "cnn-hierarchy", "cnn-invariance", "fewer-parameters"}
     vit = {"vit-bias", "vit-no-equivariance", "vit-augmentation", "vit-parameters", "vit-small-data", "vit-large-data"}

@@ -82,7 +82,10 @@ def conditions(claim: Mapping[str, Any]) -> str:
 def counts(ledger: Mapping[str, Any]) -> str:
     """Return such as `25 claims: 9 supported, 2 refuted`."""
     said = ", ".join(f"{count} {verdict}" for verdict, count in ledger["verdicts"].items() if count)
-    return f"{len(ledger['claims'])} claims: {said}"
+    outcomes = [case["outcome"] for claim in ledger["claims"] for case in claim["cases"]]
+    missing = outcomes.count("no data")
+    left = f"; {missing} of {len(outcomes)} cases have no data yet" if missing else ""
+    return f"{len(ledger['claims'])} claims: {said}{left}"
 
 
 def cost(claim: Mapping[str, Any]) -> str:
