@@ -55,9 +55,8 @@ def learning_curves(
     if any(entry["curve"] for entry in study["laws"]):
         axes.plot([], [], color=SOFT, linestyle=DASHES, linewidth=1.2, label="fitted laws")
     _draw_ceilings(axes, ceilings)
-    for pair in study["pairs"]:
-        if pair["n_star"] is not None:
-            _draw_crossing(axes, pair)
+    for row, pair in enumerate(pair for pair in study["pairs"] if pair["n_star"] is not None):
+        _draw_crossing(axes, pair, row)
     size_axis(axes, sorted(curves["n_train"].unique()))
     axes.set_xlabel(x_label)
     error_axis(axes)
@@ -80,7 +79,7 @@ def _draw_ceilings(axes: Axes, ceilings: Sequence[Ceiling]) -> None:
         )
 
 
-def _draw_crossing(axes: Axes, pair: Mapping[str, Any]) -> None:
+def _draw_crossing(axes: Axes, pair: Mapping[str, Any], row: int) -> None:
     low, high = pair["ci_low"] or pair["n_min"], pair["ci_high"] or pair["n_max"]
     axes.axvspan(low, high, color=FAINT, alpha=0.25, linewidth=0)
     axes.axvline(pair["n_star"], color=INK, linewidth=1)
@@ -88,7 +87,7 @@ def _draw_crossing(axes: Axes, pair: Mapping[str, Any]) -> None:
         f"N* = {images(pair['n_star'])}",
         (pair["n_star"], 1),
         xycoords=("data", "axes fraction"),
-        xytext=(0, 2),
+        xytext=(0, 2 + 11 * row),  # one above the other: crossings may be close
         textcoords="offset points",
         ha="center",
         fontsize=9,
