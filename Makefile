@@ -1,7 +1,7 @@
 # Every target installs what it needs by itself. `make` lists them.
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help setup data sweep status cancel report publish reproduce transfer gold recipes sync test test-slow test-gpu bench check models demo claims probe dose clean
+.PHONY: help setup data sweep status cancel report publish reproduce transfer gold recipes dashboard leet sync test test-slow test-gpu bench check models demo claims probe dose clean
 
 SWEEP ?= quick
 SET ?=
@@ -50,8 +50,14 @@ gold: .venv/ready ## compare the published studies with published numbers and ex
 recipes: .venv/ready ## a fair search for recipes: the same seeded trials for every model (5 min on 2 cores, estimated)
 	@$(python) scripts/recipes.py $(ARGS)
 
-sync: .venv/ready ## upload the W&B runs that were logged offline (needs wandb login)
-	@.venv/bin/wandb sync outputs/runs/*/wandb/offline-run-*
+dashboard: .venv/ready ## SWEEP=quick: W&B view and report of a sweep; OFFLINE=1 writes their specs to files (5 s)
+	@$(python) scripts/dashboard.py "$(SWEEP)" $(if $(OFFLINE),--offline) $(ARGS)
+
+leet: .venv/ready ## SWEEP=quick: the W&B runs of a sweep in the terminal, without a browser (2 s)
+	@$(python) scripts/leet.py "$(SWEEP)"
+
+sync: .venv/ready ## upload the W&B runs that were logged offline and are not there yet (needs wandb login)
+	@$(python) scripts/sync.py $(ARGS)
 
 demo: .venv/ready ## does an operation follow a moving image? the article's demonstration, one figure (30 s)
 	@$(python) scripts/demo.py $(ARGS)

@@ -11,6 +11,7 @@ from crossover.analysis.tables import read_curves
 from crossover.cli import one_line_errors, resolved, run_app
 from crossover.config import CrossoverError
 from crossover.report.build import write_curves_report
+from crossover.report.mirror import mirror_report
 from crossover.report.terminal import terminal_summary
 from crossover.study import report_sweep
 from crossover.sweep.plan import sweep_dir
@@ -24,13 +25,15 @@ def main(config: DictConfig) -> None:
     try:
         if values["curves"] is None:
             name, outputs = values["name"], Path(values["outputs"])
+            sweep = read_sweep(outputs, name)
             report = report_sweep(
-                read_sweep(outputs, name),
+                sweep,
                 Path(values["output"] or sweep_dir(outputs, name)),
                 also=[read_sweep(outputs, other) for other in values["also"]],
                 seed=values["seed"],
                 designs=values["calibrate"],
             )
+            mirror_report(report, sweep)
         else:
             if values["output"] is None:
                 raise CrossoverError("curves=... needs output=DIR, the folder to write to")

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from crossover.cli import one_line_errors, resolved, run_app
 from crossover.config import RunConfig
+from crossover.report.mirror import mirror_report
 from crossover.report.terminal import terminal_summary
 from crossover.study import report_sweep
 from crossover.sweep.failures import describe_failures, repeat_command
@@ -111,7 +112,9 @@ def finish(progress: Progress, directory: Path, console: Console) -> None:
     for line in describe_failures(directory.parent.parent, records.errors):
         console.print(line, style="red", highlight=False, markup=False, soft_wrap=True)
     if records.records:
-        terminal_summary(report_sweep(records, directory), console)
+        report = report_sweep(records, directory)
+        terminal_summary(report, console)
+        mirror_report(report, records)
     left = len(progress.states) - progress.count("done")
     if left:
         console.print(f"{left} of {len(progress.states)} runs are not done; the same command tries again", style="red")

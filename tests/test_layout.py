@@ -11,9 +11,11 @@ SOURCE = Path(__file__).parents[1] / "src" / "crossover"
 ALLOWED = {
     "config": set(),
     "files": set(),
+    "vocabulary": set(),
+    "wandb_runs": set(),
     "analysis": set(),
     "data": {"config", "files"},
-    "training": {"config", "files", "data"},
+    "training": {"config", "files", "data", "vocabulary", "wandb_runs"},
     "probes": {"config", "files", "data", "training"},
     "probes/load": {"config", "files", "data", "training", "sweep"},
     "ledger": {"config", "analysis", "probes", "sweep"},
@@ -23,8 +25,12 @@ ALLOWED = {
     "sweep/slots": {"config", "sweep", "bench"},
     "sweep/pool": {"config", "files", "cli", "sweep"},
     "sweep/__main__": {"config", "sweep"},
+<<<<<<< HEAD
     "faults": {"config", "files", "sweep"},
     "report": {"config", "files", "analysis", "sweep"},
+=======
+    "report": {"config", "files", "analysis", "sweep", "vocabulary", "wandb_runs"},
+>>>>>>> 579668e (wandb: one vocabulary, runs mirrored from a thread, aggregates, view and report as code, sync, terminal; a stub for tests)
     "study": {"config", "files", "data", "analysis", "report", "sweep"},
     "bench": {"config", "files", "data", "training"},
     "cli": {"config"},

@@ -1,35 +1,151 @@
 import csv
 import json
+import os
+import shutil
+import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
-from crossover.training.loggers import SUMMARY
+from crossover.config import AugmentConfig, RunConfig
+from crossover.data.images import open_dataset
+from crossover.data.loader import Images, TrainBatches
+from crossover.training.loggers import sample_grid
 from crossover.training.run import execute
+from crossover.vocabulary import ACCURACY, CONFIG, CONFUSION, GPU_SECONDS, HISTORY, N_TRAIN, SAMPLES, SUMMARY
 from tests.worlds import small_run
 
 RUN = """
 import json, sys
 from crossover.config import parse_run
+from crossover import wandb_runs
 from crossover.training.run import execute
+wandb_runs.INIT_SECONDS, wandb_runs.FINISH_SECONDS = 2.0, 2.0
 execute(parse_run(json.loads(sys.argv[1])))
 """
 
 
-def test_offline_wandb_keeps_config_and_final_numbers(tmp_path: Path) -> None:
+def train_apart(run: RunConfig, **environment: str) -> str:
+    """Train in a process of its own, as W&B starts a service; return what it said."""
+    known = {k: v for k, v in os.environ.items() if not k.startswith("WANDB_")}
+    command = [sys.executable, "-c", RUN, run.model_dump_json()]
+    return subprocess.run(
+        command, check=True, env=known | environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ).stdout
+
+
+def records_of(folder: Path) -> list[dict[str, Any]]:
+    """Return the records of an offline run, as `wandb leet inspect` reads them."""
+    program = str(Path(sys.executable).with_name("wandb"))
+    told = subprocess.run(
+        [program, "leet", "inspect", "--json", str(folder)], check=True, capture_output=True, text=True
+    )
+    return [json.loads(line) for line in told.stdout.splitlines()]
+
+
+def merged(records: list[dict[str, Any]], kind: str) -> dict[str, Any]:
+    """Return all updates of a kind, in order."""
+    updates = [r[kind]["update"] for r in records if r["type"] == kind and "update" in r[kind]]
+    return {name: value for update in updates for name, value in update.items()}
+
+
+def test_offline_wandb_keeps_config_history_and_final_numbers(tmp_path: Path) -> None:
     run = small_run(tmp_path, logger={"kind": "wandb_offline", "group": "sweep"})
-    subprocess.run([sys.executable, "-c", RUN, run.model_dump_json()], check=True)  # W&B starts a service: not in here
+    with socket.socket() as server:  # every way out leads here, and nobody comes
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+        server.setblocking(False)
+        url = f"http://127.0.0.1:{server.getsockname()[1]}"
+        ways = dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy", "ALL_PROXY"), url)
+        train_apart(run, HOME=str(tmp_path / "home"), WANDB_BASE_URL=url, WANDB_API_KEY="0" * 40, **ways)
+        with pytest.raises(BlockingIOError):
+            server.accept()
     record = json.loads((run.run_dir / "record.json").read_text())
     (folder,) = run.run_dir.glob("wandb/offline-run-*")
-    inspect = [str(Path(sys.executable).with_name("wandb")), "leet", "inspect", "--summary", "--json", str(folder)]
-    told = json.loads(subprocess.run(inspect, check=True, capture_output=True, text=True).stdout)
-    text = json.dumps(told)
-    for key, field in SUMMARY.items():
-        assert key in text, f"{key} is missing"
-        assert str(record[field])[:8] in text
-    assert next(folder.glob("run-*.wandb")).name == f"run-{run.run_id}.wandb"
+    records = records_of(folder)
+    (started,) = (r["run"] for r in records if r["type"] == "run")
+    assert (started["run_id"], started["run_group"], started["job_type"]) == (run.run_id, "sweep", "train")
+    assert started["tags"] == ["cues", "resnet_test"]
+    config = started["config"]["update"]
+    assert set(config) - {"_wandb"} == set(CONFIG)
+    assert (config["n_train"], config["chain"], config["cell"]) == (100, 0, "resnet_test n=100")
+    rows = [r["history"]["item"] for r in records if r["type"] == "history"]
+    assert [row["_step"] for row in rows] == [6, 12, 18, 24]
+    for field, metric in HISTORY.items():
+        if metric not in SUMMARY.values():
+            assert [row[metric] for row in rows] == pytest.approx([row[field] for row in record["history"]])
+        assert all(metric in row for row in rows)
+    summary = merged(records, "summary")
+    for field, metric in SUMMARY.items():
+        assert summary[metric] == pytest.approx(record[field]), metric
+    assert summary[ACCURACY] == pytest.approx(1 - record["test_error"])
+    assert (summary[GPU_SECONDS], summary[N_TRAIN]) == (0, 100)
+    assert f"{SAMPLES}._type" in summary or SAMPLES in summary
+    assert any(name.startswith(CONFUSION) for name in summary)
+    artifacts = {r["artifact"]["name"] for r in records if r["type"] == "artifact"}
+    assert f"record-{run.run_id}" in artifacts
+    assert not list((tmp_path / "home").rglob("staging/*"))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
+def test_offline_wandb_connects_to_nothing_but_itself(tmp_path: Path) -> None:
+    run = small_run(tmp_path, logger={"kind": "wandb_offline"})
+    log = tmp_path / "connects"
+    trace = ["strace", "-f", "-qq", "-e", "trace=connect,sendto,sendmsg", "-o", str(log)]
+    command = [*trace, sys.executable, "-c", RUN, run.model_dump_json()]
+    known = {k: v for k, v in os.environ.items() if not k.startswith("WANDB_")}
+    done = subprocess.run(command, env=known | {"HOME": str(tmp_path / "home")}, capture_output=True, text=True)
+    if not (run.run_dir / "record.json").exists() and "ptrace" in done.stderr:
+        pytest.skip("strace may not trace here")
+    assert done.returncode == 0, done.stderr
+    calls = log.read_text().splitlines()
+    assert any("AF_UNIX" in call or "127.0.0.1" in call for call in calls)  # W&B's own service: it was seen
+    outside = [c for c in calls if "AF_INET" in c and "127.0.0.1" not in c and "::1" not in c]
+    assert outside == []
+
+
+@pytest.mark.slow
+def test_stopped_or_failed_run_ends_as_failed_and_its_rest_has_the_same_id(tmp_path: Path) -> None:
+    code = RUN.replace(
+        "execute(",
+        "import threading; from crossover.training.resume import StoppedError; stop = threading.Event(); stop.set()\n"
+        "try: execute(parse_run(json.loads(sys.argv[1])), stop)\nexcept StoppedError: pass\n#",
+    )
+    run = small_run(tmp_path, logger={"kind": "wandb_offline"})
+    subprocess.run([sys.executable, "-c", code, run.model_dump_json()], check=True)
+    time.sleep(1.1)  # the folders of W&B are named by the second
+    train_apart(run)
+    first, second = (records_of(folder) for folder in sorted(run.run_dir.glob("wandb/offline-run-*")))
+    ends = [r["exit"].get("exit_code", 0) for records in (first, second) for r in records if r["type"] == "exit"]
+    assert ends == [1, 0]
+    ids = {r["run"]["run_id"] for records in (first, second) for r in records if r["type"] == "run"}
+    assert ids == {run.run_id}
+    steps = [r["history"]["step"]["num"] for records in (first, second) for r in records if r["type"] == "history"]
+    assert steps == [6, 12, 18, 24]
+
+
+@pytest.mark.parametrize(
+    "answers",
+    [pytest.param(False, id="unreachable"), pytest.param(True, id="silent", marks=pytest.mark.slow)],
+)
+def test_outage_of_wandb_costs_bounded_time_and_nothing_else(tmp_path: Path, answers: bool) -> None:
+    run = small_run(tmp_path, logger={"kind": "wandb"})
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        if answers:  # takes connections and says nothing
+            server.listen(50)
+        url = f"http://127.0.0.1:{server.getsockname()[1]}"
+        said = train_apart(run, WANDB_BASE_URL=url, WANDB_API_KEY="0" * 40, HOME=str(tmp_path / "home"))
+    assert "is logged offline" in said
+    assert (run.run_dir / "record.json").exists()
+    assert len(list(run.run_dir.glob("wandb/offline-run-*"))) == 1
 
 
 def test_csv_logger_writes_each_validation(tmp_path: Path) -> None:
@@ -37,5 +153,17 @@ def test_csv_logger_writes_each_validation(tmp_path: Path) -> None:
     record = execute(run)
     text = (run.run_dir / "csv" / "metrics.csv").read_text()
     rows = list(csv.DictReader(text.splitlines()))
-    errors = [float(row["val_error"]) for row in rows if row["val_error"]]
-    assert errors == pytest.approx([row["val_error"] for row in record["history"]])
+    losses = [float(row["val/loss"]) for row in rows if row["lr"]]
+    assert losses == pytest.approx([row["val_loss"] for row in record["history"]])
+    assert float(rows[-1]["test/error"]) == pytest.approx(record["test_error"])
+
+
+def test_sample_grid_shows_the_images_enlarged(tmp_path: Path) -> None:
+    run = small_run(tmp_path)
+    dataset = open_dataset(run.data, tmp_path / "data")
+    images = Images(dataset.images, dataset.labels, np.arange(100), torch.device("cpu"), 1e9)
+    batches = TrainBatches(images, dataset, AugmentConfig(name="none"), batch_size=16, seed=0)
+    grid = sample_grid(batches)
+    assert grid.shape == (64, 8 * 64, 3)
+    np.testing.assert_array_equal(grid[::4, :64:4], batches.raw(0)[0][0])
+    np.testing.assert_array_equal(grid[3::4, 3:64:4], batches.raw(0)[0][0])

@@ -1,87 +1,159 @@
 """Where does the history of a run go besides its record? W&B (offline unless asked), CSV, or nowhere."""
 
-import os
-from typing import Any
+import math
+import queue
+import threading
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
-from pytorch_lightning.loggers import CSVLogger, Logger, WandbLogger
+import numpy as np
+from PIL import Image
+from pytorch_lightning.loggers import CSVLogger, Logger
 
+from crossover import wandb_runs
 from crossover.config import RunConfig
+from crossover.data.loader import TrainBatches
+from crossover.vocabulary import CONFUSION, HISTORY, INCOMPLETE, RUN_JOB, SAMPLES, run_config, run_summary
 
-SUMMARY = {
-    "test/error": "test_error",
-    "test/loss": "test_loss",
-    "val/error": "val_error",
-    "train/error": "train_error",
-    "train_seconds": "train_seconds",
-    "images_per_second": "images_per_second",
-}
-"""W&B summary key: record field."""
+if TYPE_CHECKING:
+    import wandb
+
+SAMPLE_COUNT, SAMPLE_PIXELS = 8, 64
+MOST_CLASSES = 50
+"""Classes up to which a confusion matrix is logged: it has their square as rows."""
+
+
+class WandbMirror(Logger):
+    """A W&B run that is fed by a thread of its own: the training neither waits for W&B nor fails with it.
+
+    Online W&B that does not answer in time is logged offline instead; what it has not taken in time after the end stays
+    on disk (see wandb_runs). `make sync` uploads both later.
+    """
+
+    def __init__(self, run: RunConfig, config: Mapping[str, Any]) -> None:
+        super().__init__()
+        self._run, self._config = run, dict(config)
+        self._actions: queue.SimpleQueue[Callable[[wandb.Run], object] | None] = queue.SimpleQueue()
+        self._exit_code = 0
+        self._thread = threading.Thread(target=self._work, name="wandb mirror", daemon=True)
+        self._thread.start()
+
+    @property
+    def name(self) -> str:
+        return self._run.logger.project
+
+    @property
+    def version(self) -> str:
+        return self._run.run_id
+
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
+        """Do nothing: the configuration is given at the start."""
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        row = dict(metrics)
+        self.send(lambda run: run.log(row, step=step))  # with its step: a resumed run repeats no row
+
+    def send(self, action: Callable[["wandb.Run"], object]) -> None:
+        """Let `action` be done to the W&B run, after what was sent before."""
+        self._actions.put(action)
+
+    def close(self, exit_code: int) -> None:
+        """End the W&B run; returns after a bounded time whatever W&B does."""
+        self._exit_code = exit_code
+        self._actions.put(None)
+        self._thread.join(wandb_runs.INIT_SECONDS + wandb_runs.FINISH_SECONDS + 5)
+        if self._thread.is_alive():
+            self._complain("it does not answer")
+
+    def _work(self) -> None:
+        import wandb
+
+        try:
+            run = self._start()
+            while (action := self._actions.get()) is not None:
+                action(run)
+            run.finish(exit_code=self._exit_code)
+        except (wandb.errors.Error, OSError) as error:  # a timeout is an OSError
+            self._complain(str(error))
+
+    def _complain(self, why: str) -> None:
+        mark = self._run.run_dir / "wandb" / INCOMPLETE
+        mark.parent.mkdir(exist_ok=True)
+        mark.touch()
+        print(f"W&B has not taken all of {self._run.run_id} ({why}); `make sync` uploads it later", flush=True)
+
+    def _start(self) -> "wandb.Run":
+        run = self._run
+        return wandb_runs.start_run(
+            run.run_dir,
+            online=run.logger.kind == "wandb",
+            id=run.run_id,
+            name=run.run_id,
+            project=run.logger.project,
+            entity=run.logger.entity,
+            group=run.logger.group,
+            job_type=RUN_JOB,
+            tags=[str(self._config["dataset"]), str(self._config["model"])],
+            resume="allow",
+            config=self._config,
+        )
 
 
 def make_logger(run: RunConfig, facts: dict[str, Any]) -> Logger | None:
-    """Return the Lightning logger that the config asks for; `facts` become its flat configuration.
-
-    Online W&B that cannot be reached is not a reason to lose a training: the run is then kept offline (`make sync`
-    uploads it later), and says so.
-    """
-    flat = {k: v for k, v in facts.items() if isinstance(v, str | int | float)}
+    """Return the Lightning logger that the config asks for; `facts` become its flat configuration."""
     if run.logger.kind == "none":
         return None
     if run.logger.kind == "csv":
         logger = CSVLogger(save_dir=run.run_dir, name="", version="csv")
-        logger.log_hyperparams(flat)
+        logger.log_hyperparams(run_config(facts))
         return logger
-    return _wandb_logger(run, flat)
+    return WandbMirror(run, run_config(facts))
 
 
-def _wandb_logger(run: RunConfig, flat: dict[str, Any]) -> WandbLogger:
-    import wandb
-
-    offline = run.logger.kind == "wandb_offline"
-    if offline:
-        os.environ["WANDB_MODE"] = "offline"
-        os.environ["WANDB_ERROR_REPORTING"] = "false"  # else even an offline run opens a connection
-
-    def start(offline: bool) -> WandbLogger:
-        logger = WandbLogger(
-            name=run.run_id,
-            id=run.run_id,
-            project=run.logger.project,
-            entity=run.logger.entity,
-            group=run.logger.group,
-            job_type="train",
-            tags=[str(flat["dataset"]), str(flat["model"])],
-            save_dir=run.run_dir,
-            offline=offline,
-            resume="allow",
-            config=flat,
-            settings=wandb.Settings(console="off", silent=True, x_disable_stats=True, init_timeout=30),
-        )
-        _ = logger.experiment  # connects now
-        return logger
-
-    try:
-        return start(offline)
-    except wandb.errors.Error as error:
-        if offline:
-            raise
-        print(f"W&B cannot be reached ({error}): {run.run_id} is logged offline; `make sync` uploads it later")
-        return start(True)
+def history_row(row: Mapping[str, float]) -> dict[str, float]:
+    """Return a row of the history under the names that dashboards use."""
+    return {metric: row[field] for field, metric in HISTORY.items()}
 
 
-def log_summary(logger: Logger | None, record: dict[str, Any]) -> None:
-    """Write the final numbers where dashboards look for them."""
-    if isinstance(logger, WandbLogger):
-        summary = {name: record[field] for name, field in SUMMARY.items()}
-        summary["test/accuracy"] = 1 - record["test_error"]
-        logger.experiment.summary.update(summary)
+def log_end(logger: Logger | None, run: RunConfig, record: Mapping[str, Any], batches: TrainBatches) -> None:
+    """Log the final numbers; in W&B also augmented samples, the confusion matrix and the record as an artifact."""
+    if logger is None:
+        return
+    on_gpu = record["device_memory_bytes"] is not None
+    summary = run_summary(record, run.trainer.devices * run.trainer.num_nodes if on_gpu else 0)
+    logger.log_metrics(summary, step=record["steps"])
+    if not isinstance(logger, WandbMirror):
+        return
+    grid = sample_grid(batches)
+    with np.load(run.run_dir / "predictions.npz") as saved:
+        labels, predictions = saved["labels"].tolist(), saved["predictions"].tolist()
+
+    def end(wandb_run: "wandb.Run") -> None:
+        import wandb
+
+        wandb_run.summary.update(summary)  # else val/error would be that of the last validation
+        wandb_run.log({SAMPLES: wandb.Image(Image.fromarray(grid))}, step=record["steps"])
+        if len(record["classes"]) <= MOST_CLASSES:
+            matrix = wandb.plot.confusion_matrix(y_true=labels, preds=predictions, class_names=record["classes"])
+            wandb_run.log({CONFUSION: matrix}, step=record["steps"])
+        artifact = wandb.Artifact(f"record-{run.run_id}", type="record")
+        artifact.add_file(str(run.run_dir / "record.json"), policy="immutable")  # not copied
+        wandb_run.log_artifact(artifact)
+
+    logger.send(end)
+
+
+def sample_grid(batches: TrainBatches) -> np.ndarray:
+    """Return uint8 (height, width, 3): augmented images of the first step side by side, enlarged if they are small."""
+    x = batches.at(0)[0][:SAMPLE_COUNT].permute(0, 2, 3, 1).float()
+    pixels = (255 * (x * batches.std + batches.mean)).round().clamp(0, 255).byte().cpu().numpy()
+    factor = math.ceil(SAMPLE_PIXELS / pixels.shape[1])
+    return np.concatenate([np.kron(image, np.ones((factor, factor, 1), np.uint8)) for image in pixels], axis=1)
+
+
+def close_logger(logger: Logger | None, exit_code: int) -> None:
+    """End logging; W&B shows a run with another exit code than 0 as failed."""
+    if isinstance(logger, WandbMirror):
+        logger.close(exit_code)
     elif logger is not None:
-        logger.log_metrics({name: record[field] for name, field in SUMMARY.items()}, step=record["steps"])
-
-
-def close_logger(logger: Logger | None) -> None:
-    """End a W&B run; without this the next run in the process would continue it."""
-    if isinstance(logger, WandbLogger):
-        logger.experiment.finish()
-    elif logger is not None:
-        logger.finalize("success")
+        logger.finalize("failed" if exit_code else "success")

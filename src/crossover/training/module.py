@@ -12,6 +12,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from crossover.config import CrossoverError, RecipeConfig
 from crossover.data.loader import Batch, TrainBatches, step_seed
+from crossover.training.loggers import history_row
 from crossover.training.models import weight_decay_groups
 from crossover.training.step import Engine, Function, Update, metric_sums, with_engine
 
@@ -167,7 +168,7 @@ class Classifier(pl.LightningModule):
             weights = {k: v.detach().clone() for k, v in self.evaluated.state_dict().items()}
             self.best = {"val_error": error, "step": self.step, "weights": weights}
         for logger in self.loggers:
-            logger.log_metrics({k: v for k, v in row.items() if k != "step"}, step=self.step)
+            logger.log_metrics(history_row(row), step=self.step)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["crossover"] = {name: getattr(self, name) for name in _RESUMED}

@@ -24,8 +24,12 @@ from crossover.data.loader import EvalBatches
 from crossover.data.subsets import index_hash, subset
 from crossover.files import write_atomically, write_json
 from crossover.training.datamodule import SubsetData, leg_bounds
+<<<<<<< HEAD
 from crossover.training.initial import start_from
 from crossover.training.loggers import close_logger, log_summary, make_logger
+=======
+from crossover.training.loggers import close_logger, log_end, make_logger
+>>>>>>> 579668e (wandb: one vocabulary, runs mirrored from a thread, aggregates, view and report as code, sync, terminal; a stub for tests)
 from crossover.training.machine import (
     Precision,
     device_name,
@@ -113,16 +117,17 @@ def _execute(run: RunConfig, rank: Rank, stop: threading.Event) -> dict[str, Any
         "init_hash": init_hash,
     }
     run.run_dir.mkdir(parents=True, exist_ok=True)
-    logger = make_logger(run, facts)
+    logger, exit_code = make_logger(run, facts), 1
     try:
         fit(run, module, data, rank, logger, stop)
         record = facts | _measure(run, module, data, precision) | _provenance(device, started)
         record |= {"classes": list(dataset.classes), "config": run.model_dump(mode="json")}
-        log_summary(logger, record)
+        write_json(run.run_dir / "record.json", record)
+        (run.run_dir / "last.ckpt").unlink(missing_ok=True)
+        log_end(logger, run, record, data.train_batches)
+        exit_code = 0
     finally:
-        close_logger(logger)
-    write_json(run.run_dir / "record.json", record)
-    (run.run_dir / "last.ckpt").unlink(missing_ok=True)
+        close_logger(logger, exit_code)
     return record
 
 
