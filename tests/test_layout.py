@@ -25,12 +25,8 @@ ALLOWED = {
     "sweep/slots": {"config", "sweep", "bench"},
     "sweep/pool": {"config", "files", "cli", "sweep"},
     "sweep/__main__": {"config", "sweep"},
-<<<<<<< HEAD
     "faults": {"config", "files", "sweep"},
-    "report": {"config", "files", "analysis", "sweep"},
-=======
     "report": {"config", "files", "analysis", "sweep", "vocabulary", "wandb_runs"},
->>>>>>> 579668e (wandb: one vocabulary, runs mirrored from a thread, aggregates, view and report as code, sync, terminal; a stub for tests)
     "study": {"config", "files", "data", "analysis", "report", "sweep"},
     "bench": {"config", "files", "data", "training"},
     "cli": {"config"},

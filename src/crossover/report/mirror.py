@@ -54,12 +54,12 @@ def aggregates(report: Report) -> list[Aggregate]:
     found = []
     for (dataset, model), rows in report.curves.groupby(["dataset", "model"], sort=False):
         points = _rows(rows.sort_values(N_TRAIN).to_dict("records"), CURVE)
-        config = {"dataset": dataset, "model": model, "sweep": report.title}
+        config = {"dataset": dataset, "model": model, "sweep": report.findings.title}
         found.append(Aggregate(CURVE_JOB, f"{model} on {dataset}", config, points, {}))
     for dataset, pair in report.pairs:
         label = f"{pair['b']} and {pair['a']}"
         gap, equivalence = _rows(pair["gap"], GAP), _rows(pair["data_equivalence"], EQUIVALENCE)
-        config = {"dataset": dataset, PAIR: label, "sweep": report.title}
+        config = {"dataset": dataset, PAIR: label, "sweep": report.findings.title}
         summary = {name: pair[name] for name in VERDICT if pair.get(name) is not None}
         found.append(Aggregate(PAIR_JOB, f"{label} on {dataset}", config, [*gap, *equivalence], summary))
     return found
@@ -125,11 +125,11 @@ def _run(
     run = wandb_runs.start_run(
         report.directory,
         online=online,
-        id=run_id(job, report.title, label),
+        id=run_id(job, report.findings.title, label),
         name=label,
         project=logger.project,
         entity=logger.entity,
-        group=report.title,
+        group=report.findings.title,
         job_type=job,
         config=config,
     )  # not resumed: a run of the same id is replaced
@@ -151,8 +151,8 @@ def _log_aggregate(report: Report, logger: LoggerConfig, aggregate: Aggregate, o
 def _log_summary(report: Report, logger: LoggerConfig, online: bool) -> None:
     import wandb
 
-    config = {"command": report.command, "sweep": report.title, "runs": len(report.runs)}
-    with _run(report, logger, REPORT_JOB, f"report of {report.title}", config, online) as run:
+    config = {"command": report.findings.command, "sweep": report.findings.title, "runs": len(report.runs)}
+    with _run(report, logger, REPORT_JOB, f"report of {report.findings.title}", config, online) as run:
         run.log({TABLE: wandb.Table(columns=list(report.curves.columns), data=_cells(report.curves))})
         for path in sorted((report.directory / "figures").glob("*.png")):
             run.log({f"{FIGURES}{path.stem}": wandb.Image(str(path))})

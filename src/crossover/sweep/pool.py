@@ -22,19 +22,11 @@ from crossover.sweep.job import OUT_OF_MEMORY, STOPPED, run_process
 from crossover.sweep.records import State, run_state
 
 PRELOAD = [
-<<<<<<< HEAD
     *("torch", "pytorch_lightning", "timm", "wandb", "wandb.sdk.launch", "hydra"),
     *("crossover.training.run", "crossover.sweep.launch", "crossover.study"),
 ]
 """Imported once by the fork server: a run then starts in 0.1 s instead of 6 s. wandb.init imports its launch part; the
 last two are what the sweep's command imports, because multiprocessing imports that command again in each child."""
-=======
-    *("torch", "pytorch_lightning", "timm", "hydra", "crossover.training.run"),
-    *("wandb", "wandb.sdk.launch", "pandas"),
-]
-"""Imported once by the fork server: a run then starts in 0.01 s instead of 6 s. wandb.init imports its launch part, and
-its first image or table pandas, which takes 1.4 s."""
->>>>>>> 579668e (wandb: one vocabulary, runs mirrored from a thread, aggregates, view and report as code, sync, terminal; a stub for tests)
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
 HUGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
 """Lets the kernel back the heap with pages of 2 MB (glibc 2.35 or later, others ignore it): 2 to 12 % on a CPU."""

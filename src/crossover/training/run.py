@@ -24,12 +24,8 @@ from crossover.data.loader import EvalBatches
 from crossover.data.subsets import index_hash, subset
 from crossover.files import write_atomically, write_json
 from crossover.training.datamodule import SubsetData, leg_bounds
-<<<<<<< HEAD
 from crossover.training.initial import start_from
-from crossover.training.loggers import close_logger, log_summary, make_logger
-=======
 from crossover.training.loggers import close_logger, log_end, make_logger
->>>>>>> 579668e (wandb: one vocabulary, runs mirrored from a thread, aggregates, view and report as code, sync, terminal; a stub for tests)
 from crossover.training.machine import (
     Precision,
     device_name,
