@@ -59,7 +59,7 @@ class Cluster:
 
     def sweep(self, folder: Path, sweep: dict[str, Any], *settings: str, launcher: str = "slurm") -> str:
         """Run the sweep's command to its end and return all that was said in `folder`; it must succeed."""
-        assert self.start(folder, sweep, *settings, launcher=launcher).wait(240) == 0, said(folder)
+        assert self.start(folder, sweep, *settings, launcher=launcher).wait(480) == 0, said(folder)
         return said(folder)
 
     def settle(self) -> None:

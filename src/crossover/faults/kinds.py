@@ -1,5 +1,6 @@
 """What can happen to a sweep? Each fault starts the command if it needs it running, strikes, and waits for its end."""
 
+import contextlib
 import os
 import shutil
 import signal
@@ -161,7 +162,11 @@ def full_disk(world: World) -> str | None:
     filler = world.folder / "filler"
     alive = process.is_alive()
     with filler.open("wb") as file:
-        os.posix_fallocate(file.fileno(), 0, max(1, shutil.disk_usage(world.folder).free - left))
+        filled = False
+        while not filled:
+            with contextlib.suppress(OSError):  # the runs wrote meanwhile
+                os.posix_fallocate(file.fileno(), 0, max(1, shutil.disk_usage(world.folder).free - left))
+                filled = True
     process.join()
     filler.unlink()
     return f"{left} bytes left" if alive else None
