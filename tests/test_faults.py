@@ -1,0 +1,28 @@
+"""The published campaign says what its file says; a short one finds no sweep that faults changed."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from crossover.faults.campaign import page_with
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_the_page_holds_the_table_of_the_campaign() -> None:
+    page = (ROOT / "docs" / "reliability.md").read_text(encoding="utf-8")
+    result = json.loads((ROOT / "results" / "faults" / "faults.json").read_text())
+    assert page == page_with(page, result)
+    assert result["faults"] == len(result["hits"]) >= 200
+    assert result["sweeps_identical"] == result["sweeps"]
+
+
+@pytest.mark.slow
+def test_ten_faults_change_no_record() -> None:
+    command: list[str | Path] = [sys.executable, ROOT / "scripts" / "faults.py", "--faults", "10", "--seed", "7"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=900)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "faults; sweep" in done.stdout
