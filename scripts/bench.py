@@ -13,10 +13,10 @@ from rich.console import Console
 
 from crossover.bench.parts import PARTS, Bench, BenchConfig
 from crossover.bench.race import Apart
-from crossover.bench.table import tables
+from crossover.bench.table import BEGIN, END, performance_block, sections
 from crossover.cli import one_line_errors, resolved, run_app
 from crossover.config import CrossoverError, describe
-from crossover.files import write_json
+from crossover.files import replace_block, write_json
 
 
 def compose_train(overrides: list[str]) -> dict[str, Any]:
@@ -43,9 +43,12 @@ def main(config: DictConfig) -> None:
         parts[name] = {"conditions": bench.conditions()} | PARTS[name](bench)
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, parts)
-    for table in tables({name: parts[name] for name in names}):
-        console.print(table)
+    for section in sections({name: parts[name] for name in names}):
+        console.print(section.terminal())
     console.print(f"wrote {path}", highlight=False)
+    if settings.output is None:
+        replace_block(Path("docs/performance.md"), BEGIN, END, performance_block(path.parent))
+        console.print("its tables are in docs/performance.md", highlight=False)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import pytest
 
 from crossover.analysis.reproduction import compare_runs
 from crossover.config import CrossoverError
+from crossover.files import with_block
 from crossover.report.build import Findings, write_findings, write_report
 from crossover.report.publish import (
     BEGIN,
@@ -14,7 +15,6 @@ from crossover.report.publish import (
     FILES,
     publish,
     read_study,
-    readme_with,
     regenerate,
     study_block,
 )
@@ -62,8 +62,8 @@ def test_every_study_is_listed_with_what_it_does_not_show() -> None:
 
 
 def test_readme_shows_the_numbers_of_the_published_study() -> None:
-    readme = (ROOT / "README.md").read_text()
-    assert readme == readme_with(readme, study_block(ROOT / "results" / "cues"))
+    readme = ROOT / "README.md"
+    assert readme.read_text() == with_block(readme, BEGIN, END, study_block(ROOT / "results" / "cues"))
 
 
 @pytest.fixture
@@ -142,12 +142,6 @@ def test_a_repeated_run_is_identical_within_seed_noise_or_outside() -> None:
     assert found["tolerance"].between(1.03, 1.25).all()
     alone = published[published["chain"] == 0]
     assert list(compare_runs(alone, alone.assign(test_error=0.2))["outcome"]) == ["no tolerance"] * 3
-
-
-def test_readme_without_markers_is_refused() -> None:
-    with pytest.raises(CrossoverError, match="lost its markers"):
-        readme_with("# Crossover", "x")
-    assert readme_with(f"a\n{BEGIN}old\n{END}b", "new\n") == f"a\n{BEGIN}new\n{END}b"
 
 
 def test_a_transfer_is_published_without_predictions_and_not_taken_for_runs(tmp_path: Path) -> None:

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from crossover.config import CrossoverError
+
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Let `write` fill a temporary file in the folder of `path`, then rename it into place.
@@ -32,3 +34,17 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write indented JSON atomically; NaN and infinity are errors."""
     write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
+
+
+def with_block(path: Path, begin: str, end: str, block: str) -> str:
+    """Return a text with `block` between its lines `begin` and `end`; raise CrossoverError when it has lost them."""
+    text = path.read_text(encoding="utf-8")
+    if begin not in text or end not in text:
+        raise CrossoverError(f"{path} has lost its markers {begin.strip()} and {end.strip()}; put them back")
+    head, rest = text.split(begin, 1)
+    return head + begin + block + end + rest.split(end, 1)[1]
+
+
+def replace_block(path: Path, begin: str, end: str, block: str) -> None:
+    """Write `block` between two lines of a text; see with_block."""
+    write_text(path, with_block(path, begin, end, block))

@@ -183,7 +183,7 @@ def _mini_settings(bench: Bench, root: Path, axes: str, steps: int) -> list[str]
     pairs = ",".join(f"{key}:{value}" for key, value in fixed.items())
     return [
         "sweep.name=bench",
-        f"sweep.fixed={{{pairs}}}",
+        f"++sweep.fixed={{{pairs}}}",
         f"sweep.axes={{{axes}}}",
         f'set=["machine.data_dir={bench.config.data_dir.resolve()}"]',
     ]

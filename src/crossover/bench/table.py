@@ -1,59 +1,106 @@
-"""How are the numbers of a bench shown in a terminal?"""
+"""How are the numbers of a bench shown, in a terminal and in the docs?"""
 
+import json
 from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from rich.table import Table
 
+BEGIN, END = "<!-- bench: written by make bench -->\n", "<!-- end of bench -->\n"
 
-def tables(parts: dict[str, Any]) -> Iterator[Table]:
-    """Yield a table for each part."""
+
+@dataclass(frozen=True)
+class Section:
+    """One table of a bench."""
+
+    title: str
+    header: tuple[str, ...]
+    rows: list[tuple[str, ...]]
+
+    def terminal(self) -> Table:
+        table = Table(*self.header, title=self.title, title_justify="left")
+        for row in self.rows:
+            table.add_row(*row)
+        return table
+
+    def markdown(self) -> str:
+        lines = [self.header, ("---",) * len(self.header), *self.rows]
+        return f"**{self.title}**\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+
+
+def sections(parts: dict[str, Any]) -> Iterator[Section]:
+    """Yield the table of each part."""
     for name, part in parts.items():
         if name == "steady":
-            yield _rates("training alone (img/s); ratio to the idiomatic way", part["races"])
+            yield _rates(f"Training alone, {part['images']} images per second", part["races"], "idiomatic")
         elif name == "harness":
-            yield _rates("our loop and a plain loop of the same steps (img/s); ratio to the plain loop", _models(part))
+            yield _rates("Cost of the harness, images per second", _models(part), "plain loop")
         elif name == "growth":
             yield _growth(_models(part))
         elif name == "parity":
             yield _parity(part)
         elif name == "minisweep":
-            title = f"sweep of {part['runs']} runs of {part['steps']} steps (seconds); ratio to ours"
-            yield _rates(title, {"mini-sweep": part}, "wall_seconds")
+            title = f"Sweep of {part['runs']} runs of {part['steps']} steps, seconds"
+            yield _rates(title, {"mini-sweep": part}, "ours", "wall_seconds")
         else:
-            yield _rates("one run, from process start to end (seconds); ratio to ours", _models(part), "wall_seconds")
+            yield _rates("One run, from start to end of the process, seconds", _models(part), "ours", "wall_seconds")
+
+
+def performance_block(folder: Path) -> str:
+    """Return Markdown of all measurements in `folder`, one machine after the other."""
+    texts = []
+    for path in sorted(folder.glob("*.json")):
+        parts = json.loads(path.read_text())
+        for name, section in zip(parts, sections(parts), strict=True):
+            found = parts[name]["conditions"]
+            texts.append(
+                f"{section.markdown()}\n{found['device']}, {found['cores']} cores, {found['threads']} thread a run; "
+                f"torch {found['versions']['torch']}; {_repeats(parts[name]) or found['repeats']} repeats; commit {found['git']['commit'][:7]}; "
+                f"{found['started'][:10]}; [{path.name}](../results/{folder.name}/{path.name}), part `{name}`\n"
+            )
+    return "\n".join(texts)
+
+
+def _repeats(part: dict[str, Any]) -> int:
+    """Return how often each contender of a race was measured; 0 where there was no race."""
+    found = [_repeats(value) for value in part.values() if isinstance(value, dict)]
+    return max([row["repeat"] + 1 for row in part.get("rows", [])] + found, default=0)
 
 
 def _models(part: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in part.items() if isinstance(value, dict) and name != "conditions"}
 
 
-def _rates(title: str, races: dict[str, Any], field: str = "images_per_second") -> Table:
-    table = Table("race", "way", "median", "min", "max", "ratio", "its range", "of matmul", "peak memory", title=title)
+def _rates(title: str, races: dict[str, Any], against: str, field: str = "images_per_second") -> Section:
+    number = "{:,.0f}" if field == "images_per_second" else "{:,.1f}"
+    rows = []
     for race, values in races.items():
         for way, row in values[field].items():
-            cells = [
-                f"{row[key]:,.0f}" if field.startswith("im") else f"{row[key]:,.1f}" for key in ("median", "min", "max")
-            ]
+            low, middle, high = (number.format(row[key]) for key in ("min", "median", "max"))
+            ratio = f"{row['ratio']:.2f} ({row['ratio_min']:.2f} to {row['ratio_max']:.2f})"
             share = f"{row['share_of_matmul']:.0%}" if "share_of_matmul" in row else ""
             memory = f"{row['peak_bytes'] / 1e6:,.0f} MB" if "peak_bytes" in row else ""
-            ratio = (f"{row['ratio']:.3f}", f"{row['ratio_min']:.3f} to {row['ratio_max']:.3f}")
-            table.add_row(race, way, *cells, *ratio, share, memory)
-    return table
+            rows.append((race, way.replace("_", " "), f"{middle} ({low} to {high})", ratio, share, memory))
+    header = ("race", "way", "median (range)", f"over {against} (range)", "of matmul peak", "peak memory")
+    used = [i for i in range(len(header)) if any(row[i] for row in rows)]
+    return Section(title, tuple(header[i] for i in used), [tuple(row[i] for i in used) for row in rows])
 
 
-def _growth(models: dict[str, Any]) -> Table:
-    table = Table("model", "with", "images per second", title="how our rate changes")
-    for model, axes in models.items():
-        for axis, rates in axes.items():
-            table.add_row(model, axis, ", ".join(f"{key}: {rate:,.0f}" for key, rate in rates.items()))
-    return table
+def _growth(models: dict[str, Any]) -> Section:
+    rows = [
+        (model, axis.replace("_", " "), ", ".join(f"{key}: {rate:,.0f}" for key, rate in rates.items()))
+        for model, axes in models.items()
+        for axis, rates in axes.items()
+    ]
+    return Section("How our images per second change", ("model", "with", "images per second"), rows)
 
 
-def _parity(part: dict[str, Any]) -> Table:
-    title = f"test error after {part['steps']} steps on {part['n_train']:,} images"
-    table = Table("model", "ours", "idiomatic", "difference", "standard errors", title=title)
+def _parity(part: dict[str, Any]) -> Section:
+    rows = []
     for model, values in _models(part).items():
         errors = (", ".join(f"{error:.3f}" for error in values[way]) for way in ("ours", "idiomatic"))
-        table.add_row(model, *errors, f"{values['difference']:+.4f}", f"{values['standard_errors_apart']:+.1f}")
-    return table
+        rows.append((model, *errors, f"{values['difference']:+.4f}", f"{values['standard_errors_apart']:+.1f}"))
+    title = f"Test error after {part['steps']} steps on {part['n_train']:,} images, by seed"
+    return Section(title, ("model", "ours", "idiomatic", "difference", "standard errors"), rows)

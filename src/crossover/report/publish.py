@@ -13,7 +13,7 @@ import pandas as pd
 from crossover.analysis.crossover import analyse, curve_summary
 from crossover.analysis.stability import stability_table
 from crossover.config import CrossoverError
-from crossover.files import write_atomically, write_text
+from crossover.files import replace_block, write_atomically
 from crossover.report.build import Extras, Findings
 from crossover.sweep.records import read_record
 
@@ -152,14 +152,6 @@ def study_block(study: Path) -> str:
     return "\n".join(lines) + "\n"
 
 
-def readme_with(readme: str, block: str) -> str:
-    """Return the README with its results replaced; raise CrossoverError when it has lost its markers."""
-    if BEGIN not in readme or END not in readme:
-        raise CrossoverError(f"README.md has lost its markers {BEGIN.strip()} and {END.strip()}; put them back")
-    head, rest = readme.split(BEGIN, 1)
-    return head + BEGIN + block + END + rest.split(END, 1)[1]
-
-
 def update_readme(path: Path, study: Path) -> None:
     """Write the block of `study` into the README."""
-    write_text(path, readme_with(path.read_text(encoding="utf-8"), study_block(study)))
+    replace_block(path, BEGIN, END, study_block(study))

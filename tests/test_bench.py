@@ -1,0 +1,44 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from crossover.bench.parts import PARTS
+from crossover.bench.race import in_turns, summarise
+from crossover.bench.table import BEGIN, END, performance_block, sections
+from crossover.files import with_block
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_contenders_are_measured_in_turns() -> None:
+    rows = in_turns(["ours", "theirs"], 2, lambda way: {"seconds": float(len(way))})
+    assert [(row["way"], row["repeat"]) for row in rows] == [("ours", 0), ("theirs", 0), ("ours", 1), ("theirs", 1)]
+
+
+def test_ratio_is_that_of_medians_and_its_range_that_of_neighbours_in_time() -> None:
+    rates = {"ours": (20.0, 30.0, 90.0), "theirs": (10.0, 20.0, 15.0)}
+    rows = [{"way": way, "rate": rate} for way, values in rates.items() for rate in values]
+    found = summarise(rows, "rate", "theirs")["ours"]
+    assert found == {"median": 30.0, "min": 20.0, "max": 90.0, "ratio": 2.0, "ratio_min": 1.5, "ratio_max": 6.0}
+
+
+def test_docs_show_the_published_measurements() -> None:
+    docs = ROOT / "docs" / "performance.md"
+    assert docs.read_text() == with_block(docs, BEGIN, END, performance_block(ROOT / "results" / "bench"))
+
+
+@pytest.mark.slow
+def test_every_part_but_the_peer_measures_something(tmp_path: Path) -> None:
+    output, parts = tmp_path / "bench.json", sorted(set(PARTS) - {"peer"})
+    settings = [f"only=[{','.join(parts)}]", "quick=true", "mini_steps=2", "parity_steps=2", "parity_seeds=[0,1]"]
+    command = [sys.executable, "scripts/bench.py", *settings, f"output={output}"]
+    subprocess.run(command, cwd=ROOT, check=True, timeout=900)
+    found = json.loads(output.read_text())
+    assert sorted(found) == parts
+    rates = found["harness"]["resnet_tiny"]["images_per_second"]
+    assert rates["ours"]["median"] > 0
+    assert rates["plain"]["ratio"] == 1.0
+    assert all(section.rows for section in sections(found))
