@@ -10,7 +10,7 @@ import pytest
 SOURCE = Path(__file__).parents[1] / "src" / "crossover"
 ALLOWED = {
     "config": set(),
-    "files": set(),
+    "files": {"config"},
     "vocabulary": set(),
     "wandb_runs": set(),
     "analysis": set(),
