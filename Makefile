@@ -62,7 +62,7 @@ sync: .venv/ready ## upload the W&B runs that were logged offline and are not th
 demo: .venv/ready ## does an operation follow a moving image? the article's demonstration, one figure (30 s)
 	@$(python) scripts/demo.py $(ARGS)
 
-claims: .venv/ready ## the article's claims, each with its experiment, rule and verdict (15 min on 2 cores)
+claims: .venv/ready ## the article's claims, each with its experiment, rule and verdict (about an hour on 2 cores)
 	@$(python) scripts/claims.py $(ARGS)
 
 probe: .venv/ready ## SWEEP=quick: what the networks of a sweep have learned, one table (3 s a run and core)
@@ -74,7 +74,7 @@ dose: .venv/ready ## SWEEP=ablate-dose: verdict and N* by dose of bias, a table 
 models: .venv/ready ## parameters and FLOPs of every model and matched pair (20 s)
 	@$(python) scripts/models.py
 
-test: .venv/ready ## the tests (2 min on 2 cores)
+test: .venv/ready ## the tests (4 min on 2 cores)
 	@$(python) -m pytest $(ARGS)
 
 test-slow: .venv/ready ## the long tests: simulations, killed sweeps (15 min)
@@ -90,14 +90,14 @@ test-cluster: .venv/ready ## the sweep on a real Slurm on this machine, which ne
 faults: .venv/ready ## 200 random faults done to sweeps: is any record lost or changed? (10 min on 2 cores)
 	@$(python) scripts/faults.py --results results/faults $(ARGS)
 
-bench: .venv/ready ## ours against a plain loop and the idiomatic way (not timed yet); ARGS="only=[steady]"
+bench: .venv/ready ## ours against a plain loop and the idiomatic way (20 min); ARGS="only=[steady]"
 	@$(python) scripts/bench.py $(ARGS)
 
 check: .venv/ready ## formatting, lint and types (1 min)
 	@$(python) -m ruff format --check . && $(python) -m ruff check . && $(python) -m mypy
 
 .PHONY: test-page
-test-page: .venv/ready ## the report page in headless Chromium (apt-get install chromium; 3 min)
+test-page: .venv/ready ## the report page in headless Chromium (apt-get install chromium; 1 min)
 	@! command -v npm >/dev/null || npm install --silent --no-save --no-audit --no-fund --prefix .venv/axe axe-core@4.14.1
 	@$(python) -m pytest -n 0 -m page tests/page $(ARGS)
 
