@@ -165,3 +165,18 @@ def test_rate_of_finetuning_is_the_one_with_the_lowest_validation_error() -> Non
     ]
     (found,) = finetuning_rows(done)
     assert (found["choice"], found["test_error"], found["protocol"]) == (1.0, 0.5, "finetune100")
+
+
+def test_published_table_follows_from_the_published_readings() -> None:
+    results = Path(CONF).parent / "results"
+    readings = pd.read_csv(results / "cues-transfer" / "transfer.csv")
+    means = readings.groupby(["target", "protocol", "model", "n_pretrain"])["test_error"].mean()
+    rows = [
+        line for line in (results / "README.md").read_text().splitlines() if line.startswith(("| cues-q0,", "| cues-n"))
+    ]
+    assert len(rows) == 8
+    for line in rows:
+        name, *cells = (cell.strip() for cell in line.strip("|").split("|"))
+        target, protocol, model = name.split(", ")
+        expected = means[target, protocol, model]
+        assert cells == [f"{100 * value:.1f} %" for value in expected]

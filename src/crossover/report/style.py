@@ -14,7 +14,7 @@ import matplotlib.pyplot as plt
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from crossover.analysis.sentences import images
 from crossover.files import write_atomically
@@ -91,12 +91,15 @@ def error_axis(axes: Axes) -> None:
 
 
 def _error_ticks(low: float, high: float) -> list[float]:
-    """Return round errors between the limits: 1-2-5 steps, or every first digit when those are fewer than three."""
+    """Return round errors between the limits: 1-2-5 steps, or every first digit where those are fewer than three, or
+    even steps where errors are so near each other that these are fewer than two."""
     decades = [10.0**k for k in range(-6, 1)]
     for digits in ((1, 2, 5), range(1, 10)):
         ticks = [d * decade for decade in decades for d in digits if low <= d * decade <= min(high, 1.0)]
         if len(ticks) >= 3:
-            break
+            return ticks
+    if len(ticks) < 2:
+        return [round(float(tick), 6) for tick in MaxNLocator(4).tick_values(low, high) if low <= tick <= high]
     return ticks
 
 
