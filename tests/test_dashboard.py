@@ -162,6 +162,7 @@ def test_every_name_that_a_panel_reads_is_one_that_runs_log(outputs: Path, home:
     assert {name for section, name in names if section == "summary"} <= logged_names()
 
 
+@pytest.mark.slow
 def test_view_and_report_are_saved_once_and_updated_after_that(outputs: Path, home: str, stub: WandbStub) -> None:
     for _ in range(2):
         saved = python("scripts/dashboard.py", "quick", "--outputs", str(outputs), HOME=home, **stub.environment)
@@ -173,6 +174,7 @@ def test_view_and_report_are_saved_once_and_updated_after_that(outputs: Path, ho
     assert stub.unknown == []
 
 
+@pytest.mark.slow
 def test_dashboard_without_login_says_what_to_do(outputs: Path, home: str) -> None:
     refused = python("scripts/dashboard.py", "quick", "--outputs", str(outputs), HOME=home, NETRC=os.devnull)
     assert refused.returncode == 2
@@ -180,6 +182,7 @@ def test_dashboard_without_login_says_what_to_do(outputs: Path, home: str) -> No
     assert len(refused.stderr.splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_sync_uploads_what_is_not_there_yet(outputs: Path, home: str, stub: WandbStub, tmp_path: Path) -> None:
     copy = tmp_path / "outputs"
     shutil.copytree(outputs, copy)

@@ -131,10 +131,8 @@ def test_stopped_or_failed_run_ends_as_failed_and_its_rest_has_the_same_id(tmp_p
     assert steps == [6, 12, 18, 24]
 
 
-@pytest.mark.parametrize(
-    "answers",
-    [pytest.param(False, id="unreachable"), pytest.param(True, id="silent", marks=pytest.mark.slow)],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("answers", [False, True], ids=["unreachable", "silent"])
 def test_outage_of_wandb_costs_bounded_time_and_nothing_else(tmp_path: Path, answers: bool) -> None:
     run = small_run(tmp_path, logger={"kind": "wandb"})
     with socket.socket() as server:
