@@ -39,8 +39,7 @@ def dashboard(given: argparse.Namespace) -> list[str]:
     os.environ["WANDB_SILENT"] = "true"
     if given.offline:
         os.environ["WANDB_ERROR_REPORTING"] = "false"
-    import wandb  # takes a second
-
+    import wandb
     from crossover.report.dashboard import read_findings, save, write_specs
 
     logger = logger_of(sweep)
