@@ -40,6 +40,7 @@ def dashboard(given: argparse.Namespace) -> list[str]:
     if given.offline:
         os.environ["WANDB_ERROR_REPORTING"] = "false"
     import wandb
+
     from crossover.report.dashboard import read_findings, save, write_specs
 
     logger = logger_of(sweep)

@@ -1,7 +1,7 @@
 """How are the numbers of a bench shown, in a terminal and in the docs?"""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ class Section:
 
     title: str
     header: tuple[str, ...]
-    rows: list[tuple[str, ...]]
+    rows: Sequence[tuple[str, ...]]
 
     def terminal(self) -> Table:
         table = Table(*self.header, title=self.title, title_justify="left")
@@ -55,10 +55,12 @@ def performance_block(folder: Path) -> str:
         parts = json.loads(path.read_text())
         for name, section in zip(parts, sections(parts), strict=True):
             found = parts[name]["conditions"]
+            repeats = _repeats(parts[name]) or found["repeats"]
+            link = f"[{path.name}](../results/{folder.name}/{path.name})"
             texts.append(
                 f"{section.markdown()}\n{found['device']}, {found['cores']} cores, {found['threads']} thread a run; "
-                f"torch {found['versions']['torch']}; {_repeats(parts[name]) or found['repeats']} repeats; commit {found['git']['commit'][:7]}; "
-                f"{found['started'][:10]}; [{path.name}](../results/{folder.name}/{path.name}), part `{name}`\n"
+                f"torch {found['versions']['torch']}; {repeats} repeats; commit {found['git']['commit'][:7]}; "
+                f"{found['started'][:10]}; {link}, part `{name}`\n"
             )
     return "\n".join(texts)
 
