@@ -60,7 +60,7 @@ def infer(values: Estimate, confidence: float, rng: np.random.Generator) -> tupl
     fewer sizes where it can: between the two that establish a crossing, D depends on them and their neighbours alone.
     """
     _, weights = _weights(values.x, BETWEEN)
-    se = np.sqrt(np.einsum("gj,jk,gk->g", weights, values.cov, weights))
+    se = np.sqrt(np.sum((weights @ values.cov) * weights, axis=1))
     ratios = np.abs(values.deviations(rng) @ weights.T / se)
     bounds = band(values, float(np.quantile(ratios.max(axis=1), confidence)))
     at_sizes = ratios[:, ::BETWEEN]
@@ -74,7 +74,7 @@ def infer(values: Estimate, confidence: float, rng: np.random.Generator) -> tupl
 def band(values: Estimate, critical: float) -> Band:
     """Return mean +- critical * standard error, interpolated."""
     grid, weights = _weights(values.x, STEPS)
-    half = critical * np.sqrt(np.einsum("gj,jk,gk->g", weights, values.cov, weights))
+    half = critical * np.sqrt(np.sum((weights @ values.cov) * weights, axis=1))
     one = len(values.n) == 1
     centre = values.mean if one else interpolate.PchipInterpolator(values.x, values.mean)(grid)
     return Band(grid, centre, half, values.n, critical * values.se)

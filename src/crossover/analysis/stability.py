@@ -20,8 +20,8 @@ METRICS = {
 }
 """Column of the runs to the choice it stands for; `last_val_error` is that of the last step, selected by nothing."""
 _FOUND = ("verdict", "n_star", "ci_low", "ci_high", "p_in_range")
-MAX_SIZES = 12
-"""Sizes are left out one by one only up to this number."""
+MAX_LEFT_OUT = 12
+"""Sizes, and chains, are left out one by one only up to this number: of more, none matters much alone."""
 
 
 @dataclass(frozen=True)
@@ -79,9 +79,9 @@ def _alternatives(runs: pd.DataFrame, metric: str) -> Iterator[Alternative]:
         for value in (str(v) for v in dict.fromkeys(runs[column]) if str(v) not in used):
             yield Alternative(column, value, runs, metric, {column: value})
     sizes, chains = sorted(kept["n_train"].unique()), sorted(kept["chain"].unique())
-    for n in sizes if 2 < len(sizes) <= MAX_SIZES else []:
+    for n in sizes if 2 < len(sizes) <= MAX_LEFT_OUT else []:
         yield Alternative("size left out", f"{n:,.0f}", kept[kept["n_train"] != n], metric)
-    for chain in chains if len(chains) > 2 else []:
+    for chain in chains if 2 < len(chains) <= MAX_LEFT_OUT else []:
         yield Alternative("chain left out", str(chain), kept[kept["chain"] != chain], metric)
 
 
