@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import logsumexp
 
 from crossover.config import CuesData
 
@@ -92,8 +91,9 @@ def bayes_predictions(config: CuesData, images: np.ndarray) -> np.ndarray:
     best = np.empty(len(images), np.int64)
     for start in range(0, len(images), 500):
         x = (images[start : start + 500].astype(np.float64) - ZERO) / LEVELS
-        local = _windows(x) @ motif.T
-        of_cues = logsumexp(local[:, None] + bias[None], axis=(2, 3))
+        local = (_windows(x) @ motif.T).reshape(len(x), -1)
+        highest = local.max(axis=1, keepdims=True)  # exponentials of what is left stay within float64
+        of_cues = highest + np.log(np.exp(local - highest) @ np.exp(bias.reshape(classes, -1)).T)
         of_pattern = x.reshape(len(x), -1) @ pattern.T - 0.5 * np.sum(pattern**2, axis=1)
         best[start : start + 500] = np.argmax(of_cues + of_pattern, axis=1)
     return best
