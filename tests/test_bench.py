@@ -3,7 +3,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from crossover.bench.parts import PARTS
 from crossover.bench.race import in_turns, summarise
@@ -30,11 +32,22 @@ def test_docs_show_the_published_measurements() -> None:
     assert docs.read_text() == with_block(docs, BEGIN, END, performance_block(ROOT / "results" / "bench"))
 
 
+def make_images(root: Path, train: int, test: int) -> None:
+    """Write random images as the folder of CIFAR-10 that the mini-sweep reads, ten classes each."""
+    rng = np.random.default_rng(0)
+    for part, count in {"train": train, "test": test}.items():
+        for number in range(count):
+            folder = root / part / f"class{number % 10}"
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(folder / f"{number}.png")
+
+
 @pytest.mark.slow
 def test_every_part_but_the_peer_measures_something(tmp_path: Path) -> None:
+    make_images(tmp_path / "data" / "cifar10", 12_000, 100)
     output, parts = tmp_path / "bench.json", sorted(set(PARTS) - {"peer"})
     settings = [f"only=[{','.join(parts)}]", "quick=true", "mini_steps=2", "parity_steps=2", "parity_seeds=[0,1]"]
-    command = [sys.executable, "scripts/bench.py", *settings, f"output={output}"]
+    command = [sys.executable, "scripts/bench.py", *settings, f"output={output}", f"data_dir={tmp_path / 'data'}"]
     subprocess.run(command, cwd=ROOT, check=True, timeout=900)
     found = json.loads(output.read_text())
     assert sorted(found) == parts

@@ -249,7 +249,7 @@ def parity(bench: Bench) -> dict[str, Any]:
             "idiomatic": errors[1],
             "difference": difference,
             "standard_error": spread,
-            "standard_errors_apart": difference / spread,
+            "standard_errors_apart": difference / spread if spread else None,  # all seeds alike
         }
     return result
 

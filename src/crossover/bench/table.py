@@ -103,6 +103,7 @@ def _parity(part: dict[str, Any]) -> Section:
     rows = []
     for model, values in _models(part).items():
         errors = (", ".join(f"{error:.3f}" for error in values[way]) for way in ("ours", "idiomatic"))
-        rows.append((model, *errors, f"{values['difference']:+.4f}", f"{values['standard_errors_apart']:+.1f}"))
+        apart = values["standard_errors_apart"]
+        rows.append((model, *errors, f"{values['difference']:+.4f}", "–" if apart is None else f"{apart:+.1f}"))
     title = f"Test error after {part['steps']} steps on {part['n_train']:,} images, by seed"
     return Section(title, ("model", "ours", "idiomatic", "difference", "standard errors"), rows)
