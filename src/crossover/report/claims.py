@@ -8,12 +8,12 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-import jinja2
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from crossover.files import write_json, write_text
 from crossover.report.style import save
+from crossover.report.templating import templates
 
 COLOURS = {"holds": "#00695c", "fails": "#b00020", "open": "#8a6d00", "no data": "#777777"}
 SIGNS = {"holds": "holds", "fails": "does not hold", "open": "open", "no data": "no data"}
@@ -182,15 +182,8 @@ def _row(cells: list[str]) -> str:
 
 def html(ledger: Mapping[str, Any], directory: Path) -> str:
     """Return a page of the ledger alone; text is escaped, and the figures of `directory` are a part of it."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
     drawn = [(name, _svg(directory / "figures" / f"{slug(name)}.svg")) for name in grouped(ledger)]
-    return environment.get_template("claims.html.j2").render(claims=ledger, ledger=sys.modules[__name__], figures=drawn)
+    return templates().get_template("claims.html.j2").render(claims=ledger, ledger=sys.modules[__name__], figures=drawn)
 
 
 def _svg(path: Path) -> str:

@@ -7,12 +7,12 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import jinja2
 from markupsafe import Markup
 
 from crossover.analysis.classes import telling_classes
 from crossover.report import claims, tables
 from crossover.report.style import inline_svg, styles
+from crossover.report.templating import templates
 
 if TYPE_CHECKING:
     from crossover.report.build import Report
@@ -52,13 +52,7 @@ MOST_CLASSES = 10
 
 def html_page(report: Report, drawings: list[tuple[str, str]]) -> str:
     """Return the page; all text is escaped, and figures are a part of it."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
+    environment = templates()
     environment.filters["percent"] = tables.percent
     values = _context(report, drawings)
     made = {name: environment.get_template(f"sections/{name}.html.j2").render(values).strip() for name in SECTIONS}
