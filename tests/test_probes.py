@@ -40,6 +40,7 @@ from crossover.probes.equivariance import (
 from crossover.probes.features import feature_maps, layer_strides, logits_of
 from crossover.probes.representation import cka, linear_probe, receptive_field, unbiased_hsic
 from crossover.probes.robustness import high_pass, low_pass, patch_shuffle, robustness
+from crossover.training.initial import load_timm
 from crossover.training.models import build_model
 from tests.worlds import VIT, small_run
 
@@ -371,13 +372,13 @@ def test_published_weights_that_cannot_be_fetched_are_one_line(monkeypatch: pyte
 
     monkeypatch.setattr("timm.create_model", no_network)
     with pytest.raises(CrossoverError, match=r"timm:resnet18.a1_in1k cannot be fetched .*HF_HOME") as caught:
-        load.load_timm("timm:resnet18.a1_in1k")
+        load_timm("timm:resnet18.a1_in1k")
     assert "\n" not in str(caught.value)
     for bad, said in (("resnet18", "give timm:<tag>"), ("timm:resnet1800", "timm has no model resnet1800")):
         with pytest.raises(CrossoverError, match=said):
-            load.load_timm(bad)
+            load_timm(bad)
     monkeypatch.setattr("timm.create_model", lambda *_, **__: nn.Identity())
-    assert isinstance(load.load_timm("timm:resnet18.a1_in1k"), nn.Identity)
+    assert isinstance(load_timm("timm:resnet18.a1_in1k"), nn.Identity)
 
 
 def test_relative_error_of_nothing_is_zero() -> None:

@@ -46,6 +46,11 @@ def normalise(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     return torch.addcmul(shift, images.to(torch.float32), scale).permute(0, 3, 1, 2)
 
 
+def pixels(x: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """Return normalised images (B, 3, H, W) as uint8 (B, H, W, 3): the inverse of `normalise`, rounded."""
+    return (255 * (x.permute(0, 2, 3, 1).float() * std + mean)).round().clamp(0, 255).to(torch.uint8)
+
+
 def permute(x: Tensor, order: Tensor | None) -> Tensor:
     """Return images (B, C, H, W), channels last, with their pixels in the given order; as they are without one."""
     if order is None:

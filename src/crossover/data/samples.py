@@ -5,6 +5,7 @@ import torch
 from PIL import Image
 
 from crossover.config import AugmentConfig, RunConfig
+from crossover.data.augment import pixels
 from crossover.data.images import Dataset
 from crossover.data.loader import Images, TrainBatches
 
@@ -31,8 +32,7 @@ def sample_picture(run: RunConfig, dataset: Dataset) -> tuple[np.ndarray, tuple[
         for step in range(STEPS):
             batches.seed_step(step)
             x, _ = batches.augment(*images.take(np.arange(len(first))))
-            pixels = 255 * (x.permute(0, 2, 3, 1) * batches.std + batches.mean)
-            rows.append(pixels.round().clamp(0, 255).to(torch.uint8).numpy())
+            rows.append(pixels(x, batches.mean, batches.std).numpy())
     small = [[_reduced(image) for image in row] for row in rows]
     return np.vstack([np.hstack(row) for row in small]), tuple(dataset.classes[label] for label in shown)
 

@@ -12,10 +12,7 @@ from crossover.config import CrossoverError, RunConfig
 from crossover.data.images import open_dataset
 from crossover.data.loader import EvalBatches, Images
 from crossover.sweep.records import read_record, thaw
-from crossover.training.initial import load_timm
 from crossover.training.models import build_model
-
-__all__ = ["Checkpoint", "load_run", "load_timm", "probe_images"]
 
 
 @dataclass(frozen=True)

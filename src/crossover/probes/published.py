@@ -12,12 +12,12 @@ from timm.data.config import resolve_model_data_config
 from torch import Tensor
 
 from crossover.config import CrossoverError
-from crossover.probes.load import load_timm
+from crossover.data.readers import SUFFIXES
 from crossover.probes.measure import compare_networks
+from crossover.training.initial import load_timm
 
 MOST = 128
 """Images that are probed; at 224 px more would take minutes on a CPU."""
-SUFFIXES = (".jpeg", ".jpg", ".png")
 
 
 def probe_published(init_from: str, folder: Path | None) -> pd.DataFrame:

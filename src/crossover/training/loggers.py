@@ -12,6 +12,7 @@ from pytorch_lightning.loggers import CSVLogger, Logger
 
 from crossover import wandb_runs
 from crossover.config import RunConfig
+from crossover.data.augment import pixels
 from crossover.data.loader import TrainBatches
 from crossover.vocabulary import CONFUSION, HISTORY, INCOMPLETE, RUN_JOB, SAMPLES, run_config, run_summary
 
@@ -145,10 +146,9 @@ def log_end(logger: Logger | None, run: RunConfig, record: Mapping[str, Any], ba
 
 def sample_grid(batches: TrainBatches) -> np.ndarray:
     """Return uint8 (height, width, 3): augmented images of the first step side by side, enlarged if they are small."""
-    x = batches.at(0)[0][:SAMPLE_COUNT].permute(0, 2, 3, 1).float()
-    pixels = (255 * (x * batches.std + batches.mean)).round().clamp(0, 255).byte().cpu().numpy()
-    factor = math.ceil(SAMPLE_PIXELS / pixels.shape[1])
-    return np.concatenate([np.kron(image, np.ones((factor, factor, 1), np.uint8)) for image in pixels], axis=1)
+    images = pixels(batches.at(0)[0][:SAMPLE_COUNT], batches.mean, batches.std).cpu().numpy()
+    factor = math.ceil(SAMPLE_PIXELS / images.shape[1])
+    return np.concatenate([np.kron(image, np.ones((factor, factor, 1), np.uint8)) for image in images], axis=1)
 
 
 def close_logger(logger: Logger | None, exit_code: int) -> None:
