@@ -8,7 +8,7 @@ import hashlib
 import json
 import math
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -312,13 +312,15 @@ def parse_run(values: dict[str, Any]) -> RunConfig:
         raise CrossoverError(f"bad configuration: {describe(error)}") from None
 
 
+_KINDS = ("cues", *get_args(ImageData.model_fields["kind"].annotation))
+"""Pydantic has the kind of the data in the place of an error."""
+
+
 def describe(error: ValidationError) -> str:
     """Return a pydantic error as one line: where, what was given, what is allowed."""
     parts = []
     for item in error.errors():
-        where = ".".join(
-            str(p) for p in item["loc"] if p not in ("cues", "cifar10", "cifar5m", "folder", "tiny_imagenet")
-        )
+        where = ".".join(str(p) for p in item["loc"] if p not in _KINDS)
         message = item["msg"].removeprefix("Value error, ")
         given = "" if item["type"] in ("value_error", "missing") else f" (got {str(item['input'])[:60]!r})"
         parts.append(f"{where}: {message}{given}" if where else message)

@@ -25,22 +25,7 @@ def execute_locked(run: RunConfig, stop: threading.Event | None = None) -> None:
     from crossover.training.resume import StoppedError  # torch: only in the job
     from crossover.training.run import execute
 
-    run.run_dir.mkdir(parents=True, exist_ok=True)
-    if writes_nothing(run):  # started by srun beside the first one, which has the lock and the log
-        if run_state_unlocked(run.run_dir) != "done":
-            try:
-                execute(run, stop)
-            except StoppedError:
-                raise
-            except Exception as error:
-                write_text(run.run_dir / "error.txt", explain(error))
-                raise
-        return
-    with RunLock(run.run_dir / "lock", exit_with_parent=multiprocessing.parent_process() is not None):
-        if run_state_unlocked(run.run_dir) == "done":
-            return
-        for leftover in (run.run_dir / "error.txt", *run.run_dir.glob(".*.tmp")):  # of a killed predecessor
-            leftover.unlink(missing_ok=True)
+    def attempt() -> None:
         try:
             execute(run, stop)
         except StoppedError:
@@ -48,6 +33,18 @@ def execute_locked(run: RunConfig, stop: threading.Event | None = None) -> None:
         except Exception as error:
             write_text(run.run_dir / "error.txt", explain(error))
             raise
+
+    run.run_dir.mkdir(parents=True, exist_ok=True)
+    if writes_nothing(run):  # started by srun beside the first one, which has the lock and the log
+        if run_state_unlocked(run.run_dir) != "done":
+            attempt()
+        return
+    with RunLock(run.run_dir / "lock", exit_with_parent=multiprocessing.parent_process() is not None):
+        if run_state_unlocked(run.run_dir) == "done":
+            return
+        for leftover in (run.run_dir / "error.txt", *run.run_dir.glob(".*.tmp")):  # of a killed predecessor
+            leftover.unlink(missing_ok=True)
+        attempt()
 
 
 def explain(error: Exception) -> str:
