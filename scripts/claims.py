@@ -1,6 +1,5 @@
 """Measure the article's claims: python scripts/claims.py (make claims)."""
 
-import signal
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -21,7 +20,6 @@ from crossover.cli import one_line_errors, resolved, run_app
 from crossover.config import CrossoverError, RunConfig
 from crossover.files import write_json, write_text
 from crossover.ledger import (
-    check_done,
     exact_measures,
     measures_of_probes,
     measures_of_records,
@@ -35,11 +33,9 @@ from crossover.probes.measure import probe_runs
 from crossover.probes.operations import operation_measures
 from crossover.report.build import environment
 from crossover.report.claims import counts, write_ledger
-from crossover.sweep.launch import check_data
+from crossover.sweep.local import do_runs, read_done
 from crossover.sweep.plan import parse_sweep, plan_runs, sweep_dir
-from crossover.sweep.pool import run_pool
-from crossover.sweep.progress import Display
-from crossover.sweep.records import freeze, run_state, write_plan
+from crossover.sweep.records import run_state, write_plan
 from crossover.sweep.slots import slots_for
 
 STUDY = "claims"
@@ -58,7 +54,8 @@ def main(config: DictConfig) -> None:
             console.print("\n".join(run.run_id for run in runs), highlight=False)
             return
         if values["run"]:
-            train(runs, values, console)
+            write_plan(sweep_dir(values["outputs"], STUDY), STUDY, "make claims", runs)
+            do_runs(runs, console, parallel=values["parallel"])
         else:
             runs = [run for run in runs if run_state(run.run_dir) == "done"]
         folder = Path(values["output"] or Path(values["outputs"]) / STUDY)
@@ -73,7 +70,7 @@ def main(config: DictConfig) -> None:
         beside = sweep_dir(values["outputs"], name)
         if beside.exists():  # the page of that sweep then has the ledger as a section
             write_json(beside / "claims.json", ledger)
-    write_json(folder / "environment.json", environment(check_done(runs)) | {"claims timm": [version("timm")]})
+    write_json(folder / "environment.json", environment(read_done(runs)) | {"claims timm": [version("timm")]})
     show(ledger, folder, console)
 
 
@@ -97,19 +94,6 @@ def planned(values: dict[str, Any]) -> list[RunConfig]:
     return sorted(runs.values(), key=lambda run: run.n_train)  # most claims have numbers of a small size first
 
 
-def train(runs: Sequence[RunConfig], values: dict[str, Any], console: Console) -> None:
-    """Do the runs that are left; raise CrossoverError when one fails."""
-    left = [run for run in runs if run_state(run.run_dir) != "done"]
-    for line in check_data(left):
-        console.print(line, highlight=False)
-    freeze(left)
-    write_plan(sweep_dir(values["outputs"], STUDY), STUDY, "make claims", runs)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the pool then lets its runs save
-    with Display(console, len(runs)) as display:
-        run_pool(runs, slots=slots_for(left, values["parallel"], 1), report=display)
-    check_done(runs)
-
-
 def measure(rules: Rules, runs: Sequence[RunConfig], values: dict[str, Any], console: Console) -> pd.DataFrame:
     """Return all measures that the rules read."""
     wanted = places(rules)
@@ -119,7 +103,7 @@ def measure(rules: Rules, runs: Sequence[RunConfig], values: dict[str, Any], con
     for _ in track(done, "probing", len(probed), console=console, disable=not console.is_terminal):
         pass
     parts = [
-        measures_of_records(check_done(runs), STUDY),
+        measures_of_records(read_done(runs), STUDY),
         measures_of_probes(probe_table(probed), STUDY),
         exact_measures(operation_measures(), rules.default),
         *(measures_of_study(Path(values["results"]) / name) for name in values["studies"]),

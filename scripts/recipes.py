@@ -17,10 +17,7 @@ from crossover.config import CrossoverError
 from crossover.files import write_text
 from crossover.report.figures import best_of
 from crossover.report.style import save
-from crossover.sweep.launch import check_data
-from crossover.sweep.pool import local_slots, run_pool
-from crossover.sweep.progress import Display
-from crossover.sweep.records import freeze, read_record
+from crossover.sweep.local import do_runs
 from crossover.sweep.search import TRIAL_COLUMNS, parse_search, plan_trials, trial_row
 
 NEEDED = ("model", "n_train", "lr", "weight_decay", "val_error")
@@ -56,16 +53,8 @@ def make_trials(values: dict[str, Any], console: Console) -> pd.DataFrame:
     planned = plan_trials(search, lambda overrides: resolved(compose("train", overrides)), values["outputs"])
     runs = [run for _, run in planned]
     console.print(f"search {search.name}: {len(runs)} trials", highlight=False)
-    for line in check_data(runs):
-        console.print(line, highlight=False)
-    freeze(runs)
-    with Display(console, len(runs)) as display:
-        progress = run_pool(runs, slots=local_slots(values["parallel"], 1), report=display)
-    if progress.count("done") < len(runs):
-        raise CrossoverError(
-            f"not all trials ended (one that diverges does not); see {runs[0].run_dir.parent}/*/error.txt"
-        )
-    rows = [trial_row(trial, run, read_record(run.run_dir / "record.json")) for trial, run in planned]
+    records = do_runs(runs, console, parallel=values["parallel"])
+    rows = [trial_row(trial, run, record) for (trial, run), record in zip(planned, records, strict=True)]
     return pd.DataFrame(rows, columns=TRIAL_COLUMNS)
 
 

@@ -17,10 +17,8 @@ from crossover.config import CrossoverError, RunConfig
 from crossover.files import write_text
 from crossover.report.publish import Study, read_study
 from crossover.study import study_runs
-from crossover.sweep.launch import check_data
-from crossover.sweep.pool import local_slots, run_pool
-from crossover.sweep.progress import Display
-from crossover.sweep.records import freeze, read_record, runs_table
+from crossover.sweep.local import do_runs
+from crossover.sweep.records import runs_table
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="reproduce")
@@ -35,14 +33,7 @@ def main(config: DictConfig) -> None:
         )
     runs = chosen_runs(study, values)
     console.print(f"{study.name}: repeating {len(runs)} of {len(study.run_ids)} runs", highlight=False)
-    for line in check_data(runs):
-        console.print(line, highlight=False)
-    freeze(runs)
-    with Display(console, len(runs)) as display:
-        progress = run_pool(runs, slots=local_slots(values["parallel"], 1), report=display)
-    if progress.count("done") < len(runs):
-        raise CrossoverError(f"not all runs ended; see {values['outputs']}/runs/*/error.txt and repeat the command")
-    records = [read_record(run.run_dir / "record.json") for run in runs]
+    records = do_runs(runs, console, parallel=values["parallel"])
     check_same_data(study, records)
     table = compare_runs(study.runs, runs_table(records))
     path = Path(values["outputs"]) / f"{study.name}.csv"

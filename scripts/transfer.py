@@ -14,15 +14,14 @@ from rich.console import Console
 from rich.progress import track
 
 from crossover.cli import one_line_errors, resolved, run_app
-from crossover.config import CrossoverError, RunConfig
+from crossover.config import RunConfig
 from crossover.files import write_json, write_text
 from crossover.report.build import Findings, environment, write_findings
 from crossover.report.terminal import terminal_summary
 from crossover.sweep.launch import check_data
+from crossover.sweep.local import do_runs
 from crossover.sweep.plan import named, parse_sweep, plan_runs, sweep_dir
-from crossover.sweep.pool import local_slots, run_pool
-from crossover.sweep.progress import Display
-from crossover.sweep.records import freeze, read_record, write_plan
+from crossover.sweep.records import write_plan
 from crossover.sweep.transfer import (
     COLUMNS,
     TransferConfig,
@@ -49,37 +48,23 @@ def main(config: DictConfig) -> None:
     source = plan_runs(sweep, compose_train, extra=changes, outputs=str(outputs))
     made_by = f"make sweep SWEEP={transfer.source}" + (f' SET="{" ".join(changes)}"' if changes else "")
     write_plan(sweep_dir(outputs, sweep.name), sweep.name, made_by, source)
-    do_runs("pre-training", source, values["parallel"], console)
+    console.print(f"pre-training: {len(source)} runs", highlight=False)
+    records = do_runs(source, console, parallel=values["parallel"])
     directory = sweep_dir(outputs, transfer.name)
     rows = read_all(transfer, source, directory / "readings")
     tunings = plan_finetuning(transfer, source, compose_train)
-    do_runs("fine-tuning", [run for *_, run in tunings], values["parallel"], console)
-    rows += finetuning_rows((*entry, read_record(entry[-1].run_dir / "record.json")) for entry in tunings)
+    console.print(f"fine-tuning: {len(tunings)} runs", highlight=False)
+    tuned = do_runs([run for *_, run in tunings], console, parallel=values["parallel"])
+    rows += finetuning_rows((*entry, record) for entry, record in zip(tunings, tuned, strict=True))
     table = pd.DataFrame(rows, columns=COLUMNS)
     study = HydraConfig.get().runtime.choices["transfer"]
     command = f"make transfer STUDY={study}" + (f" ARGS='set=[{','.join(changes)}]'" if changes else "")
-    records = [read_record(run.run_dir / "record.json") for run in source]
     write_text(directory / "transfer.csv", table.to_csv(index=False, float_format="%.6g"))
     write_plan(directory, transfer.name, command, [*source, *(run for *_, run in tunings)])
     runs, conditions = transfer_runs(table, records), environment(records)
     findings = Findings(transfer.name, command, runs, len(runs), conditions, sizes="pre-training images")
     report = write_findings(findings, directory, seed=values["seed"])
     terminal_summary(report, console)
-
-
-def do_runs(what: str, runs: list[RunConfig], parallel: int | None, console: Console) -> None:
-    """Do the runs that are left; raise CrossoverError when one is not done then."""
-    if not runs:
-        return
-    console.print(f"{what}: {len(runs)} runs", highlight=False)
-    for line in check_data(runs):
-        console.print(line, highlight=False)
-    freeze(runs)
-    with Display(console, len(runs)) as display:
-        progress = run_pool(runs, slots=local_slots(parallel, 1), report=display)
-    if progress.count("done") < len(runs):
-        folder = runs[0].run_dir.parent
-        raise CrossoverError(f"not all runs of the {what} ended; see {folder}/*/error.txt and repeat the command")
 
 
 def read_all(transfer: TransferConfig, source: list[RunConfig], folder: Path) -> list[dict[str, Any]]:

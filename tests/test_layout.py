@@ -21,6 +21,7 @@ ALLOWED = {
     "ledger": {"config", "analysis", "probes", "sweep"},
     "sweep": {"config", "files", "sweep"},
     "sweep/launch": {"config", "sweep", "data"},
+    "sweep/local": {"config", "sweep"},
     "sweep/job": {"config", "files", "cli", "sweep", "training"},
     "sweep/slots": {"config", "sweep", "bench"},
     "sweep/pool": {"config", "files", "cli", "sweep"},

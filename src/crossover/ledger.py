@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from crossover.analysis.claims import COLUMNS, EXACT, KEYS, Place
-from crossover.config import CrossoverError, CuesData, RunConfig, parse_run
+from crossover.config import CuesData, RunConfig, parse_run
 from crossover.probes.measure import read_probes
 from crossover.sweep.records import read_record
 
@@ -109,14 +109,3 @@ def needed(measures: pd.DataFrame, wanted: Iterable[tuple[str, Place]]) -> pd.Da
 def read_measures(path: Path) -> pd.DataFrame:
     """Return a table of measures as `make claims` wrote it."""
     return pd.read_csv(path, keep_default_na=False)
-
-
-def check_done(runs: Sequence[RunConfig]) -> list[dict[str, Any]]:
-    """Return the records of all runs; raise CrossoverError when one is not done."""
-    missing = [run.run_id for run in runs if not (run.run_dir / "record.json").exists()]
-    if missing:
-        raise CrossoverError(
-            f"{len(missing)} of {len(runs)} runs are not done, such as {missing[0]}; see its error.txt and repeat the"
-            " command"
-        )
-    return [read_record(run.run_dir / "record.json") for run in runs]
