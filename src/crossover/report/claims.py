@@ -3,6 +3,7 @@
 import base64
 import math
 import sys
+import textwrap
 from collections.abc import Mapping
 from itertools import groupby
 from pathlib import Path
@@ -16,6 +17,8 @@ from crossover.report.style import save
 from crossover.report.templating import templates
 
 COLOURS = {"holds": "#00695c", "fails": "#b00020", "open": "#8a6d00", "no data": "#777777"}
+HEADING = 118
+"""Letters that a line of a heading holds."""
 SIGNS = {"holds": "holds", "fails": "does not hold", "open": "open", "no data": "no data"}
 METHOD = (
     "Each number is a mean over chains (independent draws of the training subset, with their own initial weights) with"
@@ -23,8 +26,10 @@ METHOD = (
     "A rule holds when the whole interval is on the claimed side, fails when it is on the other, and is open else: with"
     " three chains a true effect can stay open.",
     "A case holds when all its rules do, and fails when one does. A claim is supported when all its cases hold, refuted"
-    " when all fail, supported under stated conditions when some hold, and undecided else.",
-    "The rules were committed before the numbers were seen, and are not corrected for their number.",
+    " when all fail, supported under stated conditions when some hold, and undecided else; cases without data do not"
+    " count, so that a verdict may change when they are filled.",
+    "The rules were committed before the numbers were seen, but for those of the studies cues-global and cifar10-cpu,"
+    " which were published before; they are not corrected for their number.",
     "Everything is about small networks, short training and these images; it says how far a claim carries there.",
 )
 
@@ -98,11 +103,14 @@ def cost(claim: Mapping[str, Any]) -> str:
 def draw(claims: list[dict[str, Any]]) -> Figure:
     """Return a block for every claim: each number with its interval on an axis of its own, the claimed side shaded."""
     blocks = [
-        (f"{claim['text']}  {claim['verdict'].upper()}", [(c["when"], r) for c in claim["cases"] for r in c["rules"]])
+        (
+            textwrap.fill(f"{claim['text']} {claim['verdict'].upper()}", HEADING),
+            [(c["when"], r) for c in claim["cases"] for r in c["rules"]],
+        )
         for claim in claims
         if claim["cases"]
     ]
-    heights = [height for _, lines in blocks for height in (0.75, *(1.0 for _ in lines))]
+    heights = [height for title, lines in blocks for height in (0.75 + 0.5 * title.count("\n"), *(1.0 for _ in lines))]
     figure = Figure(figsize=(11, 0.42 * sum(heights) + 0.15))
     axes = iter(figure.subplots(len(heights), 1, squeeze=False, gridspec_kw={"height_ratios": heights})[:, 0])
     figure.subplots_adjust(left=0.5, right=0.8, top=1 - 0.05 / figure.get_figheight(), bottom=0.02, hspace=0.75)
