@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 
@@ -29,6 +29,7 @@ SMALL = {
     "machine.device": "cpu",
 }
 RELEASE_TRIES = 50
+T = TypeVar("T")
 Popen = subprocess.Popen[bytes]
 NEEDED = ("slurmctld", "slurmd", "srun", "sbatch", "munged")
 
@@ -77,11 +78,11 @@ class Cluster:
         until(over, 300)
 
 
-def until(condition: Callable[[], object], seconds: float = 180) -> None:
-    """Wait until a condition holds; give up after so many seconds, not counting those in which we were stopped."""
+def until(condition: Callable[[], T], seconds: float = 180) -> T:
+    """Return what a condition returns once it holds; give up after so many seconds, not counting those in a stop."""
     for _ in range(round(seconds / 0.1)):
-        if condition():
-            return
+        if found := condition():
+            return found
         time.sleep(0.1)
     pytest.fail("gave up waiting")
 

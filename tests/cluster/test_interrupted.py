@@ -39,8 +39,7 @@ def under_way(folder: Path) -> list[Path]:
 def begin(cluster: Cluster, folder: Path, *settings: str) -> Path:
     """Submit the sweep and return a run that is under way."""
     cluster.sweep(folder, SWEEP, *ONE_TASK, *settings)
-    until(lambda: under_way(folder))
-    return under_way(folder)[0]
+    return until(lambda: under_way(folder))[0]
 
 
 def owner(run: Path) -> int:
@@ -148,7 +147,8 @@ def test_requeue_and_preemption(
 
 
 def test_time_limit(cluster: Cluster, tmp_path: Path, undisturbed: dict[str, Any]) -> None:
-    run = begin(cluster, tmp_path, "launcher.timeout_min=2", "launcher.signal_seconds=60")
+    # Slurm looks every 30 s and signals up to 30 s early: here 60 to 90 s after the start, well after the first save
+    run = begin(cluster, tmp_path, "launcher.timeout_min=2", "launcher.signal_seconds=30")
     process = owner(run)
     os.kill(process, signal.SIGSTOP)  # a run that takes long
     until(lambda: "this job is timed-out" in task_log(tmp_path))
