@@ -5,9 +5,9 @@ from omegaconf import DictConfig
 
 from crossover.cli import one_line_errors, resolved, run_app
 from crossover.config import CrossoverError, parse_run
+from crossover.lock import HeldError
 from crossover.sweep.job import execute_locked
 from crossover.sweep.launch import check_data
-from crossover.sweep.lock import HeldError
 from crossover.sweep.records import freeze, read_record
 from crossover.training.ranks import this_rank
 

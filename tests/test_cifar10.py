@@ -123,7 +123,7 @@ def test_no_network_names_the_address_and_the_ways_without(offline: Path, tmp_pa
     with pytest.raises(CrossoverError, match=message) as caught:
         open_dataset(CONFIG, tmp_path / "data")
     assert "\n" not in str(caught.value)
-    assert list((tmp_path / "data").iterdir()) == []
+    assert list((tmp_path / "data").rglob("*")) == [tmp_path / "data" / "cache"]
 
 
 def test_a_page_that_is_gone_is_no_archive(web: Path, tmp_path: Path) -> None:
@@ -137,7 +137,7 @@ def test_a_download_with_another_checksum_is_never_used(web: Path, tmp_path: Pat
     archive.write_bytes(archive.read_bytes()[:-100])
     with pytest.raises(CrossoverError, match=r"cannot download CIFAR-10 .*File not found or corrupted"):
         open_dataset(CONFIG, tmp_path / "data")
-    assert list((tmp_path / "data").iterdir()) == []
+    assert list((tmp_path / "data").rglob("*")) == [tmp_path / "data" / "cache"]
 
 
 def test_a_damaged_archive_is_named_and_left_alone(web: Path, tmp_path: Path) -> None:

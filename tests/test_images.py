@@ -3,7 +3,6 @@ import os
 import shutil
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from crossover import lock
 from crossover.config import CrossoverError, ImageData
 from crossover.data import images
 from crossover.data.images import Dataset, cache_folder, open_dataset
@@ -320,26 +320,26 @@ def test_incomplete_tiny_imagenet_names_what_is_missing(tmp_path: Path, missing:
         open_dataset(config, tmp_path)
 
 
-def test_processes_that_build_together_end_with_one_whole_cache(
+def test_a_builder_that_lost_its_lock_while_it_was_stopped_begins_again(
     data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    together = threading.Barrier(3)
-    write = images._write
+    monkeypatch.setattr(lock, "BEAT_SECONDS", 0.01)
+    write, calls = images._write, []
 
-    def slow_write(*args: Any) -> None:
-        write(*args)
-        together.wait(10)
+    def lose_once(raw: Any, config: Any, folder: Path) -> None:
+        calls.append(folder)
+        if len(calls) == 1:
+            (held,) = folder.parent.glob(".*.lock")
+            held.write_text('{"host": "elsewhere", "pid": 1, "token": "x"}')
+            time.sleep(0.2)
+            os.utime(held, (0, 0))  # the other one died as well
+            raise FileNotFoundError(errno.ENOENT, "No such file or directory")
+        write(raw, config, folder)
 
-    monkeypatch.setattr(images, "_write", slow_write)
-    results: list[Dataset] = []
-    threads = [threading.Thread(target=lambda: results.append(open_dataset(CONFIG, data_dir))) for _ in range(3)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(results) == 3
-    assert all(same(results[0], other) for other in results)
-    assert [path.name for path in (data_dir / "cache").iterdir()] == [results[0].folder.name]
+    monkeypatch.setattr(images, "_write", lose_once)
+    assert len(open_dataset(CONFIG, data_dir).labels) == 24
+    assert len(calls) == 2
+    assert leftovers(data_dir) == []
 
 
 def test_leftovers_of_killed_builders_go_when_stale(data_dir: Path) -> None:

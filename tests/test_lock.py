@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from crossover.sweep import lock
-from crossover.sweep.lock import HeldError, RunLock, is_held
+from crossover import lock
+from crossover.lock import HeldError, Lock, is_held
 
 
 def write_owner(path: Path, pid: int, host: str = os.uname().nodename, age: float = 0.0) -> None:
@@ -24,9 +24,9 @@ def dead_pid() -> int:
 
 def test_only_one_holds_a_lock_and_it_goes_with_its_owner(tmp_path: Path) -> None:
     path = tmp_path / "lock"
-    with RunLock(path):
+    with Lock(path):
         assert is_held(path)
-        with pytest.raises(HeldError, match=f"process {os.getpid()}"), RunLock(path):
+        with pytest.raises(HeldError, match=f"process {os.getpid()}"), Lock(path):
             pass
     assert list(tmp_path.iterdir()) == []
 
@@ -35,7 +35,7 @@ def test_lock_of_a_dead_process_is_taken_over(tmp_path: Path) -> None:
     path = tmp_path / "lock"
     write_owner(path, dead_pid())
     assert not is_held(path)
-    with RunLock(path):
+    with Lock(path):
         assert json.loads(path.read_text())["pid"] == os.getpid()
     assert list(tmp_path.iterdir()) == []
 
@@ -77,14 +77,14 @@ def test_torn_lock_is_stale_after_its_time(tmp_path: Path) -> None:
     path.write_text("{")
     assert is_held(path)  # perhaps being written on another host
     os.utime(path, (0, 0))
-    with RunLock(path):
+    with Lock(path):
         assert is_held(path)
 
 
 def test_heartbeat_renews_the_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lock, "BEAT_SECONDS", 0.01)
     path = tmp_path / "lock"
-    with RunLock(path):
+    with Lock(path):
         os.utime(path, (0, 0))
         deadline = time.monotonic() + 5
         while path.stat().st_mtime < 1 and time.monotonic() < deadline:
@@ -94,8 +94,8 @@ def test_heartbeat_renews_the_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 def test_a_process_whose_lock_was_taken_over_ends(tmp_path: Path) -> None:
     code = (
-        "import sys, time; from pathlib import Path; from crossover.sweep import lock; lock.BEAT_SECONDS = 0.02\n"
-        "with lock.RunLock(Path(sys.argv[1])):\n    print('held', flush=True); time.sleep(20)"
+        "import sys, time; from pathlib import Path; from crossover import lock; lock.BEAT_SECONDS = 0.02\n"
+        "with lock.Lock(Path(sys.argv[1])):\n    print('held', flush=True); time.sleep(20)"
     )
     path = tmp_path / "lock"
     process = subprocess.Popen([sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE, text=True)

@@ -23,13 +23,16 @@ from crossover.config import CrossoverError, CuesData, ImageData
 from crossover.data.permute import pixel_order
 from crossover.data.readers import Images, Raw, decode, raw_root, read_raw
 from crossover.data.subsets import stratified_holdout
+from crossover.lock import HeldError, Lock
 
 CACHE_VERSION = 1
 """Raise it when the same raw data would give other arrays."""
 CHUNK = 256
 """Images decoded and written at a time."""
 STALE_SECONDS = 3600
-"""A half-built cache that nobody has written to for so long is a leftover of a killed process."""
+"""What nobody has written to for so long is a leftover of a killed process."""
+WAIT_SECONDS = 0.5
+"""Between two looks at a cache that another process builds."""
 _ARRAYS = ("images", "labels", "pool", "val", "test_images", "test_labels")
 
 
@@ -65,12 +68,13 @@ class Dataset:
 def open_dataset(config: CuesData | ImageData, data_dir: Path) -> Dataset:
     """Return a dataset from its cache; the cache is built when absent, which for files takes about 0.2 ms an image.
 
-    Processes may build the same cache together: the first to finish wins. Raise CrossoverError when raw data is missing
-    or damaged, or when the cache cannot be written.
+    Of processes that ask for the same cache together one builds it and the others wait; the work of one that died is
+    begun again by the next. Raise CrossoverError when raw data is missing or damaged, or when the cache cannot be
+    written.
     """
     folder = cache_folder(config, data_dir)
-    if not folder.is_dir():
-        _build(config, data_dir, folder)
+    while not folder.is_dir():
+        _build_or_wait(config, data_dir, folder)
     return replace(_load(folder), order=pixel_order(config.permute, config.image_size))
 
 
@@ -101,36 +105,61 @@ def _load(folder: Path) -> Dataset:
     return Dataset(name=name, classes=classes, mean=mean, std=std, hash=digest, folder=folder, **arrays)
 
 
+def _build_or_wait(config: CuesData | ImageData, data_dir: Path, folder: Path) -> None:
+    """Build the cache, or wait for a moment where another process is building it."""
+    lock = Lock(folder.with_name(f".{folder.name}.lock"), exit_when_lost=False)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with lock:
+            if not folder.is_dir():
+                _build(config, data_dir, folder)
+    except HeldError:
+        time.sleep(WAIT_SECONDS)
+    except CrossoverError:
+        if not lock.lost:  # else we were stopped for so long that another process took over, and removed our files
+            raise
+    except OSError as error:
+        raise _unwritable(folder, error) from None
+
+
 def _build(config: CuesData | ImageData, data_dir: Path, folder: Path) -> None:
-    """Write the cache in a folder beside its place and rename it."""
+    """Write the cache in a folder beside its place and rename it. The lock is ours."""
     raw = read_raw(config, data_dir)
     size = (len(raw.labels) + len(raw.test_labels)) * config.image_size**2 * 3
     temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
-        temporary.parent.mkdir(parents=True, exist_ok=True)
-        _remove_leftovers(folder.parent)
+        _remove_leftovers(folder)
         _check_space(folder.parent, size)
         temporary.mkdir()
         _write(raw, config, temporary)
         temporary.rename(folder)
     except OSError as error:
-        if not folder.is_dir():  # else another process was first; its cache is the same
-            raise CrossoverError(
-                f"cannot write the cache {folder}: {error.strerror or error}; it takes {size / 1e9:.1f} GB: mend that,"
-                " or choose another place with machine.data_dir=DIR"
-            ) from None
+        raise _unwritable(folder, error, f"it takes {size / 1e9:.1f} GB: ") from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _remove_leftovers(parent: Path) -> None:
-    for folder in parent.glob(".*.tmp"):
-        try:
-            newest = max(path.stat().st_mtime for path in (folder, *folder.iterdir()))
-        except FileNotFoundError:  # it was renamed or removed just now
-            continue
-        if time.time() - newest > STALE_SECONDS:
-            shutil.rmtree(folder, ignore_errors=True)
+def _unwritable(folder: Path, error: OSError, size: str = "") -> CrossoverError:
+    return CrossoverError(
+        f"cannot write the cache {folder}: {error.strerror or error}; {size}mend that, or choose another place with"
+        " machine.data_dir=DIR"
+    )
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Remove what killed builders left: all that belongs to this cache, and of others what is old."""
+    for pattern in (".*.tmp", ".lock.*", ".clock.*"):
+        for path in folder.parent.glob(pattern):
+            if path.name.startswith(f".{folder.name}.") or time.time() - _last_write(path) > STALE_SECONDS:
+                shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+def _last_write(path: Path) -> float:
+    """Return when a file, or one in a folder, was written last; the present for what is gone."""
+    try:
+        return max(each.stat().st_mtime for each in (path, *(path.iterdir() if path.is_dir() else ())))
+    except FileNotFoundError:
+        return time.time()
 
 
 def _check_space(parent: Path, size: int) -> None:

@@ -12,9 +12,9 @@ from pathlib import Path
 from rich.console import Console
 
 from crossover.config import CrossoverError
+from crossover.lock import STALE_SECONDS
 from crossover.sweep.failures import describe_failures
 from crossover.sweep.launch import check_data
-from crossover.sweep.lock import STALE_SECONDS
 from crossover.sweep.pool import run_pool
 from crossover.sweep.progress import Display
 from crossover.sweep.records import read_error, thaw

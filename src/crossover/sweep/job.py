@@ -12,7 +12,7 @@ from pathlib import Path
 from crossover.cli import one_line
 from crossover.config import CrossoverError, RunConfig
 from crossover.files import write_text
-from crossover.sweep.lock import HeldError, RunLock
+from crossover.lock import HeldError, Lock
 from crossover.sweep.records import run_state_unlocked, thaw
 from crossover.training.ranks import this_rank
 
@@ -39,7 +39,7 @@ def execute_locked(run: RunConfig, stop: threading.Event | None = None) -> None:
         if run_state_unlocked(run.run_dir) != "done":
             attempt()
         return
-    with RunLock(run.run_dir / "lock", exit_with_parent=multiprocessing.parent_process() is not None):
+    with Lock(run.run_dir / "lock", exit_with_parent=multiprocessing.parent_process() is not None):
         if run_state_unlocked(run.run_dir) == "done":
             return
         for leftover in (run.run_dir / "error.txt", *run.run_dir.glob(".*.tmp")):  # of a killed predecessor

@@ -10,7 +10,7 @@ import pandas as pd
 
 from crossover.config import RECORD_SCHEMA, CrossoverError, RunConfig, parse_run
 from crossover.files import write_json
-from crossover.sweep.lock import is_held
+from crossover.lock import is_held
 
 State = Literal["done", "failed", "running", "resumable", "missing"]
 STATES: tuple[State, ...] = ("done", "running", "failed", "resumable", "missing")

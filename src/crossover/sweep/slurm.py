@@ -18,11 +18,11 @@ from submitit.core.utils import FailedJobError, FailedSubmissionError
 from submitit.helpers import DelayedSubmission
 
 from crossover.config import CrossoverError, RunConfig, TrainerConfig
+from crossover.lock import STALE_SECONDS
 from crossover.sweep.failures import describe_failures
 from crossover.sweep.job import STOPPED, run_process, writes_nothing
 from crossover.sweep.jobs import active_jobs, note_jobs
 from crossover.sweep.launch import SlurmLauncher
-from crossover.sweep.lock import STALE_SECONDS
 from crossover.sweep.pool import Pool, Progress, Slot, end_processes, fork_server
 from crossover.sweep.progress import Display
 from crossover.sweep.records import read_error, run_state, thaw

@@ -1,4 +1,4 @@
-"""Who is working on a run? A lock file with a heartbeat: no file locks, so that it holds on NFS too."""
+"""Who is working on a run, or building a cache? A file with a heartbeat: no file locks, so that it holds on NFS too."""
 
 import contextlib
 import json
@@ -16,18 +16,19 @@ BEAT_SECONDS = 2.0
 
 
 class HeldError(Exception):
-    """Another live process works on this run."""
+    """Another live process has the lock."""
 
 
-class RunLock:
+class Lock:
     """Hold `path` while inside the `with` block; raise HeldError when a live owner has it, take over from a dead one.
 
-    A thread renews the heartbeat. It ends the process when the lock was taken over, or when the parent is gone: an
-    orphan must not go on writing into a run that the next sweep continues.
+    A thread renews the heartbeat. It ends the process when the lock was taken over, unless `exit_when_lost` is false:
+    then `lost` tells. With `exit_with_parent` it also ends when the parent is gone: an orphan must not go on writing
+    into a run that the next sweep continues.
     """
 
-    def __init__(self, path: Path, *, exit_with_parent: bool = False) -> None:
-        self.path = path
+    def __init__(self, path: Path, *, exit_when_lost: bool = True, exit_with_parent: bool = False) -> None:
+        self.path, self.lost, self._exit_when_lost = path, False, exit_when_lost
         self._token = {"host": os.uname().nodename, "pid": os.getpid(), "token": uuid.uuid4().hex}
         self._parent = os.getppid() if exit_with_parent else None
         self._stop = threading.Event()
@@ -41,7 +42,7 @@ class RunLock:
             except FileExistsError:
                 owner = _read(self.path)
                 if _alive(self.path, owner):
-                    raise HeldError(f"{self.path.parent.name} is being run by {_name(owner)}") from None
+                    raise HeldError(f"{self.path.parent.name} is in the hands of {_name(owner)}") from None
                 self._remove_stale(owner)
         self._thread.start()
         return self
@@ -74,8 +75,12 @@ class RunLock:
 
     def _beat(self) -> None:
         while not self._stop.wait(BEAT_SECONDS):
-            if (self._parent is not None and os.getppid() != self._parent) or _read(self.path) != self._token:
+            orphan = self._parent is not None and os.getppid() != self._parent
+            self.lost = _read(self.path) != self._token
+            if orphan or (self.lost and self._exit_when_lost):
                 os._exit(75)
+            if self.lost:
+                return
             with contextlib.suppress(OSError):
                 os.utime(self.path)
 
