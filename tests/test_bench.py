@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from crossover.bench import thousands
 from crossover.bench.parts import PARTS
 from crossover.bench.race import in_turns, summarise
 from crossover.bench.table import BEGIN, END, performance_block, sections
@@ -42,11 +43,28 @@ def make_images(root: Path, train: int, test: int) -> None:
             Image.fromarray(rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(folder / f"{number}.png")
 
 
+def test_commands_are_timed_on_a_sweep_with_invented_records(tmp_path: Path) -> None:
+    rows = thousands.measure(tmp_path, tmp_path / "data", 1, tmp_path / "log")
+    assert [row["way"] for row in rows] == list(thousands.COMMANDS)
+    assert all(row["cpu_seconds"] > 0 and row["wall_seconds"] > 0 for row in rows)
+    said = (tmp_path / "log").read_text()
+    assert "sweep thousands: 40 runs, 40 to do" in said
+    assert "vit_tiny" in said.split("report.html")[0]
+    assert not (tmp_path / "outputs").exists()
+
+
 @pytest.mark.slow
 def test_every_part_but_the_peer_measures_something(tmp_path: Path) -> None:
     make_images(tmp_path / "data" / "cifar10", 12_000, 100)
     output, parts = tmp_path / "bench.json", sorted(set(PARTS) - {"peer"})
-    settings = [f"only=[{','.join(parts)}]", "quick=true", "mini_steps=2", "parity_steps=2", "parity_seeds=[0,1]"]
+    settings = [
+        f"only=[{','.join(parts)}]",
+        "quick=true",
+        "mini_steps=2",
+        "parity_steps=2",
+        "parity_seeds=[0,1]",
+        "planned=40",
+    ]
     command = [sys.executable, "scripts/bench.py", *settings, f"output={output}", f"data_dir={tmp_path / 'data'}"]
     subprocess.run(command, cwd=ROOT, check=True, timeout=900)
     found = json.loads(output.read_text())

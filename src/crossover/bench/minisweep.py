@@ -23,7 +23,7 @@ WORKERS = 2
 def ours(settings: list[str], outputs: Path, log: Path) -> dict[str, Any]:
     """Do a sweep from nothing; return wall_seconds and test_error by run."""
     started = time.perf_counter()
-    _run([sys.executable, str(SCRIPTS / "sweep.py"), f"outputs={outputs}", *settings], log)
+    call([sys.executable, str(SCRIPTS / "sweep.py"), f"outputs={outputs}", *settings], log)
     wall = time.perf_counter() - started
     records = [json.loads(path.read_text()) for path in sorted((outputs / "runs").glob("*/record.json"))]
     return {
@@ -39,7 +39,7 @@ def idiomatic(runs: list[RunConfig], log: Path) -> dict[str, Any]:
         with tempfile.TemporaryDirectory() as folder:
             place = Path(folder)
             (place / "run.json").write_text(run.model_dump_json())
-            _run([sys.executable, "-m", "crossover.bench.lone", str(place / "run.json"), str(place / "out.json")], log)
+            call([sys.executable, "-m", "crossover.bench.lone", str(place / "run.json"), str(place / "out.json")], log)
             result = json.loads((place / "out.json").read_text())
         errors[_name(run.model.name, run.n_train, run.chain)] = result["test_error"]
         inside += result["seconds"]
@@ -50,7 +50,8 @@ def _name(model: str, n_train: int, chain: int) -> str:
     return f"{model} n{n_train} c{chain}"
 
 
-def _run(command: list[str], log: Path) -> None:
+def call(command: list[str], log: Path) -> None:
+    """Run a command of this package to its end, with its output in `log`; raise CrossoverError when it fails."""
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
     with log.open("ab") as file:
         code = subprocess.run(command, stdout=file, stderr=file, env=environment, cwd=SCRIPTS.parent).returncode

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 
-from crossover.bench import minisweep, peer
+from crossover.bench import minisweep, peer, thousands
 from crossover.bench.race import Apart, in_turns, side_by_side, steady, summarise
 from crossover.bench.steady import Way, matmul_peak
 from crossover.bench.worlds import Task, folder_data, image_folder, with_fields
@@ -42,6 +42,7 @@ class BenchConfig(BaseModel):
     mini_steps: int = Field(ge=2)
     parity_steps: int = Field(ge=2)
     parity_seeds: list[int] = Field(min_length=2)
+    planned: int = Field(ge=1)
     peer: Path | None
     output: Path | None
     data_dir: Path
@@ -208,9 +209,7 @@ def _mini(bench: Bench, sizes: Sequence[int], chains: Sequence[int], steps: int,
         root = image_folder(bench.config.data_dir, place / "images")
         settings = _mini_settings(bench, root, axes, steps)
         runs = _mini_runs(bench, root, sizes, chains, steps)
-        log = Path("outputs/bench.log")
-        log.parent.mkdir(exist_ok=True)
-        turn = iter(range(10**6))
+        log, turn = _log(), iter(range(10**6))
 
         def measure(way: str) -> dict[str, Any]:
             if way == "ours":
@@ -254,6 +253,28 @@ def parity(bench: Bench) -> dict[str, Any]:
     return result
 
 
+def many_runs(bench: Bench) -> dict[str, Any]:
+    """Wall and CPU time of planning, status and report on a sweep of thousands of runs."""
+    chains = max(1, bench.config.planned // (2 * len(thousands.SIZES)))
+    data = ["data=cues", f"data.n_pool={thousands.POOL}", f"data.n_test={thousands.TEST}"]
+    bench.apart.call(minisweep.warm_cache, bench.run("model=resnet_tiny", *data, "n_train=64"))
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        for repeat in range(bench.repeats):
+            found = thousands.measure(Path(folder), bench.config.data_dir, chains, _log())
+            rows += [{"repeat": repeat} | row for row in found]
+    result: dict[str, Any] = {"runs": 2 * len(thousands.SIZES) * chains, "rows": rows}
+    for field in ("wall_seconds", "cpu_seconds"):
+        result[field] = summarise(rows, field, thousands.COMMANDS[0])
+    return result
+
+
+def _log() -> Path:
+    log = Path("outputs/bench.log")
+    log.parent.mkdir(exist_ok=True)
+    return log
+
+
 def against_peer(bench: Bench) -> dict[str, Any]:
     """Wall time of one run with timm's train.py and with scripts/train.py, from the start of the process."""
     if bench.config.peer is None:
@@ -267,5 +288,6 @@ PARTS: dict[str, Callable[[Bench], dict[str, Any]]] = {
     "growth": growth,
     "minisweep": mini_sweep,
     "parity": parity,
+    "thousands": many_runs,
     "peer": against_peer,
 }

@@ -41,6 +41,8 @@ def sections(parts: dict[str, Any]) -> Iterator[Section]:
             yield _growth(_models(part))
         elif name == "parity":
             yield _parity(part)
+        elif name == "thousands":
+            yield _commands(part)
         elif name == "minisweep":
             title = f"Sweep of {part['runs']} runs of {part['steps']} steps, seconds"
             yield _rates(title, {"mini-sweep": part}, "ours", "wall_seconds")
@@ -97,6 +99,16 @@ def _growth(models: dict[str, Any]) -> Section:
         for axis, rates in axes.items()
     ]
     return Section("How our images per second change", ("model", "with", "images per second"), rows)
+
+
+def _commands(part: dict[str, Any]) -> Section:
+    rows = []
+    for command in part["wall_seconds"]:
+        found = (part[field][command] for field in ("wall_seconds", "cpu_seconds"))
+        cells = (f"{row['median']:,.1f} ({row['min']:,.1f} to {row['max']:,.1f})" for row in found)
+        rows.append((command, *cells))
+    title = f"Commands on a sweep of {part['runs']:,} runs, seconds"
+    return Section(title, ("command", "from start to end (range)", "of all cores (range)"), rows)
 
 
 def _parity(part: dict[str, Any]) -> Section:
