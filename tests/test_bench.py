@@ -12,6 +12,8 @@ from crossover.bench.parts import PARTS
 from crossover.bench.race import in_turns, summarise
 from crossover.bench.table import BEGIN, END, performance_block, sections
 from crossover.files import with_block
+from crossover.training.run import execute
+from tests.worlds import small_run
 
 ROOT = Path(__file__).parents[1]
 
@@ -43,6 +45,14 @@ def make_images(root: Path, train: int, test: int) -> None:
             Image.fromarray(rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(folder / f"{number}.png")
 
 
+def test_invented_records_have_the_fields_of_real_ones(tmp_path: Path) -> None:
+    run = small_run(tmp_path)
+    real, invented = execute(run), thousands.invent_record(run, 0.5, [0.5] * 10)
+    assert set(real) == {*invented, "versions"}
+    assert [set(row) for row in real["history"]] == [set(row) for row in invented["history"]]
+
+
+@pytest.mark.slow
 def test_commands_are_timed_on_a_sweep_with_invented_records(tmp_path: Path) -> None:
     rows = thousands.measure(tmp_path, tmp_path / "data", 1, tmp_path / "log")
     assert [row["way"] for row in rows] == list(thousands.COMMANDS)
