@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -354,6 +355,15 @@ def test_a_checkpoint_comes_with_its_own_start(tmp_path: Path) -> None:
     assert batch.shape == (50, 3, 16, 16)
     assert labels.shape == (50,)
     assert abs(float(batch.mean())) < 0.05
+
+
+def test_images_that_come_class_by_class_are_mixed_and_others_stay_as_they_are() -> None:
+    by_class = np.repeat(np.arange(10), 100)
+    order = load.mixed_order(by_class)
+    assert sorted(order) == list(range(1000))
+    for part in (by_class[order[:200:2]], by_class[order[1:200:2]]):
+        assert np.bincount(part, minlength=10).min() >= 4
+    np.testing.assert_array_equal(load.mixed_order(np.array([0, 2, 1])), [0, 1, 2])
 
 
 def test_damaged_weights_are_one_line(tmp_path: Path) -> None:

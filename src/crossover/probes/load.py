@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -47,12 +48,22 @@ def load_run(run_dir: Path) -> Checkpoint:
 
 
 def probe_images(run: RunConfig, count: int) -> tuple[Tensor, Tensor]:
-    """Return the first `count` test images, normalised float32 (count, 3, S, S), and labels.
+    """Return `count` test images of all classes, normalised float32 (count, 3, S, S), and labels.
 
     Nothing is chosen by them: probes describe a finished run.
     """
     dataset = open_dataset(run.data, Path(run.machine.data_dir))
-    taken = torch.arange(min(count, len(dataset.test_labels))).numpy()
+    taken = mixed_order(dataset.test_labels)[:count]
     images = Images(dataset.test_images, dataset.test_labels, taken, torch.device("cpu"), float("inf"))
     batches = list(EvalBatches(images, dataset, batch_size=len(taken)))
     return batches[0]
+
+
+def mixed_order(labels: np.ndarray) -> np.ndarray:
+    """Return an order, int64 (N,), in which any part has all classes: a fixed random one for images class by class.
+
+    Test images that come mixed stay as they are. Taking the classes in turns would not do: the linear probe is fitted
+    to every other image.
+    """
+    mixed = (np.diff(labels) < 0).any()
+    return np.arange(len(labels)) if mixed else np.random.default_rng(0).permutation(len(labels))

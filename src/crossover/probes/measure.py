@@ -42,7 +42,7 @@ class Found(NamedTuple):
 def probe_run(run_dir: Path) -> pd.DataFrame:
     """Return probe, layer, value, untrained, analytic of a finished run; NaN where a baseline does not exist.
 
-    What is measured: docs/claims.md. The images are the first of the run's test set; nothing is chosen by them.
+    What is measured: docs/claims.md. The images are of the run's test set; nothing is chosen by them.
     """
     checkpoint = load_run(run_dir)
     images, labels = probe_images(checkpoint.run, IMAGES)

@@ -39,13 +39,14 @@ def probe_published(init_from: str, folder: Path | None) -> pd.DataFrame:
 def read_images(
     folder: Path, size: int, mean: tuple[float, ...], std: tuple[float, ...], most: int = MOST
 ) -> tuple[Tensor, Tensor]:
-    """Return images normalised float32 (N, 3, size, size) and labels (N,), as many of each class, taken in turns."""
+    """Return images normalised float32 (N, 3, size, size) and labels (N,), as many of each class, in a mixed order."""
     classes = sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
     files = [sorted(p for p in one.iterdir() if p.suffix.lower() in SUFFIXES) for one in classes]
     count = min((len(one) for one in files), default=0)
     if len(classes) < 2 or count < 4:
         raise CrossoverError(f"images={folder} needs at least two folders, one per class, of at least 4 images each")
     chosen = [(files[k][i], k) for i in range(count) for k in range(len(classes))][:most]
+    chosen = [chosen[i] for i in np.random.default_rng(0).permutation(len(chosen))]
     arrays = [_read(path, size) for path, _ in chosen]
     x = torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).float() / 255
     scale = [torch.tensor(values)[:, None, None] for values in (mean, std)]
