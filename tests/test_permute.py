@@ -1,15 +1,28 @@
+"""What a fixed permutation of the patches is, and what it cannot do: a ViT with learned positions learns as before.
+
+Its positions are all that knows of places, and at the start they are drawn alike. So a run on permuted images is, up to
+rounding, the run on plain images whose start has its positions permuted alike, and that start is as likely as its own.
+Over the seeds, every number of a run has the same distribution; tests/slow/test_permutation_slow.py has whole runs.
+"""
+
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
 
-from crossover.config import CrossoverError, PermuteConfig
+from crossover.config import CrossoverError, ModelConfig, PermuteConfig, RunConfig
 from crossover.data.augment import permute
 from crossover.data.images import cache_folder, open_dataset
 from crossover.data.loader import EvalBatches, Images, TrainBatches
 from crossover.data.permute import pixel_order
+from crossover.training.models import build_model
+from crossover.training.module import Classifier
+from crossover.training.step import Update
 from tests.worlds import VIT, small_run
 
 CPU = torch.device("cpu")
@@ -67,3 +80,71 @@ def test_permuted_images_are_another_dataset_with_other_runs(tmp_path: Path) -> 
 def test_patches_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     with pytest.raises(CrossoverError, match=r"data.permute.patch=5 does not divide data.image_size=16"):
         small_run(tmp_path, data__permute={"kind": "patches", "patch": 5})
+
+
+def build(run: RunConfig, seed: int = 0) -> Any:
+    """Return the network of a run, untrained."""
+    torch.manual_seed(seed)
+    return build_model(run.model, image_size=16, classes=10)
+
+
+def losses(run: RunConfig, network: Any, folder: Path, steps: int = 12) -> np.ndarray:
+    """Return the summed loss after each of some steps of a run, and then the validation loss, computed in float64."""
+    dataset = open_dataset(run.data, folder)
+    images = Images(dataset.images, dataset.labels, dataset.pool[: run.n_train], CPU, 1e9)
+    batches = TrainBatches(images, dataset, run.augment, batch_size=run.recipe.batch_size, seed=run.seed)
+    module = Classifier(network.double(), run.recipe, batches, total_steps=steps)
+    sums = torch.zeros(3, dtype=torch.float64)
+    update = Update(network, module.configure_optimizers(), run.recipe, sums, bf16=False, backward=Tensor.backward)
+    found = []
+    for step in range(steps):
+        x, target = batches.at(step)
+        update(x.double(), target)
+        found.append(float(sums[0]))
+    held_out = Images(dataset.images, dataset.labels, dataset.val, CPU, 1e9)
+    with torch.no_grad():
+        for x, target in EvalBatches(held_out, dataset, batch_size=100):
+            found.append(float(cross_entropy(network.eval()(x.double()), target)))
+    return np.array(found)
+
+
+def pair(folder: Path, **changes: Any) -> tuple[RunConfig, RunConfig]:
+    """Return a run on plain and one on permuted images, with all that a step may have: crops, flips, decay, a clip."""
+    recipe = {"name": "t", "optimizer": "adamw", "lr": 0.01, "batch_size": 16, "weight_decay": 0.5, "grad_clip": 1.0}
+    changes |= {"recipe": recipe, "augment": {"name": "crop_flip", "crop": 4, "flip": True}}
+    return small_run(folder, **changes), small_run(folder, **changes, data__permute={"kind": "patches"})
+
+
+def test_a_vit_learns_permuted_images_like_plain_ones_when_its_positions_start_permuted_alike(tmp_path: Path) -> None:
+    plain, permuted = pair(tmp_path, model=VIT)
+    order = pixel_order(permuted.data.permute, 16)
+    assert order is not None
+    corner = order.reshape(4, 4, 4, 4)[:, 0, :, 0].reshape(-1)  # the pixel that each patch's first is filled from
+    source = torch.from_numpy(corner // 16 // 4 * 4 + corner % 16 // 4)
+    network = build(permuted)
+    with torch.no_grad():
+        network.pos_embed[:] = network.pos_embed[:, source]
+    found = losses(plain, build(plain), tmp_path)
+    np.testing.assert_allclose(losses(permuted, network, tmp_path), found, rtol=0, atol=1e-9)
+    assert np.abs(losses(permuted, build(permuted), tmp_path) - found).max() > 0.01, "the permutation is felt"
+
+
+def test_a_resnet_learns_permuted_images_otherwise(tmp_path: Path) -> None:
+    plain, permuted = pair(tmp_path)
+    difference = losses(permuted, build(permuted), tmp_path) - losses(plain, build(plain), tmp_path)
+    assert np.abs(difference).max() > 0.01
+
+
+def test_only_the_positions_of_a_vit_know_places_and_they_start_alike() -> None:
+    config = ModelConfig.model_validate(VIT)
+    small, large = (dict(build_model(config, image_size=s, classes=10).named_parameters()) for s in (16, 32))
+    assert [name for name in small if small[name].shape != large[name].shape] == ["pos_embed"]
+    torch.manual_seed(0)
+    drawn = torch.stack([build_model(config, image_size=16, classes=10).pos_embed[0].detach() for _ in range(200)])
+    values = drawn.transpose(0, 1).flatten(
+        1
+    )  # (places, 200 x 16); standard errors: 0.009 of a mean, 0.006 of a deviation
+    torch.testing.assert_close(values.mean(1), torch.zeros(16), atol=0.036, rtol=0)
+    torch.testing.assert_close(values.std(1), torch.full((16,), 0.5), atol=0.025, rtol=0)
+    between = torch.corrcoef(values)
+    assert (between - torch.eye(16)).abs().max() < 0.08, "independent of each other"
