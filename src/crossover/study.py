@@ -12,6 +12,7 @@ from PIL.PngImagePlugin import PngInfo
 from crossover.config import CrossoverError, CuesData, RunConfig, parse_run
 from crossover.data.cues import bayes_accuracy, local_only_accuracy
 from crossover.data.images import cache_folder, open_dataset
+from crossover.data.samples import sample_picture
 from crossover.files import write_atomically
 from crossover.report.build import Ceiling, Extras, Report, Sample, write_findings, write_report
 from crossover.report.publish import Study, study_findings
@@ -80,8 +81,6 @@ def _sample(run: RunConfig, folder: Path) -> Sample:
     cache = cache_folder(run.data, Path(run.machine.data_dir))
     if not cache.is_dir():
         raise CrossoverError(f"the images of {run.dataset} are not on this machine ({cache})")
-    from crossover.data.samples import sample_picture  # needs torch, which a login node may lack
-
     pixels, classes = sample_picture(run, open_dataset(run.data, Path(run.machine.data_dir)))
     words = PngInfo()
     words.add_text("config", digest)

@@ -1,13 +1,10 @@
 """What do the networks see? A picture of a few training images, and of the same images as they are augmented."""
 
 import numpy as np
-import torch
 from PIL import Image
 
 from crossover.config import AugmentConfig, RunConfig
-from crossover.data.augment import pixels
 from crossover.data.images import Dataset
-from crossover.data.loader import Images, TrainBatches
 
 MOST_CLASSES = 10
 STEPS = 3
@@ -27,14 +24,26 @@ def sample_picture(run: RunConfig, dataset: Dataset) -> tuple[np.ndarray, tuple[
     first = np.array([dataset.pool[np.argmax(labels == label)] for label in shown])
     rows = [np.asarray(dataset.images[first])]
     if changes(run.augment) or dataset.order is not None:
-        images = Images(dataset.images, dataset.labels, first, torch.device("cpu"), resident_bytes=2**30)
-        batches = TrainBatches(images, dataset, run.augment, batch_size=len(first), seed=run.seed)
-        for step in range(STEPS):
-            batches.seed_step(step)
-            x, _ = batches.augment(*images.take(np.arange(len(first))))
-            rows.append(pixels(x, batches.mean, batches.std).numpy())
+        rows += _changed(run, dataset, first)
     small = [[_reduced(image) for image in row] for row in rows]
     return np.vstack([np.hstack(row) for row in small]), tuple(dataset.classes[label] for label in shown)
+
+
+def _changed(run: RunConfig, dataset: Dataset, indices: np.ndarray) -> list[np.ndarray]:
+    """Return the images uint8 (n, S, S, 3) as they are in each of STEPS steps; needs torch."""
+    import torch  # where nothing is changed a report does without: that saves it seconds
+
+    from crossover.data.augment import pixels
+    from crossover.data.loader import Images, TrainBatches
+
+    images = Images(dataset.images, dataset.labels, indices, torch.device("cpu"), resident_bytes=2**30)
+    batches = TrainBatches(images, dataset, run.augment, batch_size=len(indices), seed=run.seed)
+    rows = []
+    for step in range(STEPS):
+        batches.seed_step(step)
+        x, _ = batches.augment(*images.take(np.arange(len(indices))))
+        rows.append(pixels(x, batches.mean, batches.std).numpy())
+    return rows
 
 
 def changes(augment: AugmentConfig) -> bool:
