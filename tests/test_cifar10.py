@@ -1,11 +1,14 @@
 """CIFAR-10 from an archive in the original format, served on the loopback; small, with its own checksums."""
 
+import contextlib
+import copy
 import functools
 import hashlib
 import http.server
 import pickle
 import shutil
 import tarfile
+import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -156,6 +159,70 @@ def test_a_damaged_unpacked_batch_is_never_used(web: Path, tmp_path: Path) -> No
     (folder / "data_batch_3").write_bytes(b"x")
     with pytest.raises(CrossoverError, match=rf"{folder} is damaged: a checksum differs; delete it and"):
         open_dataset(CONFIG, tmp_path / "data")
+
+
+def member(name: str, kind: bytes = tarfile.REGTYPE, target: str = "") -> tarfile.TarInfo:
+    info = tarfile.TarInfo(name)
+    info.type, info.linkname = kind, target
+    return info
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        [member("../evil")],
+        [member("{outside}/evil")],
+        [member("link", tarfile.SYMTYPE, "{outside}"), member("link/evil")],
+        [member("link", tarfile.SYMTYPE, "../..")],
+        [member("link", tarfile.LNKTYPE, "{outside}/known")],
+        [member("device", tarfile.CHRTYPE)],
+        [member("pipe", tarfile.FIFOTYPE)],
+    ],
+    ids=["dots", "absolute", "through a link", "link out", "hard link out", "device", "pipe"],
+)
+def test_no_member_of_an_archive_gets_out_of_its_folder(
+    web: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, members: list[tarfile.TarInfo]
+) -> None:
+    outside, scratch, archive = tmp_path / "outside", tmp_path / "scratch", tmp_path / "data" / CIFAR10.filename
+    for folder in (outside, scratch, archive.parent):
+        folder.mkdir()
+    (outside / "known").write_text("as it was")
+    monkeypatch.setattr(tempfile, "tempdir", str(scratch))
+    with tarfile.open(archive, "w:gz") as tar:
+        for info in members:
+            named = copy.copy(info)
+            named.name, named.linkname = (s.format(outside=outside) for s in (info.name, info.linkname))
+            tar.addfile(named)
+        tar.add(web / CIFAR10.base_folder, CIFAR10.base_folder)
+    monkeypatch.setattr(CIFAR10, "tgz_md5", md5(archive))  # as if the archive itself were trusted
+    absolute = members[0].name.startswith("{")  # loses its first slash, and lies in the folder then
+    refused = pytest.raises(CrossoverError, match="does not unpack to CIFAR-10; delete it and")
+    with contextlib.nullcontext() if absolute else refused:
+        open_dataset(CONFIG, tmp_path / "data")
+    assert list(scratch.iterdir()) == []
+    assert [(path.name, path.read_text()) for path in outside.iterdir()] == [("known", "as it was")]
+
+
+class Payload:
+    """Pickles to a call that creates a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, tuple[Path]]:
+        return Path.touch, (self.path,)
+
+
+def test_a_pickle_without_the_right_checksum_is_never_loaded(web: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "data" / CIFAR10.base_folder
+    shutil.copytree(web / CIFAR10.base_folder, folder)
+    for path in folder.iterdir():
+        path.write_bytes(pickle.dumps(Payload(tmp_path / "ran")))
+    with pytest.raises(CrossoverError, match="is damaged: a checksum differs"):
+        open_dataset(CONFIG, tmp_path / "data")
+    assert not (tmp_path / "ran").exists()
+    pickle.loads((folder / "data_batch_1").read_bytes())
+    assert (tmp_path / "ran").exists()  # so it would have run
 
 
 def test_an_archive_with_other_batches_is_never_used(

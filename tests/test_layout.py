@@ -73,5 +73,55 @@ def test_planning_analysis_and_report_need_no_torch(modules: str) -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+FORBIDDEN = {"pickle", "cPickle", "dill", "marshal", "shelve", "joblib"}
+CODE_RUNS = {"unsafe_load", "extractall", "unpack_archive", "load_from_checkpoint"}
+BUILT_IN = {"eval", "exec", "os.system", "os.popen"}
+SCRIPTS = SOURCE.parents[1] / "scripts"
+
+
+def loads(path: Path) -> list[str]:
+    """Return the calls of a file by which what others wrote could run code here."""
+    found = []
+    for node in (n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Call)):
+        called = ast.unparse(node.func)
+        given = {word.arg: ast.unparse(word.value) for word in node.keywords}
+        module, _, name = called.rpartition(".")
+        unsafe = (
+            name in CODE_RUNS
+            or called in BUILT_IN
+            or (module in FORBIDDEN and name in ("load", "loads", "Unpickler"))
+            or (called == "torch.load" and given.get("weights_only") != "True")
+            or ("ckpt_path" in given and given.get("weights_only") != "True")
+            or ("allow_pickle" in given and given["allow_pickle"] != "False")
+            or given.get("shell") == "True"
+        )
+        found += [f"{path.name}: {ast.unparse(node)}"] if unsafe else []
+    return found
+
+
+def test_no_file_that_others_can_write_runs_code() -> None:
+    files = [*SOURCE.rglob("*.py"), *SCRIPTS.glob("*.py")]
+    assert len(files) > 100
+    assert [call for path in files for call in loads(path)] == []
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "torch.load(p)",
+        "torch.load(p, weights_only=False)",
+        "pickle.load(f)",
+        "numpy.load(p, allow_pickle=True)",
+        "trainer.fit(m, d, ckpt_path=p)",
+        "tar.extractall(p)",
+        "yaml.unsafe_load(t)",
+        "subprocess.run(c, shell=True)",
+    ],
+)
+def test_a_call_that_would_run_it_is_seen(tmp_path: Path, line: str) -> None:
+    (tmp_path / "x.py").write_text(line)
+    assert len(loads(tmp_path / "x.py")) == 1
+
+
 def test_hydra_entry_points_are_only_in_scripts() -> None:
     assert [p for p in SOURCE.rglob("*.py") if "hydra.main" in p.read_text()] == []
