@@ -20,6 +20,10 @@ class CrossoverError(Exception):
     """A user's mistake or a failing machine: one line with what was given, what is allowed and what to do."""
 
 
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.+,=@-]*$")]
+"""A part of the names of folders and files."""
+
+
 class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, protected_namespaces=())
 
@@ -44,7 +48,7 @@ class CuesData(_Frozen):
     """The embedded two-cue world: x = noise + alpha * T_y + beta * shift(M_m, u)."""
 
     kind: Literal["cues"]
-    name: str
+    name: Name
     image_size: int = Field(ge=8)
     classes: int = Field(ge=2)
     alpha: float = Field(ge=0)
@@ -67,7 +71,7 @@ class ImageData(_Frozen):
     """Real images: decoded once to `image_size`, with validation held out of train."""
 
     kind: Literal["cifar10", "cifar5m", "folder", "tiny_imagenet"]
-    name: str
+    name: Name
     root: str
     """Folder of the raw data, relative to `machine.data_dir` unless absolute. Not part of the run's identity."""
     image_size: int = Field(ge=8)
@@ -107,7 +111,7 @@ class ModelConfig(_Frozen):
 class RecipeConfig(_Frozen):
     """Optimiser, schedule and regularisation of one model family."""
 
-    name: str
+    name: Name
     optimizer: Literal["adamw", "sgd"]
     lr: float = Field(gt=0)
     """Peak learning rate."""
@@ -131,7 +135,7 @@ class RecipeConfig(_Frozen):
 class AugmentConfig(_Frozen):
     """What happens to each training image, in this order."""
 
-    name: str
+    name: Name
     crop: int = Field(default=0, ge=0)
     """Random crop after padding by this many zero pixels on each side."""
     flip: bool = False

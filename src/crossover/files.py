@@ -1,7 +1,9 @@
 """How does a file appear whole or not at all?"""
 
+import hashlib
 import json
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -34,6 +36,12 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write indented JSON atomically; NaN and infinity are errors."""
     write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
+
+
+def file_name(text: str) -> str:
+    """Return text as a part of a file's name: another text gives another name, and none leads to another folder."""
+    safe = re.sub(r"[^\w.-]", "-", text)[:80]
+    return safe if safe == text else f"{safe}-{hashlib.sha256(text.encode()).hexdigest()[:6]}"
 
 
 def with_block(path: Path, begin: str, end: str, block: str) -> str:

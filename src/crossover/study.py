@@ -29,7 +29,8 @@ def report_sweep(
     sweep: SweepRecords, directory: Path, *, also: Sequence[SweepRecords] = (), seed: int = 0, designs: int = 0
 ) -> Report:
     """Write the report of a sweep into `directory`; the rest as in write_report."""
-    extras = describe_data([parse_run(record["config"]) for record in sweep.records], directory)
+    kinds = {(record["dataset"], record["augment"]): record["config"] for record in sweep.records}
+    extras = describe_data([parse_run(config) for config in kinds.values()], directory)
     return write_report(sweep, directory, also=also, seed=seed, extras=extras, designs=designs)
 
 

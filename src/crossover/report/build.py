@@ -17,7 +17,7 @@ from crossover.analysis.sentences import calibration_sentence, extrapolation_sen
 from crossover.analysis.stability import stability_table
 from crossover.analysis.tables import primary_runs
 from crossover.config import CrossoverError
-from crossover.files import write_json, write_text
+from crossover.files import file_name, write_json, write_text
 from crossover.report import figures
 from crossover.report.figures import Ceiling
 from crossover.report.markdown import markdown_page
@@ -177,7 +177,7 @@ def write_report(
         conditions=environment(records),
         unfinished={run_id: state for run_id, state in sweep.states.items() if state != "done"},
         errors=sweep.errors,
-        predictions={run_id: _predictions(path) for run_id, path in paths.items()},
+        predictions=_read_predictions(paths),
         names=named,
         chance={dataset: 1 - 1 / len(classes) for dataset, classes in named.items()},
         extras=extras or Extras(),
@@ -196,9 +196,18 @@ def _check_names(records: Sequence[Mapping[str, Any]]) -> None:
             )
 
 
-def _predictions(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    with np.load(path) as saved:
-        return saved["labels"], saved["predictions"]
+def _read_predictions(paths: Mapping[str, Path]) -> Predictions:
+    """Return labels and predictions of each run. Runs share the labels of one test set: size and checksum tell."""
+    read: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+    known: dict[tuple[int, int], np.ndarray] = {}
+    for run_id, path in paths.items():
+        with np.load(path) as saved:
+            member = saved.zip.getinfo("labels.npy")
+            key = member.file_size, member.CRC
+            if key not in known:
+                known[key] = saved["labels"]
+            read[run_id] = known[key], saved["predictions"]
+    return read
 
 
 def write_curves_report(
@@ -261,7 +270,7 @@ def _draw(report: Report) -> list[tuple[str, str]]:
     sizes = report.findings.sizes
     x_label = figures.X_LABEL if sizes == "training images" else sizes
     for study in report.result["studies"]:
-        dataset, suffix = study["dataset"], f"-{study['dataset']}" if several else ""
+        dataset, suffix = study["dataset"], f"-{file_name(study['dataset'])}" if several else ""
         runs, curves = (table[table["dataset"] == dataset] for table in (report.runs, report.curves))
         said = " ".join(pair["summary"] for pair in study["pairs"])
         drawn.append((f"learning-curves{suffix}", f"Test error over {sizes} on {dataset}. {said}".strip()))

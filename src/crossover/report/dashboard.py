@@ -14,6 +14,7 @@ import wandb_workspaces.workspaces as ws
 
 from crossover.config import CrossoverError
 from crossover.files import write_text
+from crossover.report.markdown import code, plain
 from crossover.report.mirror import run_id
 from crossover.report.panels import MOST_RUNS, WIDE, all_runs, cost, equivalence, gap, learning_curves, trainings
 from crossover.report.style import styles
@@ -62,9 +63,9 @@ def read_findings(sweep: SweepRecords, directory: Path, *, entity: str, project:
 
 def troubles(found: Findings) -> str:
     """Return what failed or is not done, as Markdown."""
-    lines = [f"- `{name}`: {state}" for name, state in found.states.items() if state != "done"]
+    lines = [f"- `{code(name)}`: {state}" for name, state in found.states.items() if state != "done"]
     done = len(found.states) - len(lines)
-    return "\n".join([f"{done} of {len(found.states)} runs are done. Continue with `{found.command}`.", *lines])
+    return "\n".join([f"{done} of {len(found.states)} runs are done. Continue with `{code(found.command)}`.", *lines])
 
 
 def workspace(found: Findings) -> ws.Workspace:
@@ -169,13 +170,13 @@ def claims(found: Findings) -> list[str]:
 
 
 def methods(found: Findings) -> str:
-    facts = [f"- {name}: {', '.join(str(value) for value in values)}" for name, values in found.environment.items()]
+    facts = [f"- {plain(name)}: {plain(', '.join(map(str, values)))}" for name, values in found.environment.items()]
     return "\n".join(
         [
             "Models share chains: nested, class-stratified orders of the training pool; chains are the random unit of",
             "every interval. Checkpoints are chosen on validation images; the test set is read once per run.",
             "",
-            f"Repeat with `{found.command}`.",
+            f"Repeat with `{code(found.command)}`.",
             "",
             *facts,
             "",

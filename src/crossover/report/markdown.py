@@ -13,16 +13,16 @@ if TYPE_CHECKING:
 
 def markdown_page(report: Report, drawings: list[tuple[str, str]]) -> str:
     """Return the same as the page, without the runs, which are in runs.csv."""
-    lines = [f"# {report.findings.title}", ""]
-    lines += [f"**{verdict}**\n" for verdict in report.verdicts]
-    lines += [f"- {note}" for note in (*report.trouble, *report.notes)]
+    lines = [f"# {plain(report.findings.title)}", ""]
+    lines += [f"**{plain(verdict)}**\n" for verdict in report.verdicts]
+    lines += [f"- {plain(note)}" for note in (*report.trouble, *report.notes)]
     for table in tables.size_tables(report):
-        lines += ["", f"## {table['dataset']}: mean test error over chains [95% CI]", ""]
+        lines += ["", f"## {plain(table['dataset'])}: mean test error over chains [95% CI]", ""]
         lines += _table(table["header"], table["rows"])
-    lines += ["", *(f"![{alt}](figures/{name}.png)\n" for name, alt in drawings)]
+    lines += ["", *(f"![{plain(alt)}](figures/{name}.png)\n" for name, alt in drawings)]
     said = [*report.extrapolations, *(sentence for sentence, _ in (*report.stabilities, *report.calibrations))]
     if said:
-        lines += ["## How far the verdict carries", "", *(f"- {sentence}" for sentence in said), ""]
+        lines += ["## How far the verdict carries", "", *(f"- {plain(sentence)}" for sentence in said), ""]
     laws = tables.law_cells(report)
     if laws:
         header = ["dataset", "model", "law", "parameters", "held-out RMSE of log error", "of the last value"]
@@ -32,8 +32,10 @@ def markdown_page(report: Report, drawings: list[tuple[str, str]]) -> str:
     lines += [f"- all runs, {title}: {value}" for title, value in tables.totals(report)]
     lines += ["", "## Methods", ""]
     lines += [f"- {sentence}" for sentence in METHODS]
-    lines += ["", "## Conditions", "", f"- repeat: `{report.findings.command}`", f"- runs: {len(report.runs)}"]
-    lines += [f"- {name}: {', '.join(map(str, values))}" for name, values in report.findings.conditions.items()]
+    lines += ["", "## Conditions", "", f"- repeat: `{code(report.findings.command)}`", f"- runs: {len(report.runs)}"]
+    lines += [
+        f"- {plain(name)}: {plain(', '.join(map(str, values)))}" for name, values in report.findings.conditions.items()
+    ]
     return "\n".join(lines) + "\n"
 
 
@@ -42,4 +44,15 @@ def _table(header: list[str], rows: list[list[str]]) -> list[str]:
 
 
 def _row(cells: list[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+    return "| " + " | ".join(map(plain, cells)) + " |"
+
+
+def plain(text: str) -> str:
+    """Return text that Markdown shows on one line as it is: no HTML, no link or image, no end of a table's cell."""
+    text = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;")
+    return text.replace("](", "]\\(").replace("|", "\\|")
+
+
+def code(text: str) -> str:
+    """Return text for a place between backticks, which it does not end."""
+    return " ".join(text.split()).replace("`", "'")

@@ -3,6 +3,7 @@
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from crossover.report.build import Report
@@ -19,7 +20,12 @@ def terminal_summary(report: Report, console: Console) -> None:
         models = list(dict.fromkeys(rows["model"]))
         if rows["n_train"].nunique() > MOST_ROWS:
             continue  # curves measured at unaligned sizes: the page has them
-        table = Table(report.findings.sizes, *models, title=f"test error on {dataset}, mean of chains", box=None)
+        table = Table(
+            report.findings.sizes,
+            *map(escape, models),
+            title=escape(f"test error on {dataset}, mean of chains"),
+            box=None,
+        )
         for column in table.columns:
             column.justify = "right"
         for n, part in rows.groupby("n_train"):
@@ -53,7 +59,7 @@ def _print_cost(report: Report, console: Console) -> None:
         column.justify = "right"
     for model, part in runs.groupby("model", sort=False):
         speed = part["images_per_second"].mean()
-        table.add_row(str(model), str(len(part)), f"{part['total_seconds'].mean():.1f}", quantity(speed))
+        table.add_row(escape(str(model)), str(len(part)), f"{part['total_seconds'].mean():.1f}", quantity(speed))
     console.print(table)
 
 
