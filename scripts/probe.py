@@ -1,5 +1,6 @@
 """Probe a sweep, or published weights: python scripts/probe.py name=quick, or init_from=timm:TAG (make probe)."""
 
+import shlex
 from pathlib import Path
 
 import hydra
@@ -14,6 +15,7 @@ from crossover.files import write_text
 from crossover.ledger import probe_table
 from crossover.probes.measure import probe_runs
 from crossover.probes.published import probe_published
+from crossover.report.markdown import probes_page
 from crossover.sweep.plan import sweep_dir
 from crossover.sweep.pool import local_slots
 from crossover.sweep.records import read_sweep
@@ -23,6 +25,7 @@ from crossover.sweep.records import read_sweep
 @one_line_errors
 def main(config: DictConfig) -> None:
     values, console = resolved(config), Console()
+    page = ""
     if values["init_from"] is not None:
         table = probe_published(values["init_from"], None if values["images"] is None else Path(values["images"]))
         path = Path(values["output"] or f"outputs/probes/{values['init_from'].replace(':', '-')}.csv")
@@ -37,16 +40,26 @@ def main(config: DictConfig) -> None:
             pass
         table = probe_table(folders)
         path = Path(values["output"] or sweep_dir(outputs, sweep.name) / "probes.csv")
+        page = probes_page(table, sweep.name, f"make probe SWEEP={shlex.quote(sweep.name)}")
         if len(folders) < len(sweep.planned):
             console.print(f"{len(folders)} of {len(sweep.planned)} runs are done and probed", style="red")
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, table.to_csv(index=False, float_format="%.6g", na_rep="NaN"))
+    if page:
+        write_text(path.with_suffix(".md"), page)
     shown = Table("model", "probe", "value", "untrained", "without learning", title="means over runs", box=None)
     for (model, probe), rows in table[table["layer"] == ""].groupby(["model", "probe"], sort=False):
         means = (rows[name].mean() for name in ("value", "untrained", "analytic"))
         shown.add_row(str(model), str(probe), *("" if mean != mean else f"{mean:.3g}" for mean in means))
     console.print(shown)
     console.print(f"table: {path}", highlight=False, markup=False, soft_wrap=True)
+    if page:
+        console.print(
+            f"by number of training images: {path.with_suffix('.md')}; make report puts it on the sweep's page",
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
+        )
 
 
 if __name__ == "__main__":

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import pandas as pd
+
 from crossover.report import tables
 from crossover.report.page import METHODS
+from crossover.report.probes import probe_tables
 
 if TYPE_CHECKING:
     from crossover.report.build import Report
@@ -39,8 +42,16 @@ def markdown_page(report: Report, drawings: list[tuple[str, str]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _table(header: list[str], rows: list[list[str]]) -> list[str]:
-    return [_row(header), "|" + "---:|" * len(header), *(_row(row) for row in rows)]
+def probes_page(table: pd.DataFrame, title: str, command: str) -> str:
+    """Return the tables of probes; the page of the report has the same."""
+    lines = [f"# What the networks of {title} have learned", "", f"Repeat: `{command}`. All numbers: `probes.csv`."]
+    for part in probe_tables(table):
+        lines += ["", f"## {part['title']}", "", *part["notes"], "", *_table(part["header"], part["rows"], left=3)]
+    return "\n".join(lines) + "\n"
+
+
+def _table(header: list[str], rows: list[list[str]], left: int = 0) -> list[str]:
+    return [_row(header), "|" + "---|" * left + "---:|" * (len(header) - left), *(_row(row) for row in rows)]
 
 
 def _row(cells: list[str]) -> str:

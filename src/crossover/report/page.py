@@ -11,6 +11,7 @@ from markupsafe import Markup
 
 from crossover.analysis.classes import telling_classes
 from crossover.report import claims, tables
+from crossover.report.probes import probe_tables, read_probe_table
 from crossover.report.style import inline_svg, styles
 from crossover.report.templating import templates
 
@@ -23,6 +24,7 @@ SECTIONS = {
     "carries": "How far the verdict carries",
     "laws": "Fitted laws",
     "classes": "Single classes",
+    "probes": "What the networks have learned",
     "claims": "The article's claims",
     "cost": "Cost",
     "samples": "What the networks see",
@@ -42,7 +44,15 @@ METHODS = (
     " size.",
     "With few chains an interval is wide and rests on a t distribution; it does not speak of other recipes or budgets.",
 )
-DOWNLOADS = ("runs.csv", "curves.csv", "classes.csv", "stability.csv", "crossover.json", "environment.json")
+DOWNLOADS = (
+    "runs.csv",
+    "curves.csv",
+    "classes.csv",
+    "stability.csv",
+    "probes.csv",
+    "crossover.json",
+    "environment.json",
+)
 MOST_RUNS = 2_000
 """Runs in the table of the page; more would make it slow."""
 MOST_BYTES = 400_000
@@ -70,7 +80,7 @@ def _context(report: Report, drawings: list[tuple[str, str]]) -> dict[str, Any]:
     models = list(dict.fromkeys(report.runs["model"]))
     run_header, run_rows = tables.run_rows(report)
     cost_header, costs = tables.cost_table(report)
-    shown = shown_classes(report)
+    shown, probes = shown_classes(report), read_probe_table(report.directory)
     return {
         "report": report,
         "colours": {model: colour for model, (colour, _) in styles(models).items()},
@@ -86,6 +96,7 @@ def _context(report: Report, drawings: list[tuple[str, str]]) -> dict[str, Any]:
         "laws": tables.law_cells(report),
         "class_tables": tables.class_tables(report, shown),
         "class_counts": report.classes.groupby("dataset")["class"].nunique().to_dict(),
+        "probe_tables": [] if probes is None else probe_tables(probes),
         "claims": _claims(report.directory / "claims.json"),
         "ledger": claims,
         "cost_header": cost_header,
