@@ -36,7 +36,7 @@ def main(arguments: list[str]) -> int:
             return subprocess.run(again, env=os.environ | {INSIDE: "1"}, check=False).returncode
         print("no mount namespace here (unshare --mount): without full and read-only disks")
     os.environ.update(ONE_THREAD)  # before torch is imported; and imports happen once, all else is forked
-    for module in PRELOAD:
+    for module in [*PRELOAD, "crossover.study"]:
         importlib.import_module(module)
     folder = Path(tempfile.mkdtemp(prefix="crossover-faults-"))
     try:

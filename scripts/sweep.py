@@ -1,5 +1,6 @@
 """Do what is left of a sweep, then report: python scripts/sweep.py sweep=quick (make sweep SWEEP=quick)."""
 
+import importlib
 import signal
 import sys
 from pathlib import Path
@@ -12,15 +13,12 @@ from rich.console import Console
 
 from crossover.cli import one_line_errors, resolved, run_app
 from crossover.config import RunConfig
-from crossover.report.mirror import mirror_report
-from crossover.report.terminal import terminal_summary
-from crossover.study import report_sweep
 from crossover.sweep.failures import describe_failures, repeat_command
 from crossover.sweep.groups import estimate_costs, group_runs
 from crossover.sweep.jobs import queued_runs
 from crossover.sweep.launch import LocalLauncher, SlurmLauncher, check_data, parse_launcher
 from crossover.sweep.plan import named, parse_sweep, plan_runs, sweep_dir
-from crossover.sweep.pool import Progress, run_pool
+from crossover.sweep.pool import Progress, fork_server, run_pool
 from crossover.sweep.progress import Display
 from crossover.sweep.records import freeze, read_record, read_sweep, run_state, write_plan
 from crossover.sweep.slots import slots_for
@@ -47,6 +45,8 @@ def main(config: DictConfig) -> None:
     if values["dry_run"]:
         console.print("\n".join(run.run_id for run in runs), highlight=False)
         return
+    if left and isinstance(launcher, LocalLauncher) and values["commands"] is None:
+        fork_server()  # imports while the data is prepared
     for line in check_data(left):
         console.print(line, highlight=False)
     freeze(left)
@@ -56,6 +56,7 @@ def main(config: DictConfig) -> None:
         print_commands(grouped(runs, left, values["commands"]), outputs)
         return
     if isinstance(launcher, LocalLauncher):
+        importlib.import_module("crossover.study")  # for the report, while the fork server imports
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the pool then lets its runs save
         with Display(console, len(runs)) as display:
             progress = run_pool(runs, slots=slots_for(left, launcher.parallel, launcher.runs_per_gpu), report=display)
@@ -108,6 +109,10 @@ def submit_left(
 
 def finish(progress: Progress, directory: Path, console: Console) -> None:
     """Report; exit with status 1 when a run failed or is not done."""
+    from crossover.report.mirror import mirror_report  # seconds to import: not where jobs are only submitted
+    from crossover.report.terminal import terminal_summary
+    from crossover.study import report_sweep
+
     records = read_sweep(directory.parent.parent, directory.name)
     for line in describe_failures(directory.parent.parent, records.errors):
         console.print(line, style="red", highlight=False, markup=False, soft_wrap=True)

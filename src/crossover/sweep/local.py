@@ -9,7 +9,7 @@ from rich.console import Console
 
 from crossover.config import CrossoverError, RunConfig
 from crossover.sweep.launch import check_data
-from crossover.sweep.pool import run_pool
+from crossover.sweep.pool import fork_server, run_pool
 from crossover.sweep.progress import Display
 from crossover.sweep.records import freeze, read_record, run_state
 from crossover.sweep.slots import slots_for
@@ -19,6 +19,7 @@ def do_runs(runs: Sequence[RunConfig], console: Console, *, parallel: int | None
     """Do the runs that are left, and return the records of all; raise CrossoverError when one is not done then."""
     left = [run for run in runs if run_state(run.run_dir) != "done"]
     if left:
+        fork_server()  # imports while the data is prepared
         for line in check_data(left):
             console.print(line, highlight=False)
         freeze(left)

@@ -5,6 +5,7 @@ import math
 import multiprocessing
 import os
 import signal
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -21,12 +22,8 @@ from crossover.files import write_text
 from crossover.sweep.job import OUT_OF_MEMORY, STOPPED, run_process
 from crossover.sweep.records import State, run_state
 
-PRELOAD = [
-    *("torch", "pytorch_lightning", "timm", "wandb", "wandb.sdk.launch", "hydra"),
-    *("crossover.training.run", "crossover.sweep.launch", "crossover.study"),
-]
-"""Imported once by the fork server: a run then starts in 0.1 s instead of 6 s. wandb.init imports its launch part; the
-last two are what the sweep's command imports, because multiprocessing imports that command again in each child."""
+PRELOAD = ["torch", "pytorch_lightning", "timm", "wandb", "wandb.sdk.launch", "crossover.training.run"]
+"""Imported once by the fork server: a run then starts in 0.1 s instead of 6 s. wandb.init imports its launch part."""
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
 HUGE_PAGES = ("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")
 """Lets the kernel back the heap with pages of 2 MB (glibc 2.35 or later, others ignore it): 2 to 12 % on a CPU."""
@@ -212,11 +209,15 @@ def _device(slot: Slot) -> str:
 
 
 def fork_server() -> multiprocessing.context.ForkServerContext:
-    """Return a context whose server lives through the signals that Slurm sends to every process of a job."""
+    """Return a context whose server lives through the signals that Slurm sends to every process of a job.
+
+    The first call starts the server and does not wait for its imports: make it early, and do other things meanwhile.
+    """
     os.environ.update(ONE_THREAD)  # read when numpy and torch are imported, in the fork server
     os.environ.setdefault(*HUGE_PAGES)
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(PRELOAD)
+    # multiprocessing imports the command again in each child: what it has imported so far is imported once
+    context.set_forkserver_preload([*PRELOAD, *(name for name in list(sys.modules) if name.startswith("crossover."))])
     with _ignored(signal.SIGTERM, signal.SIGUSR2):
         forkserver.ensure_running()
     return context
