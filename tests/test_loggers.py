@@ -19,8 +19,9 @@ from crossover.data.loader import Images, TrainBatches
 from crossover.training.loggers import sample_grid
 from crossover.training.run import execute
 from crossover.vocabulary import ACCURACY, CONFIG, CONFUSION, GPU_SECONDS, HISTORY, N_TRAIN, SAMPLES, SUMMARY
-from tests.worlds import small_run
+from tests.worlds import files_with, small_run
 
+SECRET = "5ec2e7" * 6 + "5ec2"
 RUN = """
 import json, sys
 from crossover.config import parse_run
@@ -63,9 +64,10 @@ def test_offline_wandb_keeps_config_history_and_final_numbers(tmp_path: Path) ->
         server.setblocking(False)
         url = f"http://127.0.0.1:{server.getsockname()[1]}"
         ways = dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy", "ALL_PROXY"), url)
-        train_apart(run, HOME=str(tmp_path / "home"), WANDB_BASE_URL=url, WANDB_API_KEY="0" * 40, **ways)
+        train_apart(run, HOME=str(tmp_path / "home"), WANDB_BASE_URL=url, WANDB_API_KEY=SECRET, **ways)
         with pytest.raises(BlockingIOError):
             server.accept()
+    assert files_with(SECRET, tmp_path) == []
     record = json.loads((run.run_dir / "record.json").read_text())
     (folder,) = run.run_dir.glob("wandb/offline-run-*")
     records = records_of(folder)
@@ -140,10 +142,20 @@ def test_outage_of_wandb_costs_bounded_time_and_nothing_else(tmp_path: Path, ans
         if answers:  # takes connections and says nothing
             server.listen(50)
         url = f"http://127.0.0.1:{server.getsockname()[1]}"
-        said = train_apart(run, WANDB_BASE_URL=url, WANDB_API_KEY="0" * 40, HOME=str(tmp_path / "home"))
+        said = train_apart(run, WANDB_BASE_URL=url, WANDB_API_KEY=SECRET, HOME=str(tmp_path / "home"))
     assert "is logged offline" in said
+    assert SECRET not in said
+    assert files_with(SECRET, run.run_dir) == []
     assert (run.run_dir / "record.json").exists()
     assert len(list(run.run_dir.glob("wandb/offline-run-*"))) == 1
+
+
+@pytest.mark.parametrize("kind", ["csv", "none"])
+def test_the_key_of_wandb_is_in_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", SECRET)
+    execute(small_run(tmp_path, logger={"kind": kind}))
+    assert list(tmp_path.rglob("record.json"))
+    assert files_with(SECRET, tmp_path) == []
 
 
 def test_csv_logger_writes_each_validation(tmp_path: Path) -> None:

@@ -1,6 +1,8 @@
 import json
 import math
 import threading
+import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ from safetensors.torch import load_file
 from crossover.config import CrossoverError
 from crossover.data.images import open_dataset
 from crossover.data.loader import Batch
-from crossover.training import machine
+from crossover.training import machine, resume
 from crossover.training import run as running
 from crossover.training.datamodule import AHEAD, CHUNK, leg_bounds, read_ahead
 from crossover.training.models import build_model
@@ -160,6 +162,36 @@ def test_a_torn_checkpoint_starts_the_run_again(tmp_path: Path) -> None:
     run.run_dir.mkdir(parents=True)
     (run.run_dir / "last.ckpt").write_bytes(b"PK\x03\x04 half a checkpoint")
     assert results(execute(run)) == results(whole)
+
+
+def test_ranks_that_meet_a_torn_checkpoint_together_agree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoint, both, read = tmp_path / "last.ckpt", threading.Barrier(2), zipfile.ZipFile
+
+    def together(path: Path) -> zipfile.ZipFile:
+        try:
+            return read(path)
+        finally:
+            both.wait(10)  # both have seen the damage before either removes the file
+
+    monkeypatch.setattr(zipfile, "ZipFile", together)
+    for content in (b"", b"PK\x03\x04 and no more"):
+        checkpoint.write_bytes(content)
+        with ThreadPoolExecutor(2) as ranks:
+            assert list(ranks.map(resume.whole, [checkpoint] * 2)) == [None, None]
+        assert not checkpoint.exists()
+
+
+def test_a_rank_that_comes_after_the_removal_agrees(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoint, read = tmp_path / "last.ckpt", zipfile.ZipFile
+
+    def late(path: Path) -> zipfile.ZipFile:
+        path.unlink()
+        return read(path)
+
+    monkeypatch.setattr(zipfile, "ZipFile", late)
+    checkpoint.write_bytes(b"torn")
+    assert resume.whole(checkpoint) is None
+    assert resume.whole(checkpoint) is None
 
 
 def test_a_checkpoint_with_one_flipped_byte_starts_the_run_again(

@@ -61,6 +61,12 @@ CLOCKS = {
 """Record fields that may differ between two runs of one config."""
 
 
+def files_with(text: str, folder: Path) -> list[str]:
+    """Return the files below a folder that hold a text."""
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return [str(path.relative_to(folder)) for path in files if text.encode() in path.read_bytes()]
+
+
 def results(record: dict[str, Any]) -> dict[str, Any]:
     """Return what must be equal when a run is repeated or resumed."""
     kept = {k: v for k, v in record.items() if k not in CLOCKS}
