@@ -1,6 +1,7 @@
 """Verdict and N* by dose of bias: python scripts/dose.py SWEEP [FOLDER] (make dose SWEEP=ablate-dose)."""
 
 import sys
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,9 @@ from rich.table import Table
 
 from crossover.analysis.crossover import analyse
 from crossover.analysis.dose import dose_table
-from crossover.config import CrossoverError, CuesData, parse_run
+from crossover.config import CrossoverError, CuesData, ImageData, parse_run
 from crossover.files import write_text
-from crossover.report.dose import draw_dose
+from crossover.report.dose import dose_words, draw_dose
 from crossover.report.style import save
 from crossover.sweep.plan import sweep_dir
 from crossover.sweep.records import read_sweep, runs_table
@@ -43,26 +44,36 @@ def write_dose(name: str, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / "dose.csv", table.to_csv(index=False, float_format="%.6g"))
     save(draw_dose(table, label), folder / "figures", "dose")
-    shown = Table("pair", label, "verdict", "N*", box=None)
+    shown = Table("pair", label, "N* (95% CI), or the verdict", box=None)
     for row in table.drop_duplicates(["a", "b", "dose"]).to_dict("records"):
-        star = "" if row["n_star"] != row["n_star"] else f"{row['n_star']:,.0f}"
-        shown.add_row(f"{row['a']}, {row['b']}", str(row["dose"]), row["verdict"].replace("_", " "), star)
+        shown.add_row(f"{row['a']}, {row['b']}", str(row["dose"]), dose_words(row))
     Console().print(shown)
-    print(f"table: {folder / 'dose.csv'}")
+    print(f"table: {folder / 'dose.csv'}\nfigure: {folder / 'figures' / 'dose.png'}")
+    print("make report puts both on the sweep's page")
 
 
-def doses_of(records: Any) -> tuple[dict[str, float | str], str]:
-    """Return the dose of each dataset and what it is: the share permuted, or the dials where nothing is."""
+def doses_of(records: Iterable[Mapping[str, Any]]) -> tuple[dict[str, float | str], str]:
+    """Return the dose of each dataset, in the order of a table, and what it is: a share permuted, or the world's dials.
+
+    Where that does not tell the datasets apart, the dose is their name.
+    """
     data = {record["dataset"]: parse_run(record["config"]).data for record in records}
-    if any(one.permute.kind != "none" for one in data.values()):
-        shares: dict[str, float | str] = {
-            name: 0.0 if one.permute.kind == "none" else one.permute.share for name, one in data.items()
-        }
-        return shares, "share of patches permuted"
-    dials: dict[str, float | str] = {
-        name: f"alpha {one.alpha:g}, q {one.q:g}" if isinstance(one, CuesData) else name for name, one in data.items()
-    }
-    return dials, "dials"
+    kinds = sorted({one.permute.kind for one in data.values()} - {"none"})
+    doses: dict[str, float | str]
+    if len(kinds) == 1:
+        shares = {name: 0.0 if one.permute.kind == "none" else one.permute.share for name, one in data.items()}
+        doses, label = dict(sorted(shares.items(), key=lambda item: item[1])), f"share of {kinds[0]} permuted"
+    else:
+        doses, label = {name: _dials(name, one) for name, one in data.items()}, "world"
+    if len(set(doses.values())) < len(doses):
+        return dict(zip(data, data, strict=True)), "data set"
+    return doses, label
+
+
+def _dials(name: str, data: CuesData | ImageData) -> str:
+    if isinstance(data, CuesData) and data.permute.kind == "none":
+        return f"alpha {data.alpha:g}, beta {data.beta:g}, q {data.q:g}"
+    return name
 
 
 if __name__ == "__main__":

@@ -1,3 +1,6 @@
+"""The dose of bias: verdict and N* by dose, where both are known, in the table, the figure and on the page."""
+
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -6,8 +9,11 @@ import pytest
 
 from crossover.analysis.crossover import analyse
 from crossover.analysis.dose import dose_table
-from crossover.report.dose import draw_dose
-from scripts.dose import main
+from crossover.report.build import write_curves_report
+from crossover.report.dose import dose_words, draw_dose
+from crossover.report.style import save
+from scripts.dose import doses_of, main
+from tests.worlds import small_run
 
 SIZES = (100, 300, 1000, 3000, 10_000)
 
@@ -29,20 +35,76 @@ def runs() -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def table() -> pd.DataFrame:
+    return dose_table(analyse(runs(), rng=np.random.default_rng(0)), {"d": 0.0, "d-patches": 1.0})
+
+
 def test_verdict_and_crossing_are_listed_by_dose() -> None:
-    table = dose_table(analyse(runs(), rng=np.random.default_rng(0)), {"d": 0.0, "d-patches": 1.0})
-    assert list(table["n_train"]) == 2 * list(SIZES)
-    by_dose: Any = table.drop_duplicates("dose").set_index("dose")
+    found = table()
+    assert list(found["n_train"]) == 2 * list(SIZES)
+    by_dose: Any = found.drop_duplicates("dose").set_index("dose")
     assert list(by_dose["verdict"]) == ["crossover", "b_better"]
     assert by_dose.loc[0.0, "n_star"] == pytest.approx(1000, rel=0.05)
     assert pd.isna(by_dose.loc[1.0, "n_star"])
-    assert (table["band_low"] < table["log_error_ratio"]).all()
-    figure = draw_dose(table, "share")
-    legend: Any = figure.axes[0].get_legend()
-    labels = [text.get_text() for text in legend.get_texts()]
-    assert [label.split(":")[0] for label in labels] == ["0.0", "1.0"]
-    assert "N* = " in labels[0]
-    assert "N* = " not in labels[1]
+    assert (found["band_low"] < found["log_error_ratio"]).all()
+    turned = dose_table(analyse(runs(), rng=np.random.default_rng(0)), {"d-patches": 1.0, "d": 0.0})
+    assert list(turned["dose"]) == [1.0] * 5 + [0.0] * 5, "in the order of the doses"
+
+
+def test_the_figure_says_of_each_dose_where_they_cross_or_who_leads() -> None:
+    (axes,) = draw_dose(table(), "share").axes
+    said = [text.get_text() for text in axes.texts]
+    assert sum(words.startswith("N* = 1k (") and words.endswith("), vit overtakes") for words in said) == 1
+    assert said.count("not in range: vit leads") == 1
+    ratios = [float(words.strip("()")) for words in said[:5]]
+    assert ratios == pytest.approx(np.exp(0.6 - 0.3 * np.arange(5)), rel=0.03)
+    assert [words.startswith("(") for words in said[:5]] == [False, False, True, False, False], "a tie at N*"
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["0.0", "1.0"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({}, "N* = 2.1k (1.6k to 2.9k), vit overtakes"),
+        ({"direction": "a_overtakes_b", "ci_high": None}, "N* = 2.1k (1.6k to …), resnet overtakes"),
+        ({"verdict": "a_better"}, "not in range: resnet leads"),
+        ({"verdict": "several_crossings"}, "several crossings"),
+        ({"verdict": "undecided"}, "undecided, P(N* in range) 0.40"),
+        ({"verdict": "undecided", "p_in_range": None}, "undecided"),
+    ],
+)
+def test_a_verdict_is_told_in_words(changes: dict[str, Any], said: str) -> None:
+    row = {"a": "resnet", "b": "vit", "verdict": "crossover", "direction": "b_overtakes_a", "p_in_range": 0.4}
+    assert dose_words(row | {"n_star": 2100, "ci_low": 1600, "ci_high": 2900} | changes) == said
+
+
+def test_the_dose_is_the_share_permuted_or_the_dials_or_the_name(tmp_path: Path) -> None:
+    def doses(*worlds: dict[str, Any]) -> tuple[list[Any], str]:
+        made = [small_run(tmp_path, **{f"data__{key}": value for key, value in world.items()}) for world in worlds]
+        found, label = doses_of([{"dataset": run.dataset, "config": run.model_dump(mode="json")} for run in made])
+        return list(found.values()), label
+
+    half, all_patches = {"kind": "patches", "share": 0.5}, {"kind": "patches"}
+    assert doses({"permute": all_patches}, {}, {"permute": half}) == ([0, 0.5, 1], "share of patches permuted")
+    dials = ["alpha 0.15, beta 1.5, q 0.8", "alpha 0.15, beta 1.5, q 1"]
+    assert doses({}, {"name": "cues-q1", "q": 1}) == (dials, "world")
+    both = ["cues-patches", "cues-pixels"]
+    assert doses({}, {"permute": all_patches}, {"permute": {"kind": "pixels"}}) == ([dials[0], *both], "world")
+    assert doses({"permute": all_patches}, {"name": "other", "permute": all_patches}) == (
+        ["cues-patches", "other-patches"],
+        "data set",
+    )
+
+
+def test_a_dose_beside_a_report_is_on_its_page(tmp_path: Path) -> None:
+    found = table()
+    found.to_csv(tmp_path / "dose.csv", index=False)
+    save(draw_dose(found, "share"), tmp_path / "figures", "dose")
+    write_curves_report(runs(), tmp_path, title="dosed", command="make report")
+    page = (tmp_path / "report.html").read_text()
+    assert "The dose of bias" in page
+    assert "<td>vit / resnet</td><td>1.0</td><td>not in range: vit leads</td>" in page
+    assert 'aria-label="Who leads, by number of training images and dose' in page
 
 
 def test_a_sweep_that_is_not_there_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:

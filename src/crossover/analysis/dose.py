@@ -5,14 +5,15 @@ from typing import Any
 
 import pandas as pd
 
-COLUMNS = ("dose", "dataset", "a", "b", "verdict", "n_star", "ci_low", "ci_high", "p_in_range")
+COLUMNS = ("dose", "dataset", "a", "b", "verdict", "direction", "n_star", "ci_low", "ci_high", "p_in_range")
 GAP = ("n_train", "log_error_ratio", "band_low", "band_high")
 
 
 def dose_table(result: Mapping[str, Any], doses: Mapping[str, float | str]) -> pd.DataFrame:
     """Return the verdicts of crossover.json by dose, with the log error ratio (b over a) at every size.
 
-    `doses` maps a dataset to its dose: the share of what is permuted, or the setting of the dials.
+    `doses` maps a dataset to its dose, in the order of the rows: the share of what is permuted, or the setting of the
+    dials.
     """
     rows = []
     for study in result["studies"]:
@@ -22,4 +23,6 @@ def dose_table(result: Mapping[str, Any], doses: Mapping[str, float | str]) -> p
                 ends = {"band_low": gap["ci_low"], "band_high": gap["ci_high"]}
                 rows.append(facts | {k: gap[k] for k in GAP[:2]} | ends)
     table = pd.DataFrame(rows, columns=[*COLUMNS, *GAP])
-    return table.sort_values(["a", "b", "dose", "n_train"], kind="stable").reset_index(drop=True)
+    order = {name: i for i, name in enumerate(doses)}
+    table = table.assign(order=table["dataset"].map(order)).sort_values(["a", "b", "order", "n_train"], kind="stable")
+    return table.drop(columns="order").reset_index(drop=True)

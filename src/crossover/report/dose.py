@@ -1,45 +1,112 @@
-"""What does a dose of bias look like? The gap of each pair over n_train, a line for each dose, and its crossing."""
+"""What does a dose of bias look like? For each pair of models a surface: who leads by n_train and dose, and N*."""
 
-import matplotlib as mpl
+import textwrap
+from collections.abc import Mapping, Sequence
+from math import exp, log
+from pathlib import Path
+from typing import Any
+
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap, Normalize
 from matplotlib.figure import Figure
 
 from crossover.analysis.sentences import images
+from crossover.report.style import INK, panels, size_axis
+
+NAME = "dose.csv"
+COLOURS = LinearSegmentedColormap.from_list("leads", ["#e3823f", "#fdfdfd", "#579fd0"])
+"""Orange where the second of a pair leads, blue where the first does: light tints of the families' colours, told apart
+by the colour-blind."""
+WORDS = "#1a1a1a"
+"""On those tints, in the light and in the dark; INK would turn light on a dark page."""
+
+
+def dose_words(row: Mapping[Any, Any]) -> str:
+    """Return N* with its confidence set, or the verdict, of a row of dose_table."""
+    match row["verdict"]:
+        case "crossover":
+            ends = " to ".join("…" if pd.isna(row[end]) else images(row[end]) for end in ("ci_low", "ci_high"))
+            winner = row["a"] if row["direction"] == "a_overtakes_b" else row["b"]
+            return f"N* = {images(row['n_star'])} ({ends}), {winner} overtakes"
+        case "a_better":
+            return f"not in range: {row['a']} leads"
+        case "b_better":
+            return f"not in range: {row['b']} leads"
+        case "several_crossings":
+            return "several crossings"
+    return "undecided" + ("" if pd.isna(row["p_in_range"]) else f", P(N* in range) {row['p_in_range']:.2f}")
 
 
 def draw_dose(table: pd.DataFrame, label: str) -> Figure:
-    """Return a panel for each pair: log error ratio with its band, by dose, and N*; `label` is of the dose."""
+    """Return a panel for each pair of dose_table: error of b over that of a by size and dose, and N* or the verdict.
+
+    `label` is of the dose. A ratio in brackets has a band that contains 1.
+    """
     pairs = list(table[["a", "b"]].drop_duplicates().itertuples(index=False, name=None))
-    figure = Figure(figsize=(5.2 * len(pairs), 4.4))
-    panels = figure.subplots(1, len(pairs), squeeze=False, sharey=True)[0]
-    for axes, (a, b) in zip(panels, pairs, strict=True):
-        rows = table[(table["a"] == a) & (table["b"] == b)]
-        _draw_pair(axes, rows)
-        axes.set_title(f"{b} / {a}", fontsize=11)
-        axes.set_xlabel("training images")
-        axes.legend(title=label, fontsize=8, title_fontsize=8, frameon=False)
-    panels[0].set_ylabel("log error ratio with simultaneous 95% band\nabove 0: the first named has the higher error")
-    figure.tight_layout()
+    doses = list(dict.fromkeys(table["dose"]))
+    figure, drawn = panels(len(pairs), size=(9.5, 1.2 + 0.42 * len(doses)))
+    largest = max(float(table["log_error_ratio"].abs().max()), log(1.5))  # small differences stay pale
+    for axes, (a, b) in zip(drawn, pairs, strict=True):
+        _draw_pair(axes, table[(table["a"] == a) & (table["b"] == b)], doses, Normalize(-largest, largest))
+        said = f"error of {b} / error of {a}: blue where {a} leads, orange where {b} does"
+        axes.set_title(said, fontsize=10, loc="left", color=INK)
+        axes.set_ylabel(textwrap.fill(label, 16))
+    drawn[-1].set_xlabel("training images (n_train); in brackets: the simultaneous 95% band contains 1")
     return figure
 
 
-def _draw_pair(axes: Axes, rows: pd.DataFrame) -> None:
-    doses = list(dict.fromkeys(rows["dose"]))
-    colours = mpl.colormaps["viridis"]
-    for number, dose in enumerate(doses):
-        part = rows[rows["dose"] == dose].sort_values("n_train")
-        colour = colours(0.9 * number / max(1, len(doses) - 1))
-        n, gap = part["n_train"], part["log_error_ratio"]
-        low, high = (part[name].astype(float) for name in ("band_low", "band_high"))
-        row = part.iloc[0]
-        star = "" if pd.isna(row["n_star"]) else f", N* = {images(row['n_star'])}"
-        axes.plot(n, gap, "o-", color=colour, label=f"{dose}: {row['verdict'].replace('_', ' ')}{star}")
-        axes.fill_between(n, low, high, color=colour, alpha=0.15, lw=0)
-        if star:
-            axes.plot([row["n_star"]], [0], "D", color=colour, ms=8, mec="black")
-    axes.axhline(0, color="#666666", lw=1)
-    axes.set_xscale("log")
-    sizes = sorted(set(rows["n_train"]))
-    axes.set_xticks(sizes, [f"{n:,}" for n in sizes])
-    axes.minorticks_off()
+def read_dose(directory: Path) -> dict[str, Any] | None:
+    """Return header and rows of what `make dose` left beside a report, and its figure, where there is one."""
+    path = directory / NAME
+    if not path.exists():
+        return None
+    table = pd.read_csv(path).drop_duplicates(["a", "b", "dose"])
+    rows = [[f"{row['b']} / {row['a']}", str(row["dose"]), dose_words(row)] for row in table.to_dict("records")]
+    words = "Who leads, by number of training images and dose; where they cross, N*. " + " ".join(
+        f"{pair}, {dose}: {said}." for pair, dose, said in rows
+    )
+    return {"header": ["pair", "dose", "N* (95% CI), or the verdict"], "rows": rows, "alt": words}
+
+
+def _draw_pair(axes: Axes, rows: pd.DataFrame, doses: Sequence[Any], norm: Normalize) -> None:
+    sizes = sorted(rows["n_train"].unique())
+    edges = _edges(sizes)
+    for place, dose in enumerate(doses):
+        part = rows[rows["dose"] == dose].to_dict("records")
+        for row in part:
+            at = sizes.index(row["n_train"])
+            colour = COLOURS(norm(row["log_error_ratio"]))
+            axes.fill_between(edges[at : at + 2], place - 0.48, place + 0.48, color=colour, lw=0)
+            clear = row["band_low"] > 0 or row["band_high"] < 0
+            ratio = f"{exp(row['log_error_ratio']):.2f}"
+            said = ratio if clear else f"({ratio})"
+            axes.text(row["n_train"], place - 0.12, said, ha="center", va="center", fontsize=8.5, color=WORDS)
+        if part and part[0]["verdict"] == "crossover":
+            _draw_crossing(axes, part[0], place, sizes)
+        said = dose_words(part[0]) if part else "no data"
+        axes.text(1.01, place, said, transform=axes.get_yaxis_transform(), va="center", fontsize=8.5, color=INK)
+    size_axis(axes, sizes)
+    axes.set_xlim(edges[0], edges[-1])
+    axes.set_yticks(range(len(doses)), [str(dose) for dose in doses])
+    axes.set_ylim(len(doses) - 0.5, -0.5)
+
+
+def _draw_crossing(axes: Axes, row: Mapping[Any, Any], place: int, sizes: Sequence[float]) -> None:
+    """Draw N* and its confidence set at the foot of a row; an end that is not known is the end of the sizes."""
+    low, high = (
+        end if pd.isna(row[name]) else row[name] for name, end in (("ci_low", sizes[0]), ("ci_high", sizes[-1]))
+    )
+    axes.plot([low, high], [place + 0.3] * 2, color=WORDS, lw=2, solid_capstyle="butt")
+    axes.plot([row["n_star"]], [place + 0.3], "D", color=WORDS, ms=5)
+
+
+def _edges(sizes: Sequence[float]) -> list[float]:
+    """Return the borders of cells around sizes, half-way between them on a logarithmic axis."""
+    logs = np.log(np.asarray(sizes, float))
+    if len(logs) == 1:
+        return [sizes[0] / 2, sizes[0] * 2]
+    middle = (logs[1:] + logs[:-1]) / 2
+    first, last = logs[0] - (middle[0] - logs[0]), logs[-1] + (logs[-1] - middle[-1])
+    return [float(value) for value in np.exp([first, *middle, last])]

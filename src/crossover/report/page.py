@@ -11,6 +11,7 @@ from markupsafe import Markup
 
 from crossover.analysis.classes import telling_classes
 from crossover.report import claims, tables
+from crossover.report.dose import read_dose
 from crossover.report.probes import probe_tables, read_probe_table
 from crossover.report.style import inline_svg, styles
 from crossover.report.templating import templates
@@ -25,6 +26,7 @@ SECTIONS = {
     "laws": "Fitted laws",
     "classes": "Single classes",
     "probes": "What the networks have learned",
+    "dose": "The dose of bias",
     "claims": "The article's claims",
     "cost": "Cost",
     "samples": "What the networks see",
@@ -50,6 +52,7 @@ DOWNLOADS = (
     "classes.csv",
     "stability.csv",
     "probes.csv",
+    "dose.csv",
     "crossover.json",
     "environment.json",
 )
@@ -80,14 +83,12 @@ def _context(report: Report, drawings: list[tuple[str, str]]) -> dict[str, Any]:
     models = list(dict.fromkeys(report.runs["model"]))
     run_header, run_rows = tables.run_rows(report)
     cost_header, costs = tables.cost_table(report)
+    dose = read_dose(report.directory)
     shown, probes = shown_classes(report), read_probe_table(report.directory)
     return {
         "report": report,
         "colours": {model: colour for model, (colour, _) in styles(models).items()},
-        "figures": [
-            (name, alt, Markup(inline_svg(report.directory / "figures" / f"{name}.svg", name, alt)))  # noqa: S704 - our own SVG
-            for name, alt in drawings
-        ],
+        "figures": [(name, alt, _figure(report.directory, name, alt)) for name, alt in drawings],
         "sizes": tables.size_tables(report),
         "extrapolations": tables.extrapolation_cells(report),
         "stabilities": [(sentence, tables.stability_cells(rows)) for sentence, rows in report.stabilities],
@@ -97,6 +98,8 @@ def _context(report: Report, drawings: list[tuple[str, str]]) -> dict[str, Any]:
         "class_tables": tables.class_tables(report, shown),
         "class_counts": report.classes.groupby("dataset")["class"].nunique().to_dict(),
         "probe_tables": [] if probes is None else probe_tables(probes),
+        "dose": dose,
+        "dose_figure": "" if dose is None else _figure(report.directory, "dose", dose["alt"]),
         "claims": _claims(report.directory / "claims.json"),
         "ledger": claims,
         "cost_header": cost_header,
@@ -108,6 +111,10 @@ def _context(report: Report, drawings: list[tuple[str, str]]) -> dict[str, Any]:
         "methods": METHODS,
         "downloads": _downloads(report.directory),
     }
+
+
+def _figure(directory: Path, name: str, alt: str) -> Markup:
+    return Markup(inline_svg(directory / "figures" / f"{name}.svg", name, alt))  # noqa: S704 - our own SVG
 
 
 def _claims(path: Path) -> dict[str, Any] | None:
