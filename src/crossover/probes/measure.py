@@ -22,7 +22,7 @@ from crossover.probes.representation import cka, linear_probe, receptive_field
 from crossover.probes.robustness import patch_shuffle, robustness
 from crossover.training.assumptions import input_sizes
 
-VERSION = 1
+VERSION = 2
 """Part of the file's name: a change of what is measured makes the tables anew."""
 IMAGES = 2_000
 """Test images that the probes read: all by the linear probe, the first of them by the others."""
