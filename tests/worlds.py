@@ -55,6 +55,7 @@ CLOCKS = {
     "finished",
     "peak_rss_bytes",
     "device_memory_bytes",
+    "energy_joules",
     "git",
     "config",
 }

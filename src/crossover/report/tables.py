@@ -190,10 +190,10 @@ def cost_table(report: Report) -> tuple[list[str], list[list[str]]]:
 
 
 def totals(report: Report) -> list[tuple[str, str]]:
-    """Return what all runs took together; what no run recorded is left out."""
+    """Return what all runs took together; what not all of them recorded is left out."""
     said = []
     for title, name, unit in TOTALS:
-        if name in report.runs and report.runs[name].notna().any():
+        if name in report.runs and report.runs[name].notna().all():
             total = report.runs[name].sum() / (3600 if unit == "h" else 1)
             said.append((title, quantity(total, unit)))
     return said
