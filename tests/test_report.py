@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -12,6 +13,7 @@ from rich.console import Console
 
 from crossover.config import CrossoverError
 from crossover.report.build import Ceiling, Extras, Report, write_report
+from crossover.report.figures import learning_curves
 from crossover.report.style import styles
 from crossover.report.terminal import terminal_summary
 from crossover.sweep.records import State, SweepRecords
@@ -244,6 +246,37 @@ def test_extrapolation_is_labelled_and_its_refusal_explained(report: Callable[..
         "cues: Extrapolated (not measured): refused, since laws need at least 5 sizes of each model to be fitted and"
         " tested."
     )
+
+
+@pytest.mark.parametrize(("known", "total"), [(30, "energy of the device 4.50 MJ"), (29, None)])
+def test_energy_is_a_cost_and_a_total_only_where_every_run_has_it(
+    report: Callable[..., Report], known: int, total: str | None
+) -> None:
+    energies = [150e3] * known + [None] * (30 - known)
+    records = [r | {"energy_joules": e} for r, e in zip(crossing_records(), energies, strict=True)]
+    page = (report(records).directory / "report.html").read_text()
+    assert "energy of the device</button>" in page
+    assert "<td>150 kJ</td>" in page
+    assert ("energy of the device 4" in page) == (total is not None)
+    assert total is None or total in page
+
+
+def test_labels_of_ceilings_keep_clear_of_curves_and_of_the_band(tmp_path: Path) -> None:
+    written = write_report(sweep(crossing_records()), tmp_path)
+    ceilings = [Ceiling("best possible (exact Bayes)", 0.01), Ceiling("local cue alone", 0.18)]
+    figure = learning_curves(written.runs, written.curves, written.result["studies"][0], ceilings)
+    (axes,) = figure.axes
+    labels = [text.get_window_extent() for text in axes.texts if "%" in text.get_text()]
+    assert len(labels) == 2
+    (band,) = (patch.get_window_extent() for patch in axes.patches)
+    curves = [line.get_transform().transform_path(line.get_path()) for line in axes.lines]
+    for label in labels:
+        assert axes.bbox.contains(*label.min)
+        assert axes.bbox.contains(*label.max)
+        assert not label.overlaps(band)
+        assert not any(curve.intersects_bbox(label, filled=False) for curve in curves)
+    assert not labels[0].overlaps(labels[1])
+    plt.close(figure)
 
 
 def test_a_model_keeps_its_colour_and_marker(report: Callable[..., Report]) -> None:

@@ -1,5 +1,6 @@
 """What does a crossover look like? Learning curves, the gap, data-equivalence and the curves of single classes."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +10,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator, PercentFormatter
+from matplotlib.transforms import Bbox
 
 from crossover.analysis.sentences import images
 from crossover.report.style import DASHES, FAINT, INK, SOFT, WIDTH, error_axis, panels, size_axis, styles
@@ -54,29 +56,50 @@ def learning_curves(
             axes.plot(fitted["n_train"], fitted["error"], color=colour, linestyle=DASHES, linewidth=1.2, zorder=4)
     if any(entry["curve"] for entry in study["laws"]):
         axes.plot([], [], color=SOFT, linestyle=DASHES, linewidth=1.2, label="fitted laws")
-    _draw_ceilings(axes, ceilings)
+    for ceiling in ceilings:
+        axes.axhline(ceiling.error, color=SOFT, linestyle=":", linewidth=1)
     for row, pair in enumerate(pair for pair in study["pairs"] if pair["n_star"] is not None):
         _draw_crossing(axes, pair, row)
     size_axis(axes, sorted(curves["n_train"].unique()))
     axes.set_xlabel(x_label)
     error_axis(axes)
     axes.set_ylabel("test error")
-    axes.legend(frameon=False, fontsize=9)
+    legend = axes.legend(frameon=False, fontsize=9)
+    if ceilings:
+        figure.draw_without_rendering()  # now it is known where everything is
+        _label_ceilings(axes, ceilings, legend.get_window_extent())
     return figure
 
 
-def _draw_ceilings(axes: Axes, ceilings: Sequence[Ceiling]) -> None:
+def _label_ceilings(axes: Axes, ceilings: Sequence[Ceiling], legend: Bbox) -> None:
+    """Write each label where the least is in its way: above its line or below, left or right."""
+    filled = [patch.get_transform().transform_path(patch.get_path()) for patch in axes.patches]
+    filled += [axes.transData.transform_path(path) for band in axes.collections for path in band.get_paths()]
+    lines = [line.get_transform().transform_path(line.get_path()) for line in axes.lines]
+    taken = [legend]
     for ceiling in ceilings:
-        axes.axhline(ceiling.error, color=SOFT, linestyle=":", linewidth=1)
-        axes.annotate(
+        text = axes.annotate(
             f"{ceiling.label}: {100 * ceiling.error:.1f} %",
-            (0.01, ceiling.error),
+            (0, ceiling.error),
             xycoords=("axes fraction", "data"),
-            xytext=(0, 3),
+            xytext=(0, 0),
             textcoords="offset points",
             fontsize=8.5,
             color=SOFT,
         )
+        tried: list[tuple[int, int, float, dict[str, Any]]] = []
+        for (va, up), (ha, x) in itertools.product((("baseline", 3), ("top", -3)), (("left", 0.01), ("right", 0.99))):
+            place: dict[str, Any] = {"va": va, "ha": ha, "position": (0, up)}
+            text.set(**place)
+            text.xy = (x, ceiling.error)
+            box = text.get_window_extent()
+            hits = sum(path.intersects_bbox(box, filled=True) for path in filled)
+            hits += sum(path.intersects_bbox(box, filled=False) for path in lines) + box.count_overlaps(taken)
+            tried.append((hits + (not axes.bbox.contains(*box.min)), len(tried), x, place))
+        _, _, x, place = min(tried, key=lambda attempt: attempt[:2])
+        text.set(**place)
+        text.xy = (x, ceiling.error)
+        taken.append(text.get_window_extent())
 
 
 def _draw_crossing(axes: Axes, pair: Mapping[str, Any], row: int) -> None:
@@ -124,7 +147,7 @@ def _draw_gap(axes: Axes, pair: Mapping[str, Any], x_label: str) -> None:
     axes.set_ylabel(f"log error ratio,\n{pair['b']} / {pair['a']}", linespacing=1.4)
     words: dict[str, Any] = {"transform": axes.transAxes, "fontsize": 8.5, "color": SOFT}
     axes.text(0.01, 0.99, f"above zero: {pair['a']} leads", va="top", **words)
-    axes.text(0.01, 0.01, f"below zero: {pair['b']} leads", **words)
+    axes.text(0.01, 0.02, f"below zero: {pair['b']} leads", **words)
     if axes.get_legend_handles_labels()[0]:
         axes.legend(frameon=False, fontsize=8.5)
 
