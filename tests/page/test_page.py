@@ -29,6 +29,8 @@ pytestmark = [
 ]
 RUNS = 200
 MODELS = ("resnet_tiny", "vit_tiny")
+PAPER = 688
+"""Pixels across an A4 page within the margins of the style sheet: 182 mm at 96 per inch."""
 
 
 @pytest.fixture(scope="session")
@@ -210,6 +212,28 @@ def test_dark_screens_print_on_white_paper_with_all_details(browser: Any, report
     assert not page.locator("nav").is_visible()
     page.evaluate("dispatchEvent(new Event('beforeprint'))")
     assert page.evaluate("[...document.querySelectorAll('details')].every(part => part.open)")
+    page.close()
+
+
+@pytest.mark.parametrize("models", [MODELS, (*MODELS, "hybrid_tiny", "vit_small")], ids=len)
+def test_print_clips_nothing_and_leaves_out_the_controls(browser: Any, tmp_path: Path, models: tuple[str, ...]) -> None:
+    records = crossing_records(models=models)
+    states: dict[str, State] = {record["run_id"]: "done" for record in records}
+    write_report(SweepRecords("quick", "make sweep", tuple(states), tuple(records), states, {}, {}), tmp_path)
+    page = browser.new_page(viewport={"width": PAPER, "height": 900})
+    page.goto((tmp_path / "report.html").as_uri())
+    page.emulate_media(media="print")
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    clipped = page.evaluate(
+        """width => [...document.querySelectorAll("figure, svg, img, table, pre, p, dd")]
+             .filter(x => Math.max(x.getBoundingClientRect().right, x.scrollWidth) > width + 0.5)
+             .map(x => [x.tagName, x.getBoundingClientRect().right, x.textContent.slice(0, 60)])""",
+        PAPER,
+    )
+    assert clipped == []
+    controls = page.locator("nav, input, select, [download]")
+    assert controls.count() > 5
+    assert not any(control.is_visible() for control in controls.all())
     page.close()
 
 

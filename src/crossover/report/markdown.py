@@ -20,7 +20,7 @@ def markdown_page(report: Report, drawings: list[tuple[str, str]]) -> str:
     lines += [f"**{plain(verdict)}**\n" for verdict in report.verdicts]
     lines += [f"- {plain(note)}" for note in (*report.trouble, *report.notes)]
     for table in tables.size_tables(report):
-        lines += ["", f"## {plain(table['dataset'])}: mean test error over chains [95% CI]", ""]
+        lines += ["", f"## {plain(table['title'])}", ""]
         lines += _table(table["header"], table["rows"])
     lines += ["", *(f"![{plain(alt)}](figures/{name}.png)\n" for name, alt in drawings)]
     said = [*report.extrapolations, *(sentence for sentence, _ in (*report.stabilities, *report.calibrations))]

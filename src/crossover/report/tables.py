@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
 MOST_SIZES = 40
 """Sizes of a data set up to which all are in its table; curves with more are shown where they are compared."""
+ERRORS = "mean test error over chains, with its 95% interval for one size"
+SMOOTHED = "the smoothed curves, where they are compared; the measured points are in runs.csv"
+"""What a table by size shows."""
 CALIBRATION = (
     ("chains", "chains", "d"),
     ("power", "power", ".2f"),
@@ -79,7 +82,10 @@ def interval(value: float | None, low: float | None, high: float | None, spec: s
 
 
 def size_tables(report: Report) -> list[dict[str, Any]]:
-    """Return, for each dataset, the table by n_train: errors of the models and the gap of each pair."""
+    """Return, for each dataset, the table by n_train: errors of the models and the gap of a pair.
+
+    Of several pairs each has its own table: one of all would be wider than a sheet of paper.
+    """
     tables = []
     for study in report.result["studies"]:
         curves = report.curves[report.curves["dataset"] == study["dataset"]]
@@ -89,14 +95,18 @@ def size_tables(report: Report) -> list[dict[str, Any]]:
         if len(sizes) > MOST_SIZES:
             sizes = sorted({row["n_train"] for pair in study["pairs"] for row in pair["gap"]})
             models = []
-        header = [report.findings.sizes, *models]
-        columns = [[errors.get((model, n), "–") for n in sizes] for model in models]
+        parts = [(ERRORS if models else SMOOTHED, models, [[errors.get((m, n), "–") for n in sizes] for m in models])]
         for pair in study["pairs"]:
             titles, cells = _pair_columns(pair, sizes)
-            header += titles
-            columns += cells
-        rows = [[f"{n:,}", *(column[i] for column in columns)] for i, n in enumerate(sizes)]
-        tables.append({"dataset": study["dataset"], "models": models, "header": header, "rows": rows})
+            if len(study["pairs"]) == 1:
+                about, header, columns = parts.pop()
+                parts.append((about, header + titles, columns + cells))
+            else:
+                parts.append((f"{pair['b']} and {pair['a']}", titles, cells))
+        for about, header, columns in (part for part in parts if part[1]):
+            rows = [[f"{n:,}", *(column[i] for column in columns)] for i, n in enumerate(sizes)]
+            title = f"{study['dataset']}: {about}"
+            tables.append({"title": title, "header": [report.findings.sizes, *header], "rows": rows})
     return tables
 
 
