@@ -194,7 +194,7 @@ def test_sync_uploads_what_is_not_there_yet(outputs: Path, home: str, stub: Wand
     assert "4 of 4 runs uploaded" in done.stdout
     assert len(stub.runs) == 4
     curve = next(rows for name, rows in stub.rows.items() if name.startswith("curve-quick-vit"))
-    assert [row[N_TRAIN] for _, row in sorted(curve.items())] == [256, 1024, 4096, 16384, 65536]
+    assert [row[N_TRAIN] for row in curve] == [256, 1024, 4096, 16384, 65536]
     again = python("scripts/sync.py", str(copy), HOME=home, **stub.environment)
     assert "nothing to upload" in again.stdout
 

@@ -19,26 +19,82 @@ from crossover.data.loader import Images, TrainBatches
 from crossover.training.loggers import sample_grid
 from crossover.training.run import execute
 from crossover.vocabulary import ACCURACY, CONFIG, CONFUSION, GPU_SECONDS, HISTORY, N_TRAIN, SAMPLES, SUMMARY
-from tests.worlds import files_with, small_run
+from tests.wandb_stub import wandb_stub
+from tests.worlds import files_with, results, small_run
 
+ROOT = Path(__file__).parents[1]
 SECRET = "5ec2e7" * 6 + "5ec2"
-RUN = """
-import json, sys
-from crossover.config import parse_run
+
+START = """
+import json, sys, threading, time
+from pathlib import Path
 from crossover import wandb_runs
+from crossover.config import parse_run
+from crossover.training.loggers import WandbMirror
+from crossover.training.resume import StoppedError
 from crossover.training.run import execute
 wandb_runs.INIT_SECONDS, wandb_runs.FINISH_SECONDS = 2.0, 2.0
-execute(parse_run(json.loads(sys.argv[1])))
+run, log = parse_run(json.loads(sys.argv[1])), WandbMirror.log_metrics
 """
+RUN = START + "execute(run)"
+STOPPED = (
+    START
+    + """
+stop = threading.Event()
+def log_and_stop(mirror, row, step):
+    log(mirror, row, step)
+    if step == 12: stop.set()
+WandbMirror.log_metrics = log_and_stop
+try: execute(run, stop)
+except StoppedError: pass
+"""
+)
+"""A run that is stopped in its middle."""
+HELD = (
+    START
+    + """
+def log_and_wait(mirror, row, step):
+    log(mirror, row, step)
+    while step in (12, 18) and not Path(sys.argv[2], str(step)).exists(): time.sleep(0.02)
+WandbMirror.log_metrics = log_and_wait
+execute(run)
+"""
+)
+"""A run that waits after its second row, when W&B sends the first, and after its third until the test lets it go on."""
 
 
-def train_apart(run: RunConfig, **environment: str) -> str:
+def program(code: str, run: RunConfig, *more: str) -> list[str]:
+    return [sys.executable, "-c", code, run.model_dump_json(), *more]
+
+
+def without_wandb() -> dict[str, str]:
+    return {k: v for k, v in os.environ.items() if not k.startswith("WANDB_")}
+
+
+def train_apart(run: RunConfig, code: str = RUN, **environment: str) -> str:
     """Train in a process of its own, as W&B starts a service; return what it said."""
-    known = {k: v for k, v in os.environ.items() if not k.startswith("WANDB_")}
-    command = [sys.executable, "-c", RUN, run.model_dump_json()]
     return subprocess.run(
-        command, check=True, env=known | environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        program(code, run),
+        check=True,
+        env=without_wandb() | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
     ).stdout
+
+
+def train_in_two_parts(run: RunConfig, rest: RunConfig | None = None, **environment: str) -> None:
+    train_apart(run, STOPPED, **environment)
+    time.sleep(1.1)  # the folders of W&B are named by the second
+    train_apart(rest or run, **environment)
+
+
+def sync(folder: Path, **environment: str) -> str:
+    """Return the last line that `make sync` says."""
+    command = [sys.executable, "scripts/sync.py", str(folder / "outputs")]
+    done = subprocess.run(command, cwd=ROOT, env=without_wandb() | environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout.splitlines(keepends=True)[-1]
 
 
 def records_of(folder: Path) -> list[dict[str, Any]]:
@@ -101,9 +157,9 @@ def test_offline_wandb_connects_to_nothing_but_itself(tmp_path: Path) -> None:
     run = small_run(tmp_path, logger={"kind": "wandb_offline"})
     log = tmp_path / "connects"
     trace = ["strace", "-f", "-qq", "-e", "trace=connect,sendto,sendmsg", "-o", str(log)]
-    command = [*trace, sys.executable, "-c", RUN, run.model_dump_json()]
-    known = {k: v for k, v in os.environ.items() if not k.startswith("WANDB_")}
-    done = subprocess.run(command, env=known | {"HOME": str(tmp_path / "home")}, capture_output=True, text=True)
+    command = [*trace, *program(RUN, run)]
+    environment = without_wandb() | {"HOME": str(tmp_path / "home")}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
     if not (run.run_dir / "record.json").exists() and "ptrace" in done.stderr:
         pytest.skip("strace may not trace here")
     assert done.returncode == 0, done.stderr
@@ -115,22 +171,82 @@ def test_offline_wandb_connects_to_nothing_but_itself(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_stopped_or_failed_run_ends_as_failed_and_its_rest_has_the_same_id(tmp_path: Path) -> None:
-    code = RUN.replace(
-        "execute(",
-        "import threading; from crossover.training.resume import StoppedError; stop = threading.Event(); stop.set()\n"
-        "try: execute(parse_run(json.loads(sys.argv[1])), stop)\nexcept StoppedError: pass\n#",
-    )
     run = small_run(tmp_path, logger={"kind": "wandb_offline"})
-    subprocess.run([sys.executable, "-c", code, run.model_dump_json()], check=True)
-    time.sleep(1.1)  # the folders of W&B are named by the second
-    train_apart(run)
+    train_in_two_parts(run)
     first, second = (records_of(folder) for folder in sorted(run.run_dir.glob("wandb/offline-run-*")))
     ends = [r["exit"].get("exit_code", 0) for records in (first, second) for r in records if r["type"] == "exit"]
     assert ends == [1, 0]
     ids = {r["run"]["run_id"] for records in (first, second) for r in records if r["type"] == "run"}
     assert ids == {run.run_id}
-    steps = [r["history"]["step"]["num"] for records in (first, second) for r in records if r["type"] == "history"]
-    assert steps == [6, 12, 18, 24]
+    steps = [[r["history"]["step"]["num"] for r in records if r["type"] == "history"] for records in (first, second)]
+    assert steps == [[6, 12], [18, 24]]
+
+
+@pytest.mark.slow
+def test_resumed_online_run_continues_its_wandb_run(tmp_path: Path) -> None:
+    run = small_run(tmp_path, logger={"kind": "wandb"})
+    with wandb_stub() as stub:
+        environment = stub.environment | {"HOME": str(tmp_path / "home")}
+        train_apart(run, STOPPED, **environment)
+        assert [row["_step"] for row in stub.rows[run.run_id]] == [6, 12]
+        assert stub.ended == {run.run_id: 1}
+        train_apart(run, **environment)
+    assert set(stub.runs) == {run.run_id}
+    assert [row["_step"] for row in stub.rows[run.run_id]] == [6, 12, 18, 24]
+    assert stub.ended == {run.run_id: 0}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("second", ["wandb_offline", "wandb"])
+def test_sync_uploads_both_parts_of_a_resumed_offline_run_into_one(tmp_path: Path, second: str) -> None:
+    run = small_run(tmp_path, logger={"kind": "wandb_offline"})
+    with wandb_stub() as stub:
+        environment = stub.environment | {"HOME": str(tmp_path / "home")}
+        train_in_two_parts(run, small_run(tmp_path, logger={"kind": second}), **environment)
+        assert stub.runs == {}
+        assert sync(tmp_path, **environment) == "1 of 1 runs uploaded\n"
+        assert set(stub.runs) == {run.run_id}
+        assert [row["_step"] for row in stub.rows[run.run_id]] == [6, 12, 18, 24]
+        assert stub.ended == {run.run_id: 0}
+        assert "nothing to upload" in sync(tmp_path, **environment)
+
+
+@pytest.mark.slow
+def test_outage_in_the_middle_of_a_run_changes_nothing_and_what_is_left_is_uploaded_later(tmp_path: Path) -> None:
+    run, places = small_run(tmp_path, logger={"kind": "wandb"}), [tmp_path / "12", tmp_path / "18"]
+    environment = {"HOME": str(tmp_path / "home"), "WANDB__FILE_STREAM_TRANSMIT_INTERVAL": "0.1"}
+    log = tmp_path / "log.txt"
+    with wandb_stub() as stub, log.open("w") as file:
+        stub.falls_silent = True
+        known = without_wandb() | environment | stub.environment
+        training = subprocess.Popen(program(HELD, run, str(tmp_path)), env=known, stdout=file, stderr=file)
+        try:
+            assert stub.silent.wait(60)
+            places[0].touch()  # its next row goes to a server that hangs
+            time.sleep(1)
+            stub.refuse()
+            places[1].touch()  # the last to none
+            training.wait(60)
+            ended = time.time()
+        finally:
+            training.kill()
+            training.wait()
+    assert training.returncode == 0, log.read_text()
+    assert [line for line in log.read_text().splitlines() if "W&B" in line or "wandb" in line] == [
+        f"W&B has not taken all of {run.run_id} (no answer within 2 s); `make sync` uploads it later"
+    ]
+    assert [row["_step"] for row in stub.rows[run.run_id]] == [6]
+    path = run.run_dir / "record.json"
+    assert ended - path.stat().st_mtime < 15  # of which 2 s are the patience that the test gives
+    record = json.loads(path.read_text())
+    (tmp_path / "without").mkdir()
+    assert results(record) == results(execute(small_run(tmp_path / "without")))
+    with wandb_stub() as stub:
+        assert sync(tmp_path, **environment, **stub.environment) == "1 of 1 runs uploaded\n"
+    assert [row["_step"] for row in stub.rows[run.run_id]] == [6, 12, 18, 24]
+    assert stub.rows[run.run_id][-1]["test/error"] == record["test_error"]
+    assert f"record-{run.run_id}" in stub.artifacts
+    assert "nothing to upload" in sync(tmp_path, **environment)
 
 
 @pytest.mark.slow

@@ -14,14 +14,17 @@ PROJECT = {"id": "UHJvamVjdA==", "internalId": "1", "name": "crossover", "entity
 
 
 class WandbStub(ThreadingHTTPServer):
-    """`asked`: operation and variables of each GraphQL request; `rows`: history by run id and step; `views`: by id."""
+    """`asked`: operation and variables of each GraphQL request; `rows`: the history of each run id; `views`: by id.
+
+    With `falls_silent` it takes connections and answers nothing once it has got a row of a history.
+    """
 
     daemon_threads = True
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.asked: list[tuple[str, dict[str, Any]]] = []
-        self.rows: dict[str, dict[int, dict[str, Any]]] = {}
+        self.rows: dict[str, list[dict[str, Any]]] = {}
         self.runs: dict[str, dict[str, Any]] = {}
         self.ended: dict[str, int] = {}
         self.views: dict[str, dict[str, Any]] = {}
@@ -29,6 +32,8 @@ class WandbStub(ThreadingHTTPServer):
         self.artifacts: list[str] = []
         self.unknown: list[str] = []
         self.lock = threading.Lock()
+        self.falls_silent = False
+        self.silent, self.refuses = threading.Event(), threading.Event()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Say nothing of connections that a client drops when it ends."""
@@ -36,6 +41,12 @@ class WandbStub(ThreadingHTTPServer):
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.server_address[1]}"
+
+    def refuse(self) -> None:
+        """Drop all connections and take none from now on."""
+        self.shutdown()
+        self.server_close()
+        self.refuses.set()
 
     @property
     def environment(self) -> dict[str, str]:
@@ -75,10 +86,20 @@ class WandbStub(ThreadingHTTPServer):
         inserted = not known
         known.update({k: v for k, v in variables.items() if v is not None})
         project = {"id": "1", "name": variables.get("project") or "crossover", "entity": {"id": "1", "name": "someone"}}
-        rows = self.rows.get(run_id, {})
+        rows = self.rows.get(run_id, [])
         bucket = {"id": run_id, "name": run_id, "displayName": run_id, "project": project, "sweepName": None}
         bucket |= {"config": variables.get("config") or "{}", "historyLineCount": len(rows), "summaryMetrics": "{}"}
         return {"upsertBucket": {"bucket": bucket, "inserted": inserted}}
+
+    def on_runresumestatus(self, variables: dict[str, Any]) -> dict[str, Any]:
+        run_id = variables["name"]
+        if run_id not in self.runs:
+            return {"model": {"bucket": None}}
+        rows = self.rows.get(run_id, [])
+        known = {"id": run_id, "name": run_id, "displayName": run_id, "tags": [], "wandbConfig": '{"t": 1}'}
+        known |= {"summaryMetrics": "{}", "config": "{}", "logLineCount": 0, "eventsLineCount": 0, "eventsTail": "[]"}
+        tail = json.dumps([json.dumps(row) for row in rows[-1:]])
+        return {"model": {"bucket": known | {"historyLineCount": len(rows), "historyTail": tail}}}
 
     def on_serverfeaturesquery(self, _: dict[str, Any]) -> dict[str, Any]:
         return {"serverInfo": {"features": []}}
@@ -153,6 +174,10 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = self._body()
+        if self.server.silent.is_set():
+            self.server.refuses.wait()
+            self.close_connection = True
+            return
         with self.server.lock:
             if self.path.endswith("/graphql"):
                 asked = json.loads(body)
@@ -165,10 +190,12 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _stream(self, told: dict[str, Any]) -> None:
         run_id = self.path.split("/")[-2]
-        history = (told.get("files") or {}).get("wandb-history.jsonl", {"content": []})
-        for line in history["content"]:
-            row = json.loads(line)
-            self.server.rows.setdefault(run_id, {})[row["_step"]] = row
+        history = (told.get("files") or {}).get("wandb-history.jsonl")
+        if history is not None:  # as W&B does it: what was there from this line on is replaced
+            lines = self.server.rows.setdefault(run_id, [])
+            lines[history.get("offset", 0) :] = [json.loads(line) for line in history["content"]]
+            if self.server.falls_silent:
+                self.server.silent.set()
         if told.get("complete"):
             self.server.ended[run_id] = told.get("exitcode", 0)
         self._send({})

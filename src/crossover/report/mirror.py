@@ -136,7 +136,7 @@ def _run(
     try:
         yield run
     finally:
-        run.finish()
+        wandb_runs.finish_run(run)
 
 
 def _log_aggregate(report: Report, logger: LoggerConfig, aggregate: Aggregate, online: bool) -> bool:

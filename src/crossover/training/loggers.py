@@ -27,15 +27,18 @@ MOST_CLASSES = 50
 class WandbMirror(Logger):
     """A W&B run that is fed by a thread of its own: the training neither waits for W&B nor fails with it.
 
-    Online W&B that does not answer in time is logged offline instead; what it has not taken in time after the end stays
-    on disk (see wandb_runs). `make sync` uploads both later.
+    Online W&B that does not answer in time is logged offline instead, as are all later parts of the run: W&B keeps rows
+    in the order in which they come. What it has not taken in time after the end stays on disk (see wandb_runs).
+    `make sync` uploads both later.
     """
 
     def __init__(self, run: RunConfig, config: Mapping[str, Any]) -> None:
         super().__init__()
         self._run, self._config = run, dict(config)
+        self._folder = run.run_dir / "wandb"
         self._actions: queue.SimpleQueue[Callable[[wandb.Run], object] | None] = queue.SimpleQueue()
         self._exit_code = 0
+        self._has_complained = False
         self._thread = threading.Thread(target=self._work, name="wandb mirror", daemon=True)
         self._thread.start()
 
@@ -64,30 +67,37 @@ class WandbMirror(Logger):
         self._actions.put(None)
         self._thread.join(wandb_runs.INIT_SECONDS + wandb_runs.FINISH_SECONDS + 5)
         if self._thread.is_alive():
+            wandb_runs.give_up()
             self._complain("it does not answer")
 
     def _work(self) -> None:
         import wandb
+        from wandb.sdk.mailbox.mailbox_handle import HandleAbandonedError
 
         try:
             run = self._start()
             while (action := self._actions.get()) is not None:
                 action(run)
-            run.finish(exit_code=self._exit_code)
-        except (wandb.errors.Error, OSError) as error:  # a timeout is an OSError
+            wandb_runs.finish_run(run, self._exit_code)
+        except (wandb.errors.Error, OSError, HandleAbandonedError) as error:  # a timeout is an OSError
             self._complain(str(error))
 
     def _complain(self, why: str) -> None:
-        mark = self._run.run_dir / "wandb" / INCOMPLETE
-        mark.parent.mkdir(exist_ok=True)
-        mark.touch()
+        if self._has_complained:
+            return
+        self._has_complained = True
+        self._folder.mkdir(exist_ok=True)
+        (self._folder / INCOMPLETE).touch()
         print(f"W&B has not taken all of {self._run.run_id} ({why}); `make sync` uploads it later", flush=True)
 
     def _start(self) -> "wandb.Run":
-        run = self._run
+        run, online = self._run, self._run.logger.kind == "wandb"
+        if online and ((self._folder / INCOMPLETE).exists() or any(self._folder.glob("offline-run-*"))):
+            print(f"{run.run_id} goes on offline, as W&B has not all of it; `make sync` uploads it", flush=True)
+            online = False
         return wandb_runs.start_run(
             run.run_dir,
-            online=run.logger.kind == "wandb",
+            online=online,
             id=run.run_id,
             name=run.run_id,
             project=run.logger.project,
