@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from crossover.sweep.lock import is_held
+from crossover.lock import is_held
 from crossover.vocabulary import INCOMPLETE
 
 USAGE = "usage: python scripts/sync.py [OUTPUTS]    the folder of runs and sweeps; default: outputs"
