@@ -2,7 +2,8 @@
 
 import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,9 @@ mpl.use("Agg")
 import matplotlib.pyplot as plt
 import seaborn as sns
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_pdf import FigureCanvasPdf
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
@@ -27,6 +31,8 @@ INK, SOFT, FAINT = "#222222", "#555555", "#999999"
 """Of axes and words; on the page they follow its light or dark colours."""
 DASHES = (0, (4, 2))
 MANY_TICKS = 12
+DPI = 200
+"""Of PNG files, and of what is rasterized in the others."""
 WIDTH = 5.0
 """Inches of a figure with one panel: its words can then be read on a phone."""
 _RC: Any = {
@@ -105,20 +111,19 @@ def _error_ticks(low: float, high: float) -> list[float]:
 
 def save(figure: Figure, folder: Path, name: str) -> None:
     """Write SVG, PNG and PDF, the same bytes for the same figure, and close it."""
-    metadata: dict[str, dict[str, Any]] = {
-        "svg": {"Date": None},
-        "png": {"Software": None},
-        "pdf": {"CreationDate": None},
-    }
     folder.mkdir(parents=True, exist_ok=True)
     with mpl.rc_context(_RC):
         figure.draw_without_rendering()
-        figure.set_layout_engine("none")  # it is laid out now; each format would do it twice again
-        for kind, tags in metadata.items():
-            write_atomically(
-                folder / f"{name}.{kind}",
-                lambda path, k=kind, t=tags: figure.savefig(path, format=k, dpi=200, metadata=t),  # type: ignore[misc]
-            )
+        figure.set_layout_engine("none")  # it is laid out now; each format would do it again
+        # not through savefig, which draws everything twice
+        writers: dict[str, tuple[Callable[..., object], str]] = {
+            "svg": (FigureCanvasSVG(figure).print_svg, "Date"),
+            "png": (FigureCanvasAgg(figure).print_png, "Software"),
+            "pdf": (FigureCanvasPdf(figure).print_pdf, "CreationDate"),
+        }
+        for kind, (write, changing) in writers.items():
+            figure.set_dpi(DPI)  # a writer leaves its own
+            write_atomically(folder / f"{name}.{kind}", partial(write, metadata={changing: None}))
     plt.close(figure)
 
 
