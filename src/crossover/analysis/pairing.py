@@ -147,8 +147,9 @@ def _test_images(
     """
     influence: list[Floats] = []
     tests: list[dict[str, Any]] = []
+    paired = _run_pairs(one, other, unit)
     for n in sizes:
-        pairs = _run_pairs(one, other, unit, n)
+        pairs = paired[n]
         if any(run not in predictions for pair in pairs for run in pair):
             note = "Predictions are missing for some runs: the band leaves out the sampling of test images."
             return None, tests, [note]
@@ -161,12 +162,16 @@ def _test_images(
     return np.stack(influence, axis=1), tests, []
 
 
-def _run_pairs(one: pd.DataFrame, other: pd.DataFrame, unit: str, n: float) -> list[tuple[str, str]]:
-    """Return (run of a, run of b) at a size: all that share the unit and, where possible, the rank of the seed."""
-    at = [part[part["n_train"] == n].sort_values([unit, "seed"]) for part in (one, other)]
-    at = [part.assign(rank=part.groupby(unit).cumcount()) for part in at]
-    both = at[0].merge(at[1], on=[unit, "rank"])
-    return list(zip(both["run_id_x"], both["run_id_y"], strict=True))
+def _run_pairs(one: pd.DataFrame, other: pd.DataFrame, unit: str) -> dict[float, list[tuple[str, str]]]:
+    """Return by size (run of a, run of b): all that share the unit and, where possible, the rank of the seed."""
+    keys = ["n_train", unit]
+    ranked = [part.sort_values([*keys, "seed"]) for part in (one, other)]
+    ranked = [part.assign(rank=part.groupby(keys).cumcount()) for part in ranked]
+    both = ranked[0].merge(ranked[1], on=[*keys, "rank"])
+    pairs: dict[float, list[tuple[str, str]]] = {}
+    for n, *pair in zip(both["n_train"], both["run_id_x"], both["run_id_y"], strict=True):
+        pairs.setdefault(float(n), []).append((pair[0], pair[1]))
+    return pairs
 
 
 def _wrong(prediction: tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]) -> np.ndarray[Any, Any]:
