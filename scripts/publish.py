@@ -28,9 +28,10 @@ def main(arguments: list[str]) -> int:
         if sweep:
             publish(sweep_dir("outputs", sweep[0]), folder, Path("outputs") / "runs")
         else:
+            found = read_study(folder)
             with initialize(version_base="1.3", config_path="../conf"):
-                runs = study_runs(read_study(folder), lambda name, o: resolved(compose(name, o)), "outputs")
-            republish(folder, list(runs.values()))
+                plan = {} if found.is_transfer else study_runs(found, lambda n, o: resolved(compose(n, o)), "outputs")
+            republish(folder, list(plan.values()))
             for path in (folder / "figures").glob("*.pdf"):
                 path.unlink()
         update_readme(Path("README.md"), Path("results") / README_STUDY)
