@@ -187,10 +187,11 @@ def test_numbers_are_shown_in_units_that_a_reader_knows() -> None:
     exact = {"scale": "value", "mean": 0.25, "low": None, "high": None, "above": -0.2, "below": 0.3}
     assert (number(exact), claimed(exact)) == ("0.25", "above -0.2 and below 0.3")
     assert number(exact | {"mean": None}) == "–"
+    assert number(exact | {"low": 0.25, "high": 0.25}) == "0.25", "all chains the same: counted"
 
 
 def test_the_ledger_is_written_for_a_reader(tmp_path: Path) -> None:
-    measures = table(("vit", 10, [0.3, 0.31, 0.32]), ("resnet", 10, [0.2, 0.21, 0.22]))
+    measures = table(("vit", 10, [0.3, 0.31, 0.33]), ("resnet", 10, [0.2, 0.21, 0.22]))
     seconds = measures[measures["model"] == "vit"].assign(measure="total_seconds", value=60.0)
     case = [rule(above=0, says="ViT <b> less ResNet")]
     ledger = judge(rules(case, text="A claim | of two."), pd.concat([measures, seconds]))
@@ -199,7 +200,7 @@ def test_the_ledger_is_written_for_a_reader(tmp_path: Path) -> None:
     assert said == markdown(ledger)
     assert "**1 claims: 1 supported.**" in said
     assert "| A claim \\| of two. | **supported** | holds: case 0 |" in said
-    assert "| case 0 | ViT <b> less ResNet | 0.1 [0.1, 0.1] | above 0 | holds |" in said
+    assert "| case 0 | ViT <b> less ResNet | 0.103 [0.089, 0.118] | above 0 | holds |" in said
     assert "3 runs, 3.0 minutes of one core" in said
     page = (tmp_path / "claims.html").read_text()
     assert "ViT &lt;b&gt; less ResNet" in page
