@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 import subprocess
@@ -90,6 +91,20 @@ def test_heartbeat_renews_the_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         while path.stat().st_mtime < 1 and time.monotonic() < deadline:
             time.sleep(0.01)
         assert path.stat().st_mtime > 1
+
+
+@pytest.mark.parametrize(("code", "lost"), [(errno.EIO, False), (errno.ESTALE, False), (errno.ENOENT, True)])
+def test_a_file_system_that_does_not_answer_takes_no_lock_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, lost: bool
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    with Lock(tmp_path / "lock") as held:
+        assert not held._is_lost()
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "read_text", fail)
+            assert held._is_lost() is lost
 
 
 def test_a_process_whose_lock_was_taken_over_ends(tmp_path: Path) -> None:

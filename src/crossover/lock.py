@@ -76,13 +76,22 @@ class Lock:
     def _beat(self) -> None:
         while not self._stop.wait(BEAT_SECONDS):
             orphan = self._parent is not None and os.getppid() != self._parent
-            self.lost = _read(self.path) != self._token
+            self.lost = self._is_lost()
             if orphan or (self.lost and self._exit_when_lost):
                 os._exit(75)
             if self.lost:
                 return
             with contextlib.suppress(OSError):
                 os.utime(self.path)
+
+    def _is_lost(self) -> bool:
+        """Return whether the file is gone or another's; a file system that does not answer proves nothing."""
+        try:
+            return bool(json.loads(self.path.read_text()) != self._token)
+        except (FileNotFoundError, ValueError):
+            return True
+        except OSError:
+            return False
 
 
 def is_held(path: Path) -> bool:
