@@ -49,13 +49,14 @@ def main(config: DictConfig) -> None:
         fork_server()  # imports while the data is prepared
     for line in check_data(left):
         console.print(line, highlight=False)
-    freeze(left)
     outputs, directory = Path(values["outputs"]), sweep_dir(values["outputs"], sweep.name)
     write_plan(directory, sweep.name, command(values), runs)
     if values["commands"] is not None:
+        freeze(left)
         print_commands(grouped(runs, left, values["commands"]), outputs)
         return
     if isinstance(launcher, LocalLauncher):
+        freeze(left)
         importlib.import_module("crossover.study")  # for the report, while the fork server imports
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the pool then lets its runs save
         with Display(console, len(runs)) as display:
@@ -85,13 +86,14 @@ def print_commands(groups: list[list[str]], outputs: Path) -> None:
 def submit_left(
     runs: list[RunConfig], left: list[RunConfig], launcher: SlurmLauncher, directory: Path, console: Console
 ) -> None:
-    """Submit the runs that are neither done nor in the queue."""
+    """Freeze and submit the runs that are neither done nor in the queue: what is queued stays as it was."""
     outputs, queued = directory.parent.parent, queued_runs(directory)
     new = [run for run in left if run.run_id not in queued]
     if len(new) < len(left):
         console.print(f"{len(left) - len(new)} runs are in the queue already", highlight=False)
     if not new:
         return
+    freeze(new)
     tasks, jobs = 0, []
     for shape in dict.fromkeys(run.trainer for run in new):
         size = launcher.runs_per_job if shape.num_nodes == 1 else 1

@@ -32,6 +32,18 @@ def test_frozen_config_comes_back_equal_and_a_done_run_keeps_its_own(tmp_path: P
     assert thaw(run.run_dir).machine.threads == 1
 
 
+def test_an_equal_config_is_not_written_again_and_a_torn_one_is(tmp_path: Path) -> None:
+    run = small_run(tmp_path)
+    freeze([run])
+    path = run.run_dir / "config.yaml"
+    before = path.stat().st_ino
+    freeze([run])
+    assert path.stat().st_ino == before
+    path.write_text(path.read_text()[:-20])
+    freeze([run])
+    assert thaw(run.run_dir) == run
+
+
 def test_torn_config_says_what_to_do(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text('{"data": ')
     with pytest.raises(CrossoverError, match="repeat the sweep"):

@@ -87,12 +87,15 @@ def planned(folder: Path, count: int) -> tuple[list[RunConfig], Path]:
 
 def test_no_run_is_submitted_again_while_it_is_queued(cluster: Cluster, script: ModuleType, tmp_path: Path) -> None:
     runs, directory = planned(tmp_path, 6)
+    frozen = {run.run_id: (run.run_dir / "config.yaml").read_bytes() for run in runs}
     assert "submitted 6 runs in 3 tasks: job 41" in submit(script, runs, directory, runs_per_job=2)
     assert (tasks := noted_tasks(directory)).keys() == {"41_0", "41_1", "41_2"}
     assert sorted(run for group in tasks.values() for run in group) == sorted(run.run_id for run in runs)
     cluster.queue(t41_0="RUNNING", t41_1="PENDING", t41_2="PENDING", t7_0="PENDING")
-    assert "6 runs are in the queue already" in submit(script, runs, directory, runs_per_job=2)
+    edited = [run.model_copy(update={"machine": run.machine.model_copy(update={"threads": 7})}) for run in runs]
+    assert "6 runs are in the queue already" in submit(script, edited, directory, runs_per_job=2)
     assert cluster.submissions == 1
+    assert frozen == {run.run_id: (run.run_dir / "config.yaml").read_bytes() for run in runs}
     cluster.queue(t41_1="PENDING")  # the others ended without a record
     said = submit(script, runs, directory, runs_per_job=2)
     assert "2 runs are in the queue already" in said

@@ -1,6 +1,6 @@
 """Do a group of frozen runs here: python -m crossover.sweep [--outputs DIR] RUN_ID...
 
-This is what a job of a cluster does, whoever starts it; `groups=true` of scripts/sweep.py prints one such command per
+This is what a job of a cluster does, whoever starts it; `commands=N` of scripts/sweep.py prints one such command per
 group. Runs that are done are skipped, runs that others hold are left to them; the exit status is 1 when one failed.
 """
 
@@ -14,11 +14,11 @@ from rich.console import Console
 from crossover.config import CrossoverError
 from crossover.lock import STALE_SECONDS
 from crossover.sweep.failures import describe_failures
-from crossover.sweep.launch import check_data
+from crossover.sweep.launch import Density, check_data
 from crossover.sweep.pool import run_pool
 from crossover.sweep.progress import Display
-from crossover.sweep.records import read_error, thaw
-from crossover.sweep.slots import Density, slots_for
+from crossover.sweep.records import thaw
+from crossover.sweep.slots import slots_for
 
 
 def main(arguments: list[str]) -> int:
@@ -38,9 +38,10 @@ def main(arguments: list[str]) -> int:
             report=display,
             patience=2 * STALE_SECONDS,  # a dead owner's heartbeat is stale by then
         )
-    errors = {run_id: read_error(options.outputs, run_id) for run_id, s in progress.states.items() if s == "failed"}
-    console.print(*describe_failures(options.outputs, errors), sep="\n", highlight=False, markup=False, soft_wrap=True)
-    return 1 if errors else 0
+    failed = [run_id for run_id, state in progress.states.items() if state == "failed"]
+    for line in describe_failures(options.outputs, failed):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+    return 1 if failed else 0
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:

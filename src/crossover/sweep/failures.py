@@ -2,22 +2,24 @@
 
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable
 from pathlib import Path
+
+from crossover.sweep.records import read_error
 
 LAST_LINES = 3
 
 
-def describe_failures(outputs: str | Path, errors: Mapping[str, str]) -> list[str]:
+def describe_failures(outputs: Path, run_ids: Iterable[str]) -> list[str]:
     """Return for each failed run its name, the last lines of its error and the command that repeats it."""
     lines = []
-    for run_id, text in errors.items():
-        last = text.strip().splitlines()[-LAST_LINES:] or ["no message"]
+    for run_id in run_ids:
+        last = read_error(outputs, run_id).strip().splitlines()[-LAST_LINES:] or ["no message"]
         lines += [f"failed: {run_id}: {last[0]}", *(f"  {line}" for line in last[1:])]
         lines.append(f"  repeat: {repeat_command(outputs, [run_id])}")
     return lines
 
 
-def repeat_command(outputs: str | Path, run_ids: list[str]) -> str:
+def repeat_command(outputs: Path, run_ids: list[str]) -> str:
     """Return the shell command that does these frozen runs on the machine where it is given."""
     return shlex.join([sys.executable, "-m", "crossover.sweep", "--outputs", str(outputs), *run_ids])

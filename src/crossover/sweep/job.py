@@ -13,7 +13,7 @@ from crossover.cli import one_line
 from crossover.config import CrossoverError, RunConfig
 from crossover.files import write_text
 from crossover.lock import HeldError, Lock
-from crossover.sweep.records import run_state_unlocked, thaw
+from crossover.sweep.records import is_done, thaw
 from crossover.training.ranks import this_rank
 
 STOPPED, OUT_OF_MEMORY = 75, 76
@@ -36,11 +36,11 @@ def execute_locked(run: RunConfig, stop: threading.Event | None = None) -> None:
 
     run.run_dir.mkdir(parents=True, exist_ok=True)
     if writes_nothing(run):  # started by srun beside the first one, which has the lock and the log
-        if run_state_unlocked(run.run_dir) != "done":
+        if not is_done(run.run_dir):
             attempt()
         return
     with Lock(run.run_dir / "lock", exit_with_parent=multiprocessing.parent_process() is not None):
-        if run_state_unlocked(run.run_dir) == "done":
+        if is_done(run.run_dir):
             return
         for leftover in (run.run_dir / "error.txt", *run.run_dir.glob(".*.tmp")):  # of a killed predecessor
             leftover.unlink(missing_ok=True)

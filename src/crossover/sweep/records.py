@@ -51,8 +51,8 @@ class SweepRecords:
 
 
 def run_state(run_dir: Path) -> State:
-    """Return what the files of a run say. A torn record is none: its run is made again."""
-    if is_whole(run_dir / "record.json"):
+    """Return what the files of a run say."""
+    if is_done(run_dir):
         return "done"
     if is_held(run_dir / "lock"):
         return "running"
@@ -61,15 +61,10 @@ def run_state(run_dir: Path) -> State:
     return "resumable" if (run_dir / "last.ckpt").exists() else "missing"
 
 
-def run_state_unlocked(run_dir: Path) -> State:
-    """Return the state of a run whose lock we hold ourselves."""
-    return "done" if is_whole(run_dir / "record.json") else "missing"
-
-
-def is_whole(path: Path) -> bool:
-    """Return whether a JSON file is there to its end; a crashed file system may leave half of one."""
+def is_done(run_dir: Path) -> bool:
+    """Return whether a run has a whole record. A crashed file system may leave half of one: its run is made again."""
     try:
-        json.loads(path.read_bytes())
+        json.loads((run_dir / "record.json").read_bytes())
     except (FileNotFoundError, ValueError):
         return False
     return True
@@ -81,7 +76,17 @@ def freeze(runs: Iterable[RunConfig]) -> None:
         if run_state(run.run_dir) in ("done", "running"):
             continue
         run.run_dir.mkdir(parents=True, exist_ok=True)
-        write_json(run.run_dir / "config.yaml", run.model_dump(mode="json"))  # JSON is YAML, and quick to read
+        path, values = run.run_dir / "config.yaml", run.model_dump(mode="json")
+        if not _holds(path, values):
+            write_json(path, values)  # JSON is YAML, and quick to read
+
+
+def _holds(path: Path, values: dict[str, Any]) -> bool:
+    """Return whether a file has these values already: thousands need not be written, and reach the disk, again."""
+    try:
+        return bool(json.loads(path.read_bytes()) == values)
+    except (FileNotFoundError, ValueError):
+        return False
 
 
 def thaw(run_dir: Path) -> RunConfig:

@@ -1,12 +1,11 @@
 """How many runs at a time? One per core, or as many on each GPU as asked for, or as a short probe finds best."""
 
 from collections.abc import Callable, Sequence
-from typing import Literal
 
 from crossover.config import CrossoverError, RunConfig
+from crossover.sweep.launch import Density
 from crossover.sweep.pool import Slot, local_slots, visible_gpus
 
-Density = int | Literal["auto"]
 LIMIT = 16
 """Runs on one GPU, at most: each has a context of its own, of about 0.5 GB."""
 GAIN = 1.1

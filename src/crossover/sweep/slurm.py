@@ -22,11 +22,11 @@ from crossover.lock import STALE_SECONDS
 from crossover.sweep.failures import describe_failures
 from crossover.sweep.job import STOPPED, run_process, writes_nothing
 from crossover.sweep.jobs import active_jobs, note_jobs
-from crossover.sweep.launch import SlurmLauncher
+from crossover.sweep.launch import Density, SlurmLauncher
 from crossover.sweep.pool import Pool, Progress, Slot, end_processes, fork_server
 from crossover.sweep.progress import Display
-from crossover.sweep.records import read_error, run_state, thaw
-from crossover.sweep.slots import Density, slots_for
+from crossover.sweep.records import run_state, thaw
+from crossover.sweep.slots import slots_for
 
 POLL_SECONDS = 5.0
 KILL_SECONDS = 600.0
@@ -61,11 +61,11 @@ class RunGroup:
             # by the end of its patience the heartbeat of a dead owner is stale: what is still held is done elsewhere
             self._work = pool = Pool(runs, slots=self._slots(runs), report=display, patience=2 * STALE_SECONDS)
             states = pool.run().states
-        errors = {run_id: read_error(self.outputs, run_id) for run_id, state in states.items() if state == "failed"}
-        for line in describe_failures(self.outputs, errors):
+        failed = [run_id for run_id, state in states.items() if state == "failed"]
+        for line in describe_failures(self.outputs, failed):
             console.print(line, highlight=False, markup=False, soft_wrap=True)
-        if errors:
-            raise CrossoverError(f"{len(errors)} of {len(runs)} runs failed")
+        if failed:
+            raise CrossoverError(f"{len(failed)} of {len(runs)} runs failed")
         return dict(states)
 
     def checkpoint(self) -> DelayedSubmission:
