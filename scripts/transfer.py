@@ -17,11 +17,12 @@ from crossover.cli import one_line_errors, resolved, run_app
 from crossover.config import RunConfig
 from crossover.files import write_json, write_text
 from crossover.report.build import Findings, environment, write_findings
+from crossover.report.mirror import mirror_report
 from crossover.report.terminal import terminal_summary
 from crossover.sweep.launch import check_data
 from crossover.sweep.local import do_runs
 from crossover.sweep.plan import named, parse_sweep, plan_runs, sweep_dir
-from crossover.sweep.records import write_plan
+from crossover.sweep.records import read_sweep, write_plan
 from crossover.sweep.transfer import (
     COLUMNS,
     TransferConfig,
@@ -58,13 +59,15 @@ def main(config: DictConfig) -> None:
     rows += finetuning_rows((*entry, record) for entry, record in zip(tunings, tuned, strict=True))
     table = pd.DataFrame(rows, columns=COLUMNS)
     study = HydraConfig.get().runtime.choices["transfer"]
-    command = f"make transfer STUDY={study}" + (f" ARGS='set=[{','.join(changes)}]'" if changes else "")
+    quoted = ",".join(f'"{change}"' for change in changes)
+    command = f"make transfer STUDY={study}" + (f" ARGS='set=[{quoted}]'" if changes else "")
     write_text(directory / "transfer.csv", table.to_csv(index=False, float_format="%.6g"))
     write_plan(directory, transfer.name, command, [*source, *(run for *_, run in tunings)])
     runs, conditions = transfer_runs(table, records), environment(records)
     findings = Findings(transfer.name, command, runs, len(runs), conditions, sizes="pre-training images")
     report = write_findings(findings, directory, seed=values["seed"])
     terminal_summary(report, console)
+    mirror_report(report, read_sweep(outputs, transfer.name))
 
 
 def read_all(transfer: TransferConfig, source: list[RunConfig], folder: Path) -> list[dict[str, Any]]:

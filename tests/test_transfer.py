@@ -1,5 +1,8 @@
 """Claims about pre-training and transfer: what is read, what is planned, what becomes of it."""
 
+import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +29,7 @@ from crossover.sweep.transfer import (
 )
 from crossover.training import run as running
 from crossover.training.run import execute
+from tests.test_loggers import records_of, without_wandb
 from tests.worlds import small_run
 
 CONF = str(Path(__file__).parents[1] / "conf")
@@ -155,6 +159,45 @@ def test_table_of_readings_gives_the_verdict_over_n_pretrain(tmp_path: Path) -> 
     assert pair["verdict"] == "crossover"
     assert 1500 < pair["n_star"] < 2800
     assert "| pre-training images |" in (tmp_path / "report.md").read_text()
+
+
+SWEEP = """
+name: small
+fixed: {data: cues, data.n_pool: 1200, data.n_val: 100, data.n_test: 200, budget: steps, budget.steps: 4}
+axes: {model: [resnet_tiny, vit_tiny], n_train: [64, 256], chain: [0, 1]}
+"""
+TRANSFER = """
+name: moved
+source: small
+targets:
+  other: {data: cues, data.name: other, data.world_seed: 1, data.n_pool: 1200, data.n_val: 100, data.n_test: 200}
+probe_images: 200
+shots: [5]
+draws: 2
+finetune: null
+"""
+
+
+@pytest.mark.slow
+def test_transfer_trains_reads_reports_and_is_logged(tmp_path: Path) -> None:
+    for kind, text in (("sweep", SWEEP), ("transfer", TRANSFER)):
+        (tmp_path / "conf" / kind).mkdir(parents=True)
+        (tmp_path / "conf" / kind / "small.yaml").write_text(text)
+    command = [sys.executable, "scripts/transfer.py", "--config-dir", str(tmp_path / "conf"), "transfer=small"]
+    command += [f"outputs={tmp_path}", f'set=["machine.data_dir={tmp_path / "data"}"]']
+    known = without_wandb() | {"HOME": str(tmp_path / "home")}
+    for _ in range(2):  # the second time there is nothing to do
+        done = subprocess.run(command, cwd=Path(CONF).parent, env=known, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    folder = tmp_path / "sweeps" / "moved"
+    assert command[-1] in json.loads((folder / "plan.json").read_text())["command"]  # what repeats it
+    assert len(pd.read_csv(folder / "transfer.csv")) == 2 * (8 + 4)  # probe and 5shot of each backbone
+    logged = [records_of(path) for path in folder.glob("wandb/offline-run-*")]
+    jobs = sorted(r["run"]["job_type"] for records in logged for r in records if r["type"] == "run")
+    assert jobs == ["curve"] * 4 + ["pair"] * 2 + ["report"]
+    artifacts = [r["artifact"] for records in logged for r in records if r["type"] == "artifact"]
+    (report,) = (artifact for artifact in artifacts if artifact["type"] == "report")
+    assert "transfer.csv" in {entry["path"] for entry in report["manifest"]["contents"]}
 
 
 def test_rate_of_finetuning_is_the_one_with_the_lowest_validation_error() -> None:

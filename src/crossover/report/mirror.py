@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     import wandb
 
 FILES = ("crossover.json", "curves.csv", "runs.csv", "stability.csv", "environment.json", "report.md", "report.html")
+OPTIONAL = ("transfer.csv",)
 """Files of a report that its artifact holds."""
 
 
@@ -159,7 +160,7 @@ def _log_summary(report: Report, logger: LoggerConfig, online: bool) -> None:
         run.summary[VERDICTS] = "\n".join(report.verdicts)
         run.summary["trouble"] = "\n".join(report.trouble)
         artifact = wandb.Artifact(f"report-{run.id}", type="report")
-        for name in FILES:
+        for name in (*FILES, *(name for name in OPTIONAL if (report.directory / name).exists())):
             artifact.add_file(str(report.directory / name), policy="immutable")
         run.log_artifact(artifact)
 
