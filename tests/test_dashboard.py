@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -197,6 +198,28 @@ def test_sync_uploads_what_is_not_there_yet(outputs: Path, home: str, stub: Wand
     assert [row[N_TRAIN] for row in curve] == [256, 1024, 4096, 16384, 65536]
     again = python("scripts/sync.py", str(copy), HOME=home, **stub.environment)
     assert "nothing to upload" in again.stdout
+
+
+@pytest.mark.slow
+def test_outage_while_a_report_is_logged_leaves_the_rest_offline(outputs: Path, home: str, tmp_path: Path) -> None:
+    copy = tmp_path / "outputs"
+    shutil.copytree(outputs, copy, ignore=shutil.ignore_patterns("wandb"))
+    for path in copy.glob("runs/*/record.json"):
+        path.write_text(path.read_text().replace("wandb_offline", "wandb"))
+    code = REPORT.replace("outputs =", "from crossover import wandb_runs\nwandb_runs.INIT_SECONDS = 2.0\noutputs =")
+    code = code.replace("range(2)", "range(1)")
+    with wandb_stub() as stub:
+        stub.falls_silent = True
+        environment = stub.environment | {"HOME": home, "WANDB__FILE_STREAM_TRANSMIT_INTERVAL": "0.1"}
+        started = time.monotonic()
+        done = python("-c", code, str(copy), **environment)
+        seconds = time.monotonic() - started
+        stub.refuse()
+    assert done.returncode == 0, done.stderr
+    assert re.fullmatch(r"W&B cannot be reached \(.*\): .* is logged offline; `make sync` uploads it\n", done.stdout)
+    assert seconds < 60
+    assert len(list(copy.glob("sweeps/quick/wandb/run-*"))) == 2  # one that it took, one that it did not begin
+    assert len(aggregates(copy)) == 3
 
 
 @pytest.mark.skipif(shutil.which("tmux") is None, reason="tmux is not installed")

@@ -26,9 +26,9 @@ def start_run(folder: Path, *, online: bool, **what: Any) -> "wandb.Run":
         try:
             return _init(folder, "online", what)
         except (wandb.errors.Error, OSError) as error:
-            print(
-                f"W&B cannot be reached ({error}): {what['id']} is logged offline; `make sync` uploads it", flush=True
-            )
+            give_up()  # it may have begun the run, and would refuse its id
+            why = str(error).split("\n", 1)[0]
+            print(f"W&B cannot be reached ({why}): {what['id']} is logged offline; `make sync` uploads it", flush=True)
     return _init(folder, "offline", what)
 
 
