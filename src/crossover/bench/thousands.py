@@ -135,6 +135,7 @@ def invent_record(run: RunConfig, error: float, by_class: list[float]) -> dict[s
         "finished": "2026-01-01T00:00:00+00:00",
         "peak_rss_bytes": 700_000_000,
         "device_memory_bytes": None,
+        "energy_joules": None,
         "git": {"commit": "0" * 40, "dirty": False},
         "classes": [str(label) for label in range(10)],
         "config": run.model_dump(mode="json"),
