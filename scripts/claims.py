@@ -35,7 +35,7 @@ from crossover.report.build import environment
 from crossover.report.claims import counts, write_ledger
 from crossover.sweep.local import do_runs, read_done
 from crossover.sweep.plan import parse_sweep, plan_runs, sweep_dir
-from crossover.sweep.records import run_state, write_plan
+from crossover.sweep.records import is_done, write_plan
 from crossover.sweep.slots import slots_for
 
 STUDY = "claims"
@@ -57,7 +57,7 @@ def main(config: DictConfig) -> None:
             write_plan(sweep_dir(values["outputs"], STUDY), STUDY, "make claims", runs)
             do_runs(runs, console, parallel=values["parallel"])
         else:
-            runs = [run for run in runs if run_state(run.run_dir) == "done"]
+            runs = [run for run in runs if is_done(run.run_dir)]
         folder = Path(values["output"] or Path(values["outputs"]) / STUDY)
         folder.mkdir(parents=True, exist_ok=True)
         measures = measure(rules, runs, values, console)

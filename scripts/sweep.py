@@ -20,7 +20,7 @@ from crossover.sweep.launch import LocalLauncher, SlurmLauncher, check_data, par
 from crossover.sweep.plan import named, parse_sweep, plan_runs, sweep_dir
 from crossover.sweep.pool import Progress, fork_server, run_pool
 from crossover.sweep.progress import Display
-from crossover.sweep.records import freeze, read_record, read_sweep, run_state, write_plan
+from crossover.sweep.records import freeze, is_done, read_record, read_sweep, write_plan
 from crossover.sweep.slots import slots_for
 from crossover.sweep.slurm import require_slurm, submit, watch
 
@@ -39,8 +39,7 @@ def main(config: DictConfig) -> None:
     if isinstance(launcher, SlurmLauncher):
         require_slurm()
     runs = plan_runs(sweep, compose_train, extra=values["set"], outputs=values["outputs"])
-    states = {run.run_id: run_state(run.run_dir) for run in runs}
-    left = [run for run in runs if states[run.run_id] != "done"]
+    left = [run for run in runs if not is_done(run.run_dir)]
     console.print(f"sweep {sweep.name}: {len(runs)} runs, {len(left)} to do", highlight=False)
     if values["dry_run"]:
         console.print("\n".join(run.run_id for run in runs), highlight=False)
@@ -73,7 +72,7 @@ def main(config: DictConfig) -> None:
 def grouped(runs: list[RunConfig], left: list[RunConfig], size: int) -> list[list[str]]:
     """Return the runs of `left` in groups, the longest first."""
     kept = {run.run_id for run in left}
-    done = {run.run_id: read_record(run.run_dir / "record.json") for run in runs if run_state(run.run_dir) == "done"}
+    done = {run.run_id: read_record(run.run_dir / "record.json") for run in runs if is_done(run.run_dir)}
     costs = estimate_costs(runs, done)
     return group_runs({run_id: cost for run_id, cost in costs.items() if run_id in kept}, size)
 

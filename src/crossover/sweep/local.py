@@ -11,13 +11,13 @@ from crossover.config import CrossoverError, RunConfig
 from crossover.sweep.launch import check_data
 from crossover.sweep.pool import fork_server, run_pool
 from crossover.sweep.progress import Display
-from crossover.sweep.records import freeze, read_record, run_state
+from crossover.sweep.records import freeze, is_done, read_record
 from crossover.sweep.slots import slots_for
 
 
 def do_runs(runs: Sequence[RunConfig], console: Console, *, parallel: int | None) -> list[dict[str, Any]]:
     """Do the runs that are left, and return the records of all; raise CrossoverError when one is not done then."""
-    left = [run for run in runs if run_state(run.run_dir) != "done"]
+    left = [run for run in runs if not is_done(run.run_dir)]
     if left:
         fork_server()  # imports while the data is prepared
         for line in check_data(left):
@@ -31,7 +31,7 @@ def do_runs(runs: Sequence[RunConfig], console: Console, *, parallel: int | None
 
 def read_done(runs: Sequence[RunConfig]) -> list[dict[str, Any]]:
     """Return the records of all runs; raise CrossoverError when one is not done."""
-    missing = [run.run_id for run in runs if not (run.run_dir / "record.json").exists()]
+    missing = [run.run_id for run in runs if not is_done(run.run_dir)]
     if missing:
         raise CrossoverError(
             f"{len(missing)} of {len(runs)} runs are not done, such as {missing[0]}; see its error.txt and repeat the"

@@ -237,10 +237,8 @@ def _ignored(*signals: signal.Signals) -> Iterator[None]:
 def local_slots(parallel: int | None, runs_per_gpu: int, devices: int = 1) -> list[Slot]:
     """Return one environment per run that can go on at a time: on GPUs runs_per_gpu each, else one per CPU core.
 
-    A run that trains on several `devices` takes as many GPUs or cores.
-
-    In a Slurm task these are the GPUs and cores it was given. GPUs are counted without touching CUDA, which must not be
-    initialised before the fork.
+    A run that trains on several `devices` takes as many GPUs or cores. In a Slurm task these are the GPUs and cores it
+    was given. GPUs are counted without touching CUDA, which must not be initialised before the fork.
     """
     gpus = visible_gpus()
     if gpus:
