@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -13,6 +14,8 @@ from crossover.files import write_json
 from crossover.lock import is_held
 
 State = Literal["done", "failed", "running", "resumable", "missing"]
+WRITERS = 16
+"""Configs that are written at a time: each waits until the disk has it."""
 STATES: tuple[State, ...] = ("done", "running", "failed", "resumable", "missing")
 COLUMNS = [
     *("run_id", "dataset", "model", "family", "n_train", "chain", "seed", "recipe", "augment", "budget"),
@@ -72,13 +75,18 @@ def is_done(run_dir: Path) -> bool:
 
 def freeze(runs: Iterable[RunConfig]) -> None:
     """Write the resolved config of each run that is neither done nor running; later edits of conf/ cannot touch it."""
-    for run in runs:
-        if run_state(run.run_dir) in ("done", "running"):
-            continue
-        run.run_dir.mkdir(parents=True, exist_ok=True)
-        path, values = run.run_dir / "config.yaml", run.model_dump(mode="json")
-        if not _holds(path, values):
-            write_json(path, values)  # JSON is YAML, and quick to read
+    with ThreadPoolExecutor(WRITERS) as threads:
+        for _ in threads.map(_freeze, runs):
+            pass
+
+
+def _freeze(run: RunConfig) -> None:
+    if run_state(run.run_dir) in ("done", "running"):
+        return
+    run.run_dir.mkdir(parents=True, exist_ok=True)
+    path, values = run.run_dir / "config.yaml", run.model_dump(mode="json")
+    if not _holds(path, values):
+        write_json(path, values)  # JSON is YAML, and quick to read
 
 
 def _holds(path: Path, values: dict[str, Any]) -> bool:
