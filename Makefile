@@ -62,7 +62,7 @@ sync: .venv/ready ## upload the W&B runs that were logged offline and are not th
 demo: .venv/ready ## does an operation follow a moving image? the article's demonstration, one figure (30 s)
 	@$(python) scripts/demo.py $(ARGS)
 
-claims: .venv/ready ## the article's claims, each with its experiment, rule and verdict (about an hour on 2 cores)
+claims: .venv/ready ## the article's claims, each with its experiment, rule and verdict (15 min on 2 idle cores)
 	@$(python) scripts/claims.py $(ARGS)
 
 probe: .venv/ready ## SWEEP=quick: what the networks of a sweep have learned, one table (3 s a run and core)
