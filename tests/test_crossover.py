@@ -11,7 +11,7 @@ from scipy import optimize, stats
 from crossover.analysis.crossover import analyse, curve_summary
 from crossover.analysis.estimate import estimate, without_replicates
 from crossover.analysis.roots import band, confidence_set, infer, root, root_probabilities, verdict
-from crossover.analysis.sentences import images
+from crossover.analysis.sentences import images, summarise
 from crossover.analysis.stability import stability_table
 from crossover.analysis.tables import AnalysisError, ordered_pairs, primary_runs, read_curves
 
@@ -130,6 +130,15 @@ def test_lead_that_is_lost_in_noise_leaves_the_interval_open() -> None:
     assert pair["verdict"] == "undecided"
     assert 1024 < pair["ci_low"] <= 4096
     assert pair["ci_high"] is None
+
+
+@pytest.mark.parametrize(("clear", "span"), [((1, 1), "from 4,096 to 16,384 images"), ((0, 1), "at 16,384 images")])
+def test_lead_that_is_not_clear_everywhere_says_where_it_is(clear: tuple[int, int], span: str) -> None:
+    rows = zip((1024, 4096, 16384), (0, *clear), strict=True)
+    gap = [{"n_train": n, "ci_low": 0.1 if leads else -0.1, "ci_high": 0.3} for n, leads in rows]
+    pair = {"a": "cnn", "b": "vit", "verdict": "a_better", "n_min": 1024, "n_max": 16384, "gap": gap}
+    said = f"cnn leads vit clearly {span}, but not clearly at every smaller size; N* > 16,384 or never."
+    assert summarise(pair) == said
 
 
 def test_two_models_at_chance_first_do_not_open_the_interval() -> None:

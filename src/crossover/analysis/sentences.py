@@ -52,8 +52,8 @@ def _leads(pair: dict[str, Any], leader: str, other: str, sign: int, where: str)
         throughout = "throughout, " if len(clear) > 1 else ""
         return f"{leader} leads {other} {throughout}{_span(pair)}; {where}."
     since = next(row["n_train"] for i, row in enumerate(pair["gap"]) if all(clear[i:]))
-    span = f"from {size(since)} to {size(pair['n_max'])} images"
-    return f"{leader} leads {other} clearly {span}, not at all smaller sizes; {where}."
+    span = _span(pair | {"n_min": since})
+    return f"{leader} leads {other} clearly {span}, but not clearly at every smaller size; {where}."
 
 
 def _undecided(pair: dict[str, Any], a: str, b: str) -> str:
