@@ -64,19 +64,25 @@ def learning_curves(
     axes.set_xlabel(x_label)
     error_axis(axes)
     axes.set_ylabel("test error")
-    legend = axes.legend(frameon=False, fontsize=9)
+    _legend_above(figure, axes)
     if ceilings:
         figure.draw_without_rendering()  # now it is known where everything is
-        _label_ceilings(axes, ceilings, legend.get_window_extent())
+        _label_ceilings(axes, ceilings)
     return figure
 
 
-def _label_ceilings(axes: Axes, ceilings: Sequence[Ceiling], legend: Bbox) -> None:
+def _legend_above(figure: Figure, axes: Axes) -> None:
+    """Name what `axes` shows above the figure, where no curve can be in the way."""
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=min(3, len(labels)), frameon=False, fontsize=9)
+
+
+def _label_ceilings(axes: Axes, ceilings: Sequence[Ceiling]) -> None:
     """Write each label where the least is in its way: above its line or below, left or right."""
     filled = [patch.get_transform().transform_path(patch.get_path()) for patch in axes.patches]
     filled += [axes.transData.transform_path(path) for band in axes.collections for path in band.get_paths()]
     lines = [line.get_transform().transform_path(line.get_path()) for line in axes.lines]
-    taken = [legend]
+    taken: list[Bbox] = []
     for ceiling in ceilings:
         text = axes.annotate(
             f"{ceiling.label}: {100 * ceiling.error:.1f} %",
@@ -207,8 +213,7 @@ def by_class(classes: pd.DataFrame, models: Sequence[str]) -> Figure:
         axes.tick_params(labelsize=9)
         axes.set_ylim(0, 1.05 * top)
         axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    handles, labels = drawn[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=min(3, len(labels)), frameon=False, fontsize=9)
+    _legend_above(figure, drawn[0])
     figure.supxlabel(X_LABEL, fontsize=10)
     figure.supylabel("test error", fontsize=10)
     return figure
