@@ -1,8 +1,8 @@
-import ctypes
 import time
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
 
+import pynvml
 import pytest
 import torch
 
@@ -19,20 +19,28 @@ class Nvml:
     def __init__(self, *, counts: bool = True) -> None:
         self.millijoules, self.processes, self.counts, self.asked = 5_000_000, 1, counts, ""
 
-    def nvmlInit_v2(self) -> int:
-        return 0
+    def nvmlInit(self) -> None:
+        pass
 
-    def nvmlDeviceGetHandleByUUID(self, uuid: bytes, device: object) -> int:
-        self.asked = uuid.decode()
-        return 0
+    def nvmlDeviceGetHandleByUUID(self, uuid: str) -> str:
+        self.asked = uuid
+        return "the handle"
 
-    def nvmlDeviceGetTotalEnergyConsumption(self, device: ctypes.c_void_p, energy: Any) -> int:
-        energy._obj.value = self.millijoules
-        return 0 if self.counts else 3  # not supported
+    def nvmlDeviceGetTotalEnergyConsumption(self, device: str) -> int:
+        assert device == "the handle"
+        if not self.counts:
+            raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_SUPPORTED)
+        return self.millijoules
 
-    def nvmlDeviceGetComputeRunningProcesses_v3(self, device: ctypes.c_void_p, count: Any, infos: None) -> int:
-        count._obj.value = self.processes
-        return 7 if self.processes else 0  # insufficient size
+    def nvmlDeviceGetComputeRunningProcesses(self, device: str) -> list[object]:
+        return [object()] * self.processes
+
+
+@pytest.fixture
+def nvml(monkeypatch: pytest.MonkeyPatch) -> Nvml:
+    fake = Nvml()
+    monkeypatch.setattr(energy, "pynvml", fake)
+    return fake
 
 
 class Powercap:
@@ -50,9 +58,8 @@ class Powercap:
         (self.folder / f"intel-rapl:{zone}" / "energy_uj").write_text(f"{joules * 1_000_000}\n")
 
 
-def test_gpu_counts_joules_from_its_start() -> None:
-    nvml = Nvml()
-    gpu = Gpu("GPU-1234", nvml)
+def test_gpu_counts_joules_from_its_start(nvml: Nvml) -> None:
+    gpu = Gpu("GPU-1234")
     nvml.millijoules += 2_500_000
     assert gpu.joules() == 2500.0
     assert gpu.alone()
@@ -60,9 +67,8 @@ def test_gpu_counts_joules_from_its_start() -> None:
 
 
 @pytest.mark.parametrize("seen", [0, 2])
-def test_gpu_with_other_processes_or_unknown_ones_has_no_number(seen: int) -> None:
-    nvml = Nvml()
-    gpu = Gpu("GPU-1234", nvml)
+def test_gpu_with_other_processes_or_unknown_ones_has_no_number(nvml: Nvml, seen: int) -> None:
+    gpu = Gpu("GPU-1234")
     nvml.processes = seen
     gpu.joules()
     nvml.processes = 1  # gone again
@@ -70,9 +76,12 @@ def test_gpu_with_other_processes_or_unknown_ones_has_no_number(seen: int) -> No
     assert not gpu.alone()
 
 
-def test_gpu_without_a_counter_is_none() -> None:
-    with pytest.raises(OSError, match="nvmlDeviceGetTotalEnergyConsumption says 3"):
-        Gpu("GPU-1234", Nvml(counts=False))
+def test_gpu_without_a_counter_is_none(nvml: Nvml, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(uuid="1234"))
+    assert counter_of(torch.device("cuda")) is not None
+    assert nvml.asked == "GPU-1234"
+    nvml.counts = False
+    assert counter_of(torch.device("cuda")) is None
 
 
 def test_cpu_adds_its_packages_and_goes_on_where_a_counter_begins_again(tmp_path: Path) -> None:
@@ -106,11 +115,11 @@ def test_meter_says_nothing_without_a_counter_or_when_it_breaks(tmp_path: Path) 
     assert meter.stop() is None
 
 
-def test_record_and_summary_have_the_energy_of_a_whole_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    nvml = Nvml()
-
+def test_record_and_summary_have_the_energy_of_a_whole_run(
+    nvml: Nvml, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def counter(device: torch.device) -> Gpu:
-        gpu = Gpu("GPU-1234", nvml)
+        gpu = Gpu("GPU-1234")
         nvml.millijoules += 1_500_000
         return gpu
 

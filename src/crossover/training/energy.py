@@ -1,14 +1,14 @@
 """How much energy did a run take? By the counter of its device, where there is one and the run had the device alone."""
 
 import contextlib
-import ctypes
 import os
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Protocol, Self
 
+import pynvml
 import torch
 
 POWERCAP = Path("/sys/class/powercap")
@@ -17,12 +17,14 @@ LEAST_SHARE = 0.9
 SECONDS = 60.0
 """Between readings: a counter of a CPU goes through its range in some minutes."""
 
+UNREADABLE = (OSError, pynvml.NVMLError)
+
 
 class Counter(Protocol):
     """Counts the joules of a device since it was made."""
 
     def joules(self) -> float:
-        """Raise OSError when the counter cannot be read."""
+        """Raise one of UNREADABLE when the counter cannot be read."""
         ...
 
     def alone(self) -> bool:
@@ -34,40 +36,24 @@ class Gpu:
     """NVML's counter of a whole GPU and its memory, in millijoules since the driver was loaded (Volta and later).
 
     Source: NVML API reference, nvmlDeviceGetTotalEnergyConsumption. Alone is who is the only process with a context on
-    the GPU, at every reading.
+    the GPU, at every reading; in a container that sees no process nothing is known.
     """
 
-    def __init__(self, uuid: str, nvml: Any = None) -> None:
-        self._nvml = nvml or ctypes.CDLL("libnvidia-ml.so.1")
-        self._device = ctypes.c_void_p()
-        self._ask("nvmlInit_v2")
-        self._ask("nvmlDeviceGetHandleByUUID", uuid.encode(), ctypes.byref(self._device))
-        self._start = self._millijoules()
+    def __init__(self, uuid: str) -> None:
+        pynvml.nvmlInit()
+        self._device = pynvml.nvmlDeviceGetHandleByUUID(uuid)
+        self._start = pynvml.nvmlDeviceGetTotalEnergyConsumption(self._device)
         self._shared = self._others()
 
     def joules(self) -> float:
         self._shared |= self._others()
-        return (self._millijoules() - self._start) / 1e3
+        return float(pynvml.nvmlDeviceGetTotalEnergyConsumption(self._device) - self._start) / 1e3
 
     def alone(self) -> bool:
         return not self._shared
 
-    def _millijoules(self) -> int:
-        energy = ctypes.c_ulonglong()
-        self._ask("nvmlDeviceGetTotalEnergyConsumption", self._device, ctypes.byref(energy))
-        return energy.value
-
     def _others(self) -> bool:
-        """Return whether not exactly one process is seen; in a container that sees none, nothing is known."""
-        count = ctypes.c_uint(0)
-        # without room for a list it fails, and tells how many there are
-        self._nvml.nvmlDeviceGetComputeRunningProcesses_v3(self._device, ctypes.byref(count), None)
-        return count.value != 1
-
-    def _ask(self, function: str, *arguments: Any) -> None:
-        status = getattr(self._nvml, function)(*arguments)
-        if status:
-            raise OSError(f"{function} says {status}")
+        return len(pynvml.nvmlDeviceGetComputeRunningProcesses(self._device)) != 1
 
 
 def _busy_seconds() -> float:
@@ -138,7 +124,7 @@ class Meter:
     def _watch(self) -> None:
         if self._counter is None:
             return
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(*UNREADABLE):
             while not self._end.wait(SECONDS):
                 self._counter.joules()
             joules = self._counter.joules()
@@ -151,5 +137,5 @@ def counter_of(device: torch.device) -> Counter | None:
         if device.type == "cuda":
             return Gpu(f"GPU-{torch.cuda.get_device_properties(device).uuid}")
         return Cpu(POWERCAP)
-    except (OSError, AttributeError):  # no such library, function, file or right
+    except UNREADABLE:  # no such library, function, file or right
         return None
