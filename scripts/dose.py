@@ -1,22 +1,21 @@
 """Verdict and N* by dose of bias: python scripts/dose.py SWEEP [FOLDER] (make dose SWEEP=ablate-dose)."""
 
+import json
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from crossover.analysis.crossover import analyse
 from crossover.analysis.dose import dose_table
 from crossover.config import CrossoverError, CuesData, ImageData, parse_run
 from crossover.files import write_text
 from crossover.report.dose import dose_words, draw_dose
 from crossover.report.style import save
 from crossover.sweep.plan import sweep_dir
-from crossover.sweep.records import read_sweep, runs_table
+from crossover.sweep.records import read_sweep
 
 
 def main(arguments: list[str]) -> int:
@@ -35,12 +34,15 @@ def main(arguments: list[str]) -> int:
 
 
 def write_dose(name: str, folder: Path) -> None:
-    """Write dose.csv and the figure dose of a sweep; raise CrossoverError when none of its runs is done."""
+    """Write dose.csv and the figure dose of a sweep; raise CrossoverError where its report has no verdicts yet."""
     sweep = read_sweep(Path("outputs"), name)
     if not sweep.records:
         raise CrossoverError(f"no run of sweep {name} is done; {sweep.command} does them")
     doses, label = doses_of(sweep.records)
-    table = dose_table(analyse(runs_table(sweep.records), rng=np.random.default_rng(0)), doses)
+    verdicts = sweep_dir("outputs", name) / "crossover.json"
+    if not verdicts.exists():
+        raise CrossoverError(f'sweep {name} has no report yet; make report SWEEP="{name}" writes it')
+    table = dose_table(json.loads(verdicts.read_text(encoding="utf-8")), doses)
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / "dose.csv", table.to_csv(index=False, float_format="%.6g"))
     save(draw_dose(table, label), folder / "figures", "dose")

@@ -1,5 +1,6 @@
 """The dose of bias: verdict and N* by dose, where both are known, in the table, the figure and on the page."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -111,3 +112,13 @@ def test_a_sweep_that_is_not_there_is_one_line(capsys: pytest.CaptureFixture[str
     assert main([]) == 2
     assert main(["no-such-sweep"]) == 2
     assert "no sweep 'no-such-sweep'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "folder", sorted({path.parent for path in Path("results").glob("*/dose.csv")}), ids=lambda p: p.name
+)
+def test_a_published_dose_has_the_verdicts_of_its_report(folder: Path) -> None:
+    published = pd.read_csv(folder / "dose.csv")
+    doses: dict[str, float | str] = dict(published[["dataset", "dose"]].drop_duplicates().itertuples(index=False))
+    expected = dose_table(json.loads((folder / "crossover.json").read_text()), doses)
+    pd.testing.assert_frame_equal(published, expected.fillna(np.nan), check_dtype=False, rtol=1e-5)
