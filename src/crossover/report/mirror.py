@@ -35,8 +35,9 @@ if TYPE_CHECKING:
     import wandb
 
 FILES = ("crossover.json", "curves.csv", "runs.csv", "stability.csv", "environment.json", "report.md", "report.html")
-OPTIONAL = ("transfer.csv",)
 """Files of a report that its artifact holds."""
+OPTIONAL = ("transfer.csv", "probes.csv", "dose.csv")
+"""Those that it holds where they are."""
 
 
 @dataclass(frozen=True)
