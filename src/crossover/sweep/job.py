@@ -42,9 +42,15 @@ def execute_locked(run: RunConfig, stop: threading.Event | None = None) -> None:
     with Lock(run.run_dir / "lock", exit_with_parent=multiprocessing.parent_process() is not None):
         if is_done(run.run_dir):
             return
-        for leftover in (run.run_dir / "error.txt", *run.run_dir.glob(".*.tmp")):  # of a killed predecessor
-            leftover.unlink(missing_ok=True)
+        (run.run_dir / "error.txt").unlink(missing_ok=True)
+        _remove_leftovers(run.run_dir)  # of a killed predecessor: they may fill the disk
         attempt()
+        _remove_leftovers(run.run_dir)  # of one that lost its lock to us and ended while it wrote
+
+
+def _remove_leftovers(run_dir: Path) -> None:
+    for leftover in run_dir.glob(".*.tmp"):
+        leftover.unlink(missing_ok=True)
 
 
 def explain(error: Exception) -> str:
