@@ -272,7 +272,7 @@ class RunConfig(_Frozen):
                 f"recipe.batch_size={self.recipe.batch_size} cannot be split among {count} devices; make it a multiple"
             )
         if count > 1 and self.machine.engine == "graph":
-            raise ValueError(f"machine.engine=graph is for one device, not {count}; use eager or compile")
+            raise ValueError(f"machine.engine=graph is for one device, not {count}; use eager")
         return self
 
     @model_validator(mode="after")

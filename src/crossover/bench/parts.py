@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import mean, stdev
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -20,7 +20,7 @@ from crossover.config import CrossoverError, RunConfig, parse_run
 from crossover.training.machine import device_name, git_state, package_versions
 
 Compose = Callable[[list[str]], dict[str, Any]]
-AUGMENTS: dict[str, list[str]] = {
+AUGMENTS: dict[Literal["crop_flip", "randaugment"], list[str]] = {
     "crop_flip": ["augment=crop_flip"],
     "randaugment": ["augment=crop_flip", "+augment.policy=randaugment", "augment.name=randaugment"],
 }
@@ -38,6 +38,7 @@ class BenchConfig(BaseModel):
     repeats: int = Field(ge=1)
     quick: bool
     models: list[str] | None
+    augments: list[Literal["crop_flip", "randaugment"]]
     steps: int = Field(ge=1)
     mini_steps: int = Field(ge=2)
     parity_steps: int = Field(ge=2)
@@ -126,11 +127,12 @@ def steady_rates(bench: Bench) -> dict[str, Any]:
     """Training alone, on one core (or one GPU): ours, a plain loop, the idiomatic way as shipped and tuned."""
     dtype = torch.bfloat16 if bench.device.type == "cuda" else torch.float32
     peak = bench.apart.call(matmul_peak, bench.device, dtype, 1)
-    ways: list[Way] = ["ours", "plain", "idiomatic", "idiomatic_tuned"]
+    engines: list[Way] = ["eager", "compile"] if bench.device.type == "cuda" else []
+    ways: list[Way] = ["ours", *engines, "plain", "idiomatic", "idiomatic_tuned"]
     result: dict[str, Any] = {"matmul_flops_per_second": peak, "workers": bench.workers, "races": {}}
     for model in bench.models:
-        for name, overrides in AUGMENTS.items():
-            task = bench.images(f"model={model}", *overrides)
+        for name in bench.config.augments:
+            task = bench.images(f"model={model}", *AUGMENTS[name])
             rows = steady(
                 bench.apart,
                 task,

@@ -56,13 +56,16 @@ class Images:
 
     def take(self, positions: np.ndarray) -> Batch:
         """Return uint8 (B, H, W, 3) and int64 (B,) at the given positions, on the device."""
-        at = torch.from_numpy(positions).to(self.device)
+        at = self._send(positions)
         if self._resident is not None:
             return self._resident[at], self.labels[at]
-        picked = torch.from_numpy(self._source[self.indices[positions]])
+        return self._send(self._source[self.indices[positions]]), self.labels[at]
+
+    def _send(self, values: np.ndarray) -> Tensor:
+        sent = torch.from_numpy(values)
         if self.device.type == "cuda":  # only a copy from pinned memory leaves Python free to go on
-            picked = picked.pin_memory()
-        return picked.to(self.device, non_blocking=True), self.labels[at]
+            sent = sent.pin_memory()
+        return sent.to(self.device, non_blocking=True)
 
 
 def free_bytes(device: torch.device) -> int:
