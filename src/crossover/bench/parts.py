@@ -39,6 +39,7 @@ class BenchConfig(BaseModel):
     quick: bool
     models: list[str] | None
     augments: list[Literal["crop_flip", "randaugment"]]
+    ways: list[Way] | None
     steps: int = Field(ge=1)
     mini_steps: int = Field(ge=2)
     parity_steps: int = Field(ge=2)
@@ -128,7 +129,9 @@ def steady_rates(bench: Bench) -> dict[str, Any]:
     dtype = torch.bfloat16 if bench.device.type == "cuda" else torch.float32
     peak = bench.apart.call(matmul_peak, bench.device, dtype, 1)
     engines: list[Way] = ["eager", "compile"] if bench.device.type == "cuda" else []
-    ways: list[Way] = ["ours", *engines, "plain", "idiomatic", "idiomatic_tuned"]
+    ways = bench.config.ways or ["ours", *engines, "plain", "idiomatic", "idiomatic_tuned"]
+    if "idiomatic" not in ways:
+        raise CrossoverError(f"ways={list(ways)} lacks idiomatic, to which the others are compared")
     result: dict[str, Any] = {"matmul_flops_per_second": peak, "workers": bench.workers, "races": {}}
     for model in bench.models:
         for name in bench.config.augments:

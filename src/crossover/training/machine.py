@@ -1,5 +1,6 @@
 """What does a run compute on, and what did it take? Device, memory, versions and the state of the code."""
 
+import contextlib
 import ctypes
 import platform
 import resource
@@ -75,13 +76,14 @@ def device_name(device: torch.device) -> str:
 def forget_peaks(device: torch.device) -> None:
     """Let the peaks of memory begin anew: they are those of a process, which may do several runs."""
     if device.type == "cuda":
+        torch.cuda.init()  # before it there is nothing to reset, which torch takes for a wrong device
         torch.cuda.reset_peak_memory_stats(device)
-    if sys.platform == "linux":
+    with contextlib.suppress(OSError):  # only Linux has it, and not in every sandbox
         Path("/proc/self/clear_refs").write_text("5")
 
 
 def peak_rss_bytes() -> int:
-    """Return the largest resident memory of this process since `forget_peaks`; elsewhere than on Linux, ever."""
+    """Return the largest resident memory of this process since `forget_peaks`; where that cannot be, ever."""
     if sys.platform == "linux":
         lines = Path("/proc/self/status").read_text().splitlines()
         return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) * 1024

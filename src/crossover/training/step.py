@@ -120,7 +120,8 @@ class CudaGraph:
         torch.cuda.current_stream().wait_stream(self._stream)
 
     def capture(self, function: Callable[[], None]) -> None:
-        with torch.cuda.graph(self._graph, stream=self._stream):
+        # images that are read ahead in another thread may be sent meanwhile
+        with torch.cuda.graph(self._graph, stream=self._stream, capture_error_mode="thread_local"):
             function()
 
     def replay(self) -> None:
