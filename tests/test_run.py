@@ -18,6 +18,7 @@ from crossover.data.loader import Batch
 from crossover.training import machine, resume
 from crossover.training import run as running
 from crossover.training.datamodule import AHEAD, CHUNK, leg_bounds, read_ahead
+from crossover.training.machine import forget_peaks
 from crossover.training.models import build_model
 from crossover.training.module import Chunk, Classifier, label_smoothing_floor
 from crossover.training.resume import ResumePoint, StoppedError
@@ -290,3 +291,11 @@ def test_label_smoothing_floor_is_the_loss_of_the_smoothed_target_itself() -> No
     assert label_smoothing_floor(0.1, 10) == pytest.approx(float(loss), abs=1e-6)
     assert label_smoothing_floor(0.0, 10) == 0.0
     assert math.isclose(label_smoothing_floor(1.0, 10), math.log(10))
+
+
+def test_cuda_is_started_before_its_peaks_are_reset(monkeypatch: pytest.MonkeyPatch) -> None:
+    called: list[str] = []
+    monkeypatch.setattr("torch.cuda.init", lambda: called.append("init"))
+    monkeypatch.setattr("torch.cuda.reset_peak_memory_stats", lambda device: called.append("reset"))
+    forget_peaks(torch.device("cuda", 0))
+    assert called == ["init", "reset"]

@@ -128,7 +128,7 @@ def steady_rates(bench: Bench) -> dict[str, Any]:
     """Training alone, on one core (or one GPU): ours, a plain loop, the idiomatic way as shipped and tuned."""
     dtype = torch.bfloat16 if bench.device.type == "cuda" else torch.float32
     peak = bench.apart.call(matmul_peak, bench.device, dtype, 1)
-    engines: list[Way] = ["eager", "compile"] if bench.device.type == "cuda" else []
+    engines: list[Way] = ["graph", "compile"] if bench.device.type == "cuda" else []
     ways = bench.config.ways or ["ours", *engines, "plain", "idiomatic", "idiomatic_tuned"]
     if "idiomatic" not in ways:
         raise CrossoverError(f"ways={list(ways)} lacks idiomatic, to which the others are compared")

@@ -40,15 +40,13 @@ def resolve_precision(run: RunConfig, device: torch.device) -> Precision:
 
 
 def resolve_engine(run: RunConfig, device: torch.device) -> Engine:
-    """Return how a step runs; auto is a graph on a CUDA device that has the run to itself, and eager elsewhere."""
+    """Return how a step runs; auto is eager, until the graphs have been measured on a GPU."""
     cuda, alone = device.type == "cuda", run.trainer.devices * run.trainer.num_nodes == 1
     if run.machine.engine == "graph" and not cuda:
         raise CrossoverError("machine.engine=graph needs a CUDA device; use eager or compile on a CPU")
     if run.machine.engine == "compile" and cuda and not alone:  # it is captured as well
         raise CrossoverError("machine.engine=compile is for one CUDA device; use eager for several")
-    if run.machine.engine == "auto":
-        return "graph" if cuda and alone else "eager"
-    return run.machine.engine
+    return "eager" if run.machine.engine == "auto" else run.machine.engine
 
 
 def tune_allocator() -> None:
