@@ -29,6 +29,10 @@ def compose_train(overrides: list[str]) -> dict[str, Any]:
     return resolved(compose("train", overrides))
 
 
+FOR_REPORT = ("crossover.study", "crossover.data.augment", "wandb.sdk.launch")
+"""What a first report needs and takes seconds to import: torch for sample images, and a part of wandb.init."""
+
+
 @hydra.main(version_base="1.3", config_path="../conf", config_name="sweep")
 @one_line_errors
 def main(config: DictConfig) -> None:
@@ -56,7 +60,8 @@ def main(config: DictConfig) -> None:
         return
     if isinstance(launcher, LocalLauncher):
         freeze(left)
-        importlib.import_module("crossover.study")  # for the report, while the fork server imports
+        for module in FOR_REPORT if left else ():  # while the fork server imports, which takes as long
+            importlib.import_module(module)
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the pool then lets its runs save
         with Display(console, len(runs)) as display:
             progress = run_pool(runs, slots=slots_for(left, launcher.parallel, launcher.runs_per_gpu), report=display)
