@@ -1,5 +1,6 @@
 """What is measured? Each part returns what goes into its section of the file."""
 
+import itertools
 import os
 import tempfile
 from collections.abc import Callable, Sequence
@@ -24,6 +25,8 @@ AUGMENTS: dict[Literal["crop_flip", "randaugment"], list[str]] = {
     "crop_flip": ["augment=crop_flip"],
     "randaugment": ["augment=crop_flip", "+augment.policy=randaugment", "augment.name=randaugment"],
 }
+NATIVE = 32
+"""Sides of CIFAR-10's images."""
 SIZES, CHAINS = (100, 1_000, 10_000), (0, 1)
 SETTLING = 5
 """Repeats, at least, of the harness cost: a few per cent must show."""
@@ -38,6 +41,7 @@ class BenchConfig(BaseModel):
     repeats: int = Field(ge=1)
     quick: bool
     models: list[str] | None
+    pixels: list[int] | None
     augments: list[Literal["crop_flip", "randaugment"]]
     ways: list[Way] | None
     steps: int = Field(ge=1)
@@ -77,6 +81,12 @@ class Bench:
         default = ["resnet_tiny", "vit_tiny"] if self.device.type == "cpu" else ["resnet18", "vit_256x6"]
         models = self.config.models or default
         return models[:1] if self.config.quick else models
+
+    @property
+    def pixels(self) -> list[int]:
+        """Sides of the images in the race of the training alone; on a CPU also that of the embedded sweep."""
+        default = [NATIVE, 16] if self.device.type == "cpu" else [NATIVE]
+        return [NATIVE] if self.config.quick else self.config.pixels or default
 
     @property
     def repeats(self) -> int:
@@ -134,8 +144,9 @@ def steady_rates(bench: Bench) -> dict[str, Any]:
         raise CrossoverError(f"ways={list(ways)} lacks idiomatic, to which the others are compared")
     result: dict[str, Any] = {"matmul_flops_per_second": peak, "workers": bench.workers, "races": {}}
     for model in bench.models:
-        for name in bench.config.augments:
-            task = bench.images(f"model={model}", *AUGMENTS[name])
+        for pixels, name in itertools.product(bench.pixels, bench.config.augments):
+            size = [] if pixels == NATIVE else [f"data.image_size={pixels}", f"data.name=cifar10_{pixels}"]
+            task = bench.images(f"model={model}", *size, *AUGMENTS[name])
             rows = steady(
                 bench.apart,
                 task,
@@ -150,7 +161,7 @@ def steady_rates(bench: Bench) -> dict[str, Any]:
                 own = [row for row in rows if row["way"] == way]
                 values["share_of_matmul"] = mean(row["flops_per_second"] for row in own) / peak
                 values["peak_bytes"] = max(row["peak_bytes"] for row in own)
-            result["races"][f"{model} {name}"] = {"rows": rows, "images_per_second": summary}
+            result["races"][f"{model} {pixels} px {name}"] = {"rows": rows, "images_per_second": summary}
             result["images"] = "random" if task.synthetic else "CIFAR-10"
     return result
 

@@ -34,14 +34,17 @@ def race(peer: Path, models: list[str], make: Callable[..., RunConfig], data_dir
             run = make(
                 f"model={model}", "data=folder", "data.name=cifar10_bench", f"data.root={root}", "data.image_size=32"
             )
-            commands = {"ours": _ours(run, root, folder, data_dir), "timm": _theirs(script, run, root, folder)}
+            timm = _theirs(script, run, root, folder)
             environment = os.environ | {RUN: run.model_dump_json(), "PYTHONPATH": str(Path(__file__).parents[2])}
 
-            def measure(way: str, commands: Any = commands, environment: Any = environment) -> dict[str, float]:
+            def measure(
+                way: str, run: RunConfig = run, root: Path = root, timm: Any = timm, environment: Any = environment
+            ) -> dict[str, float]:
+                # a run that is done would not be done again: each has a folder of its own
+                outputs = tempfile.mkdtemp(dir=root.parent)
+                command = timm if way == "timm" else _ours(run, root, outputs, data_dir)
                 started = time.perf_counter()
-                done = subprocess.run(
-                    commands[way], env=environment, cwd=SCRIPTS.parent, capture_output=True, text=True
-                )
+                done = subprocess.run(command, env=environment, cwd=SCRIPTS.parent, capture_output=True, text=True)
                 if done.returncode:
                     raise CrossoverError(f"{way} failed: {(done.stderr or done.stdout).strip().splitlines()[-1]}")
                 return {"wall_seconds": time.perf_counter() - started}
@@ -51,7 +54,7 @@ def race(peer: Path, models: list[str], make: Callable[..., RunConfig], data_dir
     return result
 
 
-def _ours(run: RunConfig, root: Path, folder: str, data_dir: Path) -> list[str]:
+def _ours(run: RunConfig, root: Path, outputs: str, data_dir: Path) -> list[str]:
     pool = TRAIN - TRAIN // 10
     cores = len(os.sched_getaffinity(0))
     return [
@@ -64,7 +67,7 @@ def _ours(run: RunConfig, root: Path, folder: str, data_dir: Path) -> list[str]:
         ),
         *(f"data.root={root}", "data.image_size=32", "augment=crop_flip", "budget=epochs", f"budget.epochs={EPOCHS}"),
         *(f"budget.evaluations={EPOCHS}", f"n_train={pool}", "logger=none", f"machine.threads={cores}"),
-        *(f"machine.outputs={folder}/outputs-$$", f"machine.data_dir={data_dir.resolve()}"),
+        *(f"machine.outputs={outputs}", f"machine.data_dir={data_dir.resolve()}"),
     ]
 
 
