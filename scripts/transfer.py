@@ -1,6 +1,7 @@
 """Pre-train, then move the backbones to other tasks: python scripts/transfer.py transfer=cues (make transfer)."""
 
 import json
+import shlex
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -59,8 +60,8 @@ def main(config: DictConfig) -> None:
     rows += finetuning_rows((*entry, record) for entry, record in zip(tunings, tuned, strict=True))
     table = pd.DataFrame(rows, columns=COLUMNS)
     study = HydraConfig.get().runtime.choices["transfer"]
-    quoted = ",".join(f'"{change}"' for change in changes)
-    command = f"make transfer STUDY={study}" + (f" ARGS='set=[{quoted}]'" if changes else "")
+    said = " ".join(item for item in HydraConfig.get().overrides.task if not item.startswith("transfer="))
+    command = f"make transfer STUDY={study}" + (f" ARGS={shlex.quote(said)}" if said else "")
     write_text(directory / "transfer.csv", table.to_csv(index=False, float_format="%.6g"))
     write_plan(directory, transfer.name, command, [*source, *(run for *_, run in tunings)])
     runs, conditions = transfer_runs(table, records), environment(records)
