@@ -16,11 +16,11 @@ from crossover.cli import one_line_errors, resolved, run_app
 from crossover.config import CrossoverError
 from crossover.files import write_text
 from crossover.report.figures import best_of
+from crossover.report.recipes import HEADER, NEEDED, chosen_rows, write_search
 from crossover.report.style import save
 from crossover.sweep.local import do_runs
+from crossover.sweep.plan import sweep_dir
 from crossover.sweep.search import TRIAL_COLUMNS, parse_search, plan_trials, trial_row
-
-NEEDED = ("model", "n_train", "lr", "weight_decay", "val_error")
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="recipes")
@@ -29,6 +29,9 @@ def main(config: DictConfig) -> None:
     console, values = Console(), resolved(config)
     recorded = values["trials"] is not None
     trials = read_trials(Path(values["trials"]), values["where"]) if recorded else make_trials(values, console)
+    beside = None if values["sweep"] is None else sweep_dir(values["outputs"], values["sweep"])
+    if beside is not None and not beside.is_dir():
+        raise CrossoverError(f"there is no sweep {values['sweep']} in {values['outputs']}; make sweep makes it")
     folder = Path(values["output"] or Path(values["outputs"]) / "recipes" / values["search"]["name"])
     folder.mkdir(parents=True, exist_ok=True)
     try:
@@ -38,13 +41,14 @@ def main(config: DictConfig) -> None:
     for name, table in (tables if recorded else tables | {"trials": trials}).items():
         write_text(folder / f"{name}.csv", table.to_csv(index=False, float_format="%.6g"))
     save(best_of(tables["best-of-k"]), folder, "best-of-k")
-    shown = Table("model", "training images", "rate", "decay", "validation error", "at the edge of", box=None)
-    for row in tables["chosen"].to_dict("records"):
-        edges = [name for name in ("lr", "weight_decay") if row[f"{name}_at_edge"]]
-        cells = (f"{row['n_train']:,}", f"{row['lr']:g}", f"{row['weight_decay']:g}", f"{100 * row['val_error']:.1f} %")
-        shown.add_row(row["model"], *cells, ", ".join(edges))
+    shown = Table(*HEADER, box=None)
+    for row in chosen_rows(trials):
+        shown.add_row(*row)
     console.print(shown)
     print(f"tables and figure: {folder}")
+    if beside is not None:
+        write_search(trials, beside)
+        print(f'make report SWEEP="{values["sweep"]}" puts the curves on its page')
 
 
 def make_trials(values: dict[str, Any], console: Console) -> pd.DataFrame:

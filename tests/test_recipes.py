@@ -9,11 +9,13 @@ import pandas as pd
 import pytest
 from hydra import compose, initialize_config_dir
 
-from crossover.analysis.tables import AnalysisError
+from crossover.analysis.tables import AnalysisError, read_curves
 from crossover.analysis.tuning import best_of_k, chosen, expected_best
 from crossover.cli import resolved
 from crossover.config import CrossoverError
+from crossover.report.build import write_curves_report
 from crossover.report.figures import best_of
+from crossover.report.recipes import read_search, write_search
 from crossover.sweep.search import TRIAL_COLUMNS, draw_recipes, parse_search, plan_trials, trial_row
 from tests.worlds import small_run
 
@@ -100,3 +102,29 @@ def test_published_curves_follow_from_the_published_trials() -> None:
     recorded = pd.read_csv(ROOT / "results" / "recipes" / "cues.csv").query("steps == 800")
     published = pd.read_csv(ROOT / "results" / "recipes" / "cues-800-steps" / "best-of-k.csv")
     pd.testing.assert_frame_equal(best_of_k(recorded), published, rtol=1e-5)
+
+
+def test_a_search_beside_a_report_is_on_its_page_with_its_file(tmp_path: Path) -> None:
+    write_search(trials(), tmp_path)
+    rows = [
+        {"model": model, "n_train": n, "chain": chain, "error": error + 0.01 * chain}
+        for model, error in (("resnet_a", 0.2), ("vit_a", 0.3))
+        for n, chain in itertools.product((10, 20), (0, 1))
+    ]
+    (tmp_path / "curves.csv").write_text(pd.DataFrame(rows).to_csv(index=False))
+    curves = read_curves(tmp_path / "curves.csv")
+    write_curves_report(curves, tmp_path, title="searched", command="make report")
+    page = (tmp_path / "report.html").read_text()
+    assert "How the recipes were searched" in page
+    assert "4 trials for every model and size" in page
+    assert "vit_a</td><td>100</td><td>0.008</td><td>0.1</td><td>10.0 %</td><td>rate</td>" in page
+    assert 'aria-label="Expected lowest validation error over trials. After 4: resnet_a at 100: 10.0 %' in page
+    assert 'download="recipes.csv"' in page
+
+
+def test_a_torn_search_beside_a_report_says_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / "recipes.csv").write_text("model,n_train\n")
+    with pytest.raises(
+        CrossoverError, match=r"recipes\.csv cannot be read as trials .*; delete it, or repeat make recipes"
+    ):
+        read_search(tmp_path)

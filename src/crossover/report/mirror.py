@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 FILES = ("crossover.json", "curves.csv", "runs.csv", "stability.csv", "environment.json", "report.md", "report.html")
 """Files of a report that its artifact holds."""
-OPTIONAL = ("transfer.csv", "probes.csv", "dose.csv")
+OPTIONAL = ("transfer.csv", "probes.csv", "dose.csv", "recipes.csv")
 """Those that it holds where they are."""
 
 

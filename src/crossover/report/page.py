@@ -13,6 +13,8 @@ from crossover.analysis.classes import telling_classes
 from crossover.report import claims, tables
 from crossover.report.dose import read_dose
 from crossover.report.probes import probe_tables, read_probe_table
+from crossover.report.recipes import FIGURE as SEARCH_FIGURE
+from crossover.report.recipes import read_search
 from crossover.report.style import inline_svg, styles
 from crossover.report.templating import templates
 
@@ -28,6 +30,7 @@ SECTIONS = {
     "probes": "What the networks have learned",
     "dose": "The dose of bias",
     "claims": "The article's claims",
+    "recipes": "How the recipes were searched",
     "cost": "Cost",
     "samples": "What the networks see",
     "runs": "All runs",
@@ -53,6 +56,7 @@ DOWNLOADS = (
     "stability.csv",
     "probes.csv",
     "dose.csv",
+    "recipes.csv",
     "crossover.json",
     "environment.json",
 )
@@ -83,7 +87,7 @@ def _context(report: Report, drawings: list[tuple[str, str]]) -> dict[str, Any]:
     models = list(dict.fromkeys(report.runs["model"]))
     run_header, run_rows = tables.run_rows(report)
     cost_header, costs = tables.cost_table(report)
-    dose = read_dose(report.directory)
+    dose, search = read_dose(report.directory), read_search(report.directory)
     shown, probes = shown_classes(report), read_probe_table(report.directory)
     return {
         "report": report,
@@ -100,6 +104,8 @@ def _context(report: Report, drawings: list[tuple[str, str]]) -> dict[str, Any]:
         "probe_tables": [] if probes is None else probe_tables(probes),
         "dose": dose,
         "dose_figure": "" if dose is None else _figure(report.directory, "dose", dose["alt"]),
+        "search": search,
+        "search_figure": "" if search is None else _figure(report.directory, SEARCH_FIGURE, search["alt"]),
         "claims": _claims(report.directory / "claims.json"),
         "ledger": claims,
         "cost_header": cost_header,

@@ -19,7 +19,10 @@ from crossover.sweep.records import read_record
 
 TABLES = ("crossover.json", "runs.csv", "curves.csv", "stability.csv", "environment.json", "plan.json")
 FILES = ("report.html", "report.md", *TABLES)
-OPTIONAL = ("classes.csv", "calibration.json", "claims.json", "transfer.csv", "probes.csv", "probes.md", "dose.csv")
+OPTIONAL = (
+    *("classes.csv", "calibration.json", "claims.json", "transfer.csv"),
+    *("probes.csv", "probes.md", "dose.csv", "recipes.csv"),
+)
 BEGIN, END = "<!-- results: written by make publish -->\n", "<!-- end of results -->\n"
 
 
