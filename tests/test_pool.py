@@ -211,3 +211,26 @@ def test_divergence_is_kept_as_one_line(tmp_path: Path, replace_execute: Replace
     replace_execute(execute)
     run_pool([run], slots=[{}], report=lambda _: None)
     assert (run.run_dir / "error.txt").read_text() == "training diverged\n"
+
+
+def test_what_was_half_written_by_one_that_lost_its_lock_is_gone(tmp_path: Path, replace_execute: Replace) -> None:
+    def execute(run: RunConfig, stop: object) -> None:
+        finish(run)  # the one that took over
+        (run.run_dir / ".last.ckpt.host.1.tmp").write_text("half")
+        os._exit(75)  # the one that lost, at its next heartbeat
+
+    replace_execute(execute)
+    (run,) = planned(tmp_path, 1)
+    assert run_pool([run], slots=[{}], report=lambda _: None).count("done") == 1
+    assert not list(run.run_dir.glob(".*.tmp"))
+
+
+def test_one_that_lost_its_lock_fails_no_run_that_is_done(tmp_path: Path, replace_execute: Replace) -> None:
+    def execute(run: RunConfig, stop: object) -> None:
+        finish(run)
+        raise FileNotFoundError("its temporary file is gone")
+
+    replace_execute(execute)
+    (run,) = planned(tmp_path, 1)
+    assert run_pool([run], slots=[{}], report=lambda _: None).count("done") == 1
+    assert not (run.run_dir / "error.txt").exists()

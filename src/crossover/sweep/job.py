@@ -31,7 +31,8 @@ def execute_locked(run: RunConfig, stop: threading.Event | None = None) -> None:
         except StoppedError:
             raise
         except Exception as error:
-            write_text(run.run_dir / "error.txt", explain(error))
+            if not is_done(run.run_dir):  # by one that took the lock from us
+                write_text(run.run_dir / "error.txt", explain(error))
             raise
 
     run.run_dir.mkdir(parents=True, exist_ok=True)
@@ -43,12 +44,13 @@ def execute_locked(run: RunConfig, stop: threading.Event | None = None) -> None:
         if is_done(run.run_dir):
             return
         (run.run_dir / "error.txt").unlink(missing_ok=True)
-        _remove_leftovers(run.run_dir)  # of a killed predecessor: they may fill the disk
+        remove_leftovers(run.run_dir)  # of a killed predecessor: they may fill the disk
         attempt()
-        _remove_leftovers(run.run_dir)  # of one that lost its lock to us and ended while it wrote
+        remove_leftovers(run.run_dir)  # of one that lost its lock to us and ended while it wrote
 
 
-def _remove_leftovers(run_dir: Path) -> None:
+def remove_leftovers(run_dir: Path) -> None:
+    """Remove the half-written files of processes that ended while they wrote."""
     for leftover in run_dir.glob(".*.tmp"):
         leftover.unlink(missing_ok=True)
 

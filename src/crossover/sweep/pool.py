@@ -19,7 +19,7 @@ from pathlib import Path
 from crossover.cli import one_line
 from crossover.config import RunConfig
 from crossover.files import write_text
-from crossover.sweep.job import OUT_OF_MEMORY, STOPPED, run_process
+from crossover.sweep.job import OUT_OF_MEMORY, STOPPED, remove_leftovers, run_process
 from crossover.sweep.records import State, run_state
 
 PRELOAD = ["torch", "pytorch_lightning", "timm", "wandb", "wandb.sdk.launch", "crossover.training.run"]
@@ -143,6 +143,7 @@ class Pool:
         folder, code = self._folders[run_id], ended.process.exitcode or 0
         state = run_state(folder)
         if state == "done":
+            remove_leftovers(folder)  # ours may have lost its lock to the one that did it, and ended later
             self.progress.seconds.append(time.monotonic() - ended.started)
         elif state == "running" or code == STOPPED:  # it was taken over, or told to stop by someone else
             self._todo.append(run_id)
