@@ -29,9 +29,9 @@ def main(config: DictConfig) -> None:
     console, values = Console(), resolved(config)
     recorded = values["trials"] is not None
     trials = read_trials(Path(values["trials"]), values["where"]) if recorded else make_trials(values, console)
-    beside = None if values["sweep"] is None else sweep_dir(values["outputs"], values["sweep"])
+    beside = None if values["page"] is None else sweep_dir(values["outputs"], values["page"])
     if beside is not None and not beside.is_dir():
-        raise CrossoverError(f"there is no sweep {values['sweep']} in {values['outputs']}; make sweep makes it")
+        raise CrossoverError(f"there is no sweep {values['page']} in {values['outputs']}; make sweep makes it")
     folder = Path(values["output"] or Path(values["outputs"]) / "recipes" / values["search"]["name"])
     folder.mkdir(parents=True, exist_ok=True)
     try:
@@ -48,7 +48,7 @@ def main(config: DictConfig) -> None:
     print(f"tables and figure: {folder}")
     if beside is not None:
         write_search(trials, beside)
-        print(f'make report SWEEP="{values["sweep"]}" puts the curves on its page')
+        print(f'make report SWEEP="{values["page"]}" puts the curves on its page')
 
 
 def make_trials(values: dict[str, Any], console: Console) -> pd.DataFrame:

@@ -1,6 +1,8 @@
 """Claims about the search for recipes: the same for every model, judged on validation alone, and its curves."""
 
 import itertools
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -128,3 +130,24 @@ def test_a_torn_search_beside_a_report_says_what_to_do(tmp_path: Path) -> None:
         CrossoverError, match=r"recipes\.csv cannot be read as trials .*; delete it, or repeat make recipes"
     ):
         read_search(tmp_path)
+
+
+def test_the_command_leaves_a_recorded_search_for_the_page_of_a_sweep(tmp_path: Path) -> None:
+    trials().to_csv(tmp_path / "trials.csv", index=False)
+    command = [
+        sys.executable,
+        "scripts/recipes.py",
+        f"trials={tmp_path / 'trials.csv'}",
+        f"outputs={tmp_path}",
+        "page=s",
+    ]
+    refused = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert (refused.returncode, refused.stderr) == (
+        2,
+        f"error: there is no sweep s in {tmp_path}; make sweep makes it\n",
+    )
+    (tmp_path / "sweeps" / "s").mkdir(parents=True)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "sweeps" / "s" / "recipes.csv"), trials())
+    assert (tmp_path / "sweeps" / "s" / "figures" / "best-of-k.svg").exists()
