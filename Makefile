@@ -41,7 +41,7 @@ publish: .venv/ready ## SWEEP=quick STUDY=cues: copy a report to results/ and it
 reproduce: .venv/ready ## STUDY=cues RUNS=3: repeat a published study, or some runs of it, and compare
 	@$(python) scripts/reproduce.py study=$(STUDY) $(if $(RUNS),runs=$(RUNS)) $(ARGS)
 
-transfer: .venv/ready ## STUDY=cues: pre-train at growing sizes, move the backbones to other tasks, report (about an hour)
+transfer: .venv/ready ## STUDY=cues: pre-train at growing sizes, move the backbones to other tasks, report (cues: 25 min on 2 cores)
 	@$(python) scripts/transfer.py transfer=$(STUDY) $(ARGS)
 
 gold: .venv/ready ## compare the published studies with published numbers and exact bounds (3 s)
