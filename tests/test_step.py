@@ -117,6 +117,13 @@ def test_a_graph_without_a_gpu_is_refused(tmp_path: Path) -> None:
         resolve_engine(small_run(tmp_path, machine__engine="graph"), CPU)
 
 
+def test_what_is_captured_is_for_one_gpu(tmp_path: Path) -> None:
+    run, gpu = small_run(tmp_path, trainer={"devices": 2}, machine__engine="compile"), torch.device("cuda", 0)
+    with pytest.raises(CrossoverError, match="engine=compile is for one CUDA device; use eager for several"):
+        resolve_engine(run, gpu)
+    assert resolve_engine(run, CPU) == "compile"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("model", [None, VIT])
 def test_compiled_and_eager_runs_agree(tmp_path: Path, model: dict[str, Any] | None) -> None:
