@@ -42,7 +42,7 @@ def main(config: DictConfig) -> None:
         write_text(folder / f"{name}.csv", table.to_csv(index=False, float_format="%.6g"))
     save(best_of(tables["best-of-k"]), folder, "best-of-k")
     shown = Table(*HEADER, box=None)
-    for row in chosen_rows(trials):
+    for row in chosen_rows(tables["chosen"]):
         shown.add_row(*row)
     console.print(shown)
     print(f"tables and figure: {folder}")

@@ -212,12 +212,14 @@ def test_rate_of_finetuning_is_the_one_with_the_lowest_validation_error() -> Non
 
 def test_published_table_follows_from_the_published_readings() -> None:
     results = Path(CONF).parent / "results"
-    readings = pd.read_csv(results / "cues-transfer" / "transfer.csv")
-    means = readings.groupby(["target", "protocol", "model", "n_pretrain"])["test_error"].mean()
+    studies = [pd.read_csv(results / f"{name}-transfer" / "transfer.csv") for name in ("cues", "tiny-imagenet")]
+    means = pd.concat(studies).groupby(["target", "protocol", "model", "n_pretrain"])["test_error"].mean()
     rows = [
-        line for line in (results / "README.md").read_text().splitlines() if line.startswith(("| cues-q0,", "| cues-n"))
+        line
+        for line in (results / "README.md").read_text().splitlines()
+        if line.startswith(("| cues-q0,", "| cues-n", "| cifar10,"))
     ]
-    assert len(rows) == 8
+    assert len(rows) == 14
     for line in rows:
         name, *cells = (cell.strip() for cell in line.strip("|").split("|"))
         target, protocol, model = name.split(", ")

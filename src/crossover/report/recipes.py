@@ -24,10 +24,10 @@ def write_search(trials: pd.DataFrame, directory: Path) -> None:
     save(figure, directory / "figures", FIGURE)
 
 
-def chosen_rows(trials: pd.DataFrame) -> list[tuple[str, ...]]:
-    """Return the recipe of each model and size with the lowest validation error, one row of HEADER each."""
+def chosen_rows(best: pd.DataFrame) -> list[tuple[str, ...]]:
+    """Return the recipes of analysis.tuning.chosen, one row of HEADER each."""
     rows: list[tuple[str, ...]] = []
-    for row in chosen(trials).to_dict("records"):
+    for row in best.to_dict("records"):
         edges = [word for name, word in (("lr", "rate"), ("weight_decay", "decay")) if row[f"{name}_at_edge"]]
         numbers = (
             f"{row['n_train']:,}",
@@ -54,7 +54,7 @@ def read_search(directory: Path) -> dict[str, Any] | None:
     count = int(curves["trials"].max())
     return {
         "header": list(HEADER),
-        "rows": [list(row) for row in chosen_rows(trials)],
+        "rows": [list(row) for row in chosen_rows(chosen(trials))],
         "trials": count,
         "alt": f"Expected lowest validation error over trials. After {count}: {said}.",
     }
