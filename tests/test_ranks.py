@@ -2,6 +2,11 @@
 
 import json
 import multiprocessing
+import operator
+import os
+import threading
+import time
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +16,9 @@ from timm.layers.norm_act import BatchNormAct2d, SyncBatchNormAct
 from torch import nn
 
 from crossover.config import CrossoverError, TrainerConfig
+from crossover.training import ranks
 from crossover.training.models import share_batch_norm
-from crossover.training.ranks import ALONE, Rank, this_rank
+from crossover.training.ranks import ALONE, Rank, companions, this_rank
 from crossover.training.run import execute
 from tests.worlds import VIT, small_run
 
@@ -54,6 +60,24 @@ def test_shared_batch_norm_keeps_the_activation_and_needs_a_gpu() -> None:
     shared: Any = share_batch_norm(network, torch.device("cuda"))
     assert isinstance(shared[1], SyncBatchNormAct)
     assert isinstance(shared[1].act, nn.ReLU)
+
+
+def test_no_process_is_left_when_its_end_is_noticed_slowly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    waitpid = os.waitpid
+
+    def slow(pid: int, options: int) -> tuple[int, int]:
+        found = waitpid(pid, options)
+        if found[0] and threading.current_thread() is not threading.main_thread():
+            time.sleep(0.5)  # the process is gone, and only this thread knows
+        return found
+
+    monkeypatch.setattr(ranks, "_accompany", operator.is_)
+    monkeypatch.setattr(os, "waitpid", slow)
+    with companions(small_run(tmp_path, trainer={"devices": 2}), Rank(0, 2)):
+        (other,) = multiprocessing.active_children()
+        wait([other.sentinel])
+        time.sleep(0.2)
+    assert not multiprocessing.active_children()
 
 
 @pytest.mark.slow

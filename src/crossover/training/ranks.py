@@ -74,16 +74,17 @@ def companions(run: RunConfig, rank: Rank) -> Iterator[None]:
         process.start()
     os.environ.update(place | {"LOCAL_RANK": "0"})
     over = threading.Event()
-    threading.Thread(target=_end_with, args=(others, over), daemon=True).start()
+    # This thread alone waits for the processes: of two threads that do, one is told that there is no such process.
+    watch = threading.Thread(target=_end_with, args=(others, over), daemon=True)
+    watch.start()
     try:
         yield
-        for process in others:
-            process.join()
+        watch.join()
     finally:
         over.set()
         for process in others:
             process.kill()
-            process.join()
+        watch.join()
         for name in (*place, "LOCAL_RANK"):
             os.environ.pop(name, None)
 
@@ -114,7 +115,7 @@ def _follow_parent() -> None:
 
 
 def _end_with(processes: list[BaseProcess], over: threading.Event) -> None:
-    """End this process when one of `processes` failed: it may be inside a call that waits for the failed one."""
+    """Wait for `processes`; when one failed, end this one, which may be inside a call that waits for the failed one."""
     left = list(processes)
     while left:
         wait([process.sentinel for process in left])
