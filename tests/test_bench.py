@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from crossover.bench import thousands
+from crossover.bench import peer, thousands
 from crossover.bench.parts import PARTS
 from crossover.bench.race import in_turns, summarise
 from crossover.bench.table import BEGIN, END, performance_block, sections
+from crossover.bench.worlds import with_fields
+from crossover.config import CrossoverError
 from crossover.files import with_block
 from crossover.training.run import execute
 from tests.worlds import small_run
@@ -50,6 +52,32 @@ def test_invented_records_have_the_fields_of_real_ones(tmp_path: Path) -> None:
     real, invented = execute(run), thousands.invent_record(run, 0.5, [0.5] * 10)
     assert set(real) == {*invented, "versions"}
     assert [set(row) for row in real["history"]] == [set(row) for row in invented["history"]]
+
+
+def test_a_peer_trains_on_as_many_images_for_our_steps_to_the_nearest_epoch(tmp_path: Path) -> None:
+    make_images(tmp_path / "images", 300, 20)
+    run = small_run(tmp_path, n_train=100, recipe__batch_size=32)
+    folders = [peer.subset(with_fields(run, chain=chain), tmp_path / "images", tmp_path / "own") for chain in (0, 1)]
+    names = [{file.name for file in (folder / "train").glob("*/*.png")} for folder in folders]
+    assert [len(found) for found in names] == [100, 100]
+    assert not names[0] & names[1]
+    assert len(list((folders[0] / "test").glob("*/*.png"))) == 20
+    given = peer.options(run, folders[0], 20, tmp_path, 2)
+    assert given[given.index("--epochs") + 1] == "7"  # of 3 whole batches
+
+
+def test_a_peer_is_run_once_for_each_run_with_its_options(tmp_path: Path) -> None:
+    make_images(tmp_path / "images", 120, 20)
+    (tmp_path / "train.py").write_text("import sys; from timm import create_model; create_model('crossover_model')\n"
+                                       "print('trained', *sys.argv[1:])\n")  # fmt: skip
+    run = small_run(tmp_path, n_train=100)
+    runs = [(run, peer.subset(run, tmp_path / "images", tmp_path / "own"))] * 2
+    found = peer.sweep(peer.script(tmp_path), runs, 20, 2, tmp_path / "log")
+    assert found["wall_seconds"] > 0
+    said = [line for line in (tmp_path / "log").read_text().splitlines() if line.startswith("trained --data-dir")]
+    assert len(said) == 2
+    with pytest.raises(CrossoverError, match=r"train\.py is not there"):
+        peer.script(tmp_path / "images")
 
 
 @pytest.mark.slow

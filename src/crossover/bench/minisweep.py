@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -50,9 +51,9 @@ def _name(model: str, n_train: int, chain: int) -> str:
     return f"{model} n{n_train} c{chain}"
 
 
-def call(command: list[str], log: Path) -> None:
+def call(command: list[str], log: Path, environment: Mapping[str, str] | None = None) -> None:
     """Run a command of this package to its end, with its output in `log`; raise CrossoverError when it fails."""
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])} | dict(environment or {})
     with log.open("ab") as file:
         code = subprocess.run(command, stdout=file, stderr=file, env=environment, cwd=SCRIPTS.parent).returncode
     if code:

@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any, Literal
@@ -28,6 +29,9 @@ AUGMENTS: dict[Literal["crop_flip", "randaugment"], list[str]] = {
 NATIVE = 32
 """Sides of CIFAR-10's images."""
 SIZES, CHAINS = (100, 1_000, 10_000), (0, 1)
+RACE = ["ours", "idiomatic"]
+PEER = {"timm": 1, "timm_two_at_once": 2}
+"""Runs side by side with timm's train.py."""
 SETTLING = 5
 """Repeats, at least, of the harness cost: a few per cent must show."""
 
@@ -216,7 +220,10 @@ def _mini_runs(bench: Bench, root: Path, sizes: Sequence[int], chains: Sequence[
     return runs
 
 
-def _mini(bench: Bench, sizes: Sequence[int], chains: Sequence[int], steps: int, repeats: int) -> list[dict[str, Any]]:
+def _mini(
+    bench: Bench, ways: Sequence[str], sizes: Sequence[int], chains: Sequence[int], steps: int, repeats: int
+) -> list[dict[str, Any]]:
+    train = peer.script(bench.config.peer) if set(ways) & set(PEER) else None
     axes = (
         f"model:[{','.join(bench.models)}],n_train:[{','.join(map(str, sizes))}],chain:[{','.join(map(str, chains))}]"
     )
@@ -226,19 +233,21 @@ def _mini(bench: Bench, sizes: Sequence[int], chains: Sequence[int], steps: int,
         settings = _mini_settings(bench, root, axes, steps)
         runs = _mini_runs(bench, root, sizes, chains, steps)
         log, turn = _log(), iter(range(10**6))
-
-        def measure(way: str) -> dict[str, Any]:
-            if way == "ours":
-                return minisweep.ours(settings, place / f"outputs-{next(turn)}", log)
-            return minisweep.idiomatic(runs, log)
-
+        contenders: dict[str, Callable[[], dict[str, Any]]] = {
+            "ours": lambda: minisweep.ours(settings, place / f"outputs-{next(turn)}", log),
+            "idiomatic": lambda: minisweep.idiomatic(runs, log),
+        }
+        if train:
+            theirs = [(run, peer.subset(run, root, place / run.run_id)) for run in runs]
+            for way, at_once in PEER.items():
+                contenders[way] = partial(peer.sweep, train, theirs, steps, at_once, log)
         bench.apart.call(minisweep.warm_cache, runs[0])
-        return in_turns(["ours", "idiomatic"], repeats, measure)
+        return in_turns(ways, repeats, lambda way: contenders[way]())
 
 
 def mini_sweep(bench: Bench) -> dict[str, Any]:
     """Wall time of 12 runs: sizes 100, 1,000 and 10,000, two models, two chains."""
-    rows = _mini(bench, SIZES, CHAINS, bench.config.mini_steps, bench.repeats)
+    rows = _mini(bench, RACE, SIZES, CHAINS, bench.config.mini_steps, bench.repeats)
     wall = summarise(rows, "wall_seconds", "ours")
     inside = [row["fit_seconds"] for row in rows if row["way"] == "idiomatic"]
     return {
@@ -253,7 +262,7 @@ def mini_sweep(bench: Bench) -> dict[str, Any]:
 def parity(bench: Bench) -> dict[str, Any]:
     """Test error of both ways after the same number of steps, over seeds: do they agree within their spread?"""
     seeds = bench.config.parity_seeds
-    ours, theirs = _mini(bench, (10_000,), seeds, bench.config.parity_steps, 1)
+    ours, theirs = _mini(bench, RACE, (10_000,), seeds, bench.config.parity_steps, 1)
     result: dict[str, Any] = {"steps": bench.config.parity_steps, "n_train": 10_000, "seeds": seeds}
     for model in bench.models:
         errors = [[row["runs"][f"{model} n10000 c{seed}"] for seed in seeds] for row in (ours, theirs)]
@@ -292,10 +301,19 @@ def _log() -> Path:
 
 
 def against_peer(bench: Bench) -> dict[str, Any]:
-    """Wall time of one run with timm's train.py and with scripts/train.py, from the start of the process."""
-    if bench.config.peer is None:
-        raise CrossoverError("part peer needs peer=DIR, a checkout of pytorch-image-models with its train.py")
-    return peer.race(bench.config.peer, bench.models, bench.run, bench.config.data_dir, bench.repeats)
+    """Wall time of the mini-sweep beside timm's train.py: its default on all cores, and as many runs as cores."""
+    if bench.device.type != "cpu":
+        raise CrossoverError("part peer races on a CPU: hide the GPU (CUDA_VISIBLE_DEVICES=) or leave peer out")
+    sizes = SIZES[:1] if bench.config.quick else SIZES
+    batch = bench.run(f"model={bench.models[0]}").recipe.batch_size
+    steps = max(sizes) // batch  # an epoch of the largest size: timm's smallest unit
+    rows = _mini(bench, ["ours", *PEER], sizes, CHAINS, steps, bench.repeats)
+    return {
+        "runs": len(rows[0]["runs"]),
+        "steps": steps,
+        "rows": rows,
+        "wall_seconds": summarise(rows, "wall_seconds", "ours"),
+    }
 
 
 PARTS: dict[str, Callable[[Bench], dict[str, Any]]] = {

@@ -1,97 +1,95 @@
-"""How fast is timm's train.py on the same images and network, through its own command line?
+"""How long do the runs of a sweep take with timm's train.py, on the same images and networks?
 
-`python -m crossover.bench.peer TRAIN.py OPTIONS` registers our networks with timm and runs the script.
+Through its own command line, one process a run. `python -m crossover.bench.peer TRAIN.py OPTIONS` registers our network
+with timm and then is that script. It counts epochs: it takes our steps to the nearest epoch, and drops what does not
+fill a batch. Each run has a folder of its images, made before the clock starts.
 """
 
 import os
 import runpy
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from crossover.bench.minisweep import SCRIPTS, WORKERS
-from crossover.bench.race import in_turns, summarise
-from crossover.bench.worlds import TEST, TRAIN, image_folder
+from crossover.bench.minisweep import call
 from crossover.config import CrossoverError, RunConfig
 
-EPOCHS = 1
 RUN = "CROSSOVER_PEER_RUN"
 
 
-def race(peer: Path, models: list[str], make: Callable[..., RunConfig], data_dir: Path, repeats: int) -> dict[str, Any]:
-    """Return wall seconds of one run of EPOCHS epochs over the mini-sweep's images, validated once an epoch."""
-    script = (peer / "train.py").resolve()
-    if not script.is_file():
-        raise CrossoverError(f"{script} is not there: peer=DIR must be a checkout of pytorch-image-models")
-    result: dict[str, Any] = {"epochs": EPOCHS, "train_images": TRAIN, "evaluated_images": TEST}
-    for model in models:
-        with tempfile.TemporaryDirectory() as folder:
-            root = image_folder(data_dir, Path(folder) / "images")
-            run = make(
-                f"model={model}", "data=folder", "data.name=cifar10_bench", f"data.root={root}", "data.image_size=32"
-            )
-            timm = _theirs(script, run, root, folder)
-            environment = os.environ | {RUN: run.model_dump_json(), "PYTHONPATH": str(Path(__file__).parents[2])}
-
-            def measure(
-                way: str, run: RunConfig = run, root: Path = root, timm: Any = timm, environment: Any = environment
-            ) -> dict[str, float]:
-                # a run that is done would not be done again: each has a folder of its own
-                outputs = tempfile.mkdtemp(dir=root.parent)
-                command = timm if way == "timm" else _ours(run, root, outputs, data_dir)
-                started = time.perf_counter()
-                done = subprocess.run(command, env=environment, cwd=SCRIPTS.parent, capture_output=True, text=True)
-                if done.returncode:
-                    raise CrossoverError(f"{way} failed: {(done.stderr or done.stdout).strip().splitlines()[-1]}")
-                return {"wall_seconds": time.perf_counter() - started}
-
-            rows = in_turns(["ours", "timm"], repeats, measure)
-        result[model] = {"rows": rows, "wall_seconds": summarise(rows, "wall_seconds", "ours")}
-    return result
+def script(checkout: Path | None) -> Path:
+    """Return timm's train.py in `checkout`; raise CrossoverError when it is not there."""
+    if checkout is None:
+        raise CrossoverError("part peer needs peer=DIR, a checkout of pytorch-image-models with its train.py")
+    path = (checkout / "train.py").resolve()
+    if not path.is_file():
+        raise CrossoverError(f"{path} is not there: peer=DIR must be a checkout of pytorch-image-models")
+    return path
 
 
-def _ours(run: RunConfig, root: Path, outputs: str, data_dir: Path) -> list[str]:
-    pool = TRAIN - TRAIN // 10
-    cores = len(os.sched_getaffinity(0))
-    return [
-        *(
-            sys.executable,
-            str(SCRIPTS / "train.py"),
-            f"model={run.model.name}",
-            "data=folder",
-            "data.name=cifar10_bench",
-        ),
-        *(f"data.root={root}", "data.image_size=32", "augment=crop_flip", "budget=epochs", f"budget.epochs={EPOCHS}"),
-        *(f"budget.evaluations={EPOCHS}", f"n_train={pool}", "logger=none", f"machine.threads={cores}"),
-        *(f"machine.outputs={outputs}", f"machine.data_dir={data_dir.resolve()}"),
-    ]
+def subset(run: RunConfig, images: Path, place: Path) -> Path:
+    """Make a folder of `run.n_train` of `images`, the same number of each class, as links; return it."""
+    classes = sorted(path for path in (images / "train").iterdir() if path.is_dir())
+    each = run.n_train // len(classes)
+    folder = place / f"{run.n_train}-{run.chain}"
+    for source in classes:
+        target = folder / "train" / source.name
+        target.mkdir(parents=True, exist_ok=True)
+        files = sorted(source.iterdir())
+        start = run.chain * each % (len(files) - each + 1)
+        for file in files[start : start + each]:
+            (target / file.name).symlink_to(file.resolve())
+    (folder / "test").symlink_to((images / "test").resolve(), target_is_directory=True)
+    return folder
 
 
-def _theirs(script: Path, run: RunConfig, root: Path, folder: str) -> list[str]:
+def sweep(train: Path, runs: Sequence[tuple[RunConfig, Path]], steps: int, at_once: int, log: Path) -> dict[str, Any]:
+    """Do the runs of `steps`, each on its folder, `at_once` side by side that share the cores; return wall_seconds."""
+    cores = len(os.sched_getaffinity(0)) // at_once
+
+    def one(item: tuple[RunConfig, Path]) -> None:
+        run, folder = item
+        with tempfile.TemporaryDirectory() as output:  # two that start in the same second would share a folder
+            given = options(run, folder, steps, Path(output), cores)
+            command = [sys.executable, "-m", "crossover.bench.peer", str(train), *given]
+            call(command, log, {RUN: run.model_dump_json(), "OMP_NUM_THREADS": str(cores)})
+
+    started = time.perf_counter()
+    with ThreadPoolExecutor(at_once) as pool:
+        list(pool.map(one, runs))
+    return {"wall_seconds": time.perf_counter() - started}
+
+
+def options(run: RunConfig, folder: Path, steps: int, output: Path, workers: int) -> list[str]:
+    """Return the options of train.py for a run of about `steps`, crop and flip, and validation twice."""
     recipe = run.recipe
-    return [
-        *(sys.executable, "-m", "crossover.bench.peer", str(script), "--data-dir", str(root), "--val-split", "test"),
-        *(
-            "--model",
-            "crossover_model",
-            "--num-classes",
-            "10",
-            "--input-size",
-            "3",
-            "32",
-            "32",
-            "--epochs",
-            str(EPOCHS),
-        ),
-        *("--batch-size", str(recipe.batch_size), "--opt", recipe.optimizer, "--lr", str(recipe.lr)),
-        *("--weight-decay", str(recipe.weight_decay), "--smoothing", str(recipe.label_smoothing), "--sched", "cosine"),
-        *("--warmup-epochs", "0", "--scale", "1", "1", "--ratio", "1", "1", "--color-jitter", "0"),
-        *("--workers", str(WORKERS), "--device", "cpu", "--output", f"{folder}/timm"),
-    ]
+    epochs = max(1, round(steps / (run.n_train // recipe.batch_size)))
+    side = str(run.data.image_size)
+    values: dict[str, str] = {
+        "data-dir": str(folder),
+        "val-split": "test",
+        "model": "crossover_model",
+        "num-classes": "10",
+        "epochs": str(epochs),
+        "warmup-epochs": "0",
+        "val-interval": str(max(1, epochs // 2)),
+        "batch-size": str(recipe.batch_size),
+        "opt": recipe.optimizer,
+        "lr": str(recipe.lr),
+        "weight-decay": str(recipe.weight_decay),
+        "smoothing": str(recipe.label_smoothing),
+        "sched": "cosine",
+        "color-jitter": "0",
+        "workers": str(workers),
+        "device": "cpu",
+        "output": str(output),
+    }
+    pairs = [word for name, value in values.items() for word in (f"--{name}", value)]
+    return [*pairs, "--input-size", "3", side, side, "--scale", "1", "1", "--ratio", "1", "1"]
 
 
 def main() -> None:

@@ -43,11 +43,9 @@ def sections(parts: dict[str, Any]) -> Iterator[Section]:
             yield _parity(part)
         elif name == "thousands":
             yield _commands(part)
-        elif name == "minisweep":
+        elif name in ("minisweep", "peer"):
             title = f"Sweep of {part['runs']} runs of {part['steps']} steps, seconds"
             yield _rates(title, {"mini-sweep": part}, "ours", "wall_seconds")
-        else:
-            yield _rates("One run, from start to end of the process, seconds", _models(part), "ours", "wall_seconds")
 
 
 def performance_block(folder: Path) -> str:
