@@ -7,7 +7,7 @@ import hydra
 import pandas as pd
 from omegaconf import DictConfig
 from rich.console import Console
-from rich.table import Table
+from rich.padding import Padding
 
 from crossover.analysis.gold import compare_study
 from crossover.cli import one_line_errors, resolved, run_app
@@ -25,12 +25,13 @@ def main(config: DictConfig) -> None:
         raise CrossoverError(f"{results} has no study; make publish writes one")
     table = pd.concat([compare_study(path.name, pd.read_csv(path / "runs.csv"), gold) for path in studies])
     write_text(results / "gold.csv", table.to_csv(index=False, float_format="%.4f"))
-    shown = Table("study", "model", "images", "accuracy", "expected", "", "why", box=None)
-    for row in table.astype(object).where(table.notna(), None).to_dict("records"):
-        measured = ("–", "–") if row["n_train"] is None else (f"{row['n_train']:,.0f}", f"{row['accuracy']:.3f}")
-        why = row["why"] or row["source"]
-        shown.add_row(row["study"], row["model"], *measured, row["expected"] or "–", row["outcome"], why)
-    Console().print(shown)
+    console, beside = Console(highlight=False), table["n_train"].notna()
+    for row in table[beside].to_dict("records"):
+        console.print(f"{row['outcome']}: {row['study']}, {row['model']}, {row['n_train']:,.0f} images", style="bold")
+        said = f"accuracy {row['accuracy']:.3f}, expected {row['expected']} ({row['source']})"
+        console.print(Padding(said + (f": {row['why']}" if row["why"] else ""), (0, 0, 0, 2)))
+    others = ", ".join(table[~beside]["dataset"].unique())
+    console.print(f"No number of these models is published on {others}.")
     print(f"table: {results / 'gold.csv'}")
     sys.exit(1 if (table["outcome"] == "outside").any() else 0)
 
