@@ -447,6 +447,15 @@ def test_zero_error_counts_as_half_an_image() -> None:
     assert "half the smallest test_error (0.0005)" in study_notes(runs)
 
 
+def test_zero_error_is_noted_where_it_is() -> None:
+    perfect = table(falling(3000))
+    perfect.loc[0, "test_error"] = 0.0
+    runs = pd.concat([perfect, table(falling(3000)).assign(dataset="other")]).assign(n_test=1000)
+    first, other = analyse(runs, rng=np.random.default_rng(0))["studies"]
+    assert [note for note in first["notes"] if f"half an image: {runs['run_id'].iloc[0]}." in note]
+    assert not other["notes"]
+
+
 def test_half_done_sweep_has_a_verdict_or_a_reason() -> None:
     runs = table(falling(3000))
     for seed in range(40):

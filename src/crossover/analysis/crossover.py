@@ -28,7 +28,7 @@ from crossover.analysis.roots import (
     verdict,
 )
 from crossover.analysis.sentences import summarise
-from crossover.analysis.tables import AnalysisError, ordered_pairs, primary_runs, validate_runs
+from crossover.analysis.tables import AnalysisError, clip_notes, ordered_pairs, primary_runs, validate_runs
 
 __all__ = ["AnalysisError", "analyse", "compare", "curve_summary"]
 
@@ -57,6 +57,7 @@ def analyse(
     studies = []
     for dataset, part in runs.groupby("dataset", sort=False):
         part, said, chosen = primary_runs(part, setting)
+        said += clip_notes(part, metric)
         models = [str(model) for model in dict.fromkeys(part["model"])]
         if len(models) < 2:
             said.append(f"Only {models[0]} has finished runs: a crossover needs two models.")

@@ -32,7 +32,7 @@ def listed(values: object, most: int = 5) -> str:
 
 
 def validate_runs(runs: pd.DataFrame, metric: str = "test_error") -> tuple[pd.DataFrame, list[str]]:
-    """Return the usable rows, sorted, and notes on what was left out or changed.
+    """Return the usable rows and notes on what was left out; column `clipped` says how an error of zero was counted.
 
     Raises AnalysisError for an empty table, missing columns, values out of range, and duplicate runs.
     """
@@ -56,7 +56,7 @@ def validate_runs(runs: pd.DataFrame, metric: str = "test_error") -> tuple[pd.Da
         notes.append(f"{unknown.sum()} runs have no {metric} and are left out: {listed(runs.loc[unknown, 'run_id'])}.")
     runs = runs[~unknown]
     _check_range(runs, metric)
-    runs, clipped = _clip_zeros(runs, metric)
+    runs = _clip_zeros(runs, metric)
     key = ["dataset", "model", "n_train", "chain", "seed", *(c for c in CONDITIONS if c in runs.columns)]
     repeated = runs.duplicated(key, keep=False)
     if repeated.any():
@@ -65,7 +65,7 @@ def validate_runs(runs: pd.DataFrame, metric: str = "test_error") -> tuple[pd.Da
             f"{repeated.sum()} rows are duplicates, such as model={row.model} n_train={row.n_train:g}"
             f" chain={row.chain} seed={row.seed} on {row.dataset}; keep one of each, or number them by chain or seed"
         )
-    return runs.reset_index(drop=True), notes + clipped
+    return runs.reset_index(drop=True), notes
 
 
 def _numbers(runs: pd.DataFrame, name: str) -> pd.Series:
@@ -84,11 +84,12 @@ def _check_range(runs: pd.DataFrame, metric: str) -> None:
         raise AnalysisError(f"{metric} must be a fraction in (0, {top:g}); got {low:g} to {high:g}; {hint}")
 
 
-def _clip_zeros(runs: pd.DataFrame, metric: str) -> tuple[pd.DataFrame, list[str]]:
+def _clip_zeros(runs: pd.DataFrame, metric: str) -> pd.DataFrame:
     """Replace zero errors, whose logarithm does not exist, by half an image, or half the smallest error there is."""
     zero = runs[metric] == 0
+    runs = runs.assign(clipped="")
     if not zero.any():
-        return runs, []
+        return runs
     images = runs["n_train"] if metric.startswith("train") else runs.get("n_test")
     if images is not None and images[zero].notna().all():
         floor, how = 0.5 / images[zero].astype(float), "half an image"
@@ -97,10 +98,17 @@ def _clip_zeros(runs: pd.DataFrame, metric: str) -> tuple[pd.DataFrame, list[str
         floor, how = pd.Series(smallest / 2, runs.index[zero]), f"half the smallest {metric} ({smallest / 2:.2g})"
     else:
         raise AnalysisError(f"every {metric} is zero: there is nothing to compare; choose another metric")
-    runs = runs.copy()
     runs.loc[zero, metric] = floor
-    ids = listed(runs.loc[zero, "run_id"])
-    return runs, [f"{zero.sum()} runs have a {metric} of zero, counted as {how}: {ids}."]
+    runs.loc[zero, "clipped"] = how
+    return runs
+
+
+def clip_notes(runs: pd.DataFrame, metric: str) -> list[str]:
+    """Return a note on those of validated runs whose error of zero was replaced."""
+    return [
+        f"{len(rows)} runs have a {metric} of zero, counted as {how}: {listed(rows['run_id'])}."
+        for how, rows in runs[runs["clipped"] != ""].groupby("clipped")
+    ]
 
 
 def primary_runs(
