@@ -261,6 +261,14 @@ def test_energy_is_a_cost_and_a_total_only_where_every_run_has_it(
     assert total is None or total in page
 
 
+def test_a_ceiling_of_zero_is_not_on_a_logarithmic_axis(tmp_path: Path) -> None:
+    written = write_report(sweep(crossing_records()), tmp_path)
+    ceilings = [Ceiling("best possible (exact Bayes)", 0.0), Ceiling("local cue alone", 0.18)]
+    figure = learning_curves(written.runs, written.curves, written.result["studies"][0], ceilings)
+    assert [text.get_text() for text in figure.axes[0].texts if "%" in text.get_text()] == ["local cue alone: 18.0 %"]
+    plt.close(figure)
+
+
 def test_labels_of_ceilings_keep_clear_of_curves_and_of_the_band(tmp_path: Path) -> None:
     written = write_report(sweep(crossing_records()), tmp_path)
     ceilings = [Ceiling("best possible (exact Bayes)", 0.01), Ceiling("local cue alone", 0.18)]

@@ -47,7 +47,8 @@ def draw_dose(table: pd.DataFrame, label: str) -> Figure:
     pairs = list(table[["a", "b"]].drop_duplicates().itertuples(index=False, name=None))
     doses = list(dict.fromkeys(table["dose"]))
     figure, drawn = panels(len(pairs), size=(9.5, 1.2 + 0.42 * len(doses)))
-    largest = max(float(table["log_error_ratio"].abs().max()), log(1.5))  # small differences stay pale
+    # small differences stay pale, and one that is huge, where an error is nearly zero, does not make pale the others
+    largest = min(max(float(table["log_error_ratio"].abs().max()), log(1.5)), log(4))
     for axes, (a, b) in zip(drawn, pairs, strict=True):
         _draw_pair(axes, table[(table["a"] == a) & (table["b"] == b)], doses, Normalize(-largest, largest))
         said = f"error of {b} / error of {a}: blue where {a} leads, orange where {b} does"
@@ -80,7 +81,8 @@ def _draw_pair(axes: Axes, rows: pd.DataFrame, doses: Sequence[Any], norm: Norma
             colour = COLOURS(norm(row["log_error_ratio"]))
             axes.fill_between(edges[at : at + 2], place - 0.48, place + 0.48, color=colour, lw=0)
             clear = row["band_low"] > 0 or row["band_high"] < 0
-            ratio = f"{exp(row['log_error_ratio']):.2f}"
+            value = exp(row["log_error_ratio"])
+            ratio = f"{value:.2f}" if value < 10 else f"{value:,.0f}"
             said = ratio if clear else f"({ratio})"
             axes.text(row["n_train"], place - 0.12, said, ha="center", va="center", fontsize=8.5, color=WORDS)
         if part and part[0]["verdict"] == "crossover":

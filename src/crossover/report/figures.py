@@ -37,7 +37,11 @@ def learning_curves(
     ceilings: Sequence[Ceiling],
     x_label: str = X_LABEL,
 ) -> Figure:
-    """Return error over n_train, log-log: means, chains as points, intervals, laws, ceilings, N* with its interval."""
+    """Return error over n_train, log-log: means, chains as points, intervals, laws, ceilings, N* with its interval.
+
+    A ceiling of zero is left out: it has no place on a logarithmic axis.
+    """
+    ceilings = [ceiling for ceiling in ceilings if ceiling.error > 0]
     figure, (axes,) = panels(1, size=(WIDTH, 3.9))
     chosen = styles(list(dict.fromkeys(curves["model"])))
     for model, rows in curves.groupby("model", sort=False):

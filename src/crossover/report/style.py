@@ -31,6 +31,8 @@ INK, SOFT, FAINT = "#222222", "#555555", "#999999"
 """Of axes and words; on the page they follow its light or dark colours."""
 DASHES = (0, (4, 2))
 MANY_TICKS = 12
+TOP = 1.3
+"""Of an axis of errors: an interval may go beyond 100 %, an error cannot."""
 DPI = 200
 """Of PNG files, and of what is rasterized in the others."""
 WIDTH = 5.0
@@ -89,8 +91,9 @@ def size_axis(axes: Axes, sizes: Sequence[float], *, short: bool = False) -> Non
 
 
 def error_axis(axes: Axes) -> None:
-    """Make y a logarithmic error in percent, with round numbers."""
+    """Make y a logarithmic error in percent, with round numbers and little room above 100 %."""
     axes.set_yscale("log")
+    axes.set_ylim(top=min(axes.get_ylim()[1], TOP))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g} %"))
     axes.set_yticks(_error_ticks(*axes.get_ylim()))
     axes.yaxis.set_minor_locator(NullLocator())
