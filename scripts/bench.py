@@ -11,8 +11,9 @@ from omegaconf import DictConfig
 from pydantic import ValidationError
 from rich.console import Console
 
-from crossover.bench.parts import PARTS, Bench, BenchConfig
+from crossover.bench.parts import PARTS
 from crossover.bench.race import Apart
+from crossover.bench.settings import Bench, BenchConfig
 from crossover.bench.table import BEGIN, END, performance_block, sections
 from crossover.cli import one_line_errors, resolved, run_app
 from crossover.config import CrossoverError, describe

@@ -25,13 +25,13 @@ def main(config: DictConfig) -> None:
         raise CrossoverError(f"{results} has no study; make publish writes one")
     table = pd.concat([compare_study(path.name, pd.read_csv(path / "runs.csv"), gold) for path in studies])
     write_text(results / "gold.csv", table.to_csv(index=False, float_format="%.4f"))
-    console, beside = Console(highlight=False), table["n_train"].notna()
+    console, beside = Console(highlight=False, markup=False), table["n_train"].notna()
     for row in table[beside].to_dict("records"):
         console.print(f"{row['outcome']}: {row['study']}, {row['model']}, {row['n_train']:,.0f} images", style="bold")
         said = f"accuracy {row['accuracy']:.3f}, expected {row['expected']} ({row['source']})"
         console.print(Padding(said + (f": {row['why']}" if row["why"] else ""), (0, 0, 0, 2)))
-    others = ", ".join(table[~beside]["dataset"].unique())
-    console.print(f"No number of these models is published on {others}.")
+    if others := ", ".join(table[~beside]["dataset"].unique()):
+        console.print(f"No number of these models is published on {others}.")
     print(f"table: {results / 'gold.csv'}")
     sys.exit(1 if (table["outcome"] == "outside").any() else 0)
 

@@ -4,123 +4,26 @@ import itertools
 import os
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from statistics import mean, stdev
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
 
 from crossover.bench import minisweep, peer, thousands
-from crossover.bench.race import Apart, in_turns, side_by_side, steady, summarise
+from crossover.bench.race import in_turns, side_by_side, steady, summarise
+from crossover.bench.settings import AUGMENTS, NATIVE, Bench
 from crossover.bench.steady import Way, matmul_peak
 from crossover.bench.worlds import Task, folder_data, image_folder, with_fields
-from crossover.config import CrossoverError, RunConfig, parse_run
-from crossover.training.machine import device_name, git_state, package_versions
+from crossover.config import CrossoverError, RunConfig
 
-Compose = Callable[[list[str]], dict[str, Any]]
-AUGMENTS: dict[Literal["crop_flip", "randaugment"], list[str]] = {
-    "crop_flip": ["augment=crop_flip"],
-    "randaugment": ["augment=crop_flip", "+augment.policy=randaugment", "augment.name=randaugment"],
-}
-NATIVE = 32
-"""Sides of CIFAR-10's images."""
 SIZES, CHAINS = (100, 1_000, 10_000), (0, 1)
 RACE = ["ours", "idiomatic"]
 PEER = {"timm": 1, "timm_two_at_once": 2}
 """Runs side by side with timm's train.py."""
 SETTLING = 5
 """Repeats, at least, of the harness cost: a few per cent must show."""
-
-
-class BenchConfig(BaseModel):
-    """What to measure, and how often."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    only: list[str]
-    repeats: int = Field(ge=1)
-    quick: bool
-    models: list[str] | None
-    pixels: list[int] | None
-    augments: list[Literal["crop_flip", "randaugment"]]
-    ways: list[Way] | None
-    steps: int = Field(ge=1)
-    mini_steps: int = Field(ge=2)
-    parity_steps: int = Field(ge=2)
-    parity_seeds: list[int] = Field(min_length=2)
-    planned: int = Field(ge=1)
-    peer: Path | None
-    output: Path | None
-    data_dir: Path
-
-
-@dataclass(frozen=True)
-class Bench:
-    """The machine and the settings of a bench."""
-
-    config: BenchConfig
-    compose: Compose
-    apart: Apart
-
-    @property
-    def device(self) -> torch.device:
-        return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
-
-    @property
-    def core(self) -> int | None:
-        """The one core on which contenders run in turns; on a GPU they may use all."""
-        return None if self.device.type == "cuda" else max(os.sched_getaffinity(0))
-
-    @property
-    def workers(self) -> int:
-        """DataLoader workers: on a single core they only add their own cost."""
-        return 0 if self.core is not None else len(os.sched_getaffinity(0))
-
-    @property
-    def models(self) -> list[str]:
-        default = ["resnet_tiny", "vit_tiny"] if self.device.type == "cpu" else ["resnet18", "vit_256x6"]
-        models = self.config.models or default
-        return models[:1] if self.config.quick else models
-
-    @property
-    def pixels(self) -> list[int]:
-        """Sides of the images in the race of the training alone; on a CPU also that of the embedded sweep."""
-        default = [NATIVE, 16] if self.device.type == "cpu" else [NATIVE]
-        return [NATIVE] if self.config.quick else self.config.pixels or default
-
-    @property
-    def repeats(self) -> int:
-        return 1 if self.config.quick else self.config.repeats
-
-    @property
-    def steps(self) -> int:
-        return 5 if self.config.quick else self.config.steps
-
-    def run(self, *overrides: str) -> RunConfig:
-        fixed = ["logger=none", f"machine.data_dir={self.config.data_dir}"]
-        return parse_run(self.compose([*fixed, *overrides]))
-
-    def images(self, *overrides: str) -> Task:
-        """Return a task on CIFAR-10, or on random images where it is not at hand."""
-        real = (self.config.data_dir / "cifar10" / "train").is_dir()
-        return Task(self.run("data=cifar10_folder", "n_train=10000", *overrides), synthetic=not real)
-
-    def conditions(self) -> dict[str, Any]:
-        return {
-            "device": device_name(self.device),
-            "cores": len(os.sched_getaffinity(0)),
-            "threads": 1,
-            "torch_device": self.device.type,
-            "load_average_before": os.getloadavg()[0],
-            "started": datetime.now(UTC).isoformat(timespec="seconds"),
-            "repeats": self.repeats,
-            "versions": package_versions(),
-            "git": git_state(),
-        }
 
 
 def harness(bench: Bench) -> dict[str, Any]:
@@ -301,7 +204,7 @@ def _log() -> Path:
 
 
 def against_peer(bench: Bench) -> dict[str, Any]:
-    """Wall time of the mini-sweep beside timm's train.py: its default on all cores, and as many runs as cores."""
+    """Wall time of the mini-sweep beside timm's train.py: one run at a time on all cores, and two at once."""
     if bench.device.type != "cpu":
         raise CrossoverError("part peer races on a CPU: hide the GPU (CUDA_VISIBLE_DEVICES=) or leave peer out")
     sizes = SIZES[:1] if bench.config.quick else SIZES

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from crossover.bench.minisweep import call
+from crossover.bench.worlds import link_images
 from crossover.config import CrossoverError, RunConfig
 
 RUN = "CROSSOVER_PEER_RUN"
@@ -33,23 +34,15 @@ def script(checkout: Path | None) -> Path:
 
 def subset(run: RunConfig, images: Path, place: Path) -> Path:
     """Make a folder of `run.n_train` of `images`, the same number of each class, as links; return it."""
-    classes = sorted(path for path in (images / "train").iterdir() if path.is_dir())
-    each = run.n_train // len(classes)
     folder = place / f"{run.n_train}-{run.chain}"
-    for source in classes:
-        target = folder / "train" / source.name
-        target.mkdir(parents=True, exist_ok=True)
-        files = sorted(source.iterdir())
-        start = run.chain * each % (len(files) - each + 1)
-        for file in files[start : start + each]:
-            (target / file.name).symlink_to(file.resolve())
+    link_images(images / "train", folder / "train", run.n_train, run.chain)
     (folder / "test").symlink_to((images / "test").resolve(), target_is_directory=True)
     return folder
 
 
 def sweep(train: Path, runs: Sequence[tuple[RunConfig, Path]], steps: int, at_once: int, log: Path) -> dict[str, Any]:
     """Do the runs of `steps`, each on its folder, `at_once` side by side that share the cores; return wall_seconds."""
-    cores = len(os.sched_getaffinity(0)) // at_once
+    cores = max(1, len(os.sched_getaffinity(0)) // at_once)
 
     def one(item: tuple[RunConfig, Path]) -> None:
         run, folder = item
@@ -65,7 +58,10 @@ def sweep(train: Path, runs: Sequence[tuple[RunConfig, Path]], steps: int, at_on
 
 
 def options(run: RunConfig, folder: Path, steps: int, output: Path, workers: int) -> list[str]:
-    """Return the options of train.py for a run of about `steps`, crop and flip, and validation twice."""
+    """Return the options of train.py for a run of about `steps` with flips, validated at most twice.
+
+    It has no crop of padded images: it does less than our runs.
+    """
     recipe = run.recipe
     epochs = max(1, round(steps / (run.n_train // recipe.batch_size)))
     side = str(run.data.image_size)

@@ -68,13 +68,23 @@ def image_folder(data_dir: Path, place: Path) -> Path:
         )
     shutil.rmtree(place, ignore_errors=True)
     for part, count in (("train", TRAIN), ("test", TEST)):
-        classes = sorted(path for path in (source / part).iterdir() if path.is_dir())
-        for folder in classes:
-            target = place / part / folder.name
-            target.mkdir(parents=True)
-            for file in sorted(folder.iterdir())[: count // len(classes)]:
-                (target / file.name).symlink_to(file.resolve())
+        link_images(source / part, place / part, count)
     return place
+
+
+def link_images(source: Path, target: Path, count: int, turn: int = 0) -> None:
+    """Make `target` an image folder of `count` images of `source`, as links, the same number of each class.
+
+    Each class has its first images by name; with `turn` 1, 2, … those that follow, from the start again at the end.
+    """
+    classes = sorted(path for path in source.iterdir() if path.is_dir())
+    each = count // len(classes)
+    for folder in classes:
+        (target / folder.name).mkdir(parents=True)
+        files = sorted(folder.iterdir())
+        start = turn * each % max(1, len(files) - each + 1)
+        for file in files[start : start + each]:
+            (target / folder.name / file.name).symlink_to(file.resolve())
 
 
 def folder_data(root: Path) -> ImageData:
