@@ -88,10 +88,10 @@ test-cluster: .venv/ready ## the sweep on a real Slurm on this machine, which ne
 	@$(python) -m pytest -n 0 -m cluster -rs tests/cluster $(ARGS)
 
 faults: .venv/ready ## 200 random faults done to sweeps: is any record lost or changed? (10 min on 2 cores)
-	@$(python) scripts/faults.py --results results/faults $(ARGS)
+	@$(python) -m tests.faults --results results/faults $(ARGS)
 
 bench: .venv/ready ## ours against a plain loop and the idiomatic way (20 min); ARGS="only=[steady]"
-	@$(python) scripts/bench.py $(ARGS)
+	@$(python) -m benchmarks $(ARGS)
 
 check: .venv/ready ## formatting, lint and types (1 min)
 	@$(python) -m ruff format --check . && $(python) -m ruff check . && $(python) -m mypy

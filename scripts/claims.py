@@ -14,12 +14,12 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from crossover.analysis.claims import Rules, judge, parse_rules, places
 from crossover.analysis.tables import AnalysisError
 from crossover.cli import one_line_errors, resolved, run_app
 from crossover.config import CrossoverError, RunConfig
 from crossover.files import write_json, write_text
-from crossover.ledger import (
+from crossover.report.build import environment
+from crossover.studies.claims.measures import (
     exact_measures,
     measures_of_probes,
     measures_of_records,
@@ -29,10 +29,10 @@ from crossover.ledger import (
     read_measures,
     runs_to_probe,
 )
-from crossover.probes.measure import probe_runs
-from crossover.probes.operations import operation_measures
-from crossover.report.build import environment
-from crossover.report.claims import counts, write_ledger
+from crossover.studies.claims.operations import operation_measures
+from crossover.studies.claims.page import counts, write_ledger
+from crossover.studies.claims.rules import Rules, judge, parse_rules, places
+from crossover.studies.probes.measure import probe_runs
 from crossover.sweep.local import do_runs, read_done
 from crossover.sweep.plan import parse_sweep, plan_runs, sweep_dir
 from crossover.sweep.records import is_done, write_plan

@@ -7,7 +7,7 @@ from omegaconf import DictConfig
 
 from crossover.cli import one_line_errors, resolved, run_app
 from crossover.config import parse_run
-from crossover.data.images import open_dataset
+from crossover.data.cache import open_dataset
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="train")

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from crossover.files import write_atomically, write_json, write_text
-from crossover.probes.demo import SHIFT, WHOLE, demonstrate, draw
+from crossover.studies.probes.demo import SHIFT, WHOLE, demonstrate, draw
 
 
 def main(arguments: list[str]) -> int:

@@ -9,11 +9,11 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from crossover.analysis.dose import dose_table
 from crossover.config import CrossoverError, CuesData, ImageData, parse_run
 from crossover.files import write_text
-from crossover.report.dose import dose_words, draw_dose
 from crossover.report.style import save
+from crossover.studies.dose import dose_table
+from crossover.studies.dose_figure import dose_words, draw_dose
 from crossover.sweep.plan import sweep_dir
 from crossover.sweep.records import read_sweep
 

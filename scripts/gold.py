@@ -9,10 +9,10 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.padding import Padding
 
-from crossover.analysis.gold import compare_study
 from crossover.cli import one_line_errors, resolved, run_app
 from crossover.config import CrossoverError
 from crossover.files import write_text
+from crossover.studies.gold import compare_study
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="gold")

@@ -12,10 +12,10 @@ from rich.table import Table
 from crossover.cli import one_line_errors, resolved, run_app
 from crossover.config import CrossoverError
 from crossover.files import write_text
-from crossover.ledger import probe_table
-from crossover.probes.measure import probe_runs
-from crossover.probes.published import probe_published
 from crossover.report.markdown import probes_page
+from crossover.studies.claims.measures import probe_table
+from crossover.studies.probes.measure import probe_runs
+from crossover.studies.probes.published import probe_published
 from crossover.sweep.plan import sweep_dir
 from crossover.sweep.pool import local_slots
 from crossover.sweep.records import read_sweep

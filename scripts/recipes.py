@@ -11,16 +11,16 @@ from rich.console import Console
 from rich.table import Table
 
 from crossover.analysis.tables import AnalysisError
-from crossover.analysis.tuning import best_of_k, chosen
 from crossover.cli import one_line_errors, resolved, run_app
 from crossover.config import CrossoverError
 from crossover.files import write_text
 from crossover.report.figures import best_of
-from crossover.report.recipes import HEADER, NEEDED, chosen_rows, write_search
 from crossover.report.style import save
+from crossover.studies.recipes import HEADER, NEEDED, chosen_rows, write_search
+from crossover.studies.search import TRIAL_COLUMNS, parse_search, plan_trials, trial_row
+from crossover.studies.tuning import best_of_k, chosen
 from crossover.sweep.local import do_runs
 from crossover.sweep.plan import sweep_dir
-from crossover.sweep.search import TRIAL_COLUMNS, parse_search, plan_trials, trial_row
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="recipes")

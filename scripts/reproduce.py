@@ -11,11 +11,11 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
 
-from crossover.analysis.reproduction import WIDTH, compare_runs
 from crossover.cli import one_line_errors, resolved, run_app
 from crossover.config import CrossoverError, RunConfig
 from crossover.files import write_text
 from crossover.report.publish import Study, read_study
+from crossover.studies.reproduction import WIDTH, compare_runs
 from crossover.study import study_runs
 from crossover.sweep.local import do_runs
 from crossover.sweep.records import runs_table

@@ -20,11 +20,7 @@ from crossover.files import write_json, write_text
 from crossover.report.build import Findings, environment, write_findings
 from crossover.report.mirror import mirror_report
 from crossover.report.terminal import terminal_summary
-from crossover.sweep.launch import check_data
-from crossover.sweep.local import do_runs
-from crossover.sweep.plan import named, parse_sweep, plan_runs, sweep_dir
-from crossover.sweep.records import read_sweep, write_plan
-from crossover.sweep.transfer import (
+from crossover.studies.transfer import (
     COLUMNS,
     TransferConfig,
     finetuning_rows,
@@ -34,6 +30,10 @@ from crossover.sweep.transfer import (
     reading_row,
     transfer_runs,
 )
+from crossover.sweep.launch import check_data
+from crossover.sweep.local import do_runs
+from crossover.sweep.plan import named, parse_sweep, plan_runs, sweep_dir
+from crossover.sweep.records import read_sweep, write_plan
 
 
 def compose_train(overrides: list[str]) -> dict[str, Any]:
@@ -73,7 +73,7 @@ def main(config: DictConfig) -> None:
 
 def read_all(transfer: TransferConfig, source: list[RunConfig], folder: Path) -> list[dict[str, Any]]:
     """Return the rows of all readings; those made before are taken from `folder`."""
-    from crossover.probes.transfer import read_backbone
+    from crossover.studies.readers import read_backbone
 
     rows = []
     planned = plan_readings(transfer, source, compose_train)

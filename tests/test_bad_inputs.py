@@ -12,7 +12,7 @@ from PIL import Image
 from crossover.analysis.tables import read_curves
 from crossover.cli import one_line, resolved
 from crossover.config import ImageData, parse_run
-from crossover.data.images import open_dataset
+from crossover.data.cache import open_dataset
 from crossover.data.readers import decode, read_cifar10, read_folder, read_tiny_imagenet
 from crossover.sweep.jobs import noted_tasks
 from crossover.sweep.launch import parse_launcher

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from crossover.bench import peer, thousands
-from crossover.bench.parts import PARTS
-from crossover.bench.race import in_turns, summarise
-from crossover.bench.table import BEGIN, END, performance_block, sections
-from crossover.bench.worlds import with_fields
+from benchmarks import peer, thousands
+from benchmarks.parts import PARTS
+from benchmarks.race import in_turns, summarise
+from benchmarks.table import BEGIN, END, performance_block, sections
+from benchmarks.worlds import with_fields
 from crossover.config import CrossoverError
 from crossover.files import with_block
 from crossover.training.run import execute

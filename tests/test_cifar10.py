@@ -18,7 +18,7 @@ import pytest
 from torchvision.datasets import CIFAR10
 
 from crossover.config import CrossoverError, ImageData
-from crossover.data.images import Dataset, open_dataset
+from crossover.data.cache import Dataset, open_dataset
 
 CONFIG = ImageData(kind="cifar10", name="cifar10", root=".", image_size=32, val_fraction=0.1)
 NAMES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from crossover.config import CrossoverError, ImageData
-from crossover.data import parts
-from crossover.data.images import Dataset, open_dataset
+from crossover.data import cifar5m as parts
+from crossover.data.cache import Dataset, open_dataset
 
 COUNT = 600
 

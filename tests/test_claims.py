@@ -8,7 +8,10 @@ import pandas as pd
 import pytest
 from omegaconf import OmegaConf
 
-from crossover.analysis.claims import (
+from crossover.analysis.tables import AnalysisError
+from crossover.studies.claims.measures import read_measures
+from crossover.studies.claims.page import claimed, markdown, number, write_ledger
+from crossover.studies.claims.rules import (
     COLUMNS,
     EXACT,
     Outcome,
@@ -19,9 +22,6 @@ from crossover.analysis.claims import (
     places,
     verdict,
 )
-from crossover.analysis.tables import AnalysisError
-from crossover.ledger import read_measures
-from crossover.report.claims import claimed, markdown, number, write_ledger
 
 ROOT = Path(__file__).parents[1]
 DEFAULT = {"study": "claims", "world": "cues", "augment": "none", "layer": "", "state": "trained"}

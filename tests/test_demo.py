@@ -3,7 +3,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from crossover.probes.demo import demonstrate, pictures
+from crossover.studies.probes.demo import demonstrate, pictures
 from scripts.demo import main
 
 

@@ -9,10 +9,10 @@ import pandas as pd
 import pytest
 
 from crossover.analysis.crossover import analyse
-from crossover.analysis.dose import dose_table
 from crossover.report.build import write_curves_report
-from crossover.report.dose import dose_words, draw_dose
 from crossover.report.style import save
+from crossover.studies.dose import dose_table
+from crossover.studies.dose_figure import dose_words, draw_dose
 from scripts.dose import doses_of, main
 from tests.worlds import small_run
 

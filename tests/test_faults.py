@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from crossover.faults.campaign import page_with
+from tests.faults.campaign import page_with
 
 ROOT = Path(__file__).parents[1]
 
@@ -22,7 +22,7 @@ def test_the_page_holds_the_table_of_the_campaign() -> None:
 
 @pytest.mark.slow
 def test_ten_faults_change_no_record() -> None:
-    command: list[str | Path] = [sys.executable, ROOT / "scripts" / "faults.py", "--faults", "10", "--seed", "7"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=900)
+    command: list[str | Path] = [sys.executable, "-m", "tests.faults", "--faults", "10", "--seed", "7"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=900, cwd=ROOT)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "faults; sweep" in done.stdout

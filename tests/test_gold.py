@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 from hydra import compose, initialize_config_dir
 
-from crossover.analysis.gold import compare_study
 from crossover.cli import resolved
+from crossover.studies.gold import compare_study
 
 ROOT = Path(__file__).parents[1]
 

@@ -15,8 +15,8 @@ from PIL import Image
 
 from crossover import lock
 from crossover.config import CrossoverError, ImageData
-from crossover.data import images
-from crossover.data.images import Dataset, cache_folder, open_dataset
+from crossover.data import cache as images
+from crossover.data.cache import Dataset, cache_folder, open_dataset
 from crossover.data.readers import decode
 from tests.worlds import small_run
 
@@ -394,7 +394,7 @@ def test_a_damaged_cache_says_how_to_mend_it(data_dir: Path, name: str) -> None:
 
 
 def test_reading_images_needs_no_torch() -> None:
-    code = "import sys; sys.modules['torch'] = None; import crossover.data.images"
+    code = "import sys; sys.modules['torch'] = None; import crossover.data.cache"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

@@ -13,7 +13,7 @@ OPEN = """
 import sys, time
 from pathlib import Path
 from crossover.config import ImageData
-from crossover.data import images
+from crossover.data import cache as images
 
 config, data_dir, log, pause = sys.argv[1:]
 write = images._write

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "crossover"
+CORE = {"cli", "config", "data", "files", "lock", "report", "study", "sweep", "training", "vocabulary", "wandb_runs"}
 ALLOWED = {
     "config": set(),
     "files": {"config"},
@@ -17,44 +18,95 @@ ALLOWED = {
     "analysis": set(),
     "data": {"config", "files", "lock"},
     "training": {"config", "files", "data", "vocabulary", "wandb_runs"},
-    "probes": {"config", "files", "data", "training"},
-    "probes/load": {"config", "files", "data", "training", "sweep"},
-    "ledger": {"config", "analysis", "probes", "sweep"},
-    "sweep": {"config", "files", "lock", "sweep"},
-    "sweep/launch": {"config", "sweep", "data"},
-    "sweep/local": {"config", "sweep"},
-    "sweep/job": {"config", "files", "lock", "cli", "sweep", "training"},
-    "sweep/slots": {"config", "sweep", "bench"},
-    "sweep/pool": {"config", "files", "cli", "sweep"},
-    "sweep/__main__": {"config", "lock", "sweep"},
-    "faults": {"config", "files", "sweep"},
+    "sweep": {"config", "files", "lock"},
+    "sweep/launch": {"config", "data"},
+    "sweep/job": {"config", "files", "lock", "cli", "training"},
+    "sweep/pool": {"config", "files", "cli"},
+    "sweep/__main__": {"config", "lock"},
     "report": {"config", "files", "analysis", "sweep", "vocabulary", "wandb_runs"},
     "study": {"config", "files", "data", "analysis", "report", "sweep"},
-    "bench": {"config", "files", "data", "training"},
-    "bench/thousands": {"config", "sweep", "training"},
+    "studies": {"analysis", *CORE},
     "cli": {"config"},
 }
+"""What each part, a folder or a file of the package, may import besides itself."""
+KNOWN_DEBTS = {
+    "report/page": {"studies"},
+    "report/markdown": {"studies"},
+}
+"""Arrows back that are still there: to be removed, never added to."""
 
 
 def imported(path: Path) -> set[str]:
-    """Return the parts of crossover that a file imports, at its top or inside a function."""
+    """Return the modules of crossover that a file imports, at its top or inside a function, as paths."""
     names: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
             names |= {f"{node.module}.{alias.name}" for alias in node.names}
         elif isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
-    return {name.split(".")[1] for name in names if name.startswith("crossover.")}
+    return {module for name in names if (module := as_module(name))}
 
 
-@pytest.mark.parametrize("path", sorted(SOURCE.rglob("*.py")), ids=lambda p: str(p.relative_to(SOURCE)))
-def test_imports_go_one_way(path: Path) -> None:
-    part = path.relative_to(SOURCE).with_suffix("")
-    if part.name == "__init__":
-        return
-    folder = part.parts[0]
-    allowed = ALLOWED.get(str(part), ALLOWED[folder]) | {folder}
-    assert imported(path) <= allowed
+def as_module(name: str) -> str | None:
+    """Return the path in the package of the module that a dotted name is, or is defined in."""
+    parts = name.split(".")
+    if parts[0] != "crossover":
+        return None
+    for end in range(len(parts), 1, -1):
+        path = "/".join(parts[1:end])
+        if (SOURCE / f"{path}.py").exists() or (SOURCE / path).is_dir():
+            return path
+    return None
+
+
+MODULES = {
+    str(path.relative_to(SOURCE).with_suffix("")): path
+    for path in sorted(SOURCE.rglob("*.py"))
+    if path.name != "__init__.py"
+}
+
+
+@pytest.mark.parametrize("part", MODULES)
+def test_imports_go_one_way(part: str) -> None:
+    folder = part.split("/")[0]
+    allowed = ALLOWED.get(part, ALLOWED[folder]) | KNOWN_DEBTS.get(part, set()) | {folder}
+    assert {module.split("/")[0] for module in imported(MODULES[part])} <= allowed
+
+
+def test_no_file_imports_itself_through_others() -> None:
+    """Type-checking imports count too: who needs another's types to be read cannot be read first."""
+    arrows = {part: imported(path) & set(MODULES) for part, path in MODULES.items()}
+    circles = [part for part in arrows if part in reachable(part, arrows)]
+    assert set(circles) <= KNOWN_CIRCLES
+
+
+KNOWN_CIRCLES = {
+    *("report/build", "report/tables", "report/page", "report/markdown", "studies/claims/page"),
+    *("studies/probes/tables", "studies/recipes", "training/run", "training/ranks", "training/data"),
+}
+"""Files in a circle that are still there: to be removed, never added to."""
+
+
+def reachable(start: str, arrows: dict[str, set[str]]) -> set[str]:
+    """Return the modules that `start` imports, directly or through others."""
+    seen: set[str] = set()
+    left = list(arrows[start])
+    while left:
+        part = left.pop()
+        if part not in seen:
+            seen.add(part)
+            left += arrows[part]
+    return seen
+
+
+def test_the_package_knows_no_benchmarks_and_no_tests() -> None:
+    outside = ("benchmarks", "tests")
+    for path in MODULES.values():
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom):
+                assert (node.module or "").split(".")[0] not in outside, path
+            elif isinstance(node, ast.Import):
+                assert {alias.name.split(".")[0] for alias in node.names}.isdisjoint(outside), path
 
 
 @pytest.mark.parametrize(
@@ -63,7 +115,7 @@ def test_imports_go_one_way(path: Path) -> None:
         "crossover.config, crossover.sweep.plan, crossover.sweep.records, crossover.lock",
         "crossover.analysis.crossover, crossover.analysis.curves, crossover.analysis.calibration",
         "crossover.report.build, crossover.report.page, crossover.report.figures, crossover.study",
-        "crossover.analysis.claims, crossover.report.claims",
+        "crossover.studies.claims.rules, crossover.studies.claims.page",
         "crossover.sweep.launch, crossover.sweep.pool, crossover.sweep.progress, crossover.sweep.__main__",
         "crossover.sweep.slurm, crossover.sweep.jobs, crossover.sweep.groups, crossover.sweep.failures",
     ],
@@ -101,7 +153,7 @@ def loads(path: Path) -> list[str]:
 
 def test_no_file_that_others_can_write_runs_code() -> None:
     files = [*SOURCE.rglob("*.py"), *SCRIPTS.glob("*.py")]
-    assert len(files) > 100
+    assert len(files) > 50
     assert [call for path in files for call in loads(path)] == []
 
 

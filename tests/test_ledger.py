@@ -9,13 +9,13 @@ import timm
 import torch
 from PIL import Image
 
-from crossover import ledger
-from crossover.analysis.claims import COLUMNS, EXACT, Place
 from crossover.config import CrossoverError
-from crossover.probes.load import load_run
-from crossover.probes.measure import compare_networks, dense_ratio, patch_order, probe_runs, read_probes
-from crossover.probes.operations import operation_measures
-from crossover.probes.published import probe_published, read_images
+from crossover.studies.claims import measures as ledger
+from crossover.studies.claims.operations import operation_measures
+from crossover.studies.claims.rules import COLUMNS, EXACT, Place
+from crossover.studies.probes.load import load_run
+from crossover.studies.probes.measure import compare_networks, dense_ratio, patch_order, probe_runs, read_probes
+from crossover.studies.probes.published import probe_published, read_images
 from crossover.sweep.records import freeze, read_record
 from crossover.training.run import execute
 from tests.test_probes import images, tiny, tiny_resnet

@@ -6,7 +6,7 @@ import torch
 
 from crossover.config import AugmentConfig
 from crossover.data import loader
-from crossover.data.images import open_dataset
+from crossover.data.cache import open_dataset
 from crossover.data.loader import EvalBatches, Images, TrainBatches, index_stream
 from tests.worlds import small_run
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from crossover.config import AugmentConfig, RunConfig
-from crossover.data.images import open_dataset
+from crossover.data.cache import open_dataset
 from crossover.data.loader import Images, TrainBatches
 from crossover.training.loggers import sample_grid
 from crossover.training.run import execute

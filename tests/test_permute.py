@@ -17,7 +17,7 @@ from torch.nn.functional import cross_entropy
 
 from crossover.config import CrossoverError, ModelConfig, PermuteConfig, RunConfig
 from crossover.data.augment import permute
-from crossover.data.images import cache_folder, open_dataset
+from crossover.data.cache import cache_folder, open_dataset
 from crossover.data.loader import EvalBatches, Images, TrainBatches
 from crossover.data.permute import pixel_order
 from crossover.training.models import build_model

@@ -10,10 +10,10 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from crossover.ledger import PROBED
 from crossover.report.markdown import probes_page
-from crossover.report.probes import MIXED, probe_tables
 from crossover.report.publish import publish
+from crossover.studies.claims.measures import PROBED
+from crossover.studies.probes.tables import MIXED, probe_tables
 from crossover.study import report_sweep
 from crossover.sweep.records import freeze, read_sweep, write_plan
 from crossover.training.run import execute

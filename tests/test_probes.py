@@ -14,8 +14,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from crossover.config import CrossoverError, ModelConfig
-from crossover.probes import load
-from crossover.probes.attention import (
+from crossover.studies.probes import load
+from crossover.studies.probes.attention import (
     attention_distance,
     attention_map,
     attention_rollout,
@@ -23,7 +23,7 @@ from crossover.probes.attention import (
     rollout_distance,
     uniform_distance,
 )
-from crossover.probes.embeddings import (
+from crossover.studies.probes.embeddings import (
     component_tiles,
     low_frequency_share,
     patch_filters,
@@ -31,18 +31,18 @@ from crossover.probes.embeddings import (
     position_removed,
     position_similarity,
 )
-from crossover.probes.equivariance import (
+from crossover.studies.probes.equivariance import (
     equivariance_error,
     lie_derivative,
     relative_error,
     shift_consistency,
     translate,
 )
-from crossover.probes.features import feature_maps, layer_strides, logits_of
-from crossover.probes.representation import cka, linear_probe, receptive_field, unbiased_hsic
-from crossover.probes.robustness import high_pass, low_pass, patch_shuffle, robustness
-from crossover.training.initial import load_timm
+from crossover.studies.probes.features import feature_maps, layer_strides, logits_of
+from crossover.studies.probes.representation import cka, linear_probe, receptive_field, unbiased_hsic
+from crossover.studies.probes.robustness import high_pass, low_pass, patch_shuffle, robustness
 from crossover.training.models import build_model
+from crossover.training.weights import load_timm
 from tests.worlds import VIT, small_run
 
 

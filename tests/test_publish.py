@@ -5,7 +5,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from crossover.analysis.reproduction import compare_runs
 from crossover.config import CrossoverError
 from crossover.files import with_block
 from crossover.report.build import Findings, write_findings, write_report
@@ -18,6 +17,7 @@ from crossover.report.publish import (
     regenerate,
     study_block,
 )
+from crossover.studies.reproduction import compare_runs
 from crossover.sweep.records import SweepRecords, runs_table
 from tests.test_report import crossing_records
 

@@ -12,13 +12,13 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 from crossover.analysis.tables import AnalysisError, read_curves
-from crossover.analysis.tuning import best_of_k, chosen, expected_best
 from crossover.cli import resolved
 from crossover.config import CrossoverError
 from crossover.report.build import write_curves_report
 from crossover.report.figures import best_of
-from crossover.report.recipes import read_search, write_search
-from crossover.sweep.search import TRIAL_COLUMNS, draw_recipes, parse_search, plan_trials, trial_row
+from crossover.studies.recipes import read_search, write_search
+from crossover.studies.search import TRIAL_COLUMNS, draw_recipes, parse_search, plan_trials, trial_row
+from crossover.studies.tuning import best_of_k, chosen, expected_best
 from tests.worlds import small_run
 
 ROOT = Path(__file__).parents[1]

@@ -248,19 +248,6 @@ def test_extrapolation_is_labelled_and_its_refusal_explained(report: Callable[..
     )
 
 
-@pytest.mark.parametrize(("known", "total"), [(30, "energy of the device 4.50 MJ"), (29, None)])
-def test_energy_is_a_cost_and_a_total_only_where_every_run_has_it(
-    report: Callable[..., Report], known: int, total: str | None
-) -> None:
-    energies = [150e3] * known + [None] * (30 - known)
-    records = [r | {"energy_joules": e} for r, e in zip(crossing_records(), energies, strict=True)]
-    page = (report(records).directory / "report.html").read_text()
-    assert "energy of the device</button>" in page
-    assert "<td>150 kJ</td>" in page
-    assert ("energy of the device 4" in page) == (total is not None)
-    assert total is None or total in page
-
-
 def test_a_ceiling_of_zero_is_not_on_a_logarithmic_axis(tmp_path: Path) -> None:
     written = write_report(sweep(crossing_records()), tmp_path)
     ceilings = [Ceiling("best possible (exact Bayes)", 0.0), Ceiling("local cue alone", 0.18)]

@@ -13,11 +13,11 @@ import torch
 from safetensors.torch import load_file
 
 from crossover.config import CrossoverError
-from crossover.data.images import open_dataset
+from crossover.data.cache import open_dataset
 from crossover.data.loader import Batch
 from crossover.training import machine, resume
 from crossover.training import run as running
-from crossover.training.datamodule import AHEAD, CHUNK, leg_bounds, read_ahead
+from crossover.training.data import AHEAD, CHUNK, leg_bounds, read_ahead
 from crossover.training.machine import forget_peaks
 from crossover.training.models import build_model
 from crossover.training.module import Chunk, Classifier, label_smoothing_floor
@@ -136,7 +136,7 @@ def test_a_run_asked_to_stop_saves_within_a_chunk_and_goes_on_as_if_nothing_had_
     changes: dict[str, Any] = {"budget": {"steps": 36, "evaluations": 3}, "recipe__ema_decay": 0.9}
     whole = execute(small_run(tmp_path / "whole", **changes))
     run = small_run(tmp_path / "parts", **changes)
-    monkeypatch.setattr("crossover.training.datamodule.CHUNK", 5 if step == 21 else 4)
+    monkeypatch.setattr("crossover.training.data.CHUNK", 5 if step == 21 else 4)
     with monkeypatch.context() as patch, pytest.raises(StoppedError):
         execute(run, StopAt(patch, step))
     saved = torch.load(run.run_dir / "last.ckpt", weights_only=True)["crossover"]
@@ -148,7 +148,7 @@ def test_a_run_asked_to_stop_saves_within_a_chunk_and_goes_on_as_if_nothing_had_
 def test_a_run_stopped_twice_in_one_leg_keeps_its_losses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = execute(small_run(tmp_path / "whole", budget={"steps": 24, "evaluations": 1}))
     run = small_run(tmp_path / "parts", budget={"steps": 24, "evaluations": 1})
-    monkeypatch.setattr("crossover.training.datamodule.CHUNK", 3)
+    monkeypatch.setattr("crossover.training.data.CHUNK", 3)
     for step in (3, 15):
         with monkeypatch.context() as patch, pytest.raises(StoppedError):
             execute(run, StopAt(patch, step))
@@ -240,7 +240,7 @@ def test_legs_cover_every_step_once(total: int, evaluations: int) -> None:
 def test_chunks_do_not_change_the_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plain = execute(small_run(tmp_path / "a"))
     assert CHUNK != 4
-    monkeypatch.setattr("crossover.training.datamodule.CHUNK", 4)
+    monkeypatch.setattr("crossover.training.data.CHUNK", 4)
     assert results(execute(small_run(tmp_path / "b"))) == results(plain)
 
 

@@ -14,10 +14,9 @@ from hydra import compose, initialize_config_dir
 
 from crossover.cli import resolved
 from crossover.config import CrossoverError, RunConfig
-from crossover.probes.transfer import fit_reader, read_backbone
 from crossover.report.build import Findings, write_findings
-from crossover.sweep.plan import parse_sweep, plan_runs
-from crossover.sweep.transfer import (
+from crossover.studies.readers import fit_reader, read_backbone
+from crossover.studies.transfer import (
     COLUMNS,
     TransferConfig,
     finetuning_rows,
@@ -27,6 +26,7 @@ from crossover.sweep.transfer import (
     reading_row,
     transfer_runs,
 )
+from crossover.sweep.plan import parse_sweep, plan_runs
 from crossover.training import run as running
 from crossover.training.run import execute
 from tests.test_loggers import records_of, without_wandb

@@ -55,7 +55,6 @@ CLOCKS = {
     "finished",
     "peak_rss_bytes",
     "device_memory_bytes",
-    "energy_joules",
     "git",
     "config",
 }

@@ -10,8 +10,8 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from crossover.config import CrossoverError, CuesData, RunConfig, parse_run
+from crossover.data.cache import cache_folder, open_dataset
 from crossover.data.cues import bayes_accuracy, local_only_accuracy
-from crossover.data.images import cache_folder, open_dataset
 from crossover.data.samples import sample_picture
 from crossover.files import write_atomically
 from crossover.report.build import Ceiling, Extras, Report, Sample, write_findings, write_report

@@ -32,8 +32,6 @@ SUMMARY = {
 }
 """Field of the record: metric at the end, of the selected weights."""
 ACCURACY, GPU_SECONDS, N_TRAIN = "test/accuracy", "gpu_seconds", "n_train"
-ENERGY = "energy_joules"
-"""Of the record and of the summary, where the device counts it."""
 SAMPLES, CONFUSION = "samples", "confusion"
 CONFUSION_TABLE = f"{CONFUSION}_table"
 """What W&B calls the numbers behind the chart."""
@@ -74,8 +72,6 @@ def cell(model: str, n_train: int) -> str:
 def run_summary(record: Mapping[str, Any], gpus: int) -> dict[str, Any]:
     """Return the final numbers of a run that held `gpus` GPUs."""
     numbers = {metric: record[field] for field, metric in SUMMARY.items()}
-    if record.get(ENERGY) is not None:
-        numbers[ENERGY] = record[ENERGY]
     return numbers | {
         ACCURACY: 1 - record["test_error"],
         GPU_SECONDS: gpus * record["total_seconds"],

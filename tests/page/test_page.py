@@ -43,7 +43,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Report:
     for record in records:
         wrong = rng.random(500) < record["test_error"]
         more = {"classes": [f"kind {k}" for k in range(10)], "images_per_second": 900 + 200 * rng.random()}
-        record |= more | {"total_seconds": 12.0, "flops": 5.76e11, "images_seen": 30_720, "energy_joules": 1500.0}
+        record |= more | {"total_seconds": 12.0, "flops": 5.76e11, "images_seen": 30_720}
         paths[record["run_id"]] = folder / f"{record['run_id']}.npz"
         np.savez(paths[record["run_id"]], labels=labels, predictions=np.where(wrong, (labels + 1) % 10, labels))
     states: dict[str, State] = {record["run_id"]: "done" for record in records}

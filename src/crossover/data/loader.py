@@ -10,7 +10,7 @@ from torch import Tensor
 
 from crossover.config import AugmentConfig
 from crossover.data.augment import augment, normalise, permute
-from crossover.data.images import Dataset
+from crossover.data.cache import Dataset
 
 Batch = tuple[Tensor, Tensor]
 """Images and labels or targets."""

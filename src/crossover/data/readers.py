@@ -18,7 +18,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from crossover.config import CrossoverError, CuesData, ImageData
 from crossover.data import cues
-from crossover.data.parts import CLASSES, PARTS, PartImages, read_cifar5m
+from crossover.data.cifar5m import CLASSES, PARTS, PartImages, read_cifar5m
 
 SUFFIXES = (".jpeg", ".jpg", ".png")
 _DECODE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)

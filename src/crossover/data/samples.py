@@ -4,7 +4,7 @@ import numpy as np
 from PIL import Image
 
 from crossover.config import AugmentConfig, RunConfig
-from crossover.data.images import Dataset
+from crossover.data.cache import Dataset
 
 MOST_CLASSES = 10
 STEPS = 3

@@ -8,7 +8,7 @@ import pandas as pd
 
 from crossover.report import tables
 from crossover.report.page import METHODS
-from crossover.report.probes import probe_tables
+from crossover.studies.probes.tables import probe_tables
 
 if TYPE_CHECKING:
     from crossover.report.build import Report

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 from markupsafe import Markup
 
 from crossover.analysis.classes import telling_classes
-from crossover.report import claims, tables
-from crossover.report.dose import read_dose
-from crossover.report.probes import probe_tables, read_probe_table
-from crossover.report.recipes import FIGURE as SEARCH_FIGURE
-from crossover.report.recipes import read_search
+from crossover.report import tables
 from crossover.report.style import inline_svg, styles
 from crossover.report.templating import templates
+from crossover.studies.claims import page as claims
+from crossover.studies.dose_figure import read_dose
+from crossover.studies.probes.tables import probe_tables, read_probe_table
+from crossover.studies.recipes import FIGURE as SEARCH_FIGURE
+from crossover.studies.recipes import read_search
 
 if TYPE_CHECKING:
     from crossover.report.build import Report

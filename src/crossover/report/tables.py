@@ -36,14 +36,12 @@ COST = (
     ("images per second", "images_per_second", "/s", "mean"),
     ("peak memory", "peak_rss_bytes", "B", "max"),
     ("peak memory of the device", "device_memory_bytes", "B", "max"),
-    ("energy of the device", "energy_joules", "J", "mean"),
 )
 """Column of the table, column of runs.csv, unit, and how runs become one number."""
 TOTALS = (
     ("images seen", "images_seen", ""),
     ("training FLOPs", "flops", ""),
     ("hours in all", "total_seconds", "h"),
-    ("energy of the device", "energy_joules", "J"),
 )
 RUN_COLUMNS = (
     *("dataset", "model", "n_train", "chain", "seed"),

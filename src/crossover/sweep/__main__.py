@@ -14,7 +14,7 @@ from rich.console import Console
 from crossover.config import CrossoverError
 from crossover.lock import STALE_SECONDS
 from crossover.sweep.failures import describe_failures
-from crossover.sweep.launch import Density, check_data
+from crossover.sweep.launch import check_data
 from crossover.sweep.pool import run_pool
 from crossover.sweep.progress import Display
 from crossover.sweep.records import thaw
@@ -49,12 +49,8 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("runs", nargs="+", metavar="RUN_ID", help="a folder's name in OUTPUTS/runs")
     parser.add_argument("--outputs", type=Path, default=Path("outputs"), help="default: outputs")
     parser.add_argument("--parallel", type=int, help="runs at a time; default: one per core or GPU")
-    parser.add_argument("--runs-per-gpu", type=_density, default=1, help="a number, or auto")
+    parser.add_argument("--runs-per-gpu", type=int, default=1)
     return parser.parse_args(arguments)
-
-
-def _density(text: str) -> Density:
-    return "auto" if text == "auto" else int(text)
 
 
 if __name__ == "__main__":

@@ -8,10 +8,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from crossover.config import CrossoverError, RunConfig, describe
-from crossover.data.images import open_dataset
+from crossover.data.cache import open_dataset
 from crossover.data.subsets import check_size
-
-Density = Annotated[int, Field(ge=1)] | Literal["auto"]
 
 
 class LocalLauncher(BaseModel):
@@ -22,8 +20,8 @@ class LocalLauncher(BaseModel):
     kind: Literal["local"]
     parallel: int | None = Field(default=None, ge=1)
     """Runs at a time; null: one per CPU core, or runs_per_gpu on each visible GPU."""
-    runs_per_gpu: Density = 1
-    """Halved when the device runs out of memory; auto: what a short probe finds fastest in all."""
+    runs_per_gpu: int = Field(default=1, ge=1)
+    """Halved when the device runs out of memory."""
 
 
 class SlurmLauncher(BaseModel):
@@ -43,7 +41,7 @@ class SlurmLauncher(BaseModel):
     mem_gb: float | None = Field(default=None, gt=0)
     """Memory of one task; null: what the cluster gives."""
     parallel: int | None = Field(default=None, ge=1)
-    runs_per_gpu: Density = 1
+    runs_per_gpu: int = Field(default=1, ge=1)
     """Runs side by side on one GPU; halved when the device runs out of memory."""
     timeout_min: int = Field(default=240, ge=1)
     """Time limit of a task; a run that is cut off is saved and continued."""

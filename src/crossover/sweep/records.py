@@ -31,7 +31,7 @@ COLUMNS = [
         "best_step",
     ),
     *("n_test", "steps", "images_seen", "params", "flops", "forward_flops", "train_seconds", "total_seconds"),
-    *("images_per_second", "peak_rss_bytes", "device_memory_bytes", "energy_joules", "device", "precision"),
+    *("images_per_second", "peak_rss_bytes", "device_memory_bytes", "device", "precision"),
 ]
 
 

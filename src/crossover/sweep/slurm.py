@@ -22,7 +22,7 @@ from crossover.lock import STALE_SECONDS
 from crossover.sweep.failures import describe_failures
 from crossover.sweep.job import STOPPED, run_process, writes_nothing
 from crossover.sweep.jobs import active_jobs, note_jobs
-from crossover.sweep.launch import Density, SlurmLauncher
+from crossover.sweep.launch import SlurmLauncher
 from crossover.sweep.pool import Pool, Progress, Slot, end_processes, fork_server
 from crossover.sweep.progress import Display
 from crossover.sweep.records import run_state, thaw
@@ -44,7 +44,7 @@ class RunGroup:
     submitit pickles it for the job, calls it there, and calls `checkpoint` shortly before the time is over.
     """
 
-    def __init__(self, outputs: Path, run_ids: Sequence[str], *, parallel: int | None, runs_per_gpu: Density) -> None:
+    def __init__(self, outputs: Path, run_ids: Sequence[str], *, parallel: int | None, runs_per_gpu: int) -> None:
         self._arguments: dict[str, Any] = {"parallel": parallel, "runs_per_gpu": runs_per_gpu}
         self.outputs, self.run_ids = outputs, tuple(run_ids)
         self._work: Pool | Companion | None = None

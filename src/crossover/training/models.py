@@ -20,7 +20,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from crossover.config import CrossoverError, ModelConfig
-from crossover.training.assumptions import flatten_head, make_circular, untie
+from crossover.training.ablations import flatten_head, make_circular, untie
 
 SMALL_IMAGE = 64
 """Up to this many pixels a ResNet keeps the image's size in its stem: 93-96 instead of 90% on CIFAR-10."""

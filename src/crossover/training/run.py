@@ -19,13 +19,11 @@ from safetensors.torch import save_file
 from torch import nn
 
 from crossover.config import RECORD_SCHEMA, CrossoverError, RunConfig
-from crossover.data.images import open_dataset
+from crossover.data.cache import open_dataset
 from crossover.data.loader import EvalBatches
 from crossover.data.subsets import index_hash, subset
 from crossover.files import write_atomically, write_json
-from crossover.training.datamodule import SubsetData, leg_bounds
-from crossover.training.energy import Meter, counter_of
-from crossover.training.initial import start_from
+from crossover.training.data import SubsetData, leg_bounds
 from crossover.training.loggers import close_logger, log_end, make_logger
 from crossover.training.machine import (
     Precision,
@@ -43,6 +41,7 @@ from crossover.training.models import build_model, count_parameters, forward_flo
 from crossover.training.module import Classifier, label_smoothing_floor
 from crossover.training.ranks import Rank, companions, this_rank
 from crossover.training.resume import ResumePoint, whole
+from crossover.training.weights import start_from
 
 TRAIN_SAMPLE = 2_000
 """Training images, at most, on which the final training error is measured."""
@@ -115,12 +114,9 @@ def _execute(run: RunConfig, rank: Rank, stop: threading.Event) -> dict[str, Any
     }
     run.run_dir.mkdir(parents=True, exist_ok=True)
     logger, exit_code = make_logger(run, facts), 1
-    whole_run = rank.count == 1 and not (run.run_dir / "last.ckpt").exists()
     try:
-        with Meter(counter_of(device) if whole_run else None) as meter:
-            fit(run, module, data, rank, logger, stop)
-            record = facts | _measure(run, module, data, precision) | _provenance(device, started)
-        record["energy_joules"] = meter.stop()
+        fit(run, module, data, rank, logger, stop)
+        record = facts | _measure(run, module, data, precision) | _provenance(device, started)
         record |= {"classes": list(dataset.classes), "config": run.model_dump(mode="json")}
         write_json(run.run_dir / "record.json", record)
         (run.run_dir / "last.ckpt").unlink(missing_ok=True)

@@ -1,0 +1,111 @@
+"""Which measurements does the ledger of claims read? Those of its own runs, of published studies, and computed ones."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from crossover.config import CuesData, RunConfig, parse_run
+from crossover.studies.claims.rules import COLUMNS, EXACT, KEYS, Place
+from crossover.studies.probes.measure import read_probes
+from crossover.sweep.records import read_record
+
+RECORDED = ("test_error", "train_error", "params", "total_seconds")
+"""Measures that a record holds; all others come from probes of the weights."""
+PROBED = ("run_id", "world", "augment", "model", "n_train", "chain", "probe", "layer", "value", "untrained", "analytic")
+"""Columns of a table of probes."""
+
+
+def world_of(run: RunConfig) -> str:
+    """Return the name of a run's world: its dataset, with `-local` or `-global` where cues have but that cue."""
+    if not isinstance(run.data, CuesData):
+        return run.dataset
+    alone = "-local" if run.data.alpha == 0 else "-global" if run.data.beta == 0 else ""
+    return f"{run.data.name}{alone}{run.data.permute.suffix}"
+
+
+def place_of(run: RunConfig) -> Place:
+    """Return what a rule may ask of a run."""
+    facts: Place = {"world": world_of(run), "augment": run.augment.name, "model": run.model.name}
+    return facts | {"n_train": run.n_train}
+
+
+def runs_to_probe(runs: Iterable[RunConfig], wanted: Iterable[tuple[str, Place]], study: str) -> list[RunConfig]:
+    """Return the runs whose weights some rule asks about."""
+    asked = [place for measure, place in wanted if measure not in RECORDED and place.get("study") == study]
+
+    def matches(run: RunConfig) -> bool:
+        own = place_of(run)
+        return any(all(place.get(key, value) == value for key, value in own.items()) for place in asked)
+
+    return [run for run in runs if matches(run)]
+
+
+def probe_table(run_dirs: Sequence[Path]) -> pd.DataFrame:
+    """Return the probes of finished and probed runs, one row per run, probe and layer, with PROBED columns."""
+    parts = []
+    for folder in run_dirs:
+        record = read_record(folder / "record.json")
+        run = parse_run(record["config"])
+        facts = {"run_id": record["run_id"], "chain": run.chain} | place_of(run)
+        parts.append(read_probes(folder).assign(**facts))
+    return pd.concat(parts, ignore_index=True)[list(PROBED)] if parts else pd.DataFrame(columns=list(PROBED))
+
+
+def measures_of_records(records: Sequence[Mapping[str, Any]], study: str) -> pd.DataFrame:
+    """Return what the records of runs say, as measures."""
+    rows = []
+    for record in records:
+        run = parse_run(dict(record["config"]))
+        facts = place_of(run) | {"study": study, "chain": run.chain, "layer": "", "state": "trained"}
+        rows += [facts | {"measure": name, "value": float(record[name])} for name in RECORDED]
+    return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def measures_of_probes(table: pd.DataFrame, study: str) -> pd.DataFrame:
+    """Return a table of probes as measures, with the state trained, untrained or analytic."""
+    states = {"value": "trained", "untrained": "untrained", "analytic": "analytic"}
+    kept = table[[*PROBED]].rename(columns={"probe": "measure"} | states)
+    ids = [name for name in kept.columns if name not in states.values()]
+    melted = kept.melt(ids, list(states.values()), var_name="state", value_name="value").dropna(subset=["value"])
+    return melted.assign(study=study)[list(COLUMNS)]
+
+
+def measures_of_study(folder: Path) -> pd.DataFrame:
+    """Return the test errors and probes of a published study; empty where there is no such study."""
+    parts = []
+    if (folder / "runs.csv").exists():
+        runs = pd.read_csv(folder / "runs.csv")
+        columns = {"dataset": "world"}
+        kept = runs.rename(columns=columns)[["world", "augment", "model", "n_train", "chain", *RECORDED]]
+        ids = [name for name in kept.columns if name not in RECORDED]
+        melted = kept.melt(ids, list(RECORDED), var_name="measure", value_name="value")
+        parts.append(melted.assign(study=folder.name, layer="", state="trained")[list(COLUMNS)])
+    if (folder / "probes.csv").exists():
+        table = pd.read_csv(folder / "probes.csv", keep_default_na=False, na_values=["NaN"])
+        parts.append(measures_of_probes(table, folder.name))
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=list(COLUMNS))
+
+
+def exact_measures(rows: Sequence[Mapping[str, Any]], default: Place) -> pd.DataFrame:
+    """Return computed numbers as measures at the default place."""
+    base = {"n_train": 0, "chain": EXACT} | default | {"state": "computed"}
+    return pd.DataFrame([base | dict(row) for row in rows], columns=list(COLUMNS))
+
+
+def needed(measures: pd.DataFrame, wanted: Iterable[tuple[str, Place]]) -> pd.DataFrame:
+    """Return the measures that some rule reads, and the cost of the runs they come from, in a fixed order."""
+    kept = pd.Series(False, index=measures.index)
+    for measure, place in wanted:
+        chosen = (measures["measure"] == measure) | (measures["measure"] == "total_seconds")
+        for key, value in place.items():
+            free = key in ("layer", "state")  # the cost of a run has neither
+            chosen &= (measures[key] == value) | ((measures["measure"] == "total_seconds") & free)
+        kept |= chosen
+    return measures[kept].sort_values(["measure", *KEYS, "chain"]).reset_index(drop=True)
+
+
+def read_measures(path: Path) -> pd.DataFrame:
+    """Return a table of measures as `make claims` wrote it."""
+    return pd.read_csv(path, keep_default_na=False)

@@ -1,0 +1,130 @@
+"""Which patches does a ViT relate? Distances, locality and content dependence of its attention, by layer and head."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from crossover.config import CrossoverError
+from crossover.studies.probes.features import check_vit, evaluating
+
+LOCAL = 0.5
+"""A head is called local when its mean attention distance is below this share of uniform attention's."""
+
+
+@contextmanager
+def unfused(model: nn.Module) -> Iterator[list[Any]]:
+    """Let attention write its weights out for a while, and yield its modules by depth: fused kernels hide them."""
+    modules: list[Any] = [block.attn for block in check_vit(model).blocks if hasattr(block, "attn")]
+    if not modules or not all(hasattr(m, "attn_drop") and hasattr(m, "fused_attn") for m in modules):
+        raise CrossoverError(f"{type(model).__name__} has no attention that can be written out; use a ViT of timm")
+    before = [module.fused_attn for module in modules]
+    try:
+        for module in modules:
+            module.fused_attn = False
+        yield modules
+    finally:
+        for module, fused in zip(modules, before, strict=True):
+            module.fused_attn = fused
+
+
+@torch.no_grad()
+def attention_weights(model: nn.Module, images: Tensor) -> list[Tensor]:
+    """Return the attention of each layer (B, heads, N, N), rows summing to 1; N counts class and register tokens."""
+    found: list[Tensor] = []
+    with evaluating(model), unfused(model) as modules:
+        handles = [m.attn_drop.register_forward_pre_hook(lambda _m, inputs: found.append(inputs[0])) for m in modules]
+        try:
+            model(images)
+        finally:
+            for handle in handles:
+                handle.remove()
+    return found
+
+
+def token_distances(rows: int, columns: int) -> Tensor:
+    """Return Euclidean distances (N, N), in tokens, between the cells of a grid."""
+    places = torch.cartesian_prod(torch.arange(rows), torch.arange(columns)).double()
+    return torch.cdist(places, places, compute_mode="donot_use_mm_for_euclid_dist")
+
+
+def uniform_distance(rows: int, columns: int) -> float:
+    """Return the mean distance of uniform attention, in tokens: 4.136 on 8x8, 7.281 on 14x14, 8.326 on 16x16."""
+    return float(token_distances(rows, columns).mean())
+
+
+def patch_attention(weights: Tensor, patches: int) -> Tensor:
+    """Return attention among the patches (..., patches, patches): other tokens dropped, rows renormalised."""
+    among = weights[..., -patches:, -patches:].double()
+    return among / among.sum(-1, keepdim=True)
+
+
+def attention_distance(model: nn.Module, images: Tensor) -> pd.DataFrame:
+    """Return, for each layer and head, how far and how variably it looks (mean over images and queries).
+
+    `distance`: mean attention distance in tokens (Dosovitskiy 2021); `uniform`: that of uniform attention; `relative`:
+    their ratio; `local`: whether it is below LOCAL; `near`: attention within one token, diagonals included (a 3x3
+    window), `near_uniform` its analytic baseline. `adaptive`: mean total variation between an image's attention and
+    that of the mean over images, in [0, 1]; 0 if attention did not depend on the image.
+    """
+    rows, columns = check_vit(model).patch_embed.grid_size
+    far = token_distances(rows, columns).to(images.device)
+    near = (far < 1.5).double()
+    table = []
+    for layer, weights in enumerate(attention_weights(model, images)):
+        among = patch_attention(weights, rows * columns)
+        distance = (among * far).sum(-1).mean((0, 2))
+        window = (among * near).sum(-1).mean((0, 2))
+        varies = (among - among.mean(0)).abs().sum(-1).mean((0, 2)) / 2
+        for head in range(len(distance)):
+            relative = float(distance[head] / far.mean())
+            table.append(
+                {
+                    "layer": layer,
+                    "head": head,
+                    "distance": float(distance[head]),
+                    "uniform": float(far.mean()),
+                    "relative": relative,
+                    "local": relative < LOCAL,
+                    "near": float(window[head]),
+                    "near_uniform": float(near.mean(-1).mean()),
+                    "adaptive": float(varies[head]),
+                }
+            )
+    return pd.DataFrame(table)
+
+
+def attention_rollout(model: nn.Module, images: Tensor) -> Tensor:
+    """Return how much of each token's output comes from each token's input (B, N, N), rows summing to 1.
+
+    Attention of all layers multiplied, heads averaged, half of each token's path through the residual connection
+    (Abnar and Zuidema 2020). It ignores values, MLPs and norms: a sketch of the flow, not an attribution.
+    """
+    flow: Tensor | None = None
+    for weights in attention_weights(model, images):
+        mean = weights.double().mean(1)
+        layer = 0.5 * mean + 0.5 * torch.eye(mean.shape[-1], dtype=mean.dtype, device=mean.device)
+        flow = layer if flow is None else layer @ flow
+    if flow is None:
+        raise CrossoverError("a ViT without layers has no attention")
+    return flow
+
+
+def rollout_distance(model: nn.Module, images: Tensor) -> pd.DataFrame:
+    """Return the mean distance (tokens) over which the whole network mixes patches, beside uniform mixing (one row)."""
+    rows, columns = check_vit(model).patch_embed.grid_size
+    flow = patch_attention(attention_rollout(model, images), rows * columns)
+    far = token_distances(rows, columns).to(images.device)
+    return pd.DataFrame([{"distance": float((flow * far).sum(-1).mean()), "uniform": float(far.mean())}])
+
+
+def attention_map(model: nn.Module, image: Tensor, query: tuple[int, int]) -> np.ndarray:
+    """Return where one patch looks, float64 (layers, heads, rows, columns), for one image (3, H, W)."""
+    rows, columns = check_vit(model).patch_embed.grid_size
+    at = query[0] * columns + query[1]
+    maps = [patch_attention(w, rows * columns)[0, :, at] for w in attention_weights(model, image[None])]
+    return torch.stack(maps).reshape(len(maps), -1, rows, columns).cpu().numpy()

@@ -1,0 +1,175 @@
+"""Does an operation follow a moving image? f(shift x) beside shift f(x): a convolution, a pooling, two networks."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from matplotlib import cbook
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from PIL import Image
+from torch import Tensor
+
+from crossover.config import ModelConfig
+from crossover.studies.probes.equivariance import relative_error, translate
+from crossover.studies.probes.features import feature_maps, logits_of
+from crossover.training.models import build_model
+
+SIDE = 64
+SHIFT, WHOLE = 3, 8
+"""Pixels to the right: an odd shift, and one that every stride here divides."""
+EXACT = 1e-9
+"""Below this a relative error is called 0: it is rounding in float64."""
+PHOTO = "Grace Hopper, U.S. Navy (public domain), from matplotlib's sample data"
+MODELS = {
+    "ResNet, 3 stages": ModelConfig(
+        name="resnet_demo",
+        arch="basic_resnet",
+        args={"widths": [16, 32, 64], "depths": [1, 1, 1], "zero_init_last": False},
+    ),
+    "ViT, patches of 8 x 8": ModelConfig(
+        name="vit_demo",
+        arch="vit",
+        args={"embed_dim": 64, "depth": 4, "num_heads": 4, "mlp_ratio": 2.0},
+        position_std=0.5,
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One operation on one image: maps float64 (SIDE, SIDE) for a shift of SHIFT pixels, and relative errors."""
+
+    operation: str
+    image: str
+    moved_first: np.ndarray
+    """f(shift x)."""
+    moved_after: np.ndarray
+    """shift f(x)."""
+    error: float
+    """|f(shift x) - shift f(x)| / |shift f(x)| for SHIFT pixels, over all channels."""
+    error_whole: float
+    """The same for WHOLE pixels."""
+    answer: float | None
+    """Relative change of the answer when the image moves by SHIFT: a network's logits, a pooled mean; None without."""
+
+
+def pictures() -> dict[str, np.ndarray]:
+    """Return a white square on black and a photograph, as float64 (SIDE, SIDE, 3) in 0..1."""
+    square = np.zeros((SIDE, SIDE, 3))
+    square[20:44, 20:44] = 1
+    with Image.open(cbook._get_data_path("sample_data/grace_hopper.jpg")) as photo:
+        face = photo.crop((100, 20, 412, 332)).resize((SIDE, SIDE), Image.Resampling.LANCZOS)
+        return {"square": square, "photograph": np.asarray(face.convert("RGB"), np.float64) / 255}
+
+
+def normalised(picture: np.ndarray) -> Tensor:
+    """Return a picture as float64 (1, 3, SIDE, SIDE) of mean 0 and standard deviation 1."""
+    x = torch.from_numpy(picture).permute(2, 0, 1)[None]
+    return (x - x.mean()) / x.std()
+
+
+def convolve(x: Tensor) -> Tensor:
+    """Return the vertical edges of each channel (Sobel), of stride 1, the image continued at its opposite side."""
+    edge = torch.tensor([[-1.0, 0, 1], [-2, 0, 2], [-1, 0, 1]], dtype=x.dtype).expand(3, 1, 3, 3)
+    return F.conv2d(F.pad(x, (1, 1, 1, 1), mode="circular"), edge, groups=3)
+
+
+def operations() -> dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor] | None]]:
+    """Return by name: images to maps at the image's size (each cell repeated over its pixels), and images to answers.
+
+    Everything is float64, so that what commutes exactly is seen to.
+    """
+
+    def pool(x: Tensor) -> Tensor:
+        return F.max_pool2d(convolve(x), 4)
+
+    found: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor] | None]] = {
+        "convolution, a 3 x 3 edge filter": (convolve, None),
+        "the same, then pooling, 4 x 4 maximum": (lambda x: _enlarge(pool(x)), lambda x: pool(x).mean((2, 3))),
+    }
+    for name, config in MODELS.items():
+        torch.manual_seed(0)
+        model: Any = build_model(config, image_size=SIDE, classes=10).double().eval()
+        found[f"{name}, untrained"] = (partial(_last_map, model), partial(logits_of, model))
+    return found
+
+
+def _last_map(model: Any, x: Tensor) -> Tensor:
+    last = model.feature_info[-1]["module"]
+    return _enlarge(feature_maps(model, x, [last])[last].detach())
+
+
+def _enlarge(x: Tensor) -> Tensor:
+    factor = SIDE // x.shape[-1]
+    return x.repeat_interleave(factor, -1).repeat_interleave(factor, -2)
+
+
+def demonstrate() -> list[Row]:
+    """Return a row for every operation and picture."""
+    rows = []
+    for operation, (maps, answer) in operations().items():
+        for name, picture in pictures().items():
+            x = normalised(picture)
+            first, after = maps(translate(x, 0, SHIFT)), translate(maps(x), 0, SHIFT)
+            whole = relative_error(maps(translate(x, 0, WHOLE)), translate(maps(x), 0, WHOLE))
+            changed = None if answer is None else relative_error(answer(translate(x, 0, SHIFT)), answer(x))
+            one, two = (_shown(m - maps(x).mean((2, 3), keepdim=True)) for m in (first, after))
+            rows.append(Row(operation, name, one, two, relative_error(first, after), whole, changed))
+    return rows
+
+
+def _shown(maps: Tensor) -> np.ndarray:
+    return maps[0].square().mean(0).sqrt().numpy()
+
+
+def draw(rows: list[Row]) -> Figure:
+    """Return the figure: the pictures, then a line of panels for every operation, three panels for each picture."""
+    names, pictured = list(dict.fromkeys(row.operation for row in rows)), pictures()
+    figure = Figure(figsize=(13, 2.35 * (len(names) + 1)))
+    grid = figure.subplots(
+        len(names) + 1, 8, gridspec_kw={"width_ratios": [1.25, 1, 1, 1, 0.15, 1, 1, 1], "hspace": 0.42, "wspace": 0.08}
+    )
+    figure.subplots_adjust(left=0.01, right=0.99, top=0.89, bottom=0.04)
+    for axes in grid.flat:
+        axes.axis("off")
+    for start, (name, picture) in zip((1, 5), pictured.items(), strict=True):
+        for k, (title, image) in enumerate(((f"x: {name}", picture), ("x moved", np.roll(picture, SHIFT, 1)))):
+            grid[0, start + k].imshow(image, interpolation="nearest")
+            grid[0, start + k].set_title(title, fontsize=10)
+    for row in rows:
+        line = grid[names.index(row.operation) + 1]
+        line[0].text(0.02, 0.5, row.operation.replace(", ", ",\n"), fontsize=11, fontweight="bold", va="center")
+        _draw_row(line[5:] if row.image == "photograph" else line[1:4], row)
+    figure.suptitle(
+        f"Move the image by {SHIFT} pixels and then compute f, or compute f and then move its map: is it the same?\n"
+        "A convolution follows every move. Pooling follows only moves by whole cells.\n"
+        "A ViT, bound to its patches and their positions, does not follow at all before it has learned to.",
+        fontsize=12,
+    )
+    figure.text(0.99, 0.008, f"Photograph: {PHOTO}.", fontsize=8, ha="right", color="#555555")
+    return figure
+
+
+def _draw_row(line: Sequence[Axes], row: Row) -> None:
+    top = max(row.moved_first.max(), row.moved_after.max())
+    panels = ("move, then f", row.moved_first), ("f, then move", row.moved_after)
+    for axes, (title, image) in zip(line, panels, strict=False):
+        axes.imshow(image, cmap="gray", vmin=0, vmax=top, interpolation="nearest")
+        axes.set_title(title, fontsize=10)
+    difference = np.abs(row.moved_first - row.moved_after)
+    line[2].imshow(difference, cmap="magma", vmin=0, vmax=top, interpolation="nearest")
+    colour = "#b00020" if row.error > EXACT else "#00695c"
+    line[2].set_title(f"difference {_percent(row.error)}", fontsize=10, color=colour)
+    said = f"moved by {WHOLE} pixels instead: {_percent(row.error_whole)}"
+    if row.answer is not None:
+        said += f"; the answer changes by {_percent(row.answer)}"
+    line[2].text(1, -0.04, said, transform=line[2].transAxes, ha="right", va="top", fontsize=8.5)
+
+
+def _percent(value: float) -> str:
+    return "0" if value < EXACT else f"{100 * value:.1f} %"

@@ -1,0 +1,134 @@
+"""What does a network do when the image moves? Its maps may move along (equivariance), its answer stay (invariance).
+
+Shifts wrap around, so that nothing enters or leaves the image: what remains is the network's own doing.
+"""
+
+import copy
+import itertools
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from crossover.studies.probes.features import evaluating, feature_maps, layer_strides, logits_of
+
+
+def translate(x: Tensor, down: float, right: float) -> Tensor:
+    """Return maps (..., H, W) shifted with wrap-around; shifts by parts of a cell are band-limited (Fourier).
+
+    A frequency at the Nyquist limit has no sign and is attenuated by cos(pi * shift), so that the result stays real.
+    """
+    if float(down).is_integer() and float(right).is_integer():
+        return torch.roll(x, (int(down), int(right)), (-2, -1))
+    height, width = x.shape[-2:]
+    rows = torch.fft.fftfreq(height, device=x.device, dtype=x.dtype)[:, None]
+    columns = torch.fft.fftfreq(width, device=x.device, dtype=x.dtype)[None]
+    turn = torch.exp(-2j * torch.pi * (rows * down + columns * right))
+    return torch.fft.ifft2(torch.fft.fft2(x) * turn).real
+
+
+@torch.no_grad()
+def equivariance_error(
+    model: nn.Module, images: Tensor, shifts: tuple[int, ...] = (1, 2, 3, 4), layers: tuple[str, ...] | None = None
+) -> pd.DataFrame:
+    """Return the relative L2 error |f(shift x) - shift f(x)| / |shift f(x)| of each layer and shift (pixels).
+
+    Computed in float64, mean over both axes. `residue`: shift modulo the layer's stride, the pixels that a map cannot
+    follow but by interpolation. `error_interior`: the same over the middle half of the map, away from padding.
+    `error_unrelated`: the error if f(shift x) were the map of another image, which is what "no relation" looks like.
+    """
+    model = copy.deepcopy(model).double()
+    images = images.double()
+    strides = layer_strides(model)
+    names = layers or tuple(strides)
+    still = feature_maps(model, images, names)
+    rows = []
+    for shift in shifts:
+        moved = [feature_maps(model, translate(images, *axis), names) for axis in ((shift, 0), (0, shift))]
+        for name in names:
+            cells = shift / strides[name]
+            wanted = [translate(still[name], *axis) for axis in ((cells, 0), (0, cells))]
+            pairs = list(zip([maps[name] for maps in moved], wanted, strict=True))
+            rows.append(
+                {
+                    "layer": name,
+                    "stride": strides[name],
+                    "shift": shift,
+                    "residue": shift % strides[name],
+                    "error": sum(relative_error(*pair) for pair in pairs) / 2,
+                    "error_interior": sum(relative_error(_interior(a), _interior(b)) for a, b in pairs) / 2,
+                    "error_unrelated": sum(relative_error(a.roll(1, 0), b) for a, b in pairs) / 2,
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def relative_error(actual: Tensor, expected: Tensor) -> float:
+    """Return |actual - expected| / |expected| over all entries; 0 when both are zero."""
+    scale = float(torch.linalg.vector_norm(expected))
+    difference = float(torch.linalg.vector_norm(actual - expected))
+    return difference / scale if scale else difference
+
+
+def _interior(x: Tensor) -> Tensor:
+    height, width = x.shape[-2:]
+    return x[..., height // 4 : height - height // 4, width // 4 : width - width // 4]
+
+
+@torch.no_grad()
+def shift_consistency(
+    model: nn.Module, images: Tensor, labels: Tensor, *, max_shift: int = 4, draws: int = 8, seed: int = 0
+) -> pd.DataFrame:
+    """Return how stable predictions are under random shifts of up to `max_shift` pixels on each axis (one row).
+
+    `consistency`: P(same class on two random shifts), Zhang 2019, over all pairs of `draws`; `consistency_correct`:
+    the same over images that are right unshifted, which compares models of unequal accuracy; `consistency_chance`: what
+    independent predictions with the same class frequencies would give.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    offsets = torch.randint(-max_shift, max_shift + 1, (draws, 2), generator=generator).tolist()
+    right = logits_of(model, images).argmax(1) == labels
+    shifted = torch.stack([logits_of(model, translate(images, *offset)).argmax(1) for offset in offsets])
+    same = torch.stack([shifted[i] == shifted[j] for i, j in itertools.combinations(range(draws), 2)]).double()
+    frequency = torch.bincount(shifted.flatten()).double() / shifted.numel()
+    return pd.DataFrame(
+        [
+            {
+                "max_shift": max_shift,
+                "accuracy": float(right.double().mean()),
+                "accuracy_shifted": float((shifted == labels).double().mean()),
+                "consistency": float(same.mean()),
+                "consistency_correct": float(same[:, right].mean()) if right.any() else float("nan"),
+                "consistency_chance": float((frequency**2).sum()),
+            }
+        ]
+    )
+
+
+@torch.no_grad()
+def lie_derivative(model: nn.Module, images: Tensor, step: float = 0.01) -> pd.DataFrame:
+    """Return how fast the logits change as the image moves, per pixel and axis (Gruver et al. 2022).
+
+    `rate`: root mean square of df/dt over that of f between images, 0 for a translation-invariant function. `margin`:
+    mean |d(margin)/dt| / mean margin, the margin being the lead of the first class over the second. Central differences
+    of `step` pixels in float64 with band-limited shifts; they replace the paper's bilinear ones.
+    """
+    model = copy.deepcopy(model).double()
+    images = images.double()
+    rows = []
+    with evaluating(model):
+        logits = model(images)
+        scale = float((logits - logits.mean(0)).square().sum(1).mean().sqrt())
+        top, second = logits.topk(2, dim=1).indices.unbind(1)
+        margin = _margin(logits, top, second)
+        for axis, (down, right) in {"rows": (step, 0.0), "columns": (0.0, step)}.items():
+            ahead, behind = (model(translate(images, sign * down, sign * right)) for sign in (1, -1))
+            rate = float(((ahead - behind) / (2 * step)).square().sum(1).mean().sqrt())
+            change = (_margin(ahead, top, second) - _margin(behind, top, second)) / (2 * step)
+            lead = float(change.abs().mean() / margin.mean())
+            rows.append({"axis": axis, "rate": rate / scale if scale else rate, "margin": lead})
+    return pd.DataFrame(rows)
+
+
+def _margin(logits: Tensor, top: Tensor, second: Tensor) -> Tensor:
+    return (logits.gather(1, top[:, None]) - logits.gather(1, second[:, None]))[:, 0]

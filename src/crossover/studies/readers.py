@@ -1,0 +1,120 @@
+"""How well does a trained backbone serve another task? Linear readers of its frozen features, in closed form."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from crossover.config import RunConfig
+from crossover.data.cache import Dataset, open_dataset
+from crossover.data.loader import Batch, EvalBatches, Images
+from crossover.data.subsets import subset
+from crossover.studies.probes.features import evaluating
+from crossover.training.machine import resolve_device
+from crossover.training.models import build_model
+from crossover.training.weights import start_from
+
+PENALTIES = tuple(10.0**power for power in range(-4, 3))
+"""Ridge penalties per image, tried on standardised features."""
+Features = tuple[Tensor, Tensor]
+"""float64 (N, D) and labels int64 (N,)."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a linear reader of frozen features reached; errors are fractions, means over `draws`."""
+
+    protocol: str
+    """`probe`, or such as `5shot`."""
+    n_target: int
+    """Labelled images that the reader was fitted to."""
+    draws: int
+    """Independent draws of those images."""
+    test_error: float
+    val_error: float
+    penalty: float
+    """Ridge penalty per image with the lowest validation error; the median over draws."""
+
+
+def read_backbone(run: RunConfig, *, probe_images: int, shots: Sequence[int], draws: int) -> list[Reading]:
+    """Return the readings of a backbone on another task.
+
+    `run` is the target's: its data, the model, the chain, and `init_from` (None: the untrained network of its seed).
+    The probe is fitted to the first `probe_images` of the chain; few-shot readers to `draws` class-balanced draws of
+    k images a class out of those, the same for all backbones. Penalties are chosen on the target's validation images.
+    """
+    device = resolve_device(run)
+    dataset = open_dataset(run.data, Path(run.machine.data_dir))
+    torch.manual_seed(run.seed)
+    network = build_model(run.model, image_size=run.data.image_size, classes=len(dataset.classes))
+    if run.init_from is not None:
+        start_from(network, run.init_from, Path(run.machine.outputs))
+    network = network.to(device)
+    taken = subset(dataset.pool, dataset.labels, n_train=probe_images, chain=run.chain)
+    x, y = _features_at(network, dataset, taken, device)
+    val = _features_at(network, dataset, dataset.val, device)
+    test = features(network, _batches(dataset, dataset.test_images, dataset.test_labels, None, device))
+    readings = [_mean("probe", [fit_reader((x, y), val, test)], probe_images)]
+    for k in shots:
+        count = k * len(dataset.classes)
+        rows = [subset(np.arange(len(y)), y.numpy(), n_train=count, chain=draw) for draw in range(draws)]
+        fitted = [fit_reader((x[at], y[at]), val, test) for at in map(torch.from_numpy, rows)]
+        readings.append(_mean(f"{k}shot", fitted, count))
+    return readings
+
+
+def _mean(protocol: str, fitted: list[tuple[float, float, float]], n_target: int) -> Reading:
+    test, val, penalty = (np.array(column) for column in zip(*fitted, strict=True))
+    return Reading(
+        protocol, n_target, len(fitted), float(test.mean()), float(val.mean()), float(np.median(penalty))
+    )  # fmt: skip
+
+
+def _features_at(network: nn.Module, dataset: Dataset, indices: np.ndarray, device: torch.device) -> Features:
+    return features(network, _batches(dataset, dataset.images, dataset.labels, indices, device))
+
+
+def _batches(
+    dataset: Dataset, images: np.ndarray, labels: np.ndarray, indices: np.ndarray | None, device: torch.device
+) -> EvalBatches:
+    at = np.arange(len(labels)) if indices is None else indices
+    return EvalBatches(Images(images, labels, at, device, float("inf")), dataset, batch_size=500)
+
+
+@torch.inference_mode()
+def features(network: Any, batches: Iterable[Batch]) -> Features:
+    """Return what the classifier of a timm network sees (pooled, normalised), and the labels, on the CPU."""
+    found, labels = [], []
+    with evaluating(network):
+        for x, target in batches:
+            found.append(network.forward_head(network.forward_features(x), pre_logits=True).double().cpu())
+            labels.append(target.cpu())
+    return torch.cat(found), torch.cat(labels)
+
+
+def fit_reader(train: Features, val: Features, test: Features) -> tuple[float, float, float]:
+    """Return test error, validation error and penalty of the ridge regression onto the classes (one-hot, centred).
+
+    The penalty of PENALTIES with the lowest validation error; among equals the largest.
+    """
+    x, y = train
+    classes = int(max(part[1].max() for part in (train, val, test))) + 1
+    mean, scale = x.mean(0), x.std(0)
+    scale = torch.where(scale > 1e-9, scale, 1.0)
+    target = nn.functional.one_hot(y, classes).double()
+    centre = target.mean(0)
+    left, s, right = torch.linalg.svd((x - mean) / scale, full_matrices=False)
+    projected = left.T @ (target - centre)
+
+    def error(part: Features, penalty: float) -> float:
+        weights = right.T @ ((s / (s.square() + penalty * len(x)))[:, None] * projected)
+        scores = ((part[0] - mean) / scale) @ weights + centre
+        return float((scores.argmax(1) != part[1]).double().mean())
+
+    found = {penalty: error(val, penalty) for penalty in PENALTIES}
+    best = min(found, key=lambda penalty: (found[penalty], -penalty))
+    return error(test, best), found[best], best
