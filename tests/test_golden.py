@@ -1,4 +1,4 @@
-"""Run ids are for ever: the shipped presets plan the runs that they always planned, and published runs keep their names.
+"""Run ids never change: presets plan the runs that they always planned, and published runs keep their names.
 
 `python -m tests.test_golden` writes tests/golden/presets.json anew, for a preset that rightly changes.
 """
