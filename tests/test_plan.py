@@ -69,7 +69,15 @@ def test_a_sweep_with_changed_dials_has_its_own_name_and_runs() -> None:
 def test_an_ablation_is_an_axis() -> None:
     sweep = parse_sweep({"name": "a", "axes": {"data.alpha": [0, 0.15], "chain": [0, 1], "n_train": [100]}})
     runs = plan_runs(sweep, compose_train, outputs="o")
-    assert [(run.data.alpha, run.chain) for run in runs] == [(0, 0), (0, 1), (0.15, 0), (0.15, 1)]  # type: ignore[union-attr]
+    assert [(run.data.alpha, run.chain) for run in runs] == [(0, 0), (0.15, 0), (0, 1), (0.15, 1)]  # type: ignore[union-attr]
+
+
+def test_all_sizes_and_models_of_a_chain_come_before_the_next_chain() -> None:
+    axes = {"model": ["resnet_tiny", "vit_tiny"], "n_train": [100, 200], "chain": [1, 0]}
+    runs = plan_runs(parse_sweep({"name": "a", "axes": axes}), compose_train, outputs="o")
+    points = [(run.model.name, run.n_train) for run in runs]
+    assert [run.chain for run in runs] == [0, 0, 0, 0, 1, 1, 1, 1]
+    assert points[:4] == points[4:] == [(m, n) for m in ("resnet_tiny", "vit_tiny") for n in (100, 200)]
 
 
 @pytest.mark.parametrize(

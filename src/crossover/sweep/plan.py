@@ -48,8 +48,10 @@ def named(sweep: SweepConfig, extra: Sequence[str]) -> SweepConfig:
 
 
 def plan_runs(sweep: SweepConfig, compose: Compose, *, extra: Sequence[str] = (), outputs: str) -> list[RunConfig]:
-    """Return the runs of a sweep, without repetition; `extra` are overrides on top of all others.
+    """Return the runs of a sweep, without repetition, chain by chain; `extra` are overrides on top of all others.
 
+    Whole chains first: all sizes and models of chain 0 are done before chain 1 starts, so that a sweep which is stopped
+    early has complete curves.
     Hydra composes once per combination of the axes that are not numbers of the run, as composing takes 50 ms.
     """
     replaced = {item.lstrip("+").split("=", 1)[0] for item in extra}
@@ -75,7 +77,7 @@ def plan_runs(sweep: SweepConfig, compose: Compose, *, extra: Sequence[str] = ()
                 chosen = {"seed": chosen["chain"]} | chosen
             run = parse_run(values | chosen)
             runs[run.run_id] = run
-    return list(runs.values())
+    return sorted(runs.values(), key=lambda run: run.chain)
 
 
 def override(key: str, value: Any) -> str:
