@@ -113,7 +113,7 @@ def test_the_package_knows_no_benchmarks_and_no_tests() -> None:
     "modules",
     [
         "crossover.config, crossover.sweep.plan, crossover.sweep.records, crossover.lock",
-        "crossover.analysis.crossover, crossover.analysis.curves, crossover.analysis.calibration",
+        "crossover.analysis.crossover, crossover.analysis.laws, crossover.analysis.calibration",
         "crossover.report.build, crossover.report.page, crossover.report.figures, crossover.study",
         "crossover.studies.claims.rules, crossover.studies.claims.page",
         "crossover.sweep.launch, crossover.sweep.pool, crossover.sweep.progress, crossover.sweep.__main__",

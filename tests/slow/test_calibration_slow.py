@@ -11,8 +11,8 @@ import pytest
 
 from crossover.analysis.calibration import Design, design_like, simulate
 from crossover.analysis.crossover import analyse
-from crossover.analysis.curves import LAWS, held_out
 from crossover.analysis.estimate import Floats, estimate
+from crossover.analysis.laws import LAWS, held_out
 from crossover.analysis.tables import read_curves
 
 pytestmark = pytest.mark.slow

@@ -12,7 +12,7 @@ import pandas as pd
 from scipy import stats
 
 from crossover.analysis.estimate import Estimate, Floats, estimate, without_replicates
-from crossover.analysis.extrapolation import ModelLaws, extrapolate
+from crossover.analysis.laws import ModelLaws, extrapolate
 from crossover.analysis.pairing import Pairing, Predictions, pair_models
 from crossover.analysis.roots import (
     Band,

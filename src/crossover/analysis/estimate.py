@@ -65,9 +65,10 @@ class Estimate:
 
 
 def _gaussian(cov: Floats, rng: np.random.Generator, draws: int) -> Floats:
+    """Return draws through the symmetric root of `cov`: eigenvectors alone may differ between machines."""
     values, vectors = np.linalg.eigh(cov)
-    root = vectors * np.sqrt(np.clip(values, 0, None))
-    return rng.standard_normal((draws, len(cov))) @ root.T
+    root = (vectors * np.sqrt(np.clip(values, 0, None))) @ vectors.T
+    return rng.standard_normal((draws, len(cov))) @ root
 
 
 def without_replicates(n: Floats, mean: Floats) -> Estimate:

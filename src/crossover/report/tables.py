@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from crossover.analysis.curves import LAST_VALUE
+from crossover.analysis.laws import LAST_VALUE
 from crossover.analysis.sentences import images
 
 if TYPE_CHECKING:

@@ -1,11 +1,22 @@
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
 
-from crossover.analysis.curves import LAST_VALUE, LAWS, averaged, fit_all, fit_best, fit_law, held_out
-from crossover.analysis.extrapolation import ModelLaws, extrapolate
+from crossover.analysis.laws import (
+    LAST_VALUE,
+    LAWS,
+    ModelLaws,
+    averaged,
+    extrapolate,
+    fit_all,
+    fit_law,
+    held_out,
+)
 from crossover.analysis.tables import AnalysisError
 
+RESULTS = Path(__file__).parents[1] / "results"
 SIZES = np.geomspace(100, 1e5, 9)
 E0 = 0.9
 KNOWN = {
@@ -37,16 +48,16 @@ def formula(law: str, n: np.ndarray, p: dict[str, float]) -> np.ndarray:
 def test_exact_points_give_back_the_parameters(law: str) -> None:
     error = formula(law, SIZES, KNOWN[law])
     fit = fit_law(law, SIZES, error, chance=E0)
-    assert fit.params == pytest.approx(KNOWN[law], rel=1e-6)
-    assert fit.predict(np.array([1e6])) == pytest.approx(formula(law, np.array([1e6]), KNOWN[law]), rel=1e-6)
+    assert fit.params == pytest.approx(KNOWN[law], rel=1e-4)
+    assert fit.predict(np.array([1e6])) == pytest.approx(formula(law, np.array([1e6]), KNOWN[law]), rel=1e-4)
 
 
 @pytest.mark.parametrize("law", ["M2", "M4", "chance"])
 def test_law_of_the_curve_is_chosen_on_held_out_sizes(law: str) -> None:
-    fit = fit_best(SIZES, formula(law, SIZES, KNOWN[law]), chance=E0)
+    fit = fit_all(SIZES, formula(law, SIZES, KNOWN[law]), chance=E0)[0]
     assert fit.law == law
     assert fit.holdout_rmse is not None
-    assert fit.holdout_rmse < 1e-6 < fit.compared[LAST_VALUE]
+    assert fit.holdout_rmse < 1e-4 < fit.compared[LAST_VALUE]
 
 
 def test_covariance_is_the_spread_of_repeated_fits() -> None:
@@ -54,7 +65,7 @@ def test_covariance_is_the_spread_of_repeated_fits() -> None:
     n = np.geomspace(100, 1e5, 25)
     truth = formula("M2", n, KNOWN["M2"])
     fits = [fit_law("M2", n, truth * np.exp(0.02 * rng.standard_normal(25))) for _ in range(150)]
-    stated = np.sqrt(np.mean([np.diag(fit.covariance) for fit in fits], axis=0))
+    stated = np.sqrt(np.mean([fit.spread**2 for fit in fits], axis=0))
     seen = np.std([fit.theta for fit in fits], axis=0)
     assert seen == pytest.approx(stated, rel=0.2)
     assert np.mean([fit.sigma for fit in fits]) == pytest.approx(0.02, rel=0.1)
@@ -62,8 +73,8 @@ def test_covariance_is_the_spread_of_repeated_fits() -> None:
 
 def test_a_parameter_at_its_bound_has_no_standard_error() -> None:
     fit = fit_law("M2", SIZES, 0.9 * np.exp(-((np.log(SIZES) / 20) ** 2)))  # steepens: no floor in sight
-    assert fit.params["e_inf"] == pytest.approx(0, abs=1e-6)
-    assert np.isnan(fit.covariance[0, 0])
+    assert fit.params["e_inf"] == pytest.approx(0, abs=1e-3)
+    assert np.isnan(fit.spread[0])
 
 
 def test_weights_decide_which_points_count() -> None:
@@ -71,7 +82,7 @@ def test_weights_decide_which_points_count() -> None:
     error[4] *= 1.5
     weights = np.ones(9)
     weights[4] = 1e-9
-    assert fit_law("M1", SIZES, error, weights=weights).params == pytest.approx(KNOWN["M1"], rel=1e-6)
+    assert fit_law("M1", SIZES, error, weights=weights).params == pytest.approx(KNOWN["M1"], rel=1e-4)
     assert fit_law("M1", SIZES, error).params["b"] != pytest.approx(KNOWN["M1"]["b"], rel=1e-3)
 
 
@@ -84,7 +95,7 @@ def test_average_of_laws_follows_the_law_that_predicts_best() -> None:
     error = formula("M2", SIZES, KNOWN["M2"])
     fits = fit_all(SIZES, error, chance=E0)
     later = np.array([3e5])
-    assert averaged(fits, later) == pytest.approx(formula("M2", later, KNOWN["M2"]), rel=1e-6)
+    assert averaged(fits, later) == pytest.approx(formula("M2", later, KNOWN["M2"]), rel=1e-4)
 
 
 def test_impossible_curves_are_refused_with_a_reason() -> None:
@@ -95,7 +106,7 @@ def test_impossible_curves_are_refused_with_a_reason() -> None:
     with pytest.raises(AnalysisError, match="errors in"):
         fit_law("M1", SIZES, np.zeros(9))
     with pytest.raises(AnalysisError, match="at least 3 sizes"):
-        fit_best(SIZES[:2], np.array([0.5, 0.4]))
+        fit_all(SIZES[:2], np.array([0.5, 0.4]))
 
 
 def laws(error: np.ndarray, noise: float, seed: int) -> ModelLaws:
@@ -145,6 +156,27 @@ def test_described_laws_come_with_errors_and_the_curve_they_draw() -> None:
     short = ModelLaws(pd.DataFrame(errors[:, :4], columns=n[:4]), 0.9).described()
     assert (short["fits"], short["curve"]) == ([], None)
     assert "at least 5 sizes, got 4" in short["note"]
+
+
+@pytest.mark.parametrize("study", ["ablate-dose", "cues"])
+def test_fits_do_not_depend_on_rounding(study: str) -> None:
+    """Another processor rounds the last digits otherwise: the order of the laws and what they predict stay."""
+    runs = pd.read_csv(RESULTS / study / "runs.csv")
+    rng = np.random.default_rng(0)
+    for _, part in runs.groupby(["dataset", "model", "augment"]):
+        errors = part.pivot_table(index="chain", columns="n_train", values="test_error")
+        rounded = errors * (1 + 1e-11 * rng.standard_normal(errors.shape))
+        one, other = (ModelLaws(table, 0.9) for table in (errors, rounded))
+        assert [fit.law for fit in one.every] == [fit.law for fit in other.every]
+        assert one.holdout == pytest.approx(other.holdout, rel=1e-5)
+        curves = [[row["error"] for row in laws.described()["curve"]] for laws in (one, other)]
+        assert curves[0] == pytest.approx(curves[1], rel=1e-6)
+
+
+def test_laws_that_tie_are_ordered_by_their_number_of_parameters() -> None:
+    fits = fit_all(SIZES, formula("M1", SIZES, KNOWN["M1"]), chance=E0)  # M2 and M3 hold M1
+    assert fits[0].law == "M1"
+    assert fits[0].compared["M2"] == pytest.approx(0, abs=1e-3)
 
 
 def test_extrapolation_needs_five_sizes() -> None:

@@ -1,0 +1,443 @@
+"""Laws of learning curves: fits to log error, chosen on held-out sizes, and the labelled range beyond the data.
+
+Laws (n images, error e), numbered as in Alabdulmohsin, Neyshabur and Zhai 2022, "Revisiting neural scaling laws in
+language and vision" (section 3):
+
+    M1      e = b n^-c
+    M2      e = e_inf + b n^-c
+    M3      e = b (1/n + g)^c
+    M4      (e - e_inf) / (e0 - e)^a = b n^-c          e0 = error of guessing
+    chance  e = e_inf + (e0 - e_inf) (1 + n / n0)^-c   a power law that starts at e0
+
+Few sizes leave some directions of the parameters free, and then rounding would choose the fit. A prior too weak to
+matter elsewhere settles them, every start is followed to its minimum, and a tie goes to the first start.
+Extrapolated crossings depend on the law and on the points: from five exact points of one pair they were 2.4e5 or
+1.4e7. They are refused when nothing crosses up to LIMIT times the largest size, when the two best laws of a model
+disagree by more than DISAGREE, and when fewer than two laws predict the largest sizes better than their last value.
+The range holds the crossings of all laws that do, and of these with each chain (or fifth of the sizes) left out: it is
+not a confidence interval.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy import special
+
+from crossover.analysis.estimate import Floats, estimate
+from crossover.analysis.tables import AnalysisError
+
+LAST_VALUE = "last value"
+HELD_OUT = 1 / 3
+"""Share of the sizes (the largest) that choose the law."""
+PRIOR = 3e-5
+"""Weight of the prior: bounded parameters are near 5% of their bound, logarithms near zero. A step of another 5%, or of
+one in a logarithm, costs as much as one log error that is off by this."""
+TIE = 0.01
+"""Laws whose held-out errors differ by less than this share of the smallest are equal; the earlier law goes first."""
+PRECISE = 1e-6
+"""Held-out errors below this are equal too: nothing is measured to more digits."""
+LIMIT = 4.0
+DISAGREE = 4.0
+MIN_SIZES = 5
+BINS = 40
+"""Longer curves are averaged in this many bins of log n before laws are fitted."""
+FOLDS = 5
+ITERATIONS = 200
+LARGE = 300.0
+"""A logarithm beyond which a power is cut off."""
+BOUNDS = {"c": 10.0, "a": 20.0}
+"""Upper ends of the bounded parameters; the lower ends are 0."""
+
+Formula = Callable[[Floats, Floats, float], tuple[Floats, tuple[Floats, ...]]]
+"""(parameters (P, S, 1), scales as logarithms; log n (N,); e0) to log e (S, N) and its derivatives by each."""
+
+
+@dataclass(frozen=True)
+class Law:
+    names: tuple[str, ...]
+    formula: Formula
+    starts: Callable[[Floats, Floats, float], list[list[float]]]
+    """(log n, error, e0) to starting values."""
+
+
+def _m1(p: Floats, x: Floats, _e0: float) -> tuple[Floats, tuple[Floats, ...]]:
+    log_b, c = p
+    return log_b - c * x, (np.ones_like(c * x), -x + 0 * c)
+
+
+def _m2(p: Floats, x: Floats, _e0: float) -> tuple[Floats, tuple[Floats, ...]]:
+    e_inf, log_b, c = p
+    above = np.exp(np.clip(log_b - c * x, -LARGE, LARGE))
+    e = e_inf + above
+    return np.log(e), (1 / e, above / e, -x * above / e)
+
+
+def _m3(p: Floats, x: Floats, _e0: float) -> tuple[Floats, tuple[Floats, ...]]:
+    log_b, g, c = p
+    inner = np.exp(-x) + g
+    return log_b + c * np.log(inner), (np.ones_like(inner), c / inner, np.log(inner))
+
+
+def _m4(p: Floats, x: Floats, e0: float) -> tuple[Floats, tuple[Floats, ...]]:
+    """Solve M4 for e = e_inf + (e0 - e_inf) sigmoid(u): its log is concave or convex in u, and Newton is safe."""
+    e_inf, log_b, c, a = p
+    a = np.maximum(a, 1e-6)
+    width = e0 - e_inf
+    target = log_b - c * x + (a - 1) * np.log(width)
+    u = np.where(target < 0, target, target / a)
+    for _ in range(100):
+        step = (special.log_expit(u) - a * special.log_expit(-u) - target) / (special.expit(-u) + a * special.expit(u))
+        u = u - step
+        if np.abs(step).max() < 1e-13 * (1 + np.abs(u).max()):
+            break
+    share = special.expit(u)
+    e = np.maximum(e_inf + width * share, np.exp(-LARGE))
+    by_target = width * share * (1 - share) / (1 - share + a * share) / e
+    by_floor = (1 - share) / e - by_target * (a - 1) / width
+    return np.log(e), (by_floor, by_target, -x * by_target, by_target * (np.log(width) + special.log_expit(-u)))
+
+
+def _chance(p: Floats, x: Floats, e0: float) -> tuple[Floats, tuple[Floats, ...]]:
+    e_inf, log_n0, c = p
+    bent = np.logaddexp(0, x - log_n0)
+    left = np.exp(-c * bent)
+    e = e_inf + (e0 - e_inf) * left + np.exp(-LARGE)
+    scale = (e0 - e_inf) * left / e
+    return np.log(e), ((1 - left) / e, scale * c * special.expit(x - log_n0), -scale * bent)
+
+
+def _line(x: Floats, y: Floats) -> tuple[float, float]:
+    """Return intercept and slope of least squares."""
+    centred = x - x.mean()
+    slope = float(centred @ y / (centred @ centred))
+    return float(y.mean() - slope * x.mean()), slope
+
+
+def _starts_m1(x: Floats, e: Floats, _e0: float) -> list[list[float]]:
+    log_b, slope = _line(x, np.log(e))
+    return [[log_b, -slope]]
+
+
+def _starts_m2(x: Floats, e: Floats, _e0: float) -> list[list[float]]:
+    starts = []
+    for share in (0.0, 0.3, 0.6, 0.8, 0.9, 0.97):
+        log_b, slope = _line(x, np.log(e - share * e.min()))
+        starts.append([share * e.min(), log_b, -slope])
+    return starts
+
+
+def _starts_m3(x: Floats, e: Floats, _e0: float) -> list[list[float]]:
+    starts = []
+    for share in (0.0025, 0.05, 0.2, 0.6, 1.6, 5.0):
+        g = share * np.exp(-x[-1])
+        log_b, c = _line(np.log(np.exp(-x) + g), np.log(e))
+        starts.append([log_b, g, c])
+    return starts
+
+
+def _starts_m4(x: Floats, e: Floats, e0: float) -> list[list[float]]:
+    starts = []
+    for share in (0.0, 0.5, 0.9):
+        for a in (0.2, 0.7, 1.5, 3.0):
+            log_b, slope = _line(x, np.log(e - share * e.min()) - a * np.log(np.maximum(e0 - e, 1e-3 * e0)))
+            starts.append([share * e.min(), log_b, -slope, a])
+    return starts
+
+
+def _starts_chance(x: Floats, e: Floats, e0: float) -> list[list[float]]:
+    starts = []
+    for share in (0.0, 0.5, 0.9):
+        for place in (0.0, 0.3, 0.6):
+            log_n0 = x[0] - 1 + place * (x[-1] - x[0])
+            inner = np.log(np.clip((e - share * e.min()) / (e0 - share * e.min()), 1e-9, 1))
+            steps = np.logaddexp(0, x - log_n0)
+            starts.append([share * e.min(), log_n0, -float(steps @ inner / (steps @ steps))])
+    return starts
+
+
+LAWS: dict[str, Law] = {
+    "M1": Law(("log_b", "c"), _m1, _starts_m1),
+    "M2": Law(("e_inf", "log_b", "c"), _m2, _starts_m2),
+    "M3": Law(("log_b", "g", "c"), _m3, _starts_m3),
+    "M4": Law(("e_inf", "log_b", "c", "a"), _m4, _starts_m4),
+    "chance": Law(("e_inf", "log_n0", "c"), _chance, _starts_chance),
+}
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A fitted law. `holdout_rmse` is that of log error on the largest sizes, by a fit to the others alone."""
+
+    law: str
+    theta: Floats
+    """Parameters in the order of LAWS[law].names, scales as logarithms."""
+    spread: Floats
+    """Standard errors of `theta` (first order); NaN at a bound."""
+    sigma: float
+    """Residual standard deviation of log error."""
+    e0: float
+    holdout_rmse: float | None = None
+    compared: dict[str, float] = field(default_factory=dict)
+    """Held-out RMSE of every law that could be fitted, and of `last value`."""
+
+    @property
+    def params(self) -> dict[str, float]:
+        """Parameters as in the formulas."""
+        pairs = zip(LAWS[self.law].names, self.theta, strict=True)
+        return {k.removeprefix("log_"): float(np.exp(v) if k.startswith("log_") else v) for k, v in pairs}
+
+    @property
+    def standard_errors(self) -> dict[str, float | None]:
+        """Standard errors of `params`; None at a bound."""
+        values = zip(self.params.items(), LAWS[self.law].names, self.spread, strict=True)
+        scaled = {k: s * (v if name.startswith("log_") else 1) for (k, v), name, s in values}
+        return {k: float(s) if np.isfinite(s) else None for k, s in scaled.items()}
+
+    def predict(self, n: Floats) -> Floats:
+        """Return the error at n images."""
+        return np.exp(LAWS[self.law].formula(self.theta[:, None], np.log(np.asarray(n, float)), self.e0)[0])
+
+
+def fit_law(law: str, n: Floats, error: Floats, *, weights: Floats | None = None, chance: float | None = None) -> Fit:
+    """Return the least-squares fit of one law; `weights` are 1 / variance of log error, `chance` is e0 (default 1)."""
+    n, error, w = _checked(n, error, weights)
+    if law not in LAWS:
+        raise AnalysisError(f"no law {law!r}; there are {', '.join(LAWS)}")
+    form = LAWS[law]
+    if len(np.unique(n)) < len(form.names):
+        raise AnalysisError(f"{law} needs {len(form.names)} different sizes; got {len(np.unique(n))}; add sizes")
+    x, y, root_w = np.log(n), np.log(error), np.sqrt(w)
+    e0 = max(1.0 if chance is None else chance, 1.0001 * float(error.max()))
+    tops = BOUNDS | {"e_inf": min(1.5 * float(error.min()), 0.999 * e0), "g": float(np.exp(-x[0]))}
+    high = np.array([tops.get(name, np.inf) for name in form.names])
+    bounded = np.isfinite(high)
+    unit = np.where(bounded, 0.05 * high, 1.0)
+    low, high = np.where(bounded, 0.0, -np.inf), high / unit
+
+    def cost(z: Floats) -> tuple[Floats, Floats]:
+        """Return (S, N + P) weighted residuals, of the prior last, and their (S, N + P, P) derivatives by z (S, P)."""
+        value, by = form.formula((z * unit).T[:, :, None], x, e0)
+        inner = np.stack(by, axis=-1) * (root_w[:, None] * unit)
+        outer = np.broadcast_to(PRIOR * np.eye(len(unit)), (len(z), len(unit), len(unit)))
+        residuals = np.concatenate([(value - y) * root_w, PRIOR * (z - bounded)], axis=1)
+        return residuals, np.concatenate([inner, outer], axis=1)
+
+    starts = np.clip(np.array(form.starts(x, error, e0)) / unit, low, high)
+    found, losses = _descend(cost, starts, low, high)
+    best = found[[int(np.argmax(losses <= losses.min() * (1 + 1e-6) + 1e-20))]]
+    residuals, by = (part[0] for part in cost(best))
+    sigma = float(np.sqrt((residuals[: len(x)] ** 2).sum() / max(len(x) - len(high), 1)))
+    inside = (best[0] > low) & (best[0] < high)
+    spread = np.full(len(high), np.nan)
+    spread[inside] = sigma * np.sqrt(np.diag(np.linalg.inv(by[:, inside].T @ by[:, inside]))) * unit[inside]
+    return Fit(law, best[0] * unit, spread, sigma, e0)
+
+
+def _descend(
+    cost: Callable[[Floats], tuple[Floats, Floats]], z: Floats, low: Floats, high: Floats
+) -> tuple[Floats, Floats]:
+    """Follow every start (S, P) to its least squares inside the bounds (Levenberg and Marquardt); return their costs.
+
+    A parameter at a bound that the gradient points out of stays there.
+    """
+    residuals, by = cost(z)
+    loss, damping = (residuals**2).sum(axis=1), np.full(len(z), 1e-3)
+    for _ in range(ITERATIONS):
+        gradient = (by.transpose(0, 2, 1) @ residuals[:, :, None])[..., 0]
+        held = ((z <= low) & (gradient > 0)) | ((z >= high) & (gradient < 0))
+        free = by * ~held[:, None, :]
+        gram = free.transpose(0, 2, 1) @ free
+        diagonal = np.einsum("sii->si", gram) * damping[:, None] + held
+        step = np.linalg.solve(gram + diagonal[:, :, None] * np.eye(z.shape[1]), (gradient * ~held)[:, :, None])[..., 0]
+        tried = np.clip(z - step, low, high)
+        tried_residuals, tried_by = cost(tried)
+        tried_loss = (tried_residuals**2).sum(axis=1)
+        moved = np.abs(tried - z)
+        better = tried_loss <= loss
+        z, loss = np.where(better[:, None], tried, z), np.where(better, tried_loss, loss)
+        residuals = np.where(better[:, None], tried_residuals, residuals)
+        by = np.where(better[:, None, None], tried_by, by)
+        damping = np.where(better, np.maximum(damping / 5, 1e-12), damping * 4)
+        if (moved <= 1e-9 * (1 + np.abs(z))).all():
+            break
+    return z, loss
+
+
+def _checked(n: Floats, error: Floats, weights: Floats | None) -> tuple[Floats, Floats, Floats]:
+    """Return sorted sizes, errors and weights of mean one."""
+    n, error = np.asarray(n, float), np.asarray(error, float)
+    w = np.ones(len(n)) if weights is None else np.asarray(weights, float)
+    if not len(n) == len(error) == len(w) > 0:
+        raise AnalysisError(f"need one error and weight per size; got {len(n)}, {len(error)} and {len(w)}")
+    if not (np.isfinite(n).all() and (n >= 1).all() and (error > 0).all() and (error <= 1).all() and (w > 0).all()):
+        raise AnalysisError(
+            "laws need sizes of at least 1, errors in (0, 1] and positive weights; clean the curve first"
+        )
+    order = np.argsort(n, kind="stable")
+    return n[order], error[order], w[order] / w.mean()
+
+
+def held_out(
+    law: str, n: Floats, error: Floats, cut: float, *, weights: Floats | None = None, chance: float | None = None
+) -> float:
+    """Return the RMSE of log error at sizes above `cut`, predicted from those up to it; `law` may be `last value`."""
+    n, error, w = _checked(n, error, weights)
+    known, rest = n <= cut, n > cut
+    if law == LAST_VALUE:
+        guess = np.full(rest.sum(), np.log(error[n == n[known].max()]).mean())
+    else:
+        guess = np.log(fit_law(law, n[known], error[known], weights=w[known], chance=chance).predict(n[rest]))
+    return float(np.sqrt(np.average((guess - np.log(error[rest])) ** 2, weights=w[rest])))
+
+
+def fit_all(n: Floats, error: Floats, *, weights: Floats | None = None, chance: float | None = None) -> list[Fit]:
+    """Return a fit of every law that the sizes allow, best held-out RMSE first (M1 first when none can be held out)."""
+    n, error, w = _checked(n, error, weights)
+    sizes = np.unique(n)
+    known = len(sizes) - max(1, int(HELD_OUT * len(sizes)))
+    possible = [law for law, form in LAWS.items() if len(form.names) < len(sizes)]
+    tested = [law for law in possible if len(LAWS[law].names) < known]
+    if not possible:
+        raise AnalysisError(f"a law needs at least 3 sizes; got {len(sizes)}; add sizes")
+    if not tested:
+        return [fit_law("M1", n, error, weights=w, chance=chance)]
+    cut = float(sizes[known - 1])
+    rmse = {law: held_out(law, n, error, cut, weights=w, chance=chance) for law in [*tested, LAST_VALUE]}
+    fits = []
+    for law in _ranked(tested, rmse):
+        fit = fit_law(law, n, error, weights=w, chance=chance)
+        fits.append(replace(fit, holdout_rmse=rmse[law], compared=rmse))
+    return fits
+
+
+def _ranked(laws: list[str], rmse: dict[str, float]) -> list[str]:
+    """Return laws by held-out error; of those that tie, in the order of LAWS (the fewest parameters first)."""
+    left, order = list(laws), []
+    while left:
+        least = min(rmse[law] for law in left)
+        order.append(next(law for law in left if rmse[law] <= least * (1 + TIE) + PRECISE))
+        left.remove(order[-1])
+    return order
+
+
+def averaged(fits: list[Fit], n: Floats) -> Floats:
+    """Return the geometric mean of the laws' predictions, weighted by 1 / held-out mean squared error."""
+    weights = [1 / max(fit.holdout_rmse or 1.0, PRECISE) ** 2 for fit in fits]
+    return np.exp(np.average([np.log(fit.predict(n)) for fit in fits], axis=0, weights=weights))
+
+
+@dataclass(frozen=True)
+class ModelLaws:
+    """The laws of one model."""
+
+    table: pd.DataFrame
+    """Errors: one row per chain, one column per size."""
+    chance: float | None
+
+    @cached_property
+    def curve(self) -> tuple[Floats, Floats, Floats | None]:
+        return mean_curve(self.table)
+
+    @cached_property
+    def every(self) -> list[Fit]:
+        """All laws, best held-out RMSE first; none for a short curve."""
+        n, error, weights = self.curve
+        return fit_all(n, error, weights=weights, chance=self.chance) if len(n) >= MIN_SIZES else []
+
+    @property
+    def holdout(self) -> dict[str, float]:
+        return self.every[0].compared if self.every else {}
+
+    @property
+    def useful(self) -> list[Fit]:
+        """Laws that beat the last value."""
+        return [fit for fit in self.every if self.holdout[fit.law] < self.holdout[LAST_VALUE]]
+
+    @cached_property
+    def left_out(self) -> list[list[Fit]]:
+        """The useful laws, fitted with each chain, or each fifth of the sizes of one chain, left out."""
+        n, error, weights = self.curve
+        curves = []
+        if len(self.table) > 2 and self.table.notna().all(axis=None):
+            for chain in self.table.index:
+                curves.append((n, np.exp(np.log(self.table.drop(index=chain)).mean().to_numpy()), weights))
+        else:
+            for fold in range(min(FOLDS, len(n) - MIN_SIZES + 1)):
+                keep = np.arange(len(n)) % FOLDS != fold
+                curves.append((n[keep], error[keep], None if weights is None else weights[keep]))
+        return [[fit_law(f.law, x, e, weights=w, chance=self.chance) for f in self.useful] for x, e, w in curves]
+
+    def described(self) -> dict[str, Any]:
+        """Return the laws for crossover.json: fits, their test on held-out sizes, and the curve over measured sizes.
+
+        `curve` is the average of the useful laws, or the best where none is useful; None where a curve is too short.
+        """
+        if not self.every:
+            note = f"No law is fitted: it needs at least {MIN_SIZES} sizes, got {self.table.shape[1]}."
+            return {"fits": [], "holdout_rmse": {}, "curve": None, "note": note}
+        fits = [
+            {"law": fit.law, "params": fit.params, "standard_errors": fit.standard_errors, "sigma": fit.sigma}
+            for fit in self.every
+        ]
+        n = self.curve[0]
+        sizes = np.geomspace(float(n[0]), float(n[-1]), BINS)
+        errors = averaged(self.useful or self.every[:1], sizes)
+        curve = [{"n_train": float(n), "error": float(e)} for n, e in zip(sizes, errors, strict=True)]
+        poor = None if self.useful else f"No law predicts the largest sizes better than their {LAST_VALUE}."
+        return {"fits": fits, "holdout_rmse": self.holdout, "curve": curve, "note": poor}
+
+
+def mean_curve(table: pd.DataFrame) -> tuple[Floats, Floats, Floats | None]:
+    """Return sizes, geometric mean error and weights (1 / variance of log error) of a table of units by sizes."""
+    n, logs = table.columns.to_numpy(float), np.log(table.to_numpy(float))
+    replicates = estimate(n, logs)
+    mean = np.nanmean(logs, axis=0)
+    if replicates is not None:
+        return n, np.exp(mean), 1 / replicates.se**2
+    if len(n) <= BINS:
+        return n, np.exp(mean), None
+    x = np.log(n)
+    place = np.minimum(((x - x[0]) / (x[-1] - x[0]) * BINS).astype(int), BINS - 1)
+    count = np.bincount(place, minlength=BINS).astype(float)
+    full = count > 0
+    centre, level = (np.bincount(place, values, BINS)[full] / count[full] for values in (x, mean))
+    return np.exp(centre), np.exp(level), count[full]
+
+
+def extrapolate(a: ModelLaws, b: ModelLaws, n_max: float) -> dict[str, Any]:
+    """Return the labelled range of sizes beyond n_max at which b could overtake a, or why it is refused.
+
+    `high` is null where some law has no crossing up to `limit`.
+    """
+    limit = LIMIT * n_max
+    found: dict[str, Any] = {"label": "extrapolated", "low": None, "high": None, "limit": round(limit)}
+    found["holdout_rmse"] = {"a": a.holdout, "b": b.holdout}
+    found["laws"] = {"a": [fit.law for fit in a.useful], "b": [fit.law for fit in b.useful]}
+    if not a.holdout or not b.holdout:
+        return found | {"refused": f"laws need at least {MIN_SIZES} sizes of each model to be fitted and tested"}
+    if min(len(a.useful), len(b.useful)) < 2:
+        return found | {"refused": "fewer than two laws predict the largest sizes better than their last value"}
+    best = crossings(a.useful[:2], b.useful[:2], n_max, limit)
+    if np.isinf(best).all():
+        return found | {"refused": f"the best laws do not cross up to {limit:,.0f} images, the farthest looked at"}
+    if (best <= n_max).any():
+        return found | {"refused": "the best laws cross within the measured sizes, where no crossing is established"}
+    if np.isinf(best).any() or max(best) / min(best) > DISAGREE:
+        return found | {"refused": "the best laws disagree on whether or where the curves cross"}
+    every = [crossings(a.useful, b.useful, n_max, limit)]
+    every += [crossings(fits, b.useful, n_max, limit) for fits in a.left_out]
+    every += [crossings(a.useful, fits, n_max, limit) for fits in b.left_out]
+    roots = np.concatenate(every)
+    high = None if np.isinf(roots).any() else float(roots.max())
+    return found | {"low": float(roots.min()), "high": high, "refused": None}
+
+
+def crossings(a: list[Fit], b: list[Fit], n_max: float, limit: float) -> Floats:
+    """Return where each pair of laws first has b below a, from n_max on; infinite when not up to the limit."""
+    grid = np.geomspace(n_max, limit, 400)
+    ahead = np.array([fit.predict(grid) for fit in a])[:, None] > np.array([fit.predict(grid) for fit in b])[None]
+    return np.where(ahead.any(axis=-1), grid[ahead.argmax(axis=-1)], np.inf).ravel()
