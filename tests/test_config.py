@@ -116,7 +116,17 @@ def test_configs_are_frozen() -> None:
         ({"epochs": 3}, 5),  # 3 x 100 images in batches of 64, rounded up
         ({"examples": 640}, 10),
         ({"flops": 3e6 * 129}, 3),  # 129 images at three forward passes of a megaFLOP
+        ({"steps": 70, "max_epochs": 10}, 16),  # 10 x 100 images in batches of 64, rounded up
+        ({"steps": 7, "max_epochs": 10}, 7),
+        ({"flops": 3e6 * 1000, "max_epochs": 2}, 4),
+        ({"examples": 6400, "max_epochs": 0.1}, 1),
     ],
 )
 def test_each_budget_gives_its_number_of_steps(budget: dict[str, Any], steps: int) -> None:
     assert BudgetConfig(**budget).total_steps(n_train=100, batch_size=64, forward_flops=1e6) == steps
+
+
+def test_a_cap_on_epochs_is_named_and_its_absence_leaves_the_identity() -> None:
+    plain, capped = (parse_run(values(budget={"steps": 100, "max_epochs": cap})) for cap in (None, 1000))
+    assert capped.budget.label == "100 steps, at most 1000 epochs"
+    assert capped.identity != plain.identity == parse_run(values()).identity

@@ -154,7 +154,7 @@ class AugmentConfig(_Frozen):
 
 
 class BudgetConfig(_Frozen):
-    """How long to train: exactly one of steps, epochs, examples or FLOPs."""
+    """How long to train: exactly one of steps, epochs, examples or FLOPs, and at most `max_epochs`."""
 
     steps: int | None = Field(default=None, ge=1)
     epochs: float | None = Field(default=None, gt=0)
@@ -163,6 +163,8 @@ class BudgetConfig(_Frozen):
     """Images seen, with repetition."""
     flops: float | None = Field(default=None, gt=0)
     """Training FLOPs: three times the forward pass of every image seen."""
+    max_epochs: float | None = Field(default=None, gt=0)
+    """Passes over the n_train images at which training ends in any case: what keeps small subsets cheap."""
     evaluations: int = Field(default=10, ge=1)
     """Validations in a run, evenly spaced; each is a point to continue from."""
 
@@ -178,19 +180,22 @@ class BudgetConfig(_Frozen):
 
     @property
     def label(self) -> str:
-        """Such as `800 steps` or `100 epochs`."""
+        """Such as `800 steps`, or `8800 steps, at most 1000 epochs`."""
         unit = next(k for k in ("steps", "epochs", "examples", "flops") if getattr(self, k) is not None)
-        return f"{getattr(self, unit):g} {unit}"
+        limit = "" if self.max_epochs is None else f", at most {self.max_epochs:g} epochs"
+        return f"{getattr(self, unit):g} {unit}{limit}"
 
     def total_steps(self, n_train: int, batch_size: int, forward_flops: float) -> int:
         """Return optimiser steps, rounded up; `forward_flops` is of one image."""
         if self.steps is not None:
-            return self.steps
-        if self.flops is not None:
-            images = self.flops / (3 * forward_flops)
+            steps = float(self.steps)
+        elif self.flops is not None:
+            steps = self.flops / (3 * forward_flops) / batch_size
         else:
-            images = self.examples if self.examples is not None else (self.epochs or 0) * n_train
-        return max(1, math.ceil(images / batch_size))
+            steps = (self.examples or (self.epochs or 0) * n_train) / batch_size
+        if self.max_epochs is not None:
+            steps = min(steps, self.max_epochs * n_train / batch_size)
+        return max(1, math.ceil(steps))
 
 
 class LoggerConfig(_Frozen):

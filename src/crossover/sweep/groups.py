@@ -14,11 +14,10 @@ Kind = tuple[str, str]
 
 def size_of(run: RunConfig) -> float:
     """Return how much a run has to do, as far as that is known without building its model: pixels trained on."""
-    budget = run.budget
-    if budget.flops is not None:
-        return budget.flops
-    images = budget.examples or (budget.epochs or 0) * run.n_train or (budget.steps or 0) * run.recipe.batch_size
-    return images * run.data.image_size**2
+    if run.budget.flops is not None:
+        return run.budget.flops
+    batch_size = run.recipe.batch_size
+    return run.budget.total_steps(run.n_train, batch_size, forward_flops=1) * batch_size * run.data.image_size**2
 
 
 def estimate_costs(runs: Sequence[RunConfig], records: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
