@@ -8,17 +8,30 @@ SET ?=
 LAUNCHER ?= local
 DATA ?= cifar10
 STUDY ?= cues
+PYTHON_VERSION ?= 3.12
 ARGS ?=
-python := .venv/bin/python
 comma := ,
+# PYTHON=path: an interpreter that has everything; .venv is neither made nor used
+ifeq ($(origin PYTHON),command line)
+python := "$(PYTHON)"
+export PYTHONPATH := $(CURDIR)/src$(if $(PYTHONPATH),:$(PYTHONPATH))
+else
+python := .venv/bin/python
+endif
 
 help: ## list the targets and what they cost
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-.venv/ready: requirements.lock pyproject.toml
+.PHONY: FORCE wheels
+.venv/ready: FORCE # the script does nothing where nothing is to be done
+	@env -u WHEELS -u SYSTEM_TORCH scripts/setup.sh $(if $(filter command line,$(origin PYTHON)),check $(python))
+
+setup: ## install the locked packages into .venv (1 to 3 min, 6 GB); without a network: WHEELS=dir, SYSTEM_TORCH=1
 	@scripts/setup.sh
 
-setup: .venv/ready ## install the locked packages into .venv (1 to 3 min, 6 GB)
+wheels: .venv/ready ## PYTHON_VERSION=3.12: collect for a machine without a network; PLATFORM= SYSTEM_TORCH=1 HAVE=file
+	@$(python) scripts/wheels.py --python $(PYTHON_VERSION) $(if $(PLATFORM),--platform $(PLATFORM)) \
+		$(if $(SYSTEM_TORCH),--system-torch) $(if $(HAVE),--have $(HAVE)) --folder $(or $(WHEELS),wheels) $(ARGS)
 
 data: .venv/ready ## DATA=cifar10: fetch and cache a dataset (CIFAR-10: 170 MB)
 	@$(python) scripts/data.py data=$(DATA) $(ARGS)

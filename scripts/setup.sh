@@ -1,40 +1,137 @@
 #!/usr/bin/env bash
-# Makes .venv with exactly the locked packages; does nothing when they are there. With uv where it is, else with pip.
+# Makes .venv for this checkout; does nothing when it is there. Without options: exactly the locked packages, with uv
+# where it is, else with pip. WHEELS=dir installs without a network, from a folder that `make wheels` filled.
+# SYSTEM_TORCH=1 uses the packages of the machine's Python and installs only what is missing there or too old.
+# `scripts/setup.sh check PYTHON` says whether an interpreter has everything, for `make TARGET PYTHON=...`.
 set -euo pipefail
-cd "$(dirname "$0")/.."
-export UV_PYTHON_DOWNLOADS=never VIRTUAL_ENV="$PWD/.venv"
-ready=.venv/ready
-[ -e "$ready" ] && [ "$ready" -nt requirements.lock ] && [ "$ready" -nt pyproject.toml ] && exit 0
+cd -P "$(dirname "$0")/.."
+export UV_PYTHON_DOWNLOADS=never VIRTUAL_ENV="$PWD/.venv" PIP_DISABLE_PIP_VERSION_CHECK=1
+PYTHON=${PYTHON:-} wheels=${WHEELS:-} system=${SYSTEM_TORCH:-} extras=${EXTRAS:-test,wandb} versions="3.13 3.12 3.11"
+packages=$(cat requirements.lock pyproject.toml | cksum)
+without_network="Without a network: on a machine that has one, \`make wheels PYTHON_VERSION=3.12\` fills the folder wheels/; copy it here,
+then \`make setup WHEELS=wheels\` (both times with SYSTEM_TORCH=1 where torch is already here). Or name a Python that has
+everything: \`make test PYTHON=/path/to/python\`. docs/cluster.md says more."
 
-suitable() { "$1" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; }
-python=
-for name in "${PYTHON:-python3}" python3.13 python3.12 python3.11; do
-  if command -v "$name" >/dev/null && suitable "$name"; then python=$name; break; fi
-done
-if [ -z "$python" ]; then
-  echo "error: Python 3.11, 3.12 or 3.13 is needed, found $(python3 --version 2>&1); install one, or name it: make setup PYTHON=/path/to/python3.12" >&2
+fail() {
+  printf '%s\n' "error: $1" "${@:2}" >&2
   exit 2
-fi
+}
 
-echo "Installing the locked packages into .venv (about 6 GB with CUDA; once)"
-if command -v uv >/dev/null; then
-  [ -x .venv/bin/python ] || uv venv --quiet --python "$python" .venv
-  uv=uv
-else
-  if [ ! -x .venv/bin/python ] && ! "$python" -m venv .venv; then
-    echo "error: $python has no venv module; install it (Debian: apt-get install python3-venv) or install uv" >&2
-    exit 2
+patiently() { # runs a command, and says every few seconds that it goes on
+  while sleep 1 && kill -0 $$ 2>/dev/null; do
+    ((SECONDS % 8)) || echo "  still installing, $SECONDS s"
+  done &
+  local beat=$! status=0
+  "$@" || status=$?
+  kill $beat
+  wait $beat 2>/dev/null || true
+  [ $status = 0 ] || fail "this failed: $*" "$without_network"
+}
+
+pip_install() {
+  patiently .venv/bin/python -m pip install --quiet ${wheels:+--no-index --find-links "$wheels"} "$@"
+}
+
+find_python() { # PYTHON, or one of the usual names: the first of a version that will do
+  local name version
+  for name in "${PYTHON:-python3}" $(printf 'python%s ' $versions); do
+    version=$("$name" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null) || continue
+    [[ " $versions " != *" $version "* ]] || { python=$name; return; }
+  done
+  fail "Python ${versions// / or } is needed${wheels:+ for the wheels in $wheels}, found $("${PYTHON:-python3}" --version 2>&1); install it, or name it: make setup PYTHON=/path/to/python"
+}
+
+make_environment() { # for Debian's Python it needs the package python3-venv, which its message names
+  rm -rf .venv
+  mkdir .venv
+  printf '%s\n' "$PWD" unfinished "$mode" > .venv/ready
+  patiently "$python" -m venv ${system:+--system-site-packages --without-pip} .venv
+}
+
+use_system_packages() { # pip takes what it finds there for installed where the versions of pyproject.toml allow it
+  make_environment
+  "$python" -c 'from importlib.metadata import version as v; [print(f"{p}=={v(p)}") for p in ("torch", "torchvision")]' > .venv/system.txt ||
+    fail "SYSTEM_TORCH=1: $python has no torch and torchvision; name another: make setup SYSTEM_TORCH=1 PYTHON=/path/to/python"
+  # .venv sees the base Python's packages, but not those of a virtual environment that PYTHON belongs to
+  "$python" -c 'import sys, sysconfig; sys.prefix == sys.base_prefix or print("import site; site.addsitedir(%r)" % sysconfig.get_path("purelib"))' \
+    > "$(echo .venv/lib/python*/site-packages)/system.pth"
+  .venv/bin/python -m pip --version >/dev/null 2>&1 || patiently .venv/bin/python -m ensurepip >/dev/null
+  echo "Installing what $python lacks; $(paste -sd ' ' .venv/system.txt) are its own"
+  pip_install hatchling editables
+  pip_install --no-build-isolation --constraint .venv/system.txt -e ".[$extras]"
+}
+
+use_wheels() {
+  make_environment
+  echo "Installing the wheels in $wheels"
+  pip_install --no-deps "$wheels"/*.whl
+  pip_install --no-deps --no-build-isolation -e .
+}
+
+use_lock() {
+  echo "Installing the locked packages into .venv (about 6 GB with CUDA; once)"
+  local uv=.venv/bin/uv
+  if command -v uv >/dev/null; then
+    uv=uv
+    [ -x .venv/bin/python ] || uv venv --quiet --python "$python" .venv
+  else
+    [ -x .venv/bin/python ] || make_environment
+    # uv halves the time; where it cannot be had, pip does the same
+    [ -x $uv ] || .venv/bin/python -m pip install --quiet uv || uv=
   fi
-  uv=.venv/bin/uv
-  # uv halves the time; where it cannot be had, pip does the same
-  [ -x "$uv" ] || .venv/bin/python -m pip install --quiet --disable-pip-version-check uv || uv=
+  if [ -n "$uv" ]; then
+    # compiled now, as pip does: else the first import takes twice as long, and each one where __pycache__ is not written
+    patiently "$uv" pip install --quiet --compile-bytecode --require-hashes -r requirements.lock
+    patiently "$uv" pip install --quiet --no-deps --no-build-isolation -e .
+  else
+    pip_install --require-hashes -r requirements.lock
+    pip_install --no-deps --no-build-isolation -e .
+  fi
+}
+
+link() { # the environment of another checkout was copied or moved here: its code and its commands become ours
+  .venv/bin/python - "$1/" "$PWD/" <<'PYTHON'
+import pathlib, sys
+old, new = (path.encode() for path in sys.argv[1:])
+for file in [*pathlib.Path(".venv/bin").iterdir(), *pathlib.Path(".venv").glob("lib/python*/site-packages/*.pth")]:
+    if file.is_file() and not file.is_symlink() and old in file.read_bytes():
+        file.write_bytes(file.read_bytes().replace(old, new))
+PYTHON
+}
+
+check() { # says what an interpreter lacks to do without .venv
+  local missing
+  missing=$("$1" - <<'PYTHON'
+import importlib.util
+needed = "hydra matplotlib numpy omegaconf pandas pydantic pytest pytorch_lightning rich safetensors scipy seaborn submitit"
+print(*(name for name in f"{needed} timm torch torchvision xdist".split() if not importlib.util.find_spec(name)))
+PYTHON
+  ) || fail "PYTHON=$1 does not run"
+  [ -z "$missing" ] || fail "PYTHON=$1 lacks $missing; let .venv have them: make setup SYSTEM_TORCH=1 PYTHON=$1" "$without_network"
+}
+
+if [ "${1:-}" = check ]; then
+  check "$2"
+  exit
 fi
-if [ -n "$uv" ]; then
-  # compiled now, as pip does: else the first import takes twice as long, and each one where __pycache__ is not written
-  "$uv" pip install --quiet --compile-bytecode --require-hashes -r requirements.lock
-  "$uv" pip install --quiet --no-deps --no-build-isolation -e .
+[ ! -L .venv ] || fail ".venv is a link to another checkout's environment, whose code it runs; remove the link (rm .venv) and try again"
+mode=${system:+SYSTEM_TORCH=1 }${wheels:+WHEELS=$wheels}
+was= was_packages= was_mode=
+[ ! -e .venv/ready ] || { read -r was; read -r was_packages; read -r was_mode; } < .venv/ready || true
+if [ -z "$mode" ] && [ "$was_packages" = "$packages" ] && .venv/bin/python -c pass 2>/dev/null; then
+  [ ! "$was" -ef . ] || exit 0
+  link "$was"
+  mode=$was_mode
+  echo "The environment in .venv was that of $was; now it is tied to this checkout"
+elif [ -z "$mode$PYTHON" ] && [ -n "$was_mode" ]; then
+  fail "requirements.lock or pyproject.toml changed since .venv was made, or it was not finished; repeat: make setup $was_mode"
 else
-  .venv/bin/python -m pip install --quiet --require-hashes -r requirements.lock
-  .venv/bin/python -m pip install --quiet --no-deps --no-build-isolation -e .
+  if [ -n "$wheels" ]; then
+    [ -e "$wheels/target" ] || fail "WHEELS=$wheels has no file named target; \`make wheels\` fills such a folder"
+    versions=$(sed -n 's/^python=//p' "$wheels/target") extras=$(sed -n 's/^extras=//p' "$wheels/target")
+  fi
+  .venv/bin/python -c pass 2>/dev/null || rm -rf .venv
+  find_python
+  if [ -n "$system" ]; then use_system_packages; elif [ -n "$wheels" ]; then use_wheels; else use_lock; fi
 fi
-touch "$ready"
+printf '%s\n' "$PWD" "$packages" "$mode" > .venv/ready
