@@ -18,8 +18,9 @@ fail() {
 }
 
 patiently() { # runs a command, and says every few seconds that it goes on
+  local said=$SECONDS
   while sleep 1 && kill -0 $$ 2>/dev/null; do
-    ((SECONDS % 8)) || echo "  still installing, $SECONDS s"
+    ((SECONDS < said + 8)) || echo "  still installing, $((said = SECONDS)) s"
   done &
   local beat=$! status=0
   "$@" || status=$?

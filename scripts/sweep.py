@@ -1,5 +1,6 @@
 """Do what is left of a sweep, then report: python scripts/sweep.py sweep=quick (make sweep SWEEP=quick)."""
 
+import contextlib
 import importlib
 import signal
 import sys
@@ -61,7 +62,8 @@ def main(config: DictConfig) -> None:
     if isinstance(launcher, LocalLauncher):
         freeze(left)
         for module in FOR_REPORT if left else ():  # while the fork server imports, which takes as long
-            importlib.import_module(module)
+            with contextlib.suppress(ModuleNotFoundError):  # W&B, where it is not used
+                importlib.import_module(module)
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the pool then lets its runs save
         with Display(console, len(runs)) as display:
             progress = run_pool(runs, slots=slots_for(left, launcher.parallel, launcher.runs_per_gpu), report=display)

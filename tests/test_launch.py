@@ -1,5 +1,6 @@
 import os
 import signal
+import sys
 import time
 from pathlib import Path
 
@@ -103,3 +104,12 @@ def test_time_left_follows_from_the_runs_that_ended() -> None:
     progress = Progress({"a": "done", "b": "running", "c": "missing", "d": "missing"}, seconds=[10.0], slots=2)
     assert progress.seconds_left == pytest.approx(2.5 * 10 / 2)
     assert Progress({"a": "missing"}).seconds_left is None
+
+
+def test_a_logger_that_is_not_installed_is_named_before_any_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(CrossoverError, match="logger=wandb_offline needs the package wandb"):
+        check_data([small_run(tmp_path, logger={"kind": "wandb_offline"})])
+    assert len(check_data([small_run(tmp_path)])) == 1

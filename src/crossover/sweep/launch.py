@@ -1,5 +1,6 @@
 """Where does a sweep go, and is its data there?"""
 
+import importlib.util
 import itertools
 from collections.abc import Sequence
 from pathlib import Path
@@ -75,7 +76,13 @@ def parse_launcher(values: dict[str, Any]) -> Launcher:
 
 def check_data(runs: Sequence[RunConfig]) -> list[str]:
     """Build the caches that the runs need and return a line for each dataset; raise CrossoverError, before any run
-    starts, for data that is missing or too small."""
+    starts, for data that is missing or too small, and for a logger that is not installed."""
+    kind = next((run.logger.kind for run in runs if run.logger.kind.startswith("wandb")), None)
+    if kind is not None and importlib.util.find_spec("wandb") is None:
+        raise CrossoverError(
+            f"logger={kind} needs the package wandb, which is not installed; take logger=csv or logger=none"
+            " (SET=logger=csv), or install it: make setup EXTRAS=test,wandb"
+        )
     lines = []
     for config, group in itertools.groupby(runs, key=lambda run: run.data):
         members = list(group)
