@@ -17,7 +17,7 @@ from benchmarks.settings import Bench, BenchConfig
 from benchmarks.table import BEGIN, END, performance_block, sections
 from crossover.cli import one_line_errors, resolved, run_app
 from crossover.config import CrossoverError, describe
-from crossover.files import replace_block, write_json
+from crossover.store import replace_block, write_json
 
 
 def compose_train(overrides: list[str]) -> dict[str, Any]:

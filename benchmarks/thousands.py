@@ -15,9 +15,9 @@ import numpy as np
 
 from benchmarks.minisweep import SCRIPTS, call
 from crossover.config import RunConfig
-from crossover.sweep.records import thaw
+from crossover.record import identify
+from crossover.store import read_frozen
 from crossover.training.machine import package_versions
-from crossover.training.run import identify
 
 NAME = "thousands"
 SIZES = tuple(round(n) for n in np.geomspace(64, 65_536, 20))
@@ -77,7 +77,7 @@ def invent_records(outputs: Path) -> None:
     labels, versions = np.random.default_rng(0).integers(10, size=TEST).astype(np.int16), package_versions()
     for number, folder in enumerate(sorted((outputs / "runs").iterdir())):
         rng = np.random.default_rng(number)
-        run = thaw(folder)
+        run = read_frozen(folder)
         low, scale, exponent = LAWS[run.model.family]
         error = min(0.9, (low + scale * run.n_train**-exponent) * np.exp(NOISE * rng.standard_normal()))
         wrong = rng.random(TEST) < error

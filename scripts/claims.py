@@ -17,8 +17,8 @@ from rich.table import Table
 from crossover.analysis.tables import AnalysisError
 from crossover.cli import one_line_errors, resolved, run_app
 from crossover.config import CrossoverError, RunConfig
-from crossover.files import write_json, write_text
 from crossover.report.build import environment
+from crossover.store import is_done, write_json, write_plan, write_text
 from crossover.studies.claims.measures import (
     exact_measures,
     measures_of_probes,
@@ -35,7 +35,6 @@ from crossover.studies.claims.rules import Rules, judge, parse_rules, places
 from crossover.studies.probes.measure import probe_runs
 from crossover.sweep.local import do_runs, read_done
 from crossover.sweep.plan import parse_sweep, plan_runs, sweep_dir
-from crossover.sweep.records import is_done, write_plan
 from crossover.sweep.slots import slots_for
 
 STUDY = "claims"

@@ -8,8 +8,8 @@ from pathlib import Path
 from crossover.cli import one_line
 from crossover.config import CrossoverError
 from crossover.report.mirror import logger_of
+from crossover.store import read_sweep
 from crossover.sweep.plan import sweep_dir
-from crossover.sweep.records import read_sweep
 
 ANY = "anyone"
 """Entity in specs that are not saved."""

@@ -8,7 +8,7 @@ import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
-from crossover.files import write_atomically, write_json, write_text
+from crossover.store import write_atomically, write_json, write_text
 from crossover.studies.probes.demo import SHIFT, WHOLE, demonstrate, draw
 
 

@@ -10,12 +10,11 @@ from rich.console import Console
 from rich.table import Table
 
 from crossover.config import CrossoverError, CuesData, ImageData, parse_run
-from crossover.files import write_text
 from crossover.report.style import save
+from crossover.store import read_sweep, write_text
 from crossover.studies.dose import dose_table
 from crossover.studies.dose_figure import dose_words, draw_dose
 from crossover.sweep.plan import sweep_dir
-from crossover.sweep.records import read_sweep
 
 
 def main(arguments: list[str]) -> int:

@@ -11,7 +11,7 @@ from rich.padding import Padding
 
 from crossover.cli import one_line_errors, resolved, run_app
 from crossover.config import CrossoverError
-from crossover.files import write_text
+from crossover.store import write_text
 from crossover.studies.gold import compare_study
 
 

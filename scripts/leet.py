@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 
 from crossover.config import CrossoverError
+from crossover.store import read_plan
 from crossover.sweep.plan import sweep_dir
-from crossover.sweep.records import read_plan
 
 USAGE = "usage: python scripts/leet.py SWEEP [OUTPUTS]    OUTPUTS: the folder of runs and sweeps; default: outputs"
 

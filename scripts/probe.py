@@ -11,14 +11,13 @@ from rich.table import Table
 
 from crossover.cli import one_line_errors, resolved, run_app
 from crossover.config import CrossoverError
-from crossover.files import write_text
 from crossover.report.markdown import probes_page
+from crossover.store import read_sweep, write_text
 from crossover.studies.claims.measures import probe_table
 from crossover.studies.probes.measure import probe_runs
 from crossover.studies.probes.published import probe_published
 from crossover.sweep.plan import sweep_dir
 from crossover.sweep.pool import local_slots
-from crossover.sweep.records import read_sweep
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="probe")

@@ -13,9 +13,9 @@ from rich.table import Table
 from crossover.analysis.tables import AnalysisError
 from crossover.cli import one_line_errors, resolved, run_app
 from crossover.config import CrossoverError
-from crossover.files import write_text
 from crossover.report.figures import best_of
 from crossover.report.style import save
+from crossover.store import write_text
 from crossover.studies.recipes import HEADER, NEEDED, chosen_rows, write_search
 from crossover.studies.search import TRIAL_COLUMNS, parse_search, plan_trials, trial_row
 from crossover.studies.tuning import best_of_k, chosen

@@ -13,9 +13,9 @@ from crossover.config import CrossoverError
 from crossover.report.build import write_curves_report
 from crossover.report.mirror import mirror_report
 from crossover.report.terminal import terminal_summary
+from crossover.store import read_sweep
 from crossover.study import report_sweep
 from crossover.sweep.plan import sweep_dir
-from crossover.sweep.records import read_sweep
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="report")

@@ -13,12 +13,12 @@ from rich.table import Table
 
 from crossover.cli import one_line_errors, resolved, run_app
 from crossover.config import CrossoverError, RunConfig
-from crossover.files import write_text
+from crossover.record import Record, runs_table
 from crossover.report.publish import Study, read_study
+from crossover.store import write_text
 from crossover.studies.reproduction import WIDTH, compare_runs
 from crossover.study import study_runs
 from crossover.sweep.local import do_runs
-from crossover.sweep.records import runs_table
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="reproduce")
@@ -58,7 +58,7 @@ def chosen_runs(study: Study, values: dict[str, Any]) -> list[RunConfig]:
     return [planned[run_id] for run_id in random.Random(values["seed"]).sample(study.run_ids, count)]  # noqa: S311
 
 
-def check_same_data(study: Study, records: list[dict[str, Any]]) -> None:
+def check_same_data(study: Study, records: list[Record]) -> None:
     for record in records:
         published = study.environment[f"{record['dataset']} hash"]
         if record["dataset_hash"] not in published:

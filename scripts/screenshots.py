@@ -11,7 +11,7 @@ from typing import Literal
 from PIL import Image
 from playwright.sync_api import sync_playwright
 
-from crossover.files import write_atomically
+from crossover.store import write_atomically
 
 CHROMIUM = "/usr/bin/chromium"
 FLAGS = (

@@ -8,8 +8,8 @@ from rich.console import Console
 from rich.table import Table
 
 from crossover.config import CrossoverError
+from crossover.store import STATES, read_plan, run_state
 from crossover.sweep.jobs import count_jobs
-from crossover.sweep.records import STATES, read_plan, run_state
 
 USAGE = "usage: python scripts/status.py [OUTPUTS]    the folder of runs and sweeps; default: outputs"
 

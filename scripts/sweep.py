@@ -14,6 +14,7 @@ from rich.console import Console
 
 from crossover.cli import one_line_errors, resolved, run_app
 from crossover.config import RunConfig
+from crossover.store import freeze, is_done, read_record, read_sweep, write_plan
 from crossover.sweep.failures import describe_failures, repeat_command
 from crossover.sweep.groups import estimate_costs, group_runs
 from crossover.sweep.jobs import queued_runs
@@ -21,7 +22,6 @@ from crossover.sweep.launch import LocalLauncher, SlurmLauncher, check_data, par
 from crossover.sweep.plan import named, parse_sweep, plan_runs, sweep_dir
 from crossover.sweep.pool import Progress, fork_server, run_pool
 from crossover.sweep.progress import Display
-from crossover.sweep.records import freeze, is_done, read_record, read_sweep, write_plan
 from crossover.sweep.slots import slots_for
 from crossover.sweep.slurm import require_slurm, submit, watch
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from crossover.lock import is_held
-from crossover.vocabulary import INCOMPLETE
+from crossover.record import INCOMPLETE
 
 USAGE = "usage: python scripts/sync.py [OUTPUTS]    the folder of runs and sweeps; default: outputs"
 CHUNK = 100

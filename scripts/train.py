@@ -6,9 +6,9 @@ from omegaconf import DictConfig
 from crossover.cli import one_line_errors, resolved, run_app
 from crossover.config import CrossoverError, parse_run
 from crossover.lock import HeldError
+from crossover.store import freeze, read_record
 from crossover.sweep.job import execute_locked
 from crossover.sweep.launch import check_data
-from crossover.sweep.records import freeze, read_record
 from crossover.training.ranks import this_rank
 
 
@@ -25,8 +25,10 @@ def main(config: DictConfig) -> None:
     if this_rank(run.trainer).index > 0:
         return
     record = read_record(run.run_dir / "record.json")
-    errors = ", ".join(f"{part} error {record[f'{part}_error']:.4f}" for part in ("train", "val", "test"))
-    print(f"{run.run_id}: {errors}, {record['train_seconds']:.1f} s of training; {run.run_dir / 'record.json'}")
+    print(
+        f"{run.run_id}: train error {record['train_error']:.4f}, val error {record['val_error']:.4f}, test error"
+        f" {record['test_error']:.4f}, {record['train_seconds']:.1f} s of training; {run.run_dir / 'record.json'}"
+    )
 
 
 if __name__ == "__main__":

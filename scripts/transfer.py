@@ -16,10 +16,10 @@ from rich.progress import track
 
 from crossover.cli import one_line_errors, resolved, run_app
 from crossover.config import RunConfig
-from crossover.files import write_json, write_text
 from crossover.report.build import Findings, environment, write_findings
 from crossover.report.mirror import mirror_report
 from crossover.report.terminal import terminal_summary
+from crossover.store import read_sweep, write_json, write_plan, write_text
 from crossover.studies.transfer import (
     COLUMNS,
     TransferConfig,
@@ -33,7 +33,6 @@ from crossover.studies.transfer import (
 from crossover.sweep.launch import check_data
 from crossover.sweep.local import do_runs
 from crossover.sweep.plan import named, parse_sweep, plan_runs, sweep_dir
-from crossover.sweep.records import read_sweep, write_plan
 
 
 def compose_train(overrides: list[str]) -> dict[str, Any]:

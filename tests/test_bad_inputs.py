@@ -14,10 +14,10 @@ from crossover.cli import one_line, resolved
 from crossover.config import ImageData, parse_run
 from crossover.data.cache import open_dataset
 from crossover.data.readers import decode, read_cifar10, read_folder, read_tiny_imagenet
+from crossover.store import read_frozen, read_plan, read_record, read_sweep
 from crossover.sweep.jobs import noted_tasks
 from crossover.sweep.launch import parse_launcher
 from crossover.sweep.plan import named, parse_sweep, plan_runs
-from crossover.sweep.records import read_plan, read_record, read_sweep, thaw
 from tests.worlds import small_run
 
 CONF = str(Path(__file__).parents[1] / "conf")
@@ -181,9 +181,9 @@ RECORDS = [
     Bad("record of a later version", on(read_record, "r"), "has schema 99", (("r", '{"schema": 99}'),)),
     Bad("a list as record", on(read_record, "r"), "has schema None", (("r", "[]"),)),
     Bad("torn plan", on(read_plan, "p"), "is not a whole plan", (("p", '{"name"'),)),
-    Bad("torn frozen config", thaw, "config.yaml cannot be read", (("config.yaml", "{"),)),
-    Bad("no frozen config", thaw, "config.yaml cannot be read"),
-    Bad("frozen config of nothing", thaw, "config.yaml", (("config.yaml", '{"machine": {}}'),)),
+    Bad("torn frozen config", read_frozen, "config.yaml cannot be read", (("config.yaml", "{"),)),
+    Bad("no frozen config", read_frozen, "config.yaml cannot be read"),
+    Bad("frozen config of nothing", read_frozen, "config.yaml", (("config.yaml", '{"machine": {}}'),)),
     Bad("unknown sweep", lambda p: read_sweep(p, "quack"), "no sweep 'quack' in"),
     Bad("torn jobs", noted_tasks, "5.json is damaged; delete it", (("jobs/5.json", "{"),)),
 ]

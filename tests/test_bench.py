@@ -13,7 +13,7 @@ from benchmarks.race import in_turns, summarise
 from benchmarks.table import BEGIN, END, performance_block, sections
 from benchmarks.worlds import with_fields
 from crossover.config import CrossoverError
-from crossover.files import with_block
+from crossover.store import with_block
 from crossover.training.run import execute
 from tests.worlds import small_run
 

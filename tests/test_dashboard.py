@@ -19,18 +19,8 @@ from omegaconf import OmegaConf
 
 from crossover.cli import resolved
 from crossover.config import parse_run
-from crossover.vocabulary import (
-    CONFIG,
-    CURVE,
-    EQUIVALENCE,
-    FIGURES,
-    GAP,
-    HISTORY,
-    N_TRAIN,
-    TABLE,
-    VERDICT,
-    logged_names,
-)
+from crossover.record import CONFIG, HISTORY, N_TRAIN
+from crossover.vocabulary import CURVE, EQUIVALENCE, FIGURES, GAP, TABLE, VERDICT, logged_names
 from tests.test_loggers import merged, records_of
 from tests.test_report import crossing_records
 from tests.wandb_stub import WandbStub, wandb_stub
@@ -41,7 +31,7 @@ import sys
 from pathlib import Path
 from crossover.report.build import write_report
 from crossover.report.mirror import mirror_report
-from crossover.sweep.records import read_sweep
+from crossover.store import read_sweep
 outputs = Path(sys.argv[1])
 for _ in range(2):  # the second time there is nothing to do
     sweep = read_sweep(outputs, "quick")

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from crossover.config import CrossoverError
-from crossover.files import replace_block, write_atomically
+from crossover.store import replace_block, write_atomically
 
 
 def test_block_between_markers_is_replaced_and_nothing_else(tmp_path: Path) -> None:

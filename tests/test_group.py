@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from crossover.store import freeze, run_state
 from crossover.sweep.__main__ import main
 from crossover.sweep.failures import repeat_command
-from crossover.sweep.records import freeze, run_state
 from tests.worlds import small_run
 
 

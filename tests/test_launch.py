@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from crossover.config import CrossoverError, RunConfig
+from crossover.store import freeze, read_record, read_sweep, run_state, write_plan
 from crossover.sweep import pool
 from crossover.sweep.launch import check_data, parse_launcher
 from crossover.sweep.pool import Progress, local_slots, run_pool, visible_gpus
-from crossover.sweep.records import freeze, read_record, read_sweep, run_state, write_plan
 from tests.worlds import results, small_run
 
 

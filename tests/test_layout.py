@@ -8,23 +8,27 @@ from pathlib import Path
 import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "crossover"
-CORE = {"cli", "config", "data", "files", "lock", "report", "study", "sweep", "training", "vocabulary", "wandb_runs"}
+CORE = {
+    *("cli", "config", "data", "lock", "record", "report", "store", "study", "sweep", "training"),
+    *("vocabulary", "wandb_runs"),
+}
 ALLOWED = {
     "config": set(),
-    "files": {"config"},
+    "record": {"config"},
+    "store": {"config", "lock", "record"},
     "lock": set(),
-    "vocabulary": set(),
+    "vocabulary": {"record"},
     "wandb_runs": set(),
     "analysis": set(),
-    "data": {"config", "files", "lock"},
-    "training": {"config", "files", "data", "vocabulary", "wandb_runs"},
-    "sweep": {"config", "files", "lock"},
+    "data": {"config", "store", "lock"},
+    "training": {"config", "store", "record", "data", "wandb_runs"},
+    "sweep": {"config", "store", "lock", "record"},
     "sweep/launch": {"config", "data"},
-    "sweep/job": {"config", "files", "lock", "cli", "training"},
-    "sweep/pool": {"config", "files", "cli"},
-    "sweep/__main__": {"config", "lock"},
-    "report": {"config", "files", "analysis", "sweep", "vocabulary", "wandb_runs"},
-    "study": {"config", "files", "data", "analysis", "report", "sweep"},
+    "sweep/job": {"config", "store", "lock", "cli", "training"},
+    "sweep/pool": {"config", "store", "cli"},
+    "sweep/__main__": {"config", "lock", "store"},
+    "report": {"config", "store", "record", "analysis", "vocabulary", "wandb_runs"},
+    "study": {"config", "store", "data", "analysis", "report", "sweep"},
     "studies": {"analysis", *CORE},
     "cli": {"config"},
 }
@@ -112,7 +116,7 @@ def test_the_package_knows_no_benchmarks_and_no_tests() -> None:
 @pytest.mark.parametrize(
     "modules",
     [
-        "crossover.config, crossover.sweep.plan, crossover.sweep.records, crossover.lock",
+        "crossover.config, crossover.sweep.plan, crossover.store, crossover.lock",
         "crossover.analysis.crossover, crossover.analysis.laws, crossover.analysis.calibration",
         "crossover.report.build, crossover.report.page, crossover.report.figures, crossover.study",
         "crossover.studies.claims.rules, crossover.studies.claims.page",

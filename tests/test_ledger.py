@@ -10,13 +10,13 @@ import torch
 from PIL import Image
 
 from crossover.config import CrossoverError
+from crossover.store import freeze, read_record
 from crossover.studies.claims import measures as ledger
 from crossover.studies.claims.operations import operation_measures
 from crossover.studies.claims.rules import COLUMNS, EXACT, Place
 from crossover.studies.probes.load import load_run
 from crossover.studies.probes.measure import compare_networks, dense_ratio, patch_order, probe_runs, read_probes
 from crossover.studies.probes.published import probe_published, read_images
-from crossover.sweep.records import freeze, read_record
 from crossover.training.run import execute
 from tests.test_probes import images, tiny, tiny_resnet
 from tests.worlds import VIT, small_run

@@ -16,9 +16,9 @@ import torch
 from crossover.config import AugmentConfig, RunConfig
 from crossover.data.cache import open_dataset
 from crossover.data.loader import Images, TrainBatches
+from crossover.record import ACCURACY, CONFIG, CONFUSION, GPU_SECONDS, HISTORY, N_TRAIN, SAMPLES, SUMMARY
 from crossover.training.loggers import sample_grid
 from crossover.training.run import execute
-from crossover.vocabulary import ACCURACY, CONFIG, CONFUSION, GPU_SECONDS, HISTORY, N_TRAIN, SAMPLES, SUMMARY
 from tests.wandb_stub import wandb_stub
 from tests.worlds import files_with, results, small_run
 

@@ -13,11 +13,11 @@ import pytest
 from rich.console import Console
 
 from crossover.analysis.tables import read_curves
-from crossover.files import file_name
+from crossover.record import runs_table
 from crossover.report.build import Findings, write_curves_report, write_findings
 from crossover.report.markdown import plain
 from crossover.report.terminal import terminal_summary
-from crossover.sweep.records import runs_table
+from crossover.store import file_name
 from tests.test_report import crossing_records
 
 SCRIPT = "<script>alert(1)</script>"

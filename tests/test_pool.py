@@ -13,9 +13,9 @@ import torch
 
 import crossover.training.run  # noqa: F401 - once, not in each process
 from crossover.config import CrossoverError, RunConfig
+from crossover.store import freeze, run_state
 from crossover.sweep import pool
 from crossover.sweep.pool import Pool, Progress, run_pool
-from crossover.sweep.records import freeze, run_state
 from tests.worlds import small_run
 
 Execute = Callable[[RunConfig, object], None]

@@ -12,10 +12,10 @@ from PIL import Image
 
 from crossover.report.markdown import probes_page
 from crossover.report.publish import publish
+from crossover.store import freeze, read_sweep, write_plan
 from crossover.studies.claims.measures import PROBED
 from crossover.studies.probes.tables import MIXED, probe_tables
 from crossover.study import report_sweep
-from crossover.sweep.records import freeze, read_sweep, write_plan
 from crossover.training.run import execute
 from tests.worlds import VIT, small_run
 

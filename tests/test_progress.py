@@ -4,9 +4,9 @@ import re
 import pytest
 from rich.console import Console
 
+from crossover.store import State
 from crossover.sweep.pool import Progress
 from crossover.sweep.progress import Display, describe, duration
-from crossover.sweep.records import State
 
 COLOUR = re.compile(r"\x1b\[(?:\d+;)*(?:3[0-7]|9[0-7]|38;[25])")
 """A code that sets a foreground colour."""

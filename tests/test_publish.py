@@ -1,12 +1,13 @@
 import json
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from crossover.config import CrossoverError
-from crossover.files import with_block
+from crossover.record import Record, runs_table
 from crossover.report.build import Findings, write_findings, write_report
 from crossover.report.publish import (
     BEGIN,
@@ -17,8 +18,8 @@ from crossover.report.publish import (
     regenerate,
     study_block,
 )
+from crossover.store import SweepRecords, with_block
 from crossover.studies.reproduction import compare_runs
-from crossover.sweep.records import SweepRecords, runs_table
 from tests.test_report import crossing_records
 
 ROOT = Path(__file__).parents[1]
@@ -84,7 +85,9 @@ def outputs(tmp_path: Path) -> Path:
         (folder / "record.json").write_text(json.dumps(record))
     ids = tuple(paths)
     command = 'make sweep SWEEP=quick SET="data.q=0.9 budget.steps=10"'
-    sweep = SweepRecords("quick", command, ids, tuple(records), dict.fromkeys(ids, "done"), {}, paths)
+    sweep = SweepRecords(
+        "quick", command, ids, cast("tuple[Record, ...]", tuple(records)), dict.fromkeys(ids, "done"), {}, paths
+    )
     write_report(sweep, tmp_path / "report")
     plan = {"name": "quick", "command": command, "runs": ids}
     (tmp_path / "report" / "plan.json").write_text(json.dumps(plan))

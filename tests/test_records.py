@@ -4,8 +4,17 @@ from pathlib import Path
 import pytest
 
 from crossover.config import RECORD_SCHEMA, CrossoverError
-from crossover.files import write_atomically, write_json
-from crossover.sweep.records import COLUMNS, freeze, read_record, read_sweep, run_state, runs_table, thaw, write_plan
+from crossover.record import COLUMNS, runs_table
+from crossover.store import (
+    freeze,
+    read_frozen,
+    read_record,
+    read_sweep,
+    run_state,
+    write_atomically,
+    write_json,
+    write_plan,
+)
 from tests.worlds import small_run
 
 
@@ -26,10 +35,10 @@ def test_a_torn_record_is_none(tmp_path: Path, text: str) -> None:
 def test_frozen_config_comes_back_equal_and_a_done_run_keeps_its_own(tmp_path: Path) -> None:
     run = small_run(tmp_path)
     freeze([run])
-    assert thaw(run.run_dir) == run
+    assert read_frozen(run.run_dir) == run
     (run.run_dir / "record.json").write_text("{}")
     freeze([small_run(tmp_path, machine={"outputs": run.machine.outputs, "threads": 7})])
-    assert thaw(run.run_dir).machine.threads == 1
+    assert read_frozen(run.run_dir).machine.threads == 1
 
 
 def test_an_equal_config_is_not_written_again_and_a_torn_one_is(tmp_path: Path) -> None:
@@ -41,13 +50,13 @@ def test_an_equal_config_is_not_written_again_and_a_torn_one_is(tmp_path: Path) 
     assert path.stat().st_ino == before
     path.write_text(path.read_text()[:-20])
     freeze([run])
-    assert thaw(run.run_dir) == run
+    assert read_frozen(run.run_dir) == run
 
 
 def test_torn_config_says_what_to_do(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text('{"data": ')
     with pytest.raises(CrossoverError, match="repeat the sweep"):
-        thaw(tmp_path)
+        read_frozen(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -76,7 +85,7 @@ def test_unknown_sweep_names_those_that_exist(tmp_path: Path) -> None:
 
 def test_table_has_the_contracts_columns() -> None:
     table = runs_table([{"run_id": "a", "test_error": 0.5, "config": {}}])
-    assert list(table.columns) == COLUMNS
+    assert list(table.columns) == [column.name for column in COLUMNS]
     assert table.loc[0, "test_error"] == 0.5
     assert runs_table([]).empty
 

@@ -3,7 +3,7 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -12,11 +12,12 @@ import pytest
 from rich.console import Console
 
 from crossover.config import CrossoverError
+from crossover.record import Record
 from crossover.report.build import Ceiling, Extras, Report, write_report
 from crossover.report.figures import learning_curves
 from crossover.report.style import styles
 from crossover.report.terminal import terminal_summary
-from crossover.sweep.records import State, SweepRecords
+from crossover.store import State, SweepRecords
 
 SIZES = (256, 1024, 4096, 16384, 65536)
 N_STAR = 2000.0
@@ -68,7 +69,9 @@ def sweep(records: list[dict[str, Any]], **states: State) -> SweepRecords:
     known: dict[str, State] = {r["run_id"]: "done" for r in records}
     known |= states
     errors = {run_id: "Traceback\nValueError: <b>boom</b>\n" for run_id, state in states.items() if state == "failed"}
-    return SweepRecords("quick", "make sweep", tuple(known), tuple(records), known, errors, {})
+    return SweepRecords(
+        "quick", "make sweep", tuple(known), cast("tuple[Record, ...]", tuple(records)), known, errors, {}
+    )
 
 
 @pytest.fixture

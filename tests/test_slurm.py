@@ -11,9 +11,9 @@ import pytest
 from rich.console import Console
 
 from crossover.config import CrossoverError, RunConfig
+from crossover.store import freeze, write_plan
 from crossover.sweep.jobs import active_jobs, cancel_jobs, count_jobs, noted_tasks
 from crossover.sweep.launch import SlurmLauncher
-from crossover.sweep.records import freeze, write_plan
 from crossover.sweep.slurm import private_folder
 from tests.worlds import files_with, small_run
 

@@ -1,5 +1,6 @@
 """Small runs for tests: the embedded world with a pool of 1,200 images, and networks that train in a second."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +68,7 @@ def files_with(text: str, folder: Path) -> list[str]:
     return [str(path.relative_to(folder)) for path in files if text.encode() in path.read_bytes()]
 
 
-def results(record: dict[str, Any]) -> dict[str, Any]:
+def results(record: Mapping[str, Any]) -> dict[str, Any]:
     """Return what must be equal when a run is repeated or resumed."""
     kept = {k: v for k, v in record.items() if k not in CLOCKS}
     kept["history"] = [{k: v for k, v in row.items() if k not in CLOCKS} for row in record["history"]]

@@ -13,11 +13,10 @@ from crossover.config import CrossoverError, CuesData, RunConfig, parse_run
 from crossover.data.cache import cache_folder, open_dataset
 from crossover.data.cues import bayes_accuracy, local_only_accuracy
 from crossover.data.samples import sample_picture
-from crossover.files import write_atomically
 from crossover.report.build import Ceiling, Extras, Report, Sample, write_findings, write_report
 from crossover.report.publish import Study, study_findings
+from crossover.store import SweepRecords, write_atomically
 from crossover.sweep.plan import parse_sweep, plan_runs
-from crossover.sweep.records import SweepRecords
 
 CEILING_IMAGES = 5_000
 """Images on which the exact Bayes accuracy is evaluated; its standard error is then about 0.001."""

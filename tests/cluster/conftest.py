@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import pytest
 
-from crossover.sweep.records import run_state
+from crossover.store import run_state
 from tests.worlds import results
 
 HERE = Path(__file__).parent

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from crossover.sweep.records import run_state
+from crossover.store import run_state
 from tests.cluster.conftest import Cluster, records, runs, starts, until
 
 pytestmark = pytest.mark.cluster

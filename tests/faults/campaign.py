@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from crossover.config import CrossoverError
-from crossover.files import write_json, write_text
+from crossover.store import write_json, write_text
 from tests.faults.kinds import FAULTS, Fault
 from tests.faults.world import FORK, STEPS, World
 

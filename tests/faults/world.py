@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from crossover.config import RunConfig, parse_run
+from crossover.store import freeze, run_state, write_plan
 from crossover.sweep.launch import check_data
 from crossover.sweep.pool import Progress, run_pool
-from crossover.sweep.records import freeze, run_state, write_plan
 
 FORK = multiprocessing.get_context("fork")
 """What is imported once by the campaign: a command then starts in 0.01 s, where a fork server takes seconds."""

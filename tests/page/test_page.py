@@ -4,14 +4,15 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
 
+from crossover.record import Record
 from crossover.report.build import Extras, Report, write_report
 from crossover.report.style import styles
-from crossover.sweep.records import State, SweepRecords
+from crossover.store import State, SweepRecords
 from tests.test_report import crossing_records
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (make setup)")
@@ -49,7 +50,9 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Report:
     states: dict[str, State] = {record["run_id"]: "done" for record in records}
     states |= {"cues-vit_tiny-n256-c20": "failed", "cues-vit_tiny-n256-c21": "missing"}
     errors = {"cues-vit_tiny-n256-c20": "Traceback\nValueError: loss is nan\n"}
-    sweep = SweepRecords("quick", "make sweep", tuple(states), tuple(records), states, errors, paths)
+    sweep = SweepRecords(
+        "quick", "make sweep", tuple(states), cast("tuple[Record, ...]", tuple(records)), states, errors, paths
+    )
     return write_report(sweep, folder / "report", extras=Extras(no_samples="none here"))
 
 
@@ -219,7 +222,10 @@ def test_dark_screens_print_on_white_paper_with_all_details(browser: Any, report
 def test_print_clips_nothing_and_leaves_out_the_controls(browser: Any, tmp_path: Path, models: tuple[str, ...]) -> None:
     records = crossing_records(models=models)
     states: dict[str, State] = {record["run_id"]: "done" for record in records}
-    write_report(SweepRecords("quick", "make sweep", tuple(states), tuple(records), states, {}, {}), tmp_path)
+    write_report(
+        SweepRecords("quick", "make sweep", tuple(states), cast("tuple[Record, ...]", tuple(records)), states, {}, {}),
+        tmp_path,
+    )
     page = browser.new_page(viewport={"width": PAPER, "height": 900})
     page.goto((tmp_path / "report.html").as_uri())
     page.emulate_media(media="print")

@@ -17,8 +17,8 @@ from scipy import stats
 from scipy.spatial.distance import cdist
 
 from crossover.config import RunConfig
+from crossover.store import freeze, read_record
 from crossover.sweep.pool import local_slots, run_pool
-from crossover.sweep.records import freeze, read_record
 from tests.worlds import small_run
 
 pytestmark = pytest.mark.slow

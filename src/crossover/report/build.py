@@ -17,13 +17,13 @@ from crossover.analysis.sentences import calibration_sentence, extrapolation_sen
 from crossover.analysis.stability import stability_table
 from crossover.analysis.tables import primary_runs
 from crossover.config import CrossoverError
-from crossover.files import file_name, write_json, write_text
+from crossover.record import Record, runs_table
 from crossover.report import figures
 from crossover.report.figures import Ceiling
 from crossover.report.markdown import markdown_page
 from crossover.report.page import html_page, shown_classes
 from crossover.report.style import save
-from crossover.sweep.records import State, SweepRecords, runs_table
+from crossover.store import State, SweepRecords, file_name, write_json, write_text
 
 __all__ = ["Ceiling", "Extras", "Findings", "Report", "Sample", "write_curves_report", "write_findings", "write_report"]
 
@@ -162,7 +162,7 @@ def write_report(
     The runs of `also` count as alternatives (another budget, augmentation or recipe) in the stability table;
     `designs` repetitions of the design are simulated (0: none).
     """
-    seen: dict[str, dict[str, Any]] = {}
+    seen: dict[str, Record] = {}
     for one in (sweep, *also):
         seen |= {record["run_id"]: record for record in one.records if record["run_id"] not in seen}
     records = list(seen.values())

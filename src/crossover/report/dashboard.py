@@ -13,13 +13,13 @@ import wandb_workspaces.reports.v2 as wr
 import wandb_workspaces.workspaces as ws
 
 from crossover.config import CrossoverError
-from crossover.files import write_text
+from crossover.record import CONFUSION_TABLE, N_TRAIN, SAMPLES, SUMMARY
 from crossover.report.markdown import code, plain
 from crossover.report.mirror import run_id
 from crossover.report.panels import MOST_RUNS, WIDE, all_runs, cost, equivalence, gap, learning_curves, trainings
 from crossover.report.style import styles
-from crossover.sweep.records import SweepRecords
-from crossover.vocabulary import CONFUSION_TABLE, CURVE_JOB, N_TRAIN, PAIR_JOB, SAMPLES, SUMMARY
+from crossover.store import SweepRecords, write_text
+from crossover.vocabulary import CURVE_JOB, PAIR_JOB
 
 
 @dataclass(frozen=True)

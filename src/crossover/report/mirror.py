@@ -13,23 +13,10 @@ import pandas as pd
 
 from crossover import wandb_runs
 from crossover.config import LoggerConfig
-from crossover.files import write_json
+from crossover.record import N_TRAIN
 from crossover.report.build import Report
-from crossover.sweep.records import SweepRecords
-from crossover.vocabulary import (
-    CURVE,
-    CURVE_JOB,
-    EQUIVALENCE,
-    FIGURES,
-    GAP,
-    N_TRAIN,
-    PAIR,
-    PAIR_JOB,
-    REPORT_JOB,
-    TABLE,
-    VERDICT,
-    VERDICTS,
-)
+from crossover.store import SweepRecords, write_json
+from crossover.vocabulary import CURVE, CURVE_JOB, EQUIVALENCE, FIGURES, GAP, PAIR, PAIR_JOB, REPORT_JOB, TABLE, VERDICT, VERDICTS
 
 if TYPE_CHECKING:
     import wandb

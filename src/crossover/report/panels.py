@@ -5,7 +5,8 @@ from typing import Any
 
 import wandb_workspaces.reports.v2 as wr
 
-from crossover.vocabulary import ACCURACY, CURVE, EQUIVALENCE, GAP, GPU_SECONDS, HISTORY, N_TRAIN, SUMMARY
+from crossover.record import ACCURACY, GPU_SECONDS, HISTORY, N_TRAIN, SUMMARY
+from crossover.vocabulary import CURVE, EQUIVALENCE, GAP
 
 MOST_RUNS = 500
 """Runs that a panel draws; W&B's own default is 10."""

@@ -13,9 +13,8 @@ import pandas as pd
 from crossover.analysis.crossover import analyse, curve_summary
 from crossover.analysis.stability import stability_table
 from crossover.config import CrossoverError
-from crossover.files import replace_block, write_atomically
 from crossover.report.build import Extras, Findings
-from crossover.sweep.records import read_record
+from crossover.store import read_record, replace_block, write_atomically
 
 TABLES = ("crossover.json", "runs.csv", "curves.csv", "stability.csv", "environment.json", "plan.json")
 FILES = ("report.html", "report.md", *TABLES)

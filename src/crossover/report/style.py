@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from crossover.analysis.sentences import images
-from crossover.files import write_atomically
+from crossover.store import write_atomically
 
 FAMILIES = {"resnet": ("#0072B2", "o"), "hybrid": ("#009E73", "D"), "vit": ("#D55E00", "s")}
 OTHERS = (("#CC79A7", "^"), ("#A87900", "v"), ("#3D93C4", "P"), ("#808080", "X"))

@@ -9,6 +9,7 @@ import pandas as pd
 
 from crossover.analysis.laws import LAST_VALUE
 from crossover.analysis.sentences import images
+from crossover.record import COLUMNS
 
 if TYPE_CHECKING:
     from crossover.report.build import Report
@@ -27,27 +28,13 @@ CALIBRATION = (
     ("of a pointwise Fieller set", "fieller_width", ".2f"),
 )
 """Column of the table, key of a row of calibration.json, format."""
-COST = (
-    ("parameters", "params", "", "mean"),
-    ("forward FLOPs per image", "forward_flops", "", "mean"),
-    ("images seen", "images_seen", "", "mean"),
-    ("training FLOPs", "flops", "", "mean"),
-    ("training seconds", "train_seconds", "s", "mean"),
-    ("images per second", "images_per_second", "/s", "mean"),
-    ("peak memory", "peak_rss_bytes", "B", "max"),
-    ("peak memory of the device", "device_memory_bytes", "B", "max"),
-)
-"""Column of the table, column of runs.csv, unit, and how runs become one number."""
+COST = tuple(column for column in COLUMNS if column.cost)
 TOTALS = (
     ("images seen", "images_seen", ""),
     ("training FLOPs", "flops", ""),
     ("hours in all", "total_seconds", "h"),
 )
-RUN_COLUMNS = (
-    *("dataset", "model", "n_train", "chain", "seed"),
-    *("budget", "augment", "recipe"),
-    *("test_error", "val_error", "train_error", "best_step", "train_seconds", "images_per_second"),
-)
+RUN_COLUMNS = tuple(column.name for column in COLUMNS if column.listed)
 VARYING = ("dataset", "budget", "augment", "recipe")
 """Shown only where they differ between runs of a model."""
 
@@ -189,12 +176,12 @@ def _far(found: Mapping[str, Any]) -> str:
 
 def cost_table(report: Report) -> tuple[list[str], list[list[str]]]:
     """Return header and rows by dataset and model: the mean cost of a run (peaks: the largest); unknown is a dash."""
-    known = [column for column in COST if column[1] in report.runs and report.runs[column[1]].notna().any()]
+    known = [column for column in COST if column.name in report.runs and report.runs[column.name].notna().any()]
     rows = []
     for (dataset, model), part in report.runs.groupby(["dataset", "model"], sort=False):
-        cells = (quantity(part[name].agg(how), unit) for _, name, unit, how in known)
+        cells = (quantity(part[column.name].agg(column.cost), column.unit) for column in known)
         rows.append([str(dataset), str(model), f"{len(part)}", *cells])
-    return ["dataset", "model", "runs", *(title for title, *_ in known)], rows
+    return ["dataset", "model", "runs", *(column.title for column in known)], rows
 
 
 def totals(report: Report) -> list[tuple[str, str]]:

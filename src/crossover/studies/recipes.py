@@ -7,9 +7,9 @@ import pandas as pd
 
 from crossover.analysis.tables import AnalysisError
 from crossover.config import CrossoverError
-from crossover.files import write_text
 from crossover.report.figures import best_of
 from crossover.report.style import save
+from crossover.store import write_text
 from crossover.studies.tuning import best_of_k, chosen
 
 NAME, FIGURE = "recipes.csv", "best-of-k"

@@ -8,8 +8,8 @@ import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from crossover.config import CrossoverError, RunConfig, describe, parse_run
+from crossover.record import runs_table
 from crossover.sweep.plan import Compose, override
-from crossover.sweep.records import runs_table
 
 COLUMNS = [
     *("target", "protocol", "n_target", "model", "n_pretrain", "chain", "seed", "draws"),
@@ -171,7 +171,7 @@ def _row(target: str, n_pretrain: int, run: RunConfig) -> dict[str, Any]:
     }
 
 
-def transfer_runs(table: pd.DataFrame, records: Sequence[dict[str, Any]]) -> pd.DataFrame:
+def transfer_runs(table: pd.DataFrame, records: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     """Return the rows of transfer.csv as a table of runs: n_pretrain as n_train, target and protocol as the dataset.
 
     Costs are those of the pre-training. Rows of untrained backbones are left out: their n_pretrain has no logarithm.

@@ -13,11 +13,11 @@ from rich.console import Console
 
 from crossover.config import CrossoverError
 from crossover.lock import STALE_SECONDS
+from crossover.store import read_frozen
 from crossover.sweep.failures import describe_failures
 from crossover.sweep.launch import check_data
 from crossover.sweep.pool import run_pool
 from crossover.sweep.progress import Display
-from crossover.sweep.records import thaw
 from crossover.sweep.slots import slots_for
 
 
@@ -26,7 +26,7 @@ def main(arguments: list[str]) -> int:
     console = Console()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the pool then lets its runs save
     try:
-        runs = [thaw(options.outputs / "runs" / run_id) for run_id in options.runs]
+        runs = [read_frozen(options.outputs / "runs" / run_id) for run_id in options.runs]
         check_data(runs)
     except CrossoverError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from crossover.sweep.records import read_error
+from crossover.store import read_error
 
 LAST_LINES = 3
 

@@ -11,9 +11,8 @@ from pathlib import Path
 
 from crossover.cli import one_line
 from crossover.config import CrossoverError, RunConfig
-from crossover.files import write_text
 from crossover.lock import HeldError, Lock
-from crossover.sweep.records import is_done, thaw
+from crossover.store import is_done, read_frozen, write_text
 from crossover.training.ranks import this_rank
 
 STOPPED, OUT_OF_MEMORY = 75, 76
@@ -86,7 +85,7 @@ def run_process(run_dir: Path, environment: dict[str, str], log: bool = True) ->
                 os.dup2(file, sys.stdout.fileno())
                 os.dup2(file, sys.stderr.fileno())
             print(place, flush=True)
-            run = thaw(run_dir)
+            run = read_frozen(run_dir)
             if run.trainer.num_nodes == 1:
                 forget_slurm()
             os.environ.update(environment)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from crossover.config import CrossoverError
-from crossover.files import write_json
+from crossover.store import write_json
 
 JobState = Literal["queued", "running"]
 

@@ -3,19 +3,19 @@
 import signal
 import sys
 from collections.abc import Sequence
-from typing import Any
 
 from rich.console import Console
 
 from crossover.config import CrossoverError, RunConfig
+from crossover.record import Record
+from crossover.store import freeze, is_done, read_record
 from crossover.sweep.launch import check_data
 from crossover.sweep.pool import fork_server, run_pool
 from crossover.sweep.progress import Display
-from crossover.sweep.records import freeze, is_done, read_record
 from crossover.sweep.slots import slots_for
 
 
-def do_runs(runs: Sequence[RunConfig], console: Console, *, parallel: int | None) -> list[dict[str, Any]]:
+def do_runs(runs: Sequence[RunConfig], console: Console, *, parallel: int | None) -> list[Record]:
     """Do the runs that are left, and return the records of all; raise CrossoverError when one is not done then."""
     left = [run for run in runs if not is_done(run.run_dir)]
     if left:
@@ -29,7 +29,7 @@ def do_runs(runs: Sequence[RunConfig], console: Console, *, parallel: int | None
     return read_done(runs)
 
 
-def read_done(runs: Sequence[RunConfig]) -> list[dict[str, Any]]:
+def read_done(runs: Sequence[RunConfig]) -> list[Record]:
     """Return the records of all runs; raise CrossoverError when one is not done."""
     missing = [run.run_id for run in runs if not is_done(run.run_dir)]
     if missing:

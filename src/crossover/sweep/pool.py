@@ -18,9 +18,8 @@ from pathlib import Path
 
 from crossover.cli import one_line
 from crossover.config import RunConfig
-from crossover.files import write_text
+from crossover.store import State, run_state, write_text
 from crossover.sweep.job import OUT_OF_MEMORY, STOPPED, remove_leftovers, run_process
-from crossover.sweep.records import State, run_state
 
 PRELOAD = ["torch", "pytorch_lightning", "timm", "wandb", "wandb.sdk.launch", "crossover.training.run"]
 """Imported once by the fork server: a run then starts in 0.1 s instead of 6 s. wandb.init imports its launch part."""

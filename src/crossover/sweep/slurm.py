@@ -19,13 +19,13 @@ from submitit.helpers import DelayedSubmission
 
 from crossover.config import CrossoverError, RunConfig, TrainerConfig
 from crossover.lock import STALE_SECONDS
+from crossover.store import read_frozen, run_state
 from crossover.sweep.failures import describe_failures
 from crossover.sweep.job import STOPPED, run_process, writes_nothing
 from crossover.sweep.jobs import active_jobs, note_jobs
 from crossover.sweep.launch import SlurmLauncher
 from crossover.sweep.pool import Pool, Progress, Slot, end_processes, fork_server
 from crossover.sweep.progress import Display
-from crossover.sweep.records import run_state, thaw
 from crossover.sweep.slots import slots_for
 
 POLL_SECONDS = 5.0
@@ -51,7 +51,7 @@ class RunGroup:
 
     def __call__(self) -> dict[str, str]:
         """Return the final states; raise CrossoverError when a run failed, so that Slurm shows the task as failed."""
-        runs = [thaw(self.outputs / "runs" / run_id) for run_id in self.run_ids]
+        runs = [read_frozen(self.outputs / "runs" / run_id) for run_id in self.run_ids]
         console = Console(width=160)
         signal.signal(signal.SIGTERM, self._end)
         if writes_nothing(runs[0]):

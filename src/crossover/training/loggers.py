@@ -14,7 +14,7 @@ from crossover import wandb_runs
 from crossover.config import RunConfig
 from crossover.data.augment import pixels
 from crossover.data.loader import TrainBatches
-from crossover.vocabulary import CONFUSION, HISTORY, INCOMPLETE, RUN_JOB, SAMPLES, run_config, run_summary
+from crossover.record import CONFUSION, HISTORY, INCOMPLETE, RUN_JOB, SAMPLES, run_config, run_summary
 
 if TYPE_CHECKING:
     import wandb

@@ -16,7 +16,7 @@ from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 
 from crossover.config import CrossoverError, RunConfig, TrainerConfig
-from crossover.files import write_text
+from crossover.store import write_text
 
 
 @dataclass(frozen=True)

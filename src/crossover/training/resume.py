@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import pytorch_lightning as pl
 
-from crossover.files import write_atomically
+from crossover.store import write_atomically
 from crossover.training.module import Classifier
 
 

@@ -18,11 +18,12 @@ from pytorch_lightning.plugins.environments import LightningEnvironment, SLURMEn
 from safetensors.torch import save_file
 from torch import nn
 
-from crossover.config import RECORD_SCHEMA, CrossoverError, RunConfig
+from crossover.config import CrossoverError, RunConfig
 from crossover.data.cache import open_dataset
 from crossover.data.loader import EvalBatches
 from crossover.data.subsets import index_hash, subset
-from crossover.files import write_atomically, write_json
+from crossover.record import identify
+from crossover.store import write_atomically, write_json
 from crossover.training.data import SubsetData, leg_bounds
 from crossover.training.loggers import close_logger, log_end, make_logger
 from crossover.training.machine import (
@@ -111,6 +112,7 @@ def _execute(run: RunConfig, rank: Rank, stop: threading.Event) -> dict[str, Any
         "dataset_hash": dataset.hash,
         "subset_hash": index_hash(indices),
         "init_hash": init_hash,
+        "git": git_state(),
     }
     run.run_dir.mkdir(parents=True, exist_ok=True)
     logger, exit_code = make_logger(run, facts), 1
@@ -125,23 +127,6 @@ def _execute(run: RunConfig, rank: Rank, stop: threading.Event) -> dict[str, Any
     finally:
         close_logger(logger, exit_code)
     return record
-
-
-def identify(run: RunConfig) -> dict[str, Any]:
-    """Return the words that name a run in tables and dashboards."""
-    return {
-        "schema": RECORD_SCHEMA,
-        "run_id": run.run_id,
-        "dataset": run.dataset,
-        "model": run.model.name,
-        "family": run.model.family,
-        "n_train": run.n_train,
-        "chain": run.chain,
-        "seed": run.seed,
-        "recipe": run.recipe.name,
-        "augment": run.augment.name,
-        "budget": run.budget.label,
-    }
 
 
 def fit(
@@ -235,5 +220,4 @@ def _provenance(device: torch.device, started: float) -> dict[str, Any]:
         "peak_rss_bytes": peak_rss_bytes(),
         "device_memory_bytes": torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None,
         "versions": package_versions(),
-        "git": git_state(),
     }

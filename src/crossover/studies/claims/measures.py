@@ -7,9 +7,9 @@ from typing import Any
 import pandas as pd
 
 from crossover.config import CuesData, RunConfig, parse_run
+from crossover.store import read_record
 from crossover.studies.claims.rules import COLUMNS, EXACT, KEYS, Place
 from crossover.studies.probes.measure import read_probes
-from crossover.sweep.records import read_record
 
 RECORDED = ("test_error", "train_error", "params", "total_seconds")
 """Measures that a record holds; all others come from probes of the weights."""
@@ -48,8 +48,8 @@ def probe_table(run_dirs: Sequence[Path]) -> pd.DataFrame:
     for folder in run_dirs:
         record = read_record(folder / "record.json")
         run = parse_run(record["config"])
-        facts = {"run_id": record["run_id"], "chain": run.chain} | place_of(run)
-        parts.append(read_probes(folder).assign(**facts))
+        table = read_probes(folder).assign(run_id=record["run_id"], chain=run.chain)
+        parts.append(table.assign(**place_of(run)))
     return pd.concat(parts, ignore_index=True)[list(PROBED)] if parts else pd.DataFrame(columns=list(PROBED))
 
 

@@ -12,9 +12,9 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from crossover.files import write_json, write_text
 from crossover.report.style import save
 from crossover.report.templating import templates
+from crossover.store import write_json, write_text
 
 COLOURS = {"holds": "#00695c", "fails": "#b00020", "open": "#8a6d00", "no data": "#777777"}
 HEADING = 118

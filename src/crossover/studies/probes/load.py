@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from crossover.config import CrossoverError, RunConfig
 from crossover.data.cache import open_dataset
 from crossover.data.loader import EvalBatches, Images
-from crossover.sweep.records import read_record, thaw
+from crossover.store import read_frozen, read_record
 from crossover.training.models import build_model
 
 
@@ -27,7 +27,7 @@ class Checkpoint:
 
 def load_run(run_dir: Path) -> Checkpoint:
     """Return the tested weights of a finished run and its initial ones, drawn again from its seed, on the CPU."""
-    run = thaw(run_dir)
+    run = read_frozen(run_dir)
     classes = len(read_record(run_dir / "record.json")["classes"])
     path = run_dir / "weights.safetensors"
     try:

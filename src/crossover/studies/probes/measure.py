@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from crossover.config import CrossoverError
-from crossover.files import write_text
+from crossover.store import write_text
 from crossover.studies.probes.attention import attention_distance, rollout_distance
 from crossover.studies.probes.embeddings import patch_filters, position_removed, position_similarity
 from crossover.studies.probes.equivariance import equivariance_error, lie_derivative, relative_error, shift_consistency

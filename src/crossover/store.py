@@ -1,38 +1,70 @@
-"""What is known about the runs of a sweep? Read from files alone; needs no torch."""
+"""Files: written whole or not at all, the frozen configs and records of runs, and what they say about a sweep."""
 
+import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+import os
+import re
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import pandas as pd
-
 from crossover.config import RECORD_SCHEMA, CrossoverError, RunConfig, parse_run
-from crossover.files import write_json
 from crossover.lock import is_held
+from crossover.record import Record
 
 State = Literal["done", "failed", "running", "resumable", "missing"]
 WRITERS = 16
 """Configs that are written at a time: each waits until the disk has it."""
 STATES: tuple[State, ...] = ("done", "running", "failed", "resumable", "missing")
-COLUMNS = [
-    *("run_id", "dataset", "model", "family", "n_train", "chain", "seed", "recipe", "augment", "budget"),
-    *(
-        "test_error",
-        "test_loss",
-        "val_error",
-        "val_loss",
-        "last_val_error",
-        "train_error",
-        "train_loss",
-        "loss_floor",
-        "best_step",
-    ),
-    *("n_test", "steps", "images_seen", "params", "flops", "forward_flops", "train_seconds", "total_seconds"),
-    *("images_per_second", "peak_rss_bytes", "device_memory_bytes", "device", "precision"),
-]
+
+
+def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
+    """Let `write` fill a temporary file in the folder of `path`, then rename it into place.
+
+    The name is unique to the process, so that two writers never share a file; it is removed when `write` fails. The
+    content reaches the disk before the name does: a crash of the machine leaves no empty file under it.
+    """
+    temporary = path.with_name(f".{path.name}.{os.uname().nodename}.{os.getpid()}.tmp")
+    try:
+        write(temporary)
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 text atomically."""
+    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write indented JSON atomically; NaN and infinity are errors."""
+    write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
+
+
+def file_name(text: str) -> str:
+    """Return text as a part of a file's name: another text gives another name, and none leads to another folder."""
+    safe = re.sub(r"[^\w.-]", "-", text)[:80]
+    return safe if safe == text else f"{safe}-{hashlib.sha256(text.encode()).hexdigest()[:6]}"
+
+
+def with_block(path: Path, begin: str, end: str, block: str) -> str:
+    """Return a text with `block` between its lines `begin` and `end`; raise CrossoverError when it has lost them."""
+    text = path.read_text(encoding="utf-8")
+    if begin not in text or end not in text:
+        raise CrossoverError(f"{path} has lost its markers {begin.strip()} and {end.strip()}; put them back")
+    head, rest = text.split(begin, 1)
+    return head + begin + block + end + rest.split(end, 1)[1]
+
+
+def replace_block(path: Path, begin: str, end: str, block: str) -> None:
+    """Write `block` between two lines of a text; see with_block."""
+    write_text(path, with_block(path, begin, end, block))
 
 
 @dataclass(frozen=True)
@@ -44,7 +76,7 @@ class SweepRecords:
     """What repeats it."""
     planned: tuple[str, ...]
     """Run ids of the plan."""
-    records: tuple[dict[str, Any], ...]
+    records: tuple[Record, ...]
     """The record.json of the runs that are done, in the order of the plan."""
     states: Mapping[str, State]
     errors: Mapping[str, str]
@@ -97,7 +129,7 @@ def _holds(path: Path, values: dict[str, Any]) -> bool:
         return False
 
 
-def thaw(run_dir: Path) -> RunConfig:
+def read_frozen(run_dir: Path) -> RunConfig:
     """Return the frozen config of a run, where it lies now."""
     path = run_dir / "config.yaml"
     try:
@@ -122,7 +154,7 @@ def read_plan(path: Path) -> dict[str, Any]:
         raise CrossoverError(f"{path} is not a whole plan ({error}); delete it and repeat the sweep") from None
 
 
-def read_record(path: Path) -> dict[str, Any]:
+def read_record(path: Path) -> Record:
     """Return a record; raise CrossoverError for a torn one or one of another version."""
     try:
         record = json.loads(path.read_text())
@@ -166,10 +198,3 @@ def read_error(outputs: Path, run_id: str) -> str:
     """Return the text of a failed run's error.txt; empty where it could not be written."""
     path = outputs / "runs" / run_id / "error.txt"
     return path.read_text(errors="replace") if path.exists() else ""
-
-
-def runs_table(records: Sequence[dict[str, Any]]) -> pd.DataFrame:
-    """Return one row per record with the columns of runs.csv; `last_val_error` is that of the last validation."""
-    last = ({"last_val_error": history[-1]["val_error"]} if (history := r.get("history")) else {} for r in records)
-    rows = [{name: (record | more).get(name) for name in COLUMNS} for record, more in zip(records, last, strict=True)]
-    return pd.DataFrame(rows, columns=COLUMNS)

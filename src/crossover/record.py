@@ -1,0 +1,228 @@
+"""The record of a run: its fields, the columns of runs.csv with their words and units, and its names in W&B."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, NotRequired, TypedDict
+
+import pandas as pd
+
+from crossover.config import RECORD_SCHEMA, RunConfig
+
+
+class HistoryRow(TypedDict):
+    """The numbers of one validation."""
+
+    step: int
+    images_seen: int
+    lr: float
+    train_loss: float
+    train_error: float
+    val_loss: float
+    val_error: float
+    images_per_second: float
+
+
+class GitState(TypedDict):
+    """The commit of the code, and whether what ran differed from it; nulls outside a git checkout."""
+
+    commit: str | None
+    dirty: bool | None
+
+
+class Record(TypedDict):
+    """What record.json holds. Errors and accuracies are fractions, losses nats; the rest has its unit in COLUMNS."""
+
+    schema: int
+    run_id: str
+    dataset: str
+    model: str
+    family: str
+    n_train: int
+    chain: int
+    seed: int
+    recipe: str
+    augment: str
+    budget: str
+    test_error: float
+    test_loss: float
+    val_error: float
+    val_loss: float
+    train_error: float
+    train_loss: float
+    loss_floor: float
+    """The lowest training loss that label smoothing allows."""
+    best_step: int
+    test_error_by_class: list[float]
+    n_test: int
+    steps: int
+    images_seen: int
+    params: int
+    flops: float
+    forward_flops: float
+    train_seconds: float
+    total_seconds: float
+    images_per_second: float
+    peak_rss_bytes: int
+    device_memory_bytes: int | None
+    device: str
+    precision: str
+    engine: str
+    threads: int
+    dataset_hash: str
+    subset_hash: str
+    init_hash: str | None
+    history: list[HistoryRow]
+    classes: list[str]
+    config: dict[str, Any]
+    """The whole RunConfig as JSON."""
+    finished: str
+    versions: dict[str, str]
+    git: GitState
+    optimizer: NotRequired[str]
+    lr: NotRequired[float]
+    weight_decay: NotRequired[float]
+    batch_size: NotRequired[int]
+    image_size: NotRequired[int]
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of runs.csv."""
+
+    name: str
+    title: str = ""
+    """In tables of a page."""
+    unit: str = ""
+    config: bool = False
+    """Whether the flat W&B configuration of a run has it: what dashboards filter and group by."""
+    summary: str = ""
+    """Metric of the W&B summary: of the selected weights, at the end of the run."""
+    cost: Literal["", "mean", "max"] = ""
+    """How the table of costs makes one number of several runs; empty: it is not there."""
+    listed: bool = False
+    """Whether the page's table of all runs shows it."""
+
+
+COLUMNS = (
+    Column("run_id", config=True),
+    Column("dataset", config=True, listed=True),
+    Column("model", config=True, listed=True),
+    Column("family", config=True),
+    Column("n_train", "training images", config=True, listed=True),
+    Column("chain", config=True, listed=True),
+    Column("seed", config=True, listed=True),
+    Column("budget", config=True, listed=True),
+    Column("augment", config=True, listed=True),
+    Column("recipe", config=True, listed=True),
+    Column("optimizer", config=True),
+    Column("lr", "peak learning rate", config=True),
+    Column("weight_decay", config=True),
+    Column("batch_size", config=True),
+    Column("image_size", "side of the images", "px", config=True),
+    Column("test_error", summary="test/error", listed=True),
+    Column("test_loss", unit="nats", summary="test/loss"),
+    Column("val_error", summary="val/error", listed=True),
+    Column("val_loss", unit="nats", summary="val/loss"),
+    Column("last_val_error"),
+    Column("train_error", summary="train/error", listed=True),
+    Column("train_loss", unit="nats", summary="train/loss"),
+    Column("loss_floor", unit="nats"),
+    Column("best_step", listed=True),
+    Column("n_test", "test images"),
+    Column("steps", config=True),
+    Column("params", "parameters", config=True, cost="mean"),
+    Column("forward_flops", "forward FLOPs per image", config=True, cost="mean"),
+    Column("images_seen", "images seen", cost="mean"),
+    Column("flops", "training FLOPs", config=True, cost="mean"),
+    Column("train_seconds", "training seconds", "s", summary="train_seconds", cost="mean", listed=True),
+    Column("total_seconds", "wall seconds", "s", summary="wall_seconds"),
+    Column("images_per_second", "images per second", "/s", summary="images_per_second", cost="mean", listed=True),
+    Column("peak_rss_bytes", "peak memory", "B", cost="max"),
+    Column("device_memory_bytes", "peak memory of the device", "B", cost="max"),
+    Column("device", config=True),
+    Column("precision", config=True),
+    Column("engine", config=True),
+    Column("commit", config=True),
+)
+SUMMARY = {column.name: column.summary for column in COLUMNS if column.summary}
+"""Field of the record: metric at the end, of the selected weights."""
+CONFIG = (*(column.name for column in COLUMNS if column.config), "cell")
+"""Flat configuration of a W&B run. `cell` is the model and n_train in one word, as a panel groups by one key."""
+HISTORY = {
+    "train_loss": "train/loss",
+    "train_error": "train/error",
+    "val_loss": "val/loss",
+    "val_error": "val/error",
+    "lr": "lr",
+    "images_per_second": "images_per_second",
+    "images_seen": "images_seen",
+}
+"""Field of a row of the record's history: metric, at each validation."""
+ACCURACY, GPU_SECONDS, N_TRAIN = "test/accuracy", "gpu_seconds", "n_train"
+SAMPLES, CONFUSION = "samples", "confusion"
+CONFUSION_TABLE = f"{CONFUSION}_table"
+"""What W&B calls the numbers behind the chart."""
+RUN_JOB = "train"
+"""Job type of a run in W&B."""
+INCOMPLETE = "not-uploaded"
+"""File in the W&B folder of an online run of which W&B has not taken all."""
+
+
+def identify(run: RunConfig) -> dict[str, Any]:
+    """Return the first fields of a record: the words and settings that name a run in tables and dashboards."""
+    return {
+        "schema": RECORD_SCHEMA,
+        "run_id": run.run_id,
+        "dataset": run.dataset,
+        "model": run.model.name,
+        "family": run.model.family,
+        "n_train": run.n_train,
+        "chain": run.chain,
+        "seed": run.seed,
+        "recipe": run.recipe.name,
+        "augment": run.augment.name,
+        "budget": run.budget.label,
+    } | _settings(run.model_dump(mode="json"))
+
+
+def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what tells two recipes of one name apart, from the whole config of a run."""
+    recipe = {name: config["recipe"].get(name) for name in ("optimizer", "lr", "weight_decay", "batch_size")}
+    return recipe | {"image_size": config["data"]["image_size"]}
+
+
+def run_row(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the row of runs.csv; older records have some settings only in their config."""
+    row = dict(record)
+    if config := record.get("config"):
+        row = _settings(config) | row
+    if history := record.get("history"):
+        row["last_val_error"] = history[-1]["val_error"]
+    row["commit"] = record.get("git", {}).get("commit")
+    return {column.name: row.get(column.name) for column in COLUMNS}
+
+
+def runs_table(records: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
+    """Return one row per record with the columns of runs.csv; `last_val_error` is that of the last validation."""
+    return pd.DataFrame([run_row(record) for record in records], columns=[column.name for column in COLUMNS])
+
+
+def cell(model: str, n_train: int) -> str:
+    """Return what chains are averaged over, as one word."""
+    return f"{model} n={n_train}"
+
+
+def run_config(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the flat W&B configuration of a run from the first part of its record."""
+    known = {**facts, "cell": cell(facts["model"], facts["n_train"]), "commit": facts.get("git", {}).get("commit")}
+    return {name: known[name] for name in CONFIG if name in known}
+
+
+def run_summary(record: Mapping[str, Any], gpus: int) -> dict[str, Any]:
+    """Return the final numbers of a run that held `gpus` GPUs."""
+    numbers = {metric: record[field] for field, metric in SUMMARY.items()}
+    return numbers | {
+        ACCURACY: 1 - record["test_error"],
+        GPU_SECONDS: gpus * record["total_seconds"],
+        N_TRAIN: record["n_train"],
+    }
