@@ -1,7 +1,7 @@
 # Every target installs what it needs by itself. `make` lists them.
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help setup data sweep status cancel report publish reproduce transfer gold recipes dashboard leet sync test test-slow test-gpu bench check models demo claims probe dose clean
+.PHONY: help setup data sweep status cancel report publish pages reproduce transfer gold recipes dashboard leet sync test test-slow test-gpu bench check models demo claims probe dose clean
 
 SWEEP ?= quick
 SET ?=
@@ -50,6 +50,9 @@ report: .venv/ready ## SWEEP=quick: tables, figures and page from the records (1
 
 publish: .venv/ready ## SWEEP=quick STUDY=cues: copy a report to results/ and its numbers to the README (1 s)
 	@$(python) scripts/publish.py $(SWEEP) $(STUDY)
+
+pages: .venv/ready ## STUDY=cues: pages of published studies, made again from their tables; STUDY= for all (20 s each)
+	@$(python) scripts/publish.py --pages $(STUDY)
 
 reproduce: .venv/ready ## STUDY=cues RUNS=3: repeat a published study, or some runs of it, and compare
 	@$(python) scripts/reproduce.py study=$(STUDY) $(if $(RUNS),runs=$(RUNS)) $(ARGS)

@@ -1,6 +1,6 @@
-"""Publish a report under results/: python scripts/publish.py SWEEP STUDY (make publish SWEEP=quick STUDY=cues).
+"""Publish the report of a sweep under results/, or make the pages of published studies again from their own files.
 
-python scripts/publish.py STUDY writes the tables, figures and pages of a published study again, from its own files.
+python scripts/publish.py SWEEP STUDY (make publish); python scripts/publish.py --pages [STUDY...] (make pages).
 """
 
 import sys
@@ -14,32 +14,37 @@ from crossover.report.publish import publish, read_study, update_readme
 from crossover.study import republish, study_runs
 from crossover.sweep.plan import sweep_dir
 
+RESULTS = Path("results")
 README_STUDY = "cues"
 """The study on the README's first screen."""
 
 
 def main(arguments: list[str]) -> int:
-    if len(arguments) not in (1, 2) or arguments[0].startswith("-"):
-        print("usage: python scripts/publish.py [SWEEP] STUDY", file=sys.stderr)
+    pages = arguments[:1] == ["--pages"]
+    if not pages and (len(arguments) != 2 or arguments[0].startswith("-")):
+        print("usage: python scripts/publish.py SWEEP STUDY, or --pages [STUDY...]", file=sys.stderr)
         return 2
-    *sweep, study = arguments
-    folder = Path("results") / study
     try:
-        if sweep:
-            publish(sweep_dir("outputs", sweep[0]), folder, Path("outputs") / "runs")
+        if pages:
+            names = arguments[1:] or sorted(path.parent.name for path in RESULTS.glob("*/plan.json"))
+            for number, name in enumerate(names, 1):
+                print(f"{number}/{len(names)}: {make_page(RESULTS / name)}", flush=True)
         else:
-            found = read_study(folder)
-            with initialize(version_base="1.3", config_path="../conf"):
-                plan = {} if found.is_transfer else study_runs(found, lambda n, o: resolved(compose(n, o)), "outputs")
-            republish(folder, list(plan.values()))
-            for path in (folder / "figures").glob("*.pdf"):
-                path.unlink()
-        update_readme(Path("README.md"), Path("results") / README_STUDY)
+            publish(sweep_dir("outputs", arguments[0]), RESULTS / arguments[1], Path("outputs") / "runs")
+            print(f"{RESULTS / arguments[1]} written")
+        update_readme(Path("README.md"), RESULTS / README_STUDY)
     except CrossoverError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print(f"results/{study} written")
     return 0
+
+
+def make_page(folder: Path) -> Path:
+    """Write tables, figures and pages of a published study from its files, and return its page."""
+    study = read_study(folder)
+    with initialize(version_base="1.3", config_path="../conf"):
+        runs = {} if study.is_transfer else study_runs(study, lambda n, o: resolved(compose(n, o)), "outputs")
+    return republish(folder, list(runs.values()))
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from crossover.data.cache import cache_folder, open_dataset
 from crossover.data.cues import bayes_accuracy, local_only_accuracy
 from crossover.data.samples import sample_picture
 from crossover.report.build import Ceiling, Extras, Report, Sample, write_findings, write_report
-from crossover.report.publish import Study, study_findings
+from crossover.report.publish import PAGE, Study, keep_one_format, study_findings
 from crossover.store import SweepRecords, write_atomically
 from crossover.sweep.plan import parse_sweep, plan_runs
 
@@ -33,9 +33,11 @@ def report_sweep(
     return write_report(sweep, directory, also=also, seed=seed, extras=extras, designs=designs)
 
 
-def republish(folder: Path, runs: Sequence[RunConfig]) -> Report:
-    """Write the tables, figures and pages of a published study again, from its own files."""
-    return write_findings(study_findings(folder, describe_data(runs, folder)), folder)
+def republish(folder: Path, runs: Sequence[RunConfig]) -> Path:
+    """Write the tables, figures and pages of a published study again, from its own files; return its page."""
+    write_findings(study_findings(folder, describe_data(runs, folder)), folder)
+    keep_one_format(folder)
+    return folder / PAGE
 
 
 def study_runs(study: Study, compose: Compose, outputs: str, changes: Sequence[str] = ()) -> dict[str, RunConfig]:

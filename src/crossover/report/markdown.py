@@ -22,7 +22,7 @@ def markdown_page(report: Report, drawings: list[tuple[str, str]]) -> str:
     for table in tables.size_tables(report):
         lines += ["", f"## {plain(table['title'])}", ""]
         lines += _table(table["header"], table["rows"])
-    lines += ["", *(f"![{plain(alt)}](figures/{name}.png)\n" for name, alt in drawings)]
+    lines += ["", *(f"![{plain(alt)}](figures/{name}.svg)\n" for name, alt in drawings)]
     said = [*report.extrapolations, *(sentence for sentence, _ in (*report.stabilities, *report.calibrations))]
     if said:
         lines += ["## How far the verdict carries", "", *(f"- {plain(sentence)}" for sentence in said), ""]

@@ -16,7 +16,19 @@ from crossover.config import LoggerConfig
 from crossover.record import N_TRAIN
 from crossover.report.build import Report
 from crossover.store import SweepRecords, write_json
-from crossover.vocabulary import CURVE, CURVE_JOB, EQUIVALENCE, FIGURES, GAP, PAIR, PAIR_JOB, REPORT_JOB, TABLE, VERDICT, VERDICTS
+from crossover.vocabulary import (
+    CURVE,
+    CURVE_JOB,
+    EQUIVALENCE,
+    FIGURES,
+    GAP,
+    PAIR,
+    PAIR_JOB,
+    REPORT_JOB,
+    TABLE,
+    VERDICT,
+    VERDICTS,
+)
 
 if TYPE_CHECKING:
     import wandb

@@ -17,7 +17,9 @@ from crossover.report.build import Extras, Findings
 from crossover.store import read_record, replace_block, write_atomically
 
 TABLES = ("crossover.json", "runs.csv", "curves.csv", "stability.csv", "environment.json", "plan.json")
-FILES = ("report.html", "report.md", *TABLES)
+PAGE = "report.html"
+"""Made again from the others by `make pages`, and therefore not tracked."""
+FILES = ("report.md", *TABLES)
 OPTIONAL = (
     *("classes.csv", "calibration.json", "claims.json", "transfer.csv"),
     *("probes.csv", "probes.md", "dose.csv", "recipes.csv"),
@@ -51,16 +53,24 @@ def publish(report: Path, study: Path, runs: Path) -> None:
 
     Raise CrossoverError when a part of it is missing.
     """
-    missing = [name for name in FILES if not (report / name).exists()]
+    missing = [name for name in (PAGE, *FILES) if not (report / name).exists()]
     if missing:
         raise CrossoverError(f"{report} has no {', '.join(missing)}; run make sweep or make report first")
     study.mkdir(parents=True, exist_ok=True)
     for name in (*FILES, *(name for name in OPTIONAL if (report / name).exists())):
         shutil.copyfile(report / name, study / name)
     shutil.rmtree(study / "figures", ignore_errors=True)
-    shutil.copytree(report / "figures", study / "figures", ignore=shutil.ignore_patterns("*.pdf"))
+    shutil.copytree(report / "figures", study / "figures")
+    keep_one_format(study)
     if not read_study(study).is_transfer:
         _pack_predictions(study, runs)
+
+
+def keep_one_format(study: Path) -> None:
+    """Remove what an SVG of a study's figures says as well."""
+    for drawing in (study / "figures").glob("*.svg"):
+        for suffix in (".png", ".pdf"):
+            drawing.with_suffix(suffix).unlink(missing_ok=True)
 
 
 def _pack_predictions(study: Path, runs: Path) -> None:

@@ -170,7 +170,7 @@ def markdown(ledger: Mapping[str, Any]) -> str:
     for name, claims in grouped(ledger).items():
         lines += ["", f"## {name}", "", "| claim | verdict | where |", "|---|---|---|"]
         lines += [_row([claim["text"], f"**{claim['verdict']}**", conditions(claim)]) for claim in claims]
-        lines += ["", f"![{name}: every number with its interval](figures/{slug(name)}.png)"]
+        lines += ["", f"![{name}: every number with its interval](figures/{slug(name)}.svg)"]
     lines += ["", "# The numbers"]
     for claim in ledger["claims"]:
         lines += ["", f"### {claim['text']}", "", f"**{claim['verdict']}**. {claim['experiment']}", ""]
