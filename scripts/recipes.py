@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
 
-from crossover.analysis.tables import AnalysisError
+from crossover.analysis.runs import AnalysisError
 from crossover.cli import one_line_errors, resolved, run_app
 from crossover.config import CrossoverError
 from crossover.report.figures import best_of

@@ -6,8 +6,7 @@ import hydra
 from omegaconf import DictConfig
 from rich.console import Console
 
-from crossover.analysis.crossover import AnalysisError
-from crossover.analysis.tables import read_curves
+from crossover.analysis.runs import AnalysisError, read_curves
 from crossover.cli import one_line_errors, resolved, run_app
 from crossover.config import CrossoverError
 from crossover.report.build import write_curves_report

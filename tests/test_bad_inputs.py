@@ -9,7 +9,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from PIL import Image
 
-from crossover.analysis.tables import read_curves
+from crossover.analysis.runs import read_curves
 from crossover.cli import one_line, resolved
 from crossover.config import ImageData, parse_run
 from crossover.data.cache import open_dataset

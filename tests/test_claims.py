@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from omegaconf import OmegaConf
 
-from crossover.analysis.tables import AnalysisError
+from crossover.analysis.runs import AnalysisError
 from crossover.studies.claims.measures import read_measures
 from crossover.studies.claims.page import claimed, markdown, number, write_ledger
 from crossover.studies.claims.rules import (

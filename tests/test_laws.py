@@ -14,7 +14,7 @@ from crossover.analysis.laws import (
     fit_law,
     held_out,
 )
-from crossover.analysis.tables import AnalysisError
+from crossover.analysis.runs import AnalysisError
 
 RESULTS = Path(__file__).parents[1] / "results"
 SIZES = np.geomspace(100, 1e5, 9)

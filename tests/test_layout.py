@@ -117,7 +117,7 @@ def test_the_package_knows_no_benchmarks_and_no_tests() -> None:
     "modules",
     [
         "crossover.config, crossover.sweep.plan, crossover.store, crossover.lock",
-        "crossover.analysis.crossover, crossover.analysis.laws, crossover.analysis.calibration",
+        "crossover.analysis.verdict, crossover.analysis.laws, crossover.analysis.robustness",
         "crossover.report.build, crossover.report.page, crossover.report.figures, crossover.study",
         "crossover.studies.claims.rules, crossover.studies.claims.page",
         "crossover.sweep.launch, crossover.sweep.pool, crossover.sweep.progress, crossover.sweep.__main__",

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from crossover.analysis.tables import read_curves
+from crossover.analysis.runs import read_curves
 from crossover.record import runs_table
 from crossover.report.build import Findings, write_curves_report, write_findings
 from crossover.report.markdown import plain

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from hydra import compose, initialize_config_dir
 
-from crossover.analysis.tables import AnalysisError, read_curves
+from crossover.analysis.runs import AnalysisError, read_curves
 from crossover.cli import resolved
 from crossover.config import CrossoverError
 from crossover.report.build import write_curves_report

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from crossover.analysis.pairing import Predictions
-from crossover.analysis.tables import primary_runs
+from crossover.analysis.runs import primary_runs
 
 COLUMNS = ["dataset", "model", "n_train", "class", "error_mean", "error_min", "error_max", "chains"]
 

@@ -28,7 +28,7 @@ import pandas as pd
 from scipy import special
 
 from crossover.analysis.estimate import Floats, estimate
-from crossover.analysis.tables import AnalysisError
+from crossover.analysis.runs import AnalysisError
 
 LAST_VALUE = "last value"
 HELD_OUT = 1 / 3

@@ -9,8 +9,8 @@ import pandas as pd
 from scipy import stats
 
 from crossover.analysis.estimate import Estimate, Floats, estimate, without_replicates
+from crossover.analysis.runs import AnalysisError, listed
 from crossover.analysis.smooth import GRID, MIN_SIZES, Smooth, smooth
-from crossover.analysis.tables import AnalysisError, listed
 
 Predictions = Mapping[str, tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]]
 

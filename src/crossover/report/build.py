@@ -9,13 +9,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from crossover.analysis.calibration import calibrate
 from crossover.analysis.classes import class_table
-from crossover.analysis.crossover import analyse, curve_summary
 from crossover.analysis.pairing import Predictions
+from crossover.analysis.robustness import calibrate, stability_table
+from crossover.analysis.runs import primary_runs
 from crossover.analysis.sentences import calibration_sentence, extrapolation_sentence, stability_sentence
-from crossover.analysis.stability import stability_table
-from crossover.analysis.tables import primary_runs
+from crossover.analysis.verdict import analyse, curve_summary
 from crossover.config import CrossoverError
 from crossover.record import Record, runs_table
 from crossover.report import figures
@@ -237,8 +236,8 @@ def write_findings(findings: Findings, directory: Path, *, seed: int = 0, design
         findings=findings,
         directory=directory,
         curves=curve_summary(runs),
-        result=analyse(runs, rng=np.random.default_rng(seed), predictions=predictions, chance=findings.chance),
-        stability=stability_table(runs, rng=np.random.default_rng(seed), predictions=predictions),
+        result=analyse(runs, seed=seed, predictions=predictions, chance=findings.chance),
+        stability=stability_table(runs, seed=seed, predictions=predictions),
         classes=class_table(runs, predictions, findings.names),
         calibration=_calibration(findings, seed, designs) if designs else None,
     )
@@ -259,8 +258,7 @@ def write_findings(findings: Findings, directory: Path, *, seed: int = 0, design
 
 
 def _calibration(findings: Findings, seed: int, designs: int) -> dict[str, Any]:
-    rng = np.random.default_rng(seed)
-    return calibrate(findings.runs, rng=rng, designs=designs, predictions=findings.predictions)
+    return calibrate(findings.runs, seed=seed, designs=designs, predictions=findings.predictions)
 
 
 def _draw(report: Report) -> list[tuple[str, str]]:

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from crossover.analysis.crossover import analyse, curve_summary
-from crossover.analysis.stability import stability_table
+from crossover.analysis.robustness import stability_table
+from crossover.analysis.verdict import analyse, curve_summary
 from crossover.config import CrossoverError
 from crossover.report.build import Extras, Findings
 from crossover.store import read_record, replace_block, write_atomically
@@ -143,8 +143,8 @@ def regenerate(folder: Path, seed: int = 0) -> tuple[dict[str, Any], pd.DataFram
     """Return crossover.json, curves and stability of a study, made again from its runs and predictions."""
     found = study_findings(folder)
     runs, predictions = found.runs, found.predictions
-    result = analyse(runs, rng=np.random.default_rng(seed), predictions=predictions, chance=found.chance)
-    return result, curve_summary(runs), stability_table(runs, rng=np.random.default_rng(seed), predictions=predictions)
+    result = analyse(runs, seed=seed, predictions=predictions, chance=found.chance)
+    return result, curve_summary(runs), stability_table(runs, seed=seed, predictions=predictions)
 
 
 def study_block(study: Path) -> str:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pandas as pd
 
-from crossover.analysis.tables import AnalysisError
+from crossover.analysis.runs import AnalysisError
 from crossover.config import CrossoverError
 from crossover.report.figures import best_of
 from crossover.report.style import save

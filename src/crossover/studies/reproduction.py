@@ -5,8 +5,8 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from crossover.analysis.crossover import unit_table
 from crossover.analysis.estimate import estimate
+from crossover.analysis.verdict import unit_table
 
 Outcome = Literal["identical", "within", "outside", "no tolerance"]
 WIDTH = 3.0

@@ -5,7 +5,7 @@ from math import comb
 import numpy as np
 import pandas as pd
 
-from crossover.analysis.tables import AnalysisError
+from crossover.analysis.runs import AnalysisError
 
 
 def expected_best(errors: np.ndarray) -> np.ndarray:

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from scipy import stats
 
 from crossover.analysis.estimate import Floats
-from crossover.analysis.tables import AnalysisError
+from crossover.analysis.runs import AnalysisError
 
 KEYS = ("study", "world", "augment", "model", "n_train", "layer", "state")
 """What a measure is known by, besides its name and chain."""

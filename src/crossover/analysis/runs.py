@@ -1,4 +1,4 @@
-"""Which runs go into an analysis? Checks tables of runs and external curves, and chooses the comparable rows.
+"""The runs of an analysis: checks of tables of runs and of external curves, and the choice of comparable rows.
 
 Nothing is dropped in silence: what cannot be used is an AnalysisError or a sentence in `notes`.
 """

@@ -9,11 +9,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from crossover.analysis.calibration import Design, design_like, simulate
-from crossover.analysis.crossover import analyse
 from crossover.analysis.estimate import Floats, estimate
 from crossover.analysis.laws import LAWS, held_out
-from crossover.analysis.tables import read_curves
+from crossover.analysis.robustness import Design, design_like, simulate
+from crossover.analysis.runs import read_curves
+from crossover.analysis.verdict import analyse
 
 pytestmark = pytest.mark.slow
 
@@ -109,7 +109,7 @@ def test_chains_that_the_tool_asks_for_find_the_crossover(sd: float) -> None:
 @needs_jft
 def test_published_jft_curves_cross_where_they_are_known_to() -> None:
     curves, start = read_curves(JFT), time.perf_counter()
-    result = analyse(curves, rng=np.random.default_rng(0))
+    result = analyse(curves, seed=0)
     seconds = time.perf_counter() - start
     print(f"\n{seconds:.1f} s")
     assert seconds < 60

@@ -5,9 +5,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from crossover.analysis.calibration import Design, calibrate, design_like, simulate
 from crossover.analysis.estimate import estimate
-from crossover.analysis.tables import AnalysisError
+from crossover.analysis.robustness import Design, calibrate, design_like, simulate
+from crossover.analysis.runs import AnalysisError
 
 SIZES = np.geomspace(500, 45_000, 6)
 N_STAR = 6000.0
@@ -34,7 +34,7 @@ def runs_of(one: Design, chains: int, seed: int) -> pd.DataFrame:
 
 @pytest.fixture(scope="module")
 def calibrated() -> dict[str, Any]:
-    return calibrate(runs_of(design(0.15), 4, 0), rng=np.random.default_rng(0), designs=120, chains=(3, 6, 10))
+    return calibrate(runs_of(design(0.15), 4, 0), seed=0, designs=120, chains=(3, 6, 10))
 
 
 def test_interval_holds_the_truth_and_is_not_needlessly_wide() -> None:
@@ -91,31 +91,31 @@ def test_design_follows_a_difference_that_no_line_fits() -> None:
 def test_rising_difference_is_the_same_question_with_the_models_exchanged() -> None:
     one = design(0.05)
     rising = runs_of(Design(one.n, -one.truth, one.n_star, one.noise), 4, 0)
-    (pair,) = calibrate(rising, rng=np.random.default_rng(0), designs=60, chains=(4,))["pairs"]
+    (pair,) = calibrate(rising, seed=0, designs=60, chains=(4,))["pairs"]
     assert pair["rows"][0]["coverage"] >= 0.9
     assert pair["rows"][0]["power"] >= 0.9
 
 
 def test_same_seed_same_calibration() -> None:
     runs = runs_of(design(0.1), 3, 1)
-    first, second = (calibrate(runs, rng=np.random.default_rng(4), designs=20, chains=(3,)) for _ in range(2))
+    first, second = (calibrate(runs, seed=4, designs=20, chains=(3,)) for _ in range(2))
     assert first == second
 
 
 def test_no_number_of_chains_may_be_enough() -> None:
     runs = runs_of(design(0.8), 4, 0)
-    (pair,) = calibrate(runs, rng=np.random.default_rng(0), designs=20, chains=(3, 4))["pairs"]
+    (pair,) = calibrate(runs, seed=0, designs=20, chains=(3, 4))["pairs"]
     assert pair["chains_needed"] is None
     assert "More than 4 chains" in pair["note"]
 
 
 def test_designs_that_cannot_be_simulated_are_said() -> None:
     runs = runs_of(design(0.1), 1, 0)
-    (pair,) = calibrate(runs, rng=np.random.default_rng(0), designs=20)["pairs"]
+    (pair,) = calibrate(runs, seed=0, designs=20)["pairs"]
     assert pair["rows"] == []
     assert "needs at least 3 sizes, 2 chains" in pair["note"]
     with pytest.raises(AnalysisError, match="designs must be at least 20"):
-        calibrate(runs, rng=np.random.default_rng(0), designs=5)
+        calibrate(runs, seed=0, designs=5)
     with pytest.raises(AnalysisError, match="at least 2 chains"):
         simulate(design(0.1), 1, 20, np.random.default_rng(0))
 

@@ -8,12 +8,12 @@ import pandas as pd
 import pytest
 from scipy import optimize, stats
 
-from crossover.analysis.crossover import analyse, curve_summary
+from crossover.analysis.band import band, confidence_set, infer, root, root_probabilities, verdict
 from crossover.analysis.estimate import estimate, without_replicates
-from crossover.analysis.roots import band, confidence_set, infer, root, root_probabilities, verdict
+from crossover.analysis.robustness import stability_table
+from crossover.analysis.runs import AnalysisError, ordered_pairs, primary_runs, read_curves
 from crossover.analysis.sentences import images, summarise
-from crossover.analysis.stability import stability_table
-from crossover.analysis.tables import AnalysisError, ordered_pairs, primary_runs, read_curves
+from crossover.analysis.verdict import analyse, curve_summary
 
 SIZES = (256, 1024, 4096, 16384, 65536)
 Curve = Callable[[float], float]
@@ -52,7 +52,7 @@ def table(
 
 
 def only_pair(runs: pd.DataFrame, seed: int = 0, **options: Any) -> dict[str, Any]:
-    (study,) = analyse(runs, rng=np.random.default_rng(seed), **options)["studies"]
+    (study,) = analyse(runs, seed=seed, **options)["studies"]
     (pair,) = study["pairs"]
     return pair
 
@@ -200,7 +200,7 @@ def test_published_table_of_cnn_and_vit_on_cifar10() -> None:
         for n, points in zip(sizes, line, strict=True)
     ]
     runs = pd.DataFrame(rows).assign(chain=0, seed=0, budget="150 epochs")
-    (study,) = analyse(runs, rng=np.random.default_rng(0))["studies"]
+    (study,) = analyse(runs, seed=0)["studies"]
     pairs = {(pair["a"], pair["b"]): pair for pair in study["pairs"]}
     large, small = pairs["cnn_5m", "vit_5m"], pairs["cnn_076m", "cct_073m"]
     assert [large["gap"][i]["accuracy_gap"] for i in (0, -1)] == pytest.approx([0.254, 0.091])
@@ -213,7 +213,7 @@ def test_published_table_of_cnn_and_vit_on_cifar10() -> None:
 def test_all_pairs_of_three_models_the_convolution_first() -> None:
     rows = [table(falling(n), models=("vit_b", other), seed=i) for i, (n, other) in enumerate([(1, "bit"), (2, "mlp")])]
     runs = pd.concat(rows).drop_duplicates(["model", "n_train", "chain"])
-    (study,) = analyse(runs, rng=np.random.default_rng(0))["studies"]
+    (study,) = analyse(runs, seed=0)["studies"]
     assert [(pair["a"], pair["b"]) for pair in study["pairs"]] == [("bit", "vit_b"), ("vit_b", "mlp"), ("bit", "mlp")]
 
 
@@ -405,7 +405,7 @@ def test_seeds_of_a_chain_are_averaged() -> None:
 
 def refused(runs: pd.DataFrame, match: str, **options: Any) -> None:
     with pytest.raises(AnalysisError, match=match) as caught:
-        analyse(runs, rng=np.random.default_rng(0), **options)
+        analyse(runs, seed=0, **options)
     assert "\n" not in str(caught.value)
 
 
@@ -426,7 +426,7 @@ def test_tables_that_cannot_be_analysed_are_refused_in_one_line() -> None:
 
 
 def study_notes(runs: pd.DataFrame) -> str:
-    (study,) = analyse(runs, rng=np.random.default_rng(0))["studies"]
+    (study,) = analyse(runs, seed=0)["studies"]
     return " ".join(study["notes"] + [note for pair in study["pairs"] for note in pair["notes"]])
 
 
@@ -451,7 +451,7 @@ def test_zero_error_is_noted_where_it_is() -> None:
     perfect = table(falling(3000))
     perfect.loc[0, "test_error"] = 0.0
     runs = pd.concat([perfect, table(falling(3000)).assign(dataset="other")]).assign(n_test=1000)
-    first, other = analyse(runs, rng=np.random.default_rng(0))["studies"]
+    first, other = analyse(runs, seed=0)["studies"]
     assert [note for note in first["notes"] if f"half an image: {runs['run_id'].iloc[0]}." in note]
     assert not other["notes"]
 
@@ -460,7 +460,7 @@ def test_half_done_sweep_has_a_verdict_or_a_reason() -> None:
     runs = table(falling(3000))
     for seed in range(40):
         part = runs.sample(frac=np.random.default_rng(seed).uniform(0.05, 0.9), random_state=seed)
-        result = analyse(part, rng=np.random.default_rng(0))
+        result = analyse(part, seed=0)
         json.dumps(result, allow_nan=False)
         for pair in result["studies"][0]["pairs"]:
             assert pair["summary"]
@@ -469,7 +469,7 @@ def test_half_done_sweep_has_a_verdict_or_a_reason() -> None:
 
 def test_one_model_or_one_size_or_one_chain_is_said() -> None:
     runs = table(falling(3000))
-    alone = analyse(runs[runs["model"] == "vit_tiny"], rng=np.random.default_rng(0))["studies"][0]
+    alone = analyse(runs[runs["model"] == "vit_tiny"], seed=0)["studies"][0]
     assert alone["pairs"] == []
     assert "Only vit_tiny has finished runs" in alone["notes"][0]
     assert "One size" in study_notes(runs[runs["n_train"] == 256])
@@ -513,7 +513,7 @@ def test_other_budgets_are_left_to_the_stability_table() -> None:
     assert "30 runs of another budget than 800 steps count only in the stability table." in study_notes(both)
     assert only_pair(both, setting={"budget": "1600 steps"})["verdict"] == "a_better"
     both = both.assign(last_val_error=both["val_error"])
-    rows = stability_table(both, rng=np.random.default_rng(0)).set_index(["choice", "value"])
+    rows = stability_table(both, seed=0).set_index(["choice", "value"])
     assert rows.loc[("as analysed", "test_error"), "verdict"] == "crossover"
     assert rows.loc[("budget", "1600 steps"), "verdict"] == "a_better"
     assert rows.loc[("budget", "1600 steps"), "flips"]
@@ -524,7 +524,7 @@ def test_other_budgets_are_left_to_the_stability_table() -> None:
 
 def test_nothing_is_unstable_where_there_is_no_verdict() -> None:
     runs = table(falling(3000), chains=1)
-    assert stability_table(runs, rng=np.random.default_rng(0)).empty
+    assert stability_table(runs, seed=0).empty
 
 
 def test_each_model_keeps_its_own_recipe() -> None:
@@ -566,7 +566,7 @@ def noisy_curve_file(path: Path, gap: Curve, points: int = 60) -> Path:
 
 def test_noisy_unaligned_curves_are_smoothed_first(tmp_path: Path) -> None:
     curves = read_curves(noisy_curve_file(tmp_path / "c.csv", falling(30_000, 0.1)))
-    (study,) = analyse(curves, rng=np.random.default_rng(0))["studies"]
+    (study,) = analyse(curves, seed=0)["studies"]
     (pair,) = study["pairs"]
     assert study["dataset"] == "t"
     assert pair["verdict"] == "crossover"

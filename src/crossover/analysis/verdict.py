@@ -4,6 +4,7 @@ The result is the `crossover.json` of docs/estimators.md: numbers or null, never
 difference holds at all sizes at once; N* is stated only with the verdict `crossover`.
 """
 
+import zlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,10 +12,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from crossover.analysis.estimate import Estimate, Floats, estimate, without_replicates
-from crossover.analysis.laws import ModelLaws, extrapolate
-from crossover.analysis.pairing import Pairing, Predictions, pair_models
-from crossover.analysis.roots import (
+from crossover.analysis.band import (
     Band,
     Interval,
     band,
@@ -27,8 +25,11 @@ from crossover.analysis.roots import (
     slope,
     verdict,
 )
+from crossover.analysis.estimate import Estimate, Floats, estimate, without_replicates
+from crossover.analysis.laws import ModelLaws, extrapolate
+from crossover.analysis.pairing import Pairing, Predictions, pair_models
+from crossover.analysis.runs import AnalysisError, clip_notes, ordered_pairs, primary_runs, validate_runs
 from crossover.analysis.sentences import summarise
-from crossover.analysis.tables import AnalysisError, clip_notes, ordered_pairs, primary_runs, validate_runs
 
 __all__ = ["AnalysisError", "analyse", "compare", "curve_summary"]
 
@@ -39,7 +40,7 @@ FLAT = 0.1
 def analyse(
     runs: pd.DataFrame,
     *,
-    rng: np.random.Generator,
+    seed: int,
     metric: str = "test_error",
     predictions: Predictions | None = None,
     confidence: float = 0.95,
@@ -65,7 +66,7 @@ def analyse(
         laws = {model: ModelLaws(unit_table(part, model, metric), guess) for model in models}
         pairs = []
         for a, b in ordered_pairs(models):
-            pair = compare(part, a, b, rng=rng, metric=metric, predictions=predictions, confidence=confidence)
+            pair = compare(part, a, b, seed=seed, metric=metric, predictions=predictions, confidence=confidence)
             pair["extrapolation"] = None
             if pair["verdict"] in ("a_better", "undecided") and pair["gap"] and pair["gap"][-1]["log_error_ratio"] > 0:
                 pair["extrapolation"] = extrapolate(laws[a], laws[b], pair["n_max"])
@@ -80,7 +81,7 @@ def compare(
     a: str,
     b: str,
     *,
-    rng: np.random.Generator,
+    seed: int,
     metric: str = "test_error",
     predictions: Predictions | None = None,
     confidence: float = 0.95,
@@ -109,11 +110,17 @@ def compare(
         described = without_replicates(sizes, paired.mean)
         pair["crossing_of_means"] = root(described, is_falling(described))
     elif bounded is not None:
+        rng = pair_generator(seed, str(runs["dataset"].iloc[0]), a, b)
         bounds, found = infer(bounded, confidence, rng)
         pair |= {"gap": _gap(paired, bounds), **_crossing(bounded, bounds, found, rng), **_trend(bounded, confidence)}
     if len(sizes) == 1:
         pair["notes"].append("One size: neither a crossing nor a trend can be seen; add sizes.")
     return pair | {"summary": summarise(pair, confidence)}
+
+
+def pair_generator(seed: int, dataset: str, a: str, b: str) -> np.random.Generator:
+    """Return the random draws of a pair: its own, so that no other model changes them."""
+    return np.random.default_rng([seed, zlib.crc32("\0".join((dataset, a, b)).encode())])
 
 
 def _crossing(values: Estimate, bounds: Band, found: list[Interval], rng: np.random.Generator) -> dict[str, Any]:
