@@ -18,6 +18,7 @@ from crossover.analysis.runs import AnalysisError
 from crossover.cli import one_line_errors, resolved, run_app
 from crossover.config import CrossoverError, RunConfig
 from crossover.report.build import environment
+from crossover.report.section import write_section
 from crossover.store import is_done, write_json, write_plan, write_text
 from crossover.studies.claims.measures import (
     exact_measures,
@@ -30,7 +31,7 @@ from crossover.studies.claims.measures import (
     runs_to_probe,
 )
 from crossover.studies.claims.operations import operation_measures
-from crossover.studies.claims.page import counts, write_ledger
+from crossover.studies.claims.page import counts, ledger_section, write_ledger
 from crossover.studies.claims.rules import Rules, judge, parse_rules, places
 from crossover.studies.probes.measure import probe_runs
 from crossover.sweep.local import do_runs, read_done
@@ -67,8 +68,9 @@ def main(config: DictConfig) -> None:
     write_ledger(ledger, folder)
     for name in [STUDY, *(part["preset"] for part in values["sweeps"])]:
         beside = sweep_dir(values["outputs"], name)
-        if beside.exists():  # the page of that sweep then has the ledger as a section
+        if beside.exists():
             write_json(beside / "claims.json", ledger)
+            write_section(ledger_section(ledger, drawn=False), beside)
     write_json(folder / "environment.json", environment(read_done(runs)) | {"claims timm": [version("timm")]})
     show(ledger, folder, console)
 

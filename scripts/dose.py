@@ -10,10 +10,11 @@ from rich.console import Console
 from rich.table import Table
 
 from crossover.config import CrossoverError, CuesData, ImageData, parse_run
+from crossover.report.section import write_section
 from crossover.report.style import save
 from crossover.store import read_sweep, write_text
 from crossover.studies.dose import dose_table
-from crossover.studies.dose_figure import dose_words, draw_dose
+from crossover.studies.dose_figure import dose_section, dose_words, draw_dose
 from crossover.sweep.plan import sweep_dir
 
 
@@ -45,6 +46,7 @@ def write_dose(name: str, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / "dose.csv", table.to_csv(index=False, float_format="%.6g"))
     save(draw_dose(table, label), folder / "figures", "dose")
+    write_section(dose_section(table), folder)
     shown = Table("pair", label, "N* (95% CI), or the verdict", box=None)
     for row in table.drop_duplicates(["a", "b", "dose"]).to_dict("records"):
         shown.add_row(f"{row['a']}, {row['b']}", str(row["dose"]), dose_words(row))

@@ -18,10 +18,12 @@ from crossover.cli import one_line_errors, resolved, run_app
 from crossover.config import RunConfig
 from crossover.report.build import Findings, environment, write_findings
 from crossover.report.mirror import mirror_report
+from crossover.report.section import write_section
 from crossover.report.terminal import terminal_summary
 from crossover.store import read_sweep, write_json, write_plan, write_text
 from crossover.studies.transfer import (
     COLUMNS,
+    READINGS,
     TransferConfig,
     finetuning_rows,
     parse_transfer,
@@ -62,6 +64,7 @@ def main(config: DictConfig) -> None:
     said = " ".join(item for item in HydraConfig.get().overrides.task if not item.startswith("transfer="))
     command = f"make transfer STUDY={study}" + (f" ARGS={shlex.quote(said)}" if said else "")
     write_text(directory / "transfer.csv", table.to_csv(index=False, float_format="%.6g"))
+    write_section(READINGS, directory)
     write_plan(directory, transfer.name, command, [*source, *(run for *_, run in tunings)])
     runs, conditions = transfer_runs(table, records), environment(records)
     findings = Findings(transfer.name, command, runs, len(runs), conditions, sizes="pre-training images")

@@ -9,8 +9,9 @@ import pytest
 from omegaconf import OmegaConf
 
 from crossover.analysis.runs import AnalysisError
+from crossover.report.section import markdown_part, read_sections
 from crossover.studies.claims.measures import read_measures
-from crossover.studies.claims.page import claimed, markdown, number, write_ledger
+from crossover.studies.claims.page import claimed, ledger_section, number, write_ledger
 from crossover.studies.claims.rules import (
     COLUMNS,
     EXACT,
@@ -162,6 +163,11 @@ def test_the_published_ledger_follows_from_its_measures_and_the_rules() -> None:
     again = judge(shipped(), read_measures(folder / "measures.csv"))
     assert again == json.loads((folder / "claims.json").read_text())
     assert markdown(again) == (folder / "claims.md").read_text()
+    assert read_sections(folder) == [ledger_section(again, drawn=True)]
+
+
+def markdown(ledger: dict[str, Any]) -> str:
+    return "\n".join(markdown_part(ledger_section(ledger, drawn=True), 1))
 
 
 def shipped() -> Rules:
@@ -198,11 +204,12 @@ def test_the_ledger_is_written_for_a_reader(tmp_path: Path) -> None:
     write_ledger(ledger, tmp_path)
     said = (tmp_path / "claims.md").read_text()
     assert said == markdown(ledger)
-    assert "**1 claims: 1 supported.**" in said
-    assert "| A claim \\| of two. | **supported** | holds: case 0 |" in said
-    assert "| case 0 | ViT <b> less ResNet | 0.103 [0.089, 0.118] | above 0 | holds |" in said
+    assert "1 claims: 1 supported." in said
+    assert "### supported: A claim \\| of two.\n" in said
+    assert "holds: case 0." in said
+    assert "| case 0 | ViT &lt;b> less ResNet | 0.103 [0.089, 0.118] | above 0 | holds |" in said
     assert "3 runs, 3.0 minutes of one core" in said
     page = (tmp_path / "claims.html").read_text()
     assert "ViT &lt;b&gt; less ResNet" in page
-    assert page.count("data:image/svg+xml;base64,") == 1
+    assert page.count('<svg class="wide" role="img" aria-label="g: every number with its interval') == 1
     assert (tmp_path / "figures" / "g.png").stat().st_size > 5_000

@@ -10,9 +10,10 @@ import pytest
 
 from crossover.analysis.verdict import analyse
 from crossover.report.build import write_curves_report
+from crossover.report.section import write_section
 from crossover.report.style import save
 from crossover.studies.dose import dose_table
-from crossover.studies.dose_figure import dose_words, draw_dose
+from crossover.studies.dose_figure import dose_section, dose_words, draw_dose
 from scripts.dose import doses_of, main
 from tests.worlds import small_run
 
@@ -101,10 +102,12 @@ def test_a_dose_beside_a_report_is_on_its_page(tmp_path: Path) -> None:
     found = table()
     found.to_csv(tmp_path / "dose.csv", index=False)
     save(draw_dose(found, "share"), tmp_path / "figures", "dose")
+    write_section(dose_section(found), tmp_path)
     write_curves_report(runs(), tmp_path, title="dosed", command="make report")
     page = (tmp_path / "report.html").read_text()
     assert "The dose of bias" in page
-    assert "<td>vit / resnet</td><td>1.0</td><td>not in range: vit leads</td>" in page
+    cells = ('<td class="words">' + text for text in ("vit / resnet", "1.0", "not in range: vit leads"))
+    assert "</td>".join(cells) in page
     assert 'aria-label="Who leads, by number of training images and dose' in page
 
 

@@ -15,7 +15,7 @@ from rich.console import Console
 from crossover.analysis.runs import read_curves
 from crossover.record import runs_table
 from crossover.report.build import Findings, write_curves_report, write_findings
-from crossover.report.markdown import plain
+from crossover.report.table import plain
 from crossover.report.terminal import terminal_summary
 from crossover.store import file_name
 from tests.test_report import crossing_records

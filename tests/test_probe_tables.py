@@ -10,11 +10,11 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from crossover.report.markdown import probes_page
 from crossover.report.publish import publish
+from crossover.report.section import markdown_part, read_sections
 from crossover.store import freeze, read_sweep, write_plan
 from crossover.studies.claims.measures import PROBED
-from crossover.studies.probes.tables import MIXED, probe_tables
+from crossover.studies.probes.tables import MIXED, probe_section
 from crossover.study import report_sweep
 from crossover.training.run import execute
 from tests.worlds import VIT, small_run
@@ -32,23 +32,23 @@ def rows(model: str, n: int, *values: float, probe: str = "linear_probe", layer:
 
 def test_cells_are_means_and_deviations_over_chains_by_size() -> None:
     parts = [rows("vit", 1000, 0.5, 0.7), rows("vit", 100, 0.3), rows("resnet", 100, 0.25, 0.35, probe="consistency")]
-    (found,) = probe_tables(pd.concat([*parts, rows("vit", 100, 0.9, probe="cka", layer="a~b")]))
-    assert found["header"][3:] == ["untrained", "without learning", "100", "1,000"]
-    assert found["rows"] == [
+    (found,) = probe_section(pd.concat([*parts, rows("vit", 100, 0.9, probe="cka", layer="a~b")])).parts
+    assert found.tables[0].header[3:] == ["untrained", "without learning", "100", "1,000"]
+    assert found.tables[0].cells == [
         ["linear_probe", "vit", "stages.0", "0.2", "0.1", "0.3", "0.6 ± 0.14"],
         ["consistency", "resnet", "stages.0", "0.2", "0.1", "0.3 ± 0.071", "–"],
     ]
-    assert MIXED not in found["notes"]
+    assert MIXED not in found.sentences
 
 
 def test_worlds_have_tables_of_their_own_and_mixed_runs_are_told() -> None:
     table = pd.concat([rows("vit", 100, 0.3), rows("vit", 100, 0.3), rows("vit", 100, 0.3).assign(world="other")])
-    first, second = probe_tables(table)
-    assert (first["title"], second["title"]) == ("w, augmentation none", "other, augmentation none")
-    assert MIXED in first["notes"]
-    assert MIXED not in second["notes"]
+    first, second = probe_section(table).parts
+    assert (first.title, second.title) == ("w, augmentation none", "other, augmentation none")
+    assert MIXED in first.sentences
+    assert MIXED not in second.sentences
     unknown = rows("vit", 100, 0.3).assign(untrained=np.nan)
-    assert "| linear_probe | vit | stages.0 | – | 0.1 | 0.3 |" in probes_page(unknown, "quick", "make probe")
+    assert "| linear_probe | vit | stages.0 | – | 0.1 | 0.3 |" in markdown_part(probe_section(unknown))
 
 
 @pytest.fixture(scope="module")
@@ -84,15 +84,17 @@ def test_the_probes_of_a_sweep_go_from_its_folder_of_images_to_the_published_stu
     assert done.returncode == 0, done.stderr
     report_sweep(read_sweep(outputs, "pets"), outputs / "sweeps" / "pets")
     publish(outputs / "sweeps" / "pets", swept / "results" / "pets", outputs / "runs")
-    table = pd.read_csv(swept / "results" / "pets" / "probes.csv", keep_default_na=False, na_values=["NaN"])
-    (found,) = probe_tables(table)
-    assert found["title"] == "pets, augmentation none"
-    assert found["header"][5:] == ["16", "48"]
-    assert {row[1] for row in found["rows"]} == {"resnet_test", "vit_test"}
-    pixels = next(row for row in found["rows"] if row[0] == "linear_probe" and row[2] == "pixels")
+    assert (swept / "results" / "pets" / "probes.csv").exists()
+    (section,) = read_sections(swept / "results" / "pets")
+    (found,) = section.parts
+    assert found.title == "pets, augmentation none"
+    (shown,) = found.tables
+    assert shown.header[5:] == ["16", "48"]
+    assert {row[1] for row in shown.cells} == {"resnet_test", "vit_test"}
+    pixels = next(row for row in shown.cells if row[0] == "linear_probe" and row[2] == "pixels")
     assert pixels[3] == pixels[5] == pixels[6] == "1", "the reader of the pixels sees the blue of the dogs"
     assert pixels[4] != "1", "and guessing does not"
-    assert "| accuracy | vit_test |  | – | – |" in (swept / "results" / "pets" / "probes.md").read_text()
+    assert "| accuracy | vit_test |  | – | – |" in (swept / "results" / "pets" / "report.md").read_text()
     page = (swept / "results" / "pets" / "report.html").read_text()
     assert "What the networks have learned" in page
     assert 'download="probes.csv"' in page

@@ -12,14 +12,15 @@ from crossover.report.build import Findings, write_findings, write_report
 from crossover.report.publish import (
     BEGIN,
     END,
-    PAGE,
     publish,
     read_study,
     regenerate,
     study_block,
 )
+from crossover.report.section import PAGE, write_section
 from crossover.store import SweepRecords, with_block
 from crossover.studies.reproduction import compare_runs
+from crossover.studies.transfer import READINGS
 from tests.test_report import crossing_records
 
 ROOT = Path(__file__).parents[1]
@@ -164,6 +165,7 @@ def test_a_transfer_is_published_without_predictions_and_not_taken_for_runs(tmp_
     plan = {"name": "cues-transfer", "command": findings.command, "runs": ["a"]}
     (tmp_path / "report" / "plan.json").write_text(json.dumps(plan))
     (tmp_path / "report" / "transfer.csv").write_text("target\n")
+    write_section(READINGS, tmp_path / "report")
     publish(tmp_path / "report", tmp_path / "study", tmp_path / "no-runs")
     assert (tmp_path / "study" / "transfer.csv").exists()
     assert not (tmp_path / "study" / "predictions.npz").exists()

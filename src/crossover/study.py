@@ -14,7 +14,8 @@ from crossover.data.cache import cache_folder, open_dataset
 from crossover.data.cues import bayes_accuracy, local_only_accuracy
 from crossover.data.samples import sample_picture
 from crossover.report.build import Ceiling, Extras, Report, Sample, write_findings, write_report
-from crossover.report.publish import PAGE, Study, keep_one_format, study_findings
+from crossover.report.publish import Study, keep_one_format, study_findings
+from crossover.report.section import PAGE
 from crossover.store import SweepRecords, write_atomically
 from crossover.sweep.plan import parse_sweep, plan_runs
 

@@ -14,10 +14,11 @@ import wandb_workspaces.workspaces as ws
 
 from crossover.config import CrossoverError
 from crossover.record import CONFUSION_TABLE, N_TRAIN, SAMPLES, SUMMARY
-from crossover.report.markdown import code, plain
+from crossover.report.markdown import code
 from crossover.report.mirror import run_id
 from crossover.report.panels import MOST_RUNS, WIDE, all_runs, cost, equivalence, gap, learning_curves, trainings
 from crossover.report.style import styles
+from crossover.report.table import plain
 from crossover.store import SweepRecords, write_text
 from crossover.vocabulary import CURVE_JOB, PAIR_JOB
 

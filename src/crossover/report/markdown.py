@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import pandas as pd
-
 from crossover.report import tables
-from crossover.report.page import METHODS
-from crossover.studies.probes.tables import probe_tables
+from crossover.report.methods import METHODS
+from crossover.report.section import markdown_part, read_sections
+from crossover.report.table import plain
 
 if TYPE_CHECKING:
     from crossover.report.build import Report
@@ -33,6 +32,8 @@ def markdown_page(report: Report, drawings: list[tuple[str, str]]) -> str:
     header, costs = tables.cost_table(report)
     lines += ["## Cost of a run", "", *_table(header, costs), ""]
     lines += [f"- all runs, {title}: {value}" for title, value in tables.totals(report)]
+    for section in read_sections(report.directory):
+        lines += ["", *markdown_part(section)]
     lines += ["", "## Methods", ""]
     lines += [f"- {sentence}" for sentence in METHODS]
     lines += ["", "## Conditions", "", f"- repeat: `{code(report.findings.command)}`", f"- runs: {len(report.runs)}"]
@@ -42,26 +43,12 @@ def markdown_page(report: Report, drawings: list[tuple[str, str]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def probes_page(table: pd.DataFrame, title: str, command: str) -> str:
-    """Return the tables of probes; the page of the report has the same."""
-    lines = [f"# What the networks of {title} have learned", "", f"Repeat: `{command}`. All numbers: `probes.csv`."]
-    for part in probe_tables(table):
-        lines += ["", f"## {part['title']}", "", *part["notes"], "", *_table(part["header"], part["rows"], left=3)]
-    return "\n".join(lines) + "\n"
-
-
 def _table(header: list[str], rows: list[list[str]], left: int = 0) -> list[str]:
     return [_row(header), "|" + "---|" * left + "---:|" * (len(header) - left), *(_row(row) for row in rows)]
 
 
 def _row(cells: list[str]) -> str:
     return "| " + " | ".join(map(plain, cells)) + " |"
-
-
-def plain(text: str) -> str:
-    """Return text that Markdown shows on one line as it is: no HTML, no link or image, no end of a table's cell."""
-    text = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;")
-    return text.replace("](", "]\\(").replace("|", "\\|")
 
 
 def code(text: str) -> str:

@@ -15,6 +15,7 @@ from crossover import wandb_runs
 from crossover.config import LoggerConfig
 from crossover.record import N_TRAIN
 from crossover.report.build import Report
+from crossover.report.section import report_files
 from crossover.store import SweepRecords, write_json
 from crossover.vocabulary import (
     CURVE,
@@ -32,11 +33,6 @@ from crossover.vocabulary import (
 
 if TYPE_CHECKING:
     import wandb
-
-FILES = ("crossover.json", "curves.csv", "runs.csv", "stability.csv", "environment.json", "report.md", "report.html")
-"""Files of a report that its artifact holds."""
-OPTIONAL = ("transfer.csv", "probes.csv", "dose.csv", "recipes.csv")
-"""Those that it holds where they are."""
 
 
 @dataclass(frozen=True)
@@ -160,7 +156,7 @@ def _log_summary(report: Report, logger: LoggerConfig, online: bool) -> None:
         run.summary[VERDICTS] = "\n".join(report.verdicts)
         run.summary["trouble"] = "\n".join(report.trouble)
         artifact = wandb.Artifact(f"report-{run.id}", type="report")
-        for name in (*FILES, *(name for name in OPTIONAL if (report.directory / name).exists())):
+        for name in report_files(report.directory):
             artifact.add_file(str(report.directory / name), policy="immutable")
         run.log_artifact(artifact)
 

@@ -14,16 +14,11 @@ from crossover.analysis.robustness import stability_table
 from crossover.analysis.verdict import analyse, curve_summary
 from crossover.config import CrossoverError
 from crossover.report.build import Extras, Findings
+from crossover.report.section import WRITTEN, report_files
 from crossover.store import read_record, replace_block, write_atomically
 
-TABLES = ("crossover.json", "runs.csv", "curves.csv", "stability.csv", "environment.json", "plan.json")
-PAGE = "report.html"
-"""Made again from the others by `make pages`, and therefore not tracked."""
-FILES = ("report.md", *TABLES)
-OPTIONAL = (
-    *("classes.csv", "calibration.json", "claims.json", "transfer.csv"),
-    *("probes.csv", "probes.md", "dose.csv", "recipes.csv"),
-)
+NEEDED = (*WRITTEN, "plan.json")
+"""Files without which a report is not published."""
 BEGIN, END = "<!-- results: written by make publish -->\n", "<!-- end of results -->\n"
 
 
@@ -53,11 +48,11 @@ def publish(report: Path, study: Path, runs: Path) -> None:
 
     Raise CrossoverError when a part of it is missing.
     """
-    missing = [name for name in (PAGE, *FILES) if not (report / name).exists()]
+    missing = [name for name in NEEDED if not (report / name).exists()]
     if missing:
         raise CrossoverError(f"{report} has no {', '.join(missing)}; run make sweep or make report first")
     study.mkdir(parents=True, exist_ok=True)
-    for name in (*FILES, *(name for name in OPTIONAL if (report / name).exists())):
+    for name in report_files(report):
         shutil.copyfile(report / name, study / name)
     shutil.rmtree(study / "figures", ignore_errors=True)
     shutil.copytree(report / "figures", study / "figures")

@@ -1,9 +1,8 @@
-"""What does a dose of bias look like? For each pair of models a surface: who leads by n_train and dose, and N*."""
+"""The dose of bias as a figure and a section of a report: who leads by n_train and dose, and N*."""
 
 import textwrap
 from collections.abc import Mapping, Sequence
 from math import exp, log
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,9 +12,15 @@ from matplotlib.colors import LinearSegmentedColormap, Normalize
 from matplotlib.figure import Figure
 
 from crossover.analysis.sentences import images
+from crossover.report.section import Drawing, Section
 from crossover.report.style import INK, panels, size_axis
+from crossover.report.table import Table, columns
 
 NAME = "dose.csv"
+CAPTION = (
+    "Error of the second model over that of the first; in brackets where the simultaneous 95% band contains 1. The"
+    " diamond is N*, its line the confidence set."
+)
 COLOURS = LinearSegmentedColormap.from_list("leads", ["#e3823f", "#fdfdfd", "#579fd0"])
 """Orange where the second of a pair leads, blue where the first does: light tints of the families' colours, told apart
 by the colour-blind."""
@@ -58,17 +63,20 @@ def draw_dose(table: pd.DataFrame, label: str) -> Figure:
     return figure
 
 
-def read_dose(directory: Path) -> dict[str, Any] | None:
-    """Return header and rows of what `make dose` left beside a report, and its figure, where there is one."""
-    path = directory / NAME
-    if not path.exists():
-        return None
-    table = pd.read_csv(path).drop_duplicates(["a", "b", "dose"])
-    rows = [[f"{row['b']} / {row['a']}", str(row["dose"]), dose_words(row)] for row in table.to_dict("records")]
-    words = "Who leads, by number of training images and dose; where they cross, N*. " + " ".join(
+def dose_section(table: pd.DataFrame) -> Section:
+    """Return the section of a report that shows dose_table and the figure `dose` beside it."""
+    firsts = table.drop_duplicates(["a", "b", "dose"]).to_dict("records")
+    rows = tuple((f"{row['b']} / {row['a']}", str(row["dose"]), dose_words(row)) for row in firsts)
+    alt = "Who leads, by number of training images and dose; where they cross, N*. " + " ".join(
         f"{pair}, {dose}: {said}." for pair, dose, said in rows
     )
-    return {"header": ["pair", "dose", "N* (95% CI), or the verdict"], "rows": rows, "alt": words}
+    return Section(
+        name="dose",
+        title="The dose of bias",
+        drawings=(Drawing(name="dose", alt=alt, caption=CAPTION),),
+        tables=(Table(caption="", columns=columns("pair", "dose", "N* (95% CI), or the verdict", left=3), rows=rows),),
+        files=(NAME,),
+    )
 
 
 def _draw_pair(axes: Axes, rows: pd.DataFrame, doses: Sequence[Any], norm: Normalize) -> None:

@@ -1,14 +1,13 @@
-"""Were the recipes searched as hard for every model? What `make recipes` left beside a report, for its page."""
+"""A search for recipes beside a report: its trials, its figure and the section of the page."""
 
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
-from crossover.analysis.runs import AnalysisError
-from crossover.config import CrossoverError
 from crossover.report.figures import best_of
+from crossover.report.section import Drawing, Section, write_section
 from crossover.report.style import save
+from crossover.report.table import Table, columns
 from crossover.store import write_text
 from crossover.studies.tuning import best_of_k, chosen
 
@@ -16,12 +15,19 @@ NAME, FIGURE = "recipes.csv", "best-of-k"
 NEEDED = ("model", "n_train", "lr", "weight_decay", "val_error")
 HEADER = ("model", "training images", "peak rate", "weight decay", "validation error", "at the edge of")
 
+SEARCHED = (
+    "{} trials for every model and size, judged by validation error alone: what the best of k of them would have"
+    " found. A curve that still falls at its end would gain from more trials. Which recipe was taken, and why, is said"
+    " in conf/recipe/."
+)
+
 
 def write_search(trials: pd.DataFrame, directory: Path) -> None:
     """Write the trials and the figure of their best-of-k curves to the folder of a report."""
     figure = best_of(best_of_k(trials))
     write_text(directory / NAME, trials.to_csv(index=False, float_format="%.6g"))
     save(figure, directory / "figures", FIGURE)
+    write_section(search_section(trials), directory)
 
 
 def chosen_rows(best: pd.DataFrame) -> list[tuple[str, ...]]:
@@ -39,22 +45,29 @@ def chosen_rows(best: pd.DataFrame) -> list[tuple[str, ...]]:
     return rows
 
 
-def read_search(directory: Path) -> dict[str, Any] | None:
-    """Return header and rows of a search beside a report, and what its figure shows, where there is one."""
-    path = directory / NAME
-    if not path.exists():
-        return None
-    try:
-        trials = pd.read_csv(path)
-        curves = best_of_k(trials)
-    except (AnalysisError, KeyError, ValueError) as error:
-        raise CrossoverError(f"{path} cannot be read as trials ({error}); delete it, or repeat make recipes") from None
+def search_section(trials: pd.DataFrame) -> Section:
+    """Return the section of a report that shows a search and its figure."""
+    curves = best_of_k(trials)
     ends = curves.loc[curves.groupby(["model", "n_train"], sort=False)["trials"].idxmax()]
     said = "; ".join(f"{model} at {n:,}: {100 * error:.1f} %" for model, n, _, error in ends.itertuples(index=False))
     count = int(curves["trials"].max())
-    return {
-        "header": list(HEADER),
-        "rows": [list(row) for row in chosen_rows(chosen(trials))],
-        "trials": count,
-        "alt": f"Expected lowest validation error over trials. After {count}: {said}.",
-    }
+    drawing = Drawing(
+        name=FIGURE,
+        alt=f"Expected lowest validation error over trials. After {count}: {said}.",
+        caption="Expected lowest validation error of k trials: the mean over all subsets of the trials that were made.",
+    )
+    return Section(
+        name="recipes",
+        title="How the recipes were searched",
+        after="claims",
+        sentences=(SEARCHED.format(count),),
+        drawings=(drawing,),
+        tables=(
+            Table(
+                caption="The best trial of each model and size",
+                columns=columns(*HEADER, left=1),
+                rows=tuple(chosen_rows(chosen(trials))),
+            ),
+        ),
+        files=(NAME,),
+    )

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from crossover.config import CrossoverError, RunConfig, describe, parse_run
 from crossover.record import runs_table
+from crossover.report.section import Section
 from crossover.sweep.plan import Compose, override
 
 COLUMNS = [
@@ -194,3 +195,17 @@ def transfer_runs(table: pd.DataFrame, records: Sequence[Mapping[str, Any]]) -> 
         "n_test",
     ]
     return runs.drop(columns=of_source)
+
+
+READINGS = Section(
+    name="transfer",
+    title="How the backbones were read",
+    sentences=(
+        "Each data set of this page is a target and a protocol: `probe` fits a linear reader to the frozen features of"
+        " many labelled images, `5shot` to those of five images a class, and `finetune` trains the whole network on.",
+        "Penalties and rates were chosen on validation images of the target. transfer.csv has every reading, those of"
+        " untrained backbones too.",
+    ),
+    files=("transfer.csv",),
+)
+"""The section of the report of a transfer study."""

@@ -1,8 +1,6 @@
-"""How does a reader see the ledger? Figures, Markdown and HTML of claims.json: a pure function of it."""
+"""The ledger of claims for a reader: figures, a section of a report, Markdown and HTML, all from claims.json."""
 
-import base64
 import math
-import sys
 import textwrap
 from collections.abc import Mapping
 from itertools import groupby
@@ -12,14 +10,18 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from crossover.report.page import section_page
+from crossover.report.section import Drawing, Part, Section, markdown_part, write_section
 from crossover.report.style import save
-from crossover.report.templating import templates
+from crossover.report.table import Column, Table
 from crossover.store import write_json, write_text
 
 COLOURS = {"holds": "#00695c", "fails": "#b00020", "open": "#8a6d00", "no data": "#777777"}
 HEADING = 118
 """Letters that a line of a heading holds."""
 SIGNS = {"holds": "holds", "fails": "does not hold", "open": "open", "no data": "no data"}
+TITLE = "The article's claims, measured"
+SHADED = "every number with its interval, beside the claimed side (shaded)"
 METHOD = (
     "Two cues: images made by the code, 16 x 16 pixels, ten classes. Each class has a faint pattern over the whole"
     " image, fixed to its place (the global cue), and a strong motif of 5 x 5 pixels anywhere in it (the local cue),"
@@ -44,8 +46,10 @@ def write_ledger(ledger: Mapping[str, Any], directory: Path) -> None:
     write_json(directory / "claims.json", ledger)
     for name, claims in grouped(ledger).items():
         save(draw(claims), directory / "figures", slug(name))
-    write_text(directory / "claims.md", markdown(ledger))
-    write_text(directory / "claims.html", html(ledger, directory))
+    section = ledger_section(ledger, drawn=True)
+    write_section(section, directory)
+    write_text(directory / "claims.md", "\n".join(markdown_part(section, 1)))
+    write_text(directory / "claims.html", section_page(section, directory))
 
 
 def grouped(ledger: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
@@ -163,24 +167,34 @@ def _side(rule: Mapping[str, Any], value: float) -> str:
     return ("×" if rule["scale"] == "log" else "") + f"{_natural(rule, value):.3g}"
 
 
-def markdown(ledger: Mapping[str, Any]) -> str:
-    """Return the ledger for someone who has read the article and nothing else."""
-    lines = ["# The article's claims, measured", "", f"**{counts(ledger)}.**", ""]
-    lines += [f"- {sentence}" for sentence in METHOD]
-    for name, claims in grouped(ledger).items():
-        lines += ["", f"## {name}", "", "| claim | verdict | where |", "|---|---|---|"]
-        lines += [_row([claim["text"], f"**{claim['verdict']}**", conditions(claim)]) for claim in claims]
-        lines += ["", f"![{name}: every number with its interval](figures/{slug(name)}.svg)"]
-    lines += ["", "# The numbers"]
-    for claim in ledger["claims"]:
-        lines += ["", f"### {claim['text']}", "", f"**{claim['verdict']}**. {claim['experiment']}", ""]
-        if claim["untestable"]:
-            lines += [f"Not tested: {claim['untestable']}."]
-        else:
-            lines += ["| case | number | measured | claimed | |", "|---|---|---:|---|---|"]
-            lines += [_row(cells) for cells in rule_cells(claim)]
-        lines += ["", f"`{claim['command']}`; {cost(claim)}."]
-    return "\n".join(lines) + "\n"
+def ledger_section(ledger: Mapping[str, Any], *, drawn: bool) -> Section:
+    """Return the ledger for someone who has read the article and nothing else; `drawn`: its figures lie beside it."""
+    groups = [
+        Part(
+            title=name,
+            drawings=(Drawing(name=slug(name), alt=f"{name}: {SHADED}"),) if drawn else (),
+            parts=tuple(_claim_part(claim) for claim in claims),
+        )
+        for name, claims in grouped(ledger).items()
+    ]
+    return Section(
+        name="claims",
+        title=TITLE,
+        sentences=(f"{counts(ledger)}.", *METHOD),
+        parts=tuple(groups),
+        files=() if drawn else ("claims.json",),
+    )
+
+
+def _claim_part(claim: Mapping[str, Any]) -> Part:
+    rows = tuple(tuple(cells) for cells in rule_cells(claim))
+    heads = tuple(Column(title=title, left=True) for title in ("case", "number", "measured", "claimed", "outcome"))
+    return Part(
+        title=f"{claim['verdict']}: {claim['text']}",
+        folded=True,
+        sentences=(claim["experiment"], f"{conditions(claim)}.", f"{claim['command']}; {cost(claim)}."),
+        tables=(Table(caption="", columns=heads, rows=rows),) if rows else (),
+    )
 
 
 def rule_cells(claim: Mapping[str, Any]) -> list[list[str]]:
@@ -190,17 +204,3 @@ def rule_cells(claim: Mapping[str, Any]) -> list[list[str]]:
         for case in claim["cases"]
         for rule in case["rules"]
     ]
-
-
-def _row(cells: list[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
-
-
-def html(ledger: Mapping[str, Any], directory: Path) -> str:
-    """Return a page of the ledger alone; text is escaped, and the figures of `directory` are a part of it."""
-    drawn = [(name, _svg(directory / "figures" / f"{slug(name)}.svg")) for name in grouped(ledger)]
-    return templates().get_template("claims.html.j2").render(claims=ledger, ledger=sys.modules[__name__], figures=drawn)
-
-
-def _svg(path: Path) -> str:
-    return "data:image/svg+xml;base64," + base64.b64encode(path.read_bytes()).decode()

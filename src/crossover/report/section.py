@@ -1,0 +1,101 @@
+"""A section of a report: sentences, figures and tables under a title, and the file in which a study leaves one."""
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, ValidationError
+
+from crossover.config import CrossoverError
+from crossover.report.table import Frozen, Table, markdown_table, plain
+from crossover.store import write_text
+
+PAGE = "report.html"
+"""In results/ it is not tracked: `make pages` makes it again from the others."""
+WRITTEN = (
+    *(PAGE, "report.md"),
+    *("crossover.json", "runs.csv", "curves.csv", "stability.csv", "environment.json"),
+)
+"""Files that every report has."""
+WHERE_KNOWN = ("plan.json", "classes.csv", "calibration.json")
+"""Files that a report has where there is a plan, predictions, a simulation."""
+FileName = Annotated[str, Field(pattern=r"^[\w][\w.+,=@-]*$")]
+"""Of a file beside the report: no folder."""
+
+
+class Drawing(Frozen):
+    """A figure that lies in figures/ beside the report, as SVG or else PNG."""
+
+    name: FileName
+    alt: str
+    """Says the same in words."""
+    caption: str = ""
+    """Empty: the text alternative."""
+
+
+class Part(Frozen):
+    """A heading and what stands below it, in this order."""
+
+    title: str
+    sentences: tuple[str, ...] = ()
+    drawings: tuple[Drawing, ...] = ()
+    tables: tuple[Table, ...] = ()
+    code: str = ""
+    """What to type, or a message, as it is."""
+    parts: tuple["Part", ...] = ()
+    folded: bool = False
+    """Only its title is seen until it is opened."""
+
+
+class Section(Part):
+    """A part of the page of its own. A study leaves it as section-NAME.json beside the report."""
+
+    name: FileName
+    after: str = "classes"
+    """The section of the page that it follows; the last but one place where there is none such."""
+    files: tuple[FileName, ...] = ()
+    """Tables of the study that lie beside the report, to be downloaded and published with it."""
+
+
+def write_section(section: Section, directory: Path) -> None:
+    """Leave a section beside a report; `make report` puts it on the page."""
+    directory.mkdir(parents=True, exist_ok=True)
+    write_text(directory / f"section-{section.name}.json", section.model_dump_json(indent=1) + "\n")
+
+
+def read_sections(directory: Path) -> list[Section]:
+    """Return the sections that studies left beside a report; raise CrossoverError for one that is torn."""
+    return [_read(path) for path in sorted(directory.glob("section-*.json"))]
+
+
+def _read(path: Path) -> Section:
+    try:
+        return Section.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError) as error:
+        said = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
+        raise CrossoverError(
+            f"{path} cannot be read as a section of a report ({said}); repeat the command that wrote it, or move it"
+            " to another folder"
+        ) from None
+
+
+def report_files(directory: Path) -> list[str]:
+    """Return the names of all files of a report there are, figures apart: what is downloaded, published and logged."""
+    sections = read_sections(directory)
+    left = [name for section in sections for name in (f"section-{section.name}.json", *section.files)]
+    return [name for name in dict.fromkeys((*WRITTEN, *WHERE_KNOWN, *left)) if (directory / name).exists()]
+
+
+def markdown_part(part: Part, level: int = 2) -> list[str]:
+    """Return the lines of a part in Markdown, its figures as SVG."""
+    lines = ["#" * level + " " + plain(part.title), ""]
+    for sentence in part.sentences:
+        lines += [plain(sentence), ""]
+    for drawing in part.drawings:
+        lines += [f"![{plain(drawing.alt)}](figures/{drawing.name}.svg)", ""]
+    for table in part.tables:
+        lines += [*([plain(table.caption), ""] if table.caption else []), *markdown_table(table), ""]
+    if part.code:
+        lines += ["```", *part.code.replace("```", "'''").splitlines(), "```", ""]
+    for one in part.parts:
+        lines += markdown_part(one, min(level + 1, 6))
+    return lines

@@ -1,0 +1,116 @@
+"""One table of a report: typed data with columns and units until the page, Markdown or the terminal shows it."""
+
+import re
+from collections.abc import Sequence
+from math import isnan
+from typing import Literal
+
+from matplotlib.ticker import EngFormatter
+from pydantic import BaseModel, ConfigDict
+from rich.markup import escape
+from rich.table import Table as TerminalTable
+
+from crossover.analysis.sentences import images
+
+Number = int | float | None
+Cell = str | int | float | tuple[Number, ...] | None
+"""A word, a number, or a number with the two ends of its interval; None is unknown, and an unknown end unbounded."""
+Unit = Literal["", "%", "points", "images", "ratio", "SI", "s", "/s", "h", "B"]
+DASH = "–"
+
+
+class Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=True)
+
+
+class Column(Frozen):
+    """Heading, unit and side of the cells below it."""
+
+    title: str
+    unit: Unit = ""
+    """`%` shows a fraction in percent, `points` a difference of fractions, `images` and `SI` round to a prefix."""
+    left: bool = False
+    """Words are read from the left; numbers are compared at the right."""
+
+
+class Table(Frozen):
+    """Rows of cells below columns; the caption says what they are."""
+
+    caption: str
+    columns: tuple[Column, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+
+    @property
+    def header(self) -> list[str]:
+        return [column.title for column in self.columns]
+
+    @property
+    def cells(self) -> list[list[str]]:
+        """The rows as they are shown."""
+        return [[shown(cell, column.unit) for cell, column in zip(row, self.columns, strict=True)] for row in self.rows]
+
+
+def columns(*titles: str, left: int = 0) -> tuple[Column, ...]:
+    """Return columns without units, of which the first `left` hold words."""
+    return tuple(Column(title=title, left=place < left) for place, title in enumerate(titles))
+
+
+def shown(cell: Cell, unit: Unit = "") -> str:
+    """Return a cell as a reader sees it, such as `12.3 % [11.0 %, 14.1 %]`, `576.0 G` or `–`."""
+    if isinstance(cell, str):
+        return cell
+    if isinstance(cell, tuple):
+        value, *ends = cell
+        bounded = any(_known(end) for end in ends)
+        return _number(value, unit) + (f" [{', '.join(_number(end, unit) for end in ends)}]" if bounded else "")
+    return _number(cell, unit)
+
+
+def _known(value: Number) -> bool:
+    return value is not None and not isnan(value)
+
+
+def _number(value: Number, unit: Unit) -> str:
+    if value is None or isnan(value):
+        return DASH
+    match unit:
+        case "%":
+            return f"{100 * value:.1f} %"
+        case "points":
+            return f"{100 * value:+.1f}"
+        case "images":
+            return images(value)
+        case "ratio":
+            return f"{value:.2f}"
+        case "SI" | "B":
+            return EngFormatter("B" if unit == "B" else "", places=1)(value).strip()
+        case "s" | "/s" | "h":
+            return f"{value:,.3g} {unit}" if abs(value) < 1000 else f"{value:,.0f} {unit}"
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
+
+
+def markdown_table(table: Table) -> list[str]:
+    """Return the lines of a table."""
+    sides = "".join("---|" if column.left else "---:|" for column in table.columns)
+    return [_row(table.header), f"|{sides}", *(_row(row) for row in table.cells)]
+
+
+def _row(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(map(plain, cells)) + " |"
+
+
+def plain(text: str) -> str:
+    """Return text that Markdown shows on one line as it is: no HTML, emphasis, formula, link or end of a cell."""
+    text = " ".join(text.split()).replace("\\", "\\\\").replace("&", "&amp;").replace("<", "&lt;")
+    text = re.sub(r"([`$|~]|(?<!\w)\*(?=\S)|\*(?=\w)|(?<!\w)_|_(?!\w))", r"\\\1", text)
+    return text.replace("](", "]\\(").replace("][", "]\\[")
+
+
+def terminal_table(table: Table) -> TerminalTable:
+    """Return a table for a console; names are literal, not markup."""
+    made = TerminalTable(title=escape(table.caption) or None, box=None)
+    for column in table.columns:
+        made.add_column(escape(column.title), justify="left" if column.left else "right")
+    for row in table.cells:
+        made.add_row(*map(escape, row))
+    return made
