@@ -1,7 +1,8 @@
-"""Race our loop against a plain one and the idiomatic way: python -m benchmarks only=[steady] (make bench)."""
+"""Race our training against other ways of it: python -m benchmarks only=[steady] (make bench)."""
 
 import json
 import re
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,9 @@ from omegaconf import DictConfig
 from pydantic import ValidationError
 from rich.console import Console
 
+from benchmarks.bench import Bench, BenchConfig
 from benchmarks.parts import PARTS
-from benchmarks.race import Apart
-from benchmarks.settings import Bench, BenchConfig
-from benchmarks.table import BEGIN, END, performance_block, sections
+from benchmarks.table import BEGIN, END, performance_block, terminal
 from crossover.cli import one_line_errors, resolved, run_app
 from crossover.config import CrossoverError, describe
 from crossover.store import replace_block, write_json
@@ -31,21 +31,26 @@ def main(config: DictConfig) -> None:
         settings = BenchConfig.model_validate(resolved(config))
     except ValidationError as error:
         raise CrossoverError(f"bad bench: {describe(error)}") from None
-    names = [*settings.only, *(["peer"] if settings.peer and "peer" not in settings.only else [])]
-    if unknown := [name for name in names if name not in PARTS]:
-        raise CrossoverError(f"no part {', '.join(unknown)}; there is {', '.join(PARTS)}")
-    bench, console = Bench(settings, compose_train, Apart()), Console()
-    conditions = bench.conditions()
-    slug = re.sub(r"[^a-z0-9]+", "-", conditions["device"].lower()).strip("-")
-    path = settings.output or Path("results/bench") / f"{slug}-{conditions['cores']}-cores.json"
-    parts: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
-    for name in names:
-        console.print(f"measuring {name}", style="dim")
-        parts[name] = {"conditions": bench.conditions()} | PARTS[name](bench)
+    console = Console()
+    with tempfile.TemporaryDirectory() as place:
+        bench = Bench(settings, compose_train, Path(place))
+        images, conditions = bench.prepare(), bench.conditions()
+        slug = re.sub(r"[^a-z0-9]+", "-", conditions["device"].lower()).strip("-")
+        path = settings.output or Path("results/bench") / f"{slug}-{conditions['cores']}-cores.json"
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, parts)
-    for section in sections({name: parts[name] for name in names}):
-        console.print(section.terminal())
+        parts: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+        for name in settings.only:
+            conditions = bench.conditions() | {"images": images}
+
+            def save(part: dict[str, Any], name: str = name, conditions: dict[str, Any] = conditions) -> None:
+                """Keep what is measured so far: the next measurement may fail or be cut off."""
+                parts[name] = {"conditions": conditions} | part
+                write_json(path, parts)
+                console.print(f"{name}: {' '.join(part['table']['rows'][-1])}", highlight=False, soft_wrap=True)
+
+            PARTS[name](bench, save)
+    for name in settings.only:
+        console.print(terminal(parts[name]["table"]))
     console.print(f"wrote {path}", highlight=False)
     if settings.output is None:
         replace_block(Path("docs/performance.md"), BEGIN, END, performance_block(path.parent))

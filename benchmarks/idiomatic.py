@@ -1,13 +1,11 @@
-"""How would the same training usually be written? Lightning, a DataLoader with workers, torchvision's transforms.
+"""The same training as it is usually written: Lightning, a DataLoader with workers, torchvision's transforms.
 
-As in the tutorials of these libraries: images in memory, as torchvision's CIFAR10 holds them, each turned into a PIL
-image and transformed in a worker; automatic optimisation, `self.log` and a scheduler. Network, batch, precision,
-augmentation, schedule and evaluations are ours. `tuned` adds what a careful user would: channels last and a fused
-optimiser.
+Images are in memory, as torchvision's CIFAR10 holds them; each is turned into a PIL image and transformed in a worker.
+`tuned` adds what a careful user would: channels last and a fused optimiser.
 """
 
 import math
-import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,8 +17,11 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, RandomSampler
 from torchvision.transforms import v2
 
-from crossover.config import AugmentConfig, CrossoverError, RecipeConfig
-from crossover.training.models import weight_decay_groups
+from crossover.config import CrossoverError, RecipeConfig, RunConfig
+from crossover.data.cache import open_dataset
+from crossover.data.subsets import subset
+from crossover.training.machine import resolve_device, resolve_precision
+from crossover.training.models import build_model, weight_decay_groups
 
 
 class Pictures(Dataset[tuple[Tensor, int]]):
@@ -36,33 +37,11 @@ class Pictures(Dataset[tuple[Tensor, int]]):
         return self.transform(Image.fromarray(self.images[index])), int(self.labels[index])
 
 
-def transforms(config: AugmentConfig | None, size: int, mean: np.ndarray, std: np.ndarray) -> v2.Compose:
-    """Return the transforms of an augmentation, or of evaluation (None)."""
-    steps: list[Any] = []
-    if config is not None:
-        if config.erase or config.mixup or config.cutmix:
-            raise CrossoverError("the race knows crop, flip and policies; choose augment=crop_flip or trivial")
-        steps += [v2.RandomCrop(size, padding=config.crop)] if config.crop else []
-        steps += [v2.RandomHorizontalFlip()] if config.flip else []
-        if config.policy == "randaugment":
-            steps.append(v2.RandAugment(config.policy_ops, config.policy_magnitude))
-        elif config.policy == "trivialaugment":
-            steps.append(v2.TrivialAugmentWide())
-    tail = [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(mean.tolist(), std.tolist())]
-    return v2.Compose(steps + tail)
-
-
-def loader(
-    images: Pictures, batch_size: int, *, workers: int, steps: int | None = None, seed: int = 0, cuda: bool = False
-) -> DataLoader[tuple[Tensor, int]]:
-    """Return a loader in order, or of `steps` random batches (with repetition when the images are fewer)."""
-    sampler = None
-    if steps is not None:
-        generator = torch.Generator().manual_seed(seed)
-        sampler = RandomSampler(images, num_samples=steps * batch_size, generator=generator)
-    return DataLoader(
-        images, batch_size, sampler=sampler, num_workers=workers, persistent_workers=workers > 0, pin_memory=cuda
-    )
+def make_optimizer(network: nn.Module, recipe: RecipeConfig, *, fused: bool | None) -> torch.optim.Optimizer:
+    groups = weight_decay_groups(network, recipe.weight_decay)
+    if recipe.optimizer == "adamw":
+        return torch.optim.AdamW(groups, lr=recipe.lr, betas=recipe.betas, fused=fused)
+    return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=True, fused=fused)
 
 
 class Tutorial(pl.LightningModule):
@@ -72,38 +51,24 @@ class Tutorial(pl.LightningModule):
         super().__init__()
         self.network, self.recipe, self.total_steps, self.tuned = network, recipe, total_steps, tuned
 
-    def forward(self, x: Tensor) -> Tensor:
-        if self.tuned:
-            x = x.to(memory_format=torch.channels_last)
-        return self.network(x)
-
     def training_step(self, batch: tuple[Tensor, Tensor], index: int) -> Tensor:
         x, labels = batch
-        logits = self(x)
-        loss = F.cross_entropy(logits, labels, label_smoothing=self.recipe.label_smoothing)
+        if self.tuned:
+            x = x.to(memory_format=torch.channels_last)
+        loss = F.cross_entropy(self.network(x), labels, label_smoothing=self.recipe.label_smoothing)
         self.log("train/loss", loss)
         return loss
 
-    def _evaluate(self, name: str, batch: tuple[Tensor, Tensor]) -> None:
-        x, labels = batch
-        logits = self(x)
-        self.log(f"{name}/loss", F.cross_entropy(logits, labels))
-        self.log(f"{name}/error", (logits.argmax(1) != labels).float().mean())
-
     def validation_step(self, batch: tuple[Tensor, Tensor], index: int) -> None:
-        self._evaluate("val", batch)
+        x, labels = batch
+        logits = self.network(x)
+        self.log("val/loss", F.cross_entropy(logits, labels))
+        self.log("val/error", (logits.argmax(1) != labels).float().mean())
 
-    def test_step(self, batch: tuple[Tensor, Tensor], index: int) -> None:
-        self._evaluate("test", batch)
+    test_step = validation_step
 
     def configure_optimizers(self) -> Any:
-        recipe, groups = self.recipe, weight_decay_groups(self.network, self.recipe.weight_decay)
-        fused = True if self.tuned else None
-        optimizer: torch.optim.Optimizer
-        if recipe.optimizer == "adamw":
-            optimizer = torch.optim.AdamW(groups, lr=recipe.lr, betas=recipe.betas, fused=fused)
-        else:
-            optimizer = torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=True, fused=fused)
+        optimizer = make_optimizer(self.network, self.recipe, fused=self.tuned or None)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self._factor)
         return [optimizer], [{"scheduler": schedule, "interval": "step"}]
 
@@ -111,33 +76,59 @@ class Tutorial(pl.LightningModule):
         warmup = max(1, round(self.recipe.warmup * self.total_steps))
         if step < warmup:
             return (step + 1) / warmup
-        progress = (step - warmup) / max(1, self.total_steps - warmup)
-        return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+        return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warmup) / max(1, self.total_steps - warmup))))
 
 
-class Clock(pl.Callback):
-    """Seconds from the end of step `first` to the end of the last one."""
+class Task:
+    """The network, loaders and trainer of a run that takes `steps` steps."""
 
-    def __init__(self, first: int) -> None:
-        self.first, self.started, self.seconds = first, 0.0, 0.0
+    def __init__(self, run: RunConfig, steps: int, workers: int, *, tuned: bool) -> None:
+        self.run, self.steps, self.workers = run, steps, workers
+        self.device = resolve_device(run)
+        data = self.data = open_dataset(run.data, Path(run.machine.data_dir))
+        pl.seed_everything(run.seed, verbose=False)
+        network = build_model(run.model, image_size=run.data.image_size, classes=len(data.classes))
+        if tuned:
+            network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.module = Tutorial(network, run.recipe, steps, tuned=tuned)
+        indices = subset(data.pool, data.labels, n_train=run.n_train, chain=run.chain)
+        pictures = Pictures(data.images[indices], data.labels[indices], self._transforms(training=True))
+        sampler = RandomSampler(pictures, num_samples=steps * run.recipe.batch_size)  # with repetition
+        self.training = self._loader(pictures, run.recipe.batch_size, sampler)
+        still = self._transforms(training=False)
+        self.validation = self._loader(Pictures(data.images[data.val], data.labels[data.val], still), 250)
+        self.test = self._loader(Pictures(data.test_images, data.test_labels, still), 250)
 
-    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
-        if trainer.global_step == self.first:
-            self.started = time.perf_counter()
-        self.seconds = time.perf_counter() - self.started
+    def trainer(self, folder: str, **settings: Any) -> pl.Trainer:
+        bf16 = resolve_precision(self.run, self.device) == "bf16"
+        return pl.Trainer(
+            accelerator="gpu" if self.device.type == "cuda" else "cpu",
+            devices=1,
+            precision="bf16-mixed" if bf16 else "32-true",
+            max_steps=self.steps,
+            gradient_clip_val=self.run.recipe.grad_clip,
+            logger=False,
+            enable_checkpointing=any(isinstance(c, pl.callbacks.ModelCheckpoint) for c in settings["callbacks"]),
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+            default_root_dir=folder,
+            **settings,
+        )
 
+    def _loader(self, pictures: Pictures, batch: int, sampler: RandomSampler | None = None) -> DataLoader[Any]:
+        keep, pin = self.workers > 0, self.device.type == "cuda"
+        return DataLoader(
+            pictures, batch, sampler=sampler, num_workers=self.workers, persistent_workers=keep, pin_memory=pin
+        )
 
-def make_trainer(*, steps: int, precision: str, cuda: bool, folder: str, **settings: Any) -> pl.Trainer:
-    return pl.Trainer(
-        accelerator="gpu" if cuda else "cpu",
-        devices=1,
-        precision="bf16-mixed" if precision == "bf16" else "32-true",
-        max_steps=steps,
-        logger=False,
-        enable_checkpointing=any(isinstance(c, pl.callbacks.ModelCheckpoint) for c in settings.get("callbacks", [])),
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        default_root_dir=folder,
-        **settings,
-    )
+    def _transforms(self, *, training: bool) -> v2.Compose:
+        augment, size, steps = self.run.augment, self.run.data.image_size, list[Any]()
+        if augment.policy == "trivialaugment" or augment.erase or augment.mixup or augment.cutmix:
+            raise CrossoverError("the race knows crop, flip and RandAugment; take augment=crop_flip")
+        if training:
+            steps += [v2.RandomCrop(size, padding=augment.crop)] if augment.crop else []
+            steps += [v2.RandomHorizontalFlip()] if augment.flip else []
+            steps += [v2.RandAugment(augment.policy_ops, augment.policy_magnitude)] if augment.policy != "none" else []
+        mean, std = self.data.mean.tolist(), self.data.std.tolist()
+        return v2.Compose([*steps, v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(mean, std)])

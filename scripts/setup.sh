@@ -119,7 +119,7 @@ fi
 mode=${system:+SYSTEM_TORCH=1 }${wheels:+WHEELS=$wheels}
 was= was_packages= was_mode=
 [ ! -e .venv/ready ] || { read -r was; read -r was_packages; read -r was_mode; } < .venv/ready || true
-if [ -z "$mode" ] && [ "$was_packages" = "$packages" ] && .venv/bin/python -c pass 2>/dev/null; then
+if [[ -z "$mode" || "$mode" = "$was_mode" ]] && [ "$was_packages" = "$packages" ] && .venv/bin/python -c pass 2>/dev/null; then
   [ ! "$was" -ef . ] || exit 0
   link "$was"
   mode=$was_mode

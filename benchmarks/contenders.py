@@ -1,0 +1,263 @@
+"""The contenders of a race: ours with each engine, a plain loop of the same steps, the idiomatic way, timm's train.py.
+
+All train the same network on the same images with the same batch, precision and augmentation list, and are timed by the
+same window of steps, at both ends of which the device is waited for.
+"""
+
+import logging
+import os
+import runpy
+import sys
+import tempfile
+import time
+import warnings
+from dataclasses import dataclass, field
+from pathlib import Path
+from threading import Barrier
+from typing import Any, Literal
+
+import pytorch_lightning as pl
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from benchmarks import idiomatic, timm_script
+from crossover.config import RunConfig
+from crossover.data.cache import open_dataset
+from crossover.data.loader import Images, TrainBatches
+from crossover.data.subsets import subset
+from crossover.training.machine import forget_peaks, peak_rss_bytes, resolve_device, resolve_precision, tune_allocator
+from crossover.training.models import build_model, forward_flops
+from crossover.training.module import Classifier
+from crossover.training.run import execute
+
+Way = Literal["ours", "eager", "graph", "compile", "plain", "idiomatic", "idiomatic_tuned", "timm"]
+"""Ours is with the engine that a run takes by itself; eager, graph and compile are ours with that engine."""
+WARM_UP = 10
+"""Steps before the clock starts: caches fill, kernels are chosen. Ours has as many as are timed."""
+PROFILED = 5
+
+
+@dataclass
+class Window:
+    """The steps that are timed, and after them a few whose kernels are counted, if at all."""
+
+    steps: int
+    device: torch.device
+    barrier: Barrier
+    """All processes of a measurement start their clocks together."""
+    profiled: bool
+    seconds: float = 0.0
+    peak_bytes: int = 0
+    kernels_per_step: float | None = None
+    _ticks: int = 0
+    _started: float = 0.0
+    _profiler: Any = field(default_factory=lambda: torch.profiler.profile(acc_events=True))
+
+    @property
+    def end(self) -> int:
+        """Steps that a contender does in all."""
+        return WARM_UP + self.steps + PROFILED * self.profiled
+
+    def tick(self) -> bool:
+        """Note that a step begins; return whether all that counts is over."""
+        if self._ticks == WARM_UP:
+            self.start()
+        elif self._ticks == WARM_UP + self.steps:
+            self.stop()
+            self.start_profile()
+        elif self._ticks == self.end:
+            self.stop_profile(PROFILED)
+        self._ticks += 1
+        return self._ticks > self.end
+
+    def start(self) -> None:
+        self._wait()
+        self.barrier.wait()
+        self._started = time.perf_counter()
+
+    def stop(self) -> None:
+        self._wait()
+        self.seconds = time.perf_counter() - self._started
+        cuda = self.device.type == "cuda"
+        self.peak_bytes = torch.cuda.max_memory_allocated(self.device) if cuda else peak_rss_bytes()
+
+    def start_profile(self) -> None:
+        if self.profiled:
+            self._profiler.start()
+
+    def stop_profile(self, steps: int) -> None:
+        """Count the kernels of so many steps; on a CPU, the operators that call no others."""
+        if not self.profiled or self.kernels_per_step is not None:
+            return
+        self._wait()
+        self._profiler.stop()
+        events = self._profiler.events()
+        if self.device.type == "cuda":
+            on_device = [e for e in events if e.device_type == torch.autograd.DeviceType.CUDA]
+            count = sum(not e.name.startswith(("Memcpy", "Memset")) for e in on_device)
+        else:
+            count = sum(e.name.startswith("aten::") and not e.cpu_children for e in events)
+        self.kernels_per_step = count / steps
+
+    def _wait(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+
+def measure(
+    barrier: Barrier,
+    run: RunConfig,
+    way: Way,
+    steps: int,
+    core: int | None,
+    workers: int,
+    profiled: bool,
+    script: Path | None,
+) -> dict[str, float | None]:
+    """Train in this process, bound to one core unless `core` is None, and return what a window of `steps` took."""
+    if core is not None:
+        os.sched_setaffinity(0, {core})
+    warnings.filterwarnings("ignore")
+    for name in ("pytorch_lightning", "lightning_fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    device = resolve_device(run)
+    torch.set_num_threads(run.machine.threads)
+    forget_peaks(device)
+    window = Window(steps, device, barrier, profiled)
+    if way in ("idiomatic", "idiomatic_tuned"):
+        _idiomatic(run, window, workers, tuned=way == "idiomatic_tuned")
+    elif way == "timm":
+        _timm(run, window, workers, script)
+    elif way == "plain":
+        _plain(run, window)
+    else:
+        _ours(run, window, way)
+    network = build_model(run.model, image_size=run.data.image_size, classes=10)
+    return {
+        "images_per_second": steps * run.recipe.batch_size / window.seconds,
+        "flops_per_image": 3 * forward_flops(network, run.data.image_size),
+        "seconds": window.seconds,
+        "peak_bytes": window.peak_bytes,
+        "kernels_per_step": window.kernels_per_step,
+    }
+
+
+def _ours(run: RunConfig, window: Window, way: str) -> None:
+    """Do a whole run as users do, of as many steps before the window as in it; its validations are outside."""
+    legs = 3 if window.profiled else 2
+    budget = run.budget.model_copy(update={"steps": legs * window.steps, "evaluations": legs})
+    engine = run.machine.engine if way == "ours" else way
+    machine = run.machine.model_copy(update={"engine": engine})
+    leg, first = 0, 0
+
+    def before_leg(module: Classifier) -> None:
+        nonlocal leg, first
+        leg, first = leg + 1, module.step
+        if leg == 2:
+            window.start()
+        elif leg == 3:
+            window.start_profile()
+
+    def after_batch(module: Classifier) -> None:
+        if leg == 3:
+            window.stop_profile(module.step - first)
+
+    def after_leg(_: Classifier) -> None:
+        if leg == 2:
+            window.stop()
+
+    _watch("on_train_epoch_start", before_leg)
+    _watch("on_train_batch_end", after_batch)
+    _watch("on_validation_epoch_start", after_leg)
+    execute(run.model_copy(update={"budget": budget, "machine": machine}))
+
+
+def _watch(hook: str, watch: Any) -> None:
+    """Call `watch` before a hook of our module, in this process."""
+    original = getattr(Classifier, hook)
+
+    def both(module: Classifier, *arguments: Any) -> Any:
+        watch(module)
+        return original(module, *arguments)
+
+    setattr(Classifier, hook, both)
+
+
+def _plain(run: RunConfig, window: Window) -> None:
+    """Train in a bare loop over the same batches, network, optimiser and schedule."""
+    tune_allocator()
+    recipe, device = run.recipe, window.device
+    dataset = open_dataset(run.data, Path(run.machine.data_dir))
+    indices = subset(dataset.pool, dataset.labels, n_train=run.n_train, chain=run.chain)
+    images = Images(dataset.images, dataset.labels, indices, device, run.machine.resident_gb * 1e9)
+    batches = TrainBatches(images, dataset, run.augment, batch_size=recipe.batch_size, seed=run.seed)
+    network = build_model(run.model, image_size=run.data.image_size, classes=len(dataset.classes)).train()
+    network = network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    optimizer = idiomatic.make_optimizer(network, recipe, fused=True)
+    bf16 = resolve_precision(run, device) == "bf16"
+    for step in range(window.end + 1):
+        window.tick()
+        x, target = batches.at(step)
+        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+            logits = network(x)
+        loss = F.cross_entropy(logits.float(), target, label_smoothing=recipe.label_smoothing)
+        optimizer.zero_grad()
+        loss.backward()
+        if recipe.grad_clip is not None:
+            nn.utils.clip_grad_norm_(network.parameters(), recipe.grad_clip)
+        optimizer.step()
+
+
+class _Ticks(pl.Callback):
+    def __init__(self, window: Window) -> None:
+        self.window = window
+
+    def on_train_batch_start(self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any) -> None:
+        trainer.should_stop = self.window.tick()
+
+
+def _idiomatic(run: RunConfig, window: Window, workers: int, *, tuned: bool) -> None:
+    if tuned:
+        tune_allocator()
+    with tempfile.TemporaryDirectory() as folder:
+        task = idiomatic.Task(run, window.end + 1, workers, tuned=tuned)
+        trainer = task.trainer(folder, callbacks=[_Ticks(window)], limit_val_batches=0)
+        trainer.fit(task.module, task.training)
+
+
+class _OverError(Exception):
+    """The window of a script that would go on is over."""
+
+
+def _timm(run: RunConfig, window: Window, workers: int, script: Path | None) -> None:
+    """Run timm's train.py on the image folder until the window is over; a step begins where the network is called."""
+
+    def before_forward(network: nn.Module, _: Any) -> None:
+        if network.training and torch.is_grad_enabled() and window.tick():
+            raise _OverError
+
+    timm_script.register(run, before_forward)
+    with tempfile.TemporaryDirectory() as folder:
+        options = timm_script.options(run, Path(run.data.root), Path(folder), epochs=10**6, workers=workers)
+        sys.argv = [str(script), *options, "--val-interval", str(10**6)]
+        try:
+            runpy.run_path(sys.argv[0], run_name="__main__")
+        except _OverError:
+            return
+
+
+def matmul_peak(device: str, dtype: torch.dtype) -> float:
+    """Return the FLOP/s of a large matrix product on one thread or the GPU, the best of two seconds."""
+    torch.set_num_threads(1)
+    size = 8192 if device == "cuda" else 1024
+    a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+    wait = torch.cuda.synchronize if device == "cuda" else lambda: None
+    best, began = float("inf"), time.perf_counter()
+    while time.perf_counter() - began < 2.0:
+        wait()
+        started = time.perf_counter()
+        a @ b
+        wait()
+        best = min(best, time.perf_counter() - started)
+    return 2 * size**3 / best
