@@ -10,18 +10,25 @@ from omegaconf import OmegaConf
 from scipy import stats
 from torch import Tensor
 from torch.nn.functional import pad
-from torchvision.transforms import RandomErasing
+from torchvision.transforms import RandomErasing, RandomResizedCrop
 from torchvision.transforms.functional import normalize
+from torchvision.transforms.functional import resized_crop as resized
 
 from crossover.config import AugmentConfig
-from crossover.data.augment import augment, crop_and_flip, erase, mix, normalise
+from crossover.data.augment import Normaliser, augment, crop_and_flip, erase, mix, rectangles, resized_crop
+from crossover.data.draws import Draws
 
 MEAN, STD = torch.tensor([0.4, 0.5, 0.6]), torch.tensor([0.2, 0.25, 0.3])
+normalise = Normaliser(MEAN, STD)
 SHIPPED = sorted((Path(__file__).parents[1] / "conf" / "augment").glob("*.yaml"))
 
 
 def seeded(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
+
+
+def draws(count: int, seed: int = 0) -> Draws:
+    return Draws(seeded(seed), count)
 
 
 def pictures(count: int, size: int = 8) -> Tensor:
@@ -31,19 +38,19 @@ def pictures(count: int, size: int = 8) -> Tensor:
 
 def run(images: Tensor, labels: Tensor, seed: int = 0, **config: Any) -> tuple[Tensor, Tensor]:
     settings = AugmentConfig(**({"name": "test"} | config))
-    return augment(images, labels, settings, classes=10, mean=MEAN, std=STD, generator=seeded(seed))
+    return augment(images, labels, settings, classes=10, normalise=normalise, draws=draws(len(images), seed))
 
 
 def test_normalise_equals_torchvision_image_by_image() -> None:
     images = pictures(5)
     expected = [normalize(image.permute(2, 0, 1) / 255, MEAN.tolist(), STD.tolist()) for image in images]
-    torch.testing.assert_close(normalise(images, MEAN, STD), torch.stack(expected), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(normalise(images), torch.stack(expected), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(("padding", "flip"), [(2, True), (2, False), (0, True)])
 def test_each_image_gets_one_of_its_crops_and_flips_all_equally_often(padding: int, flip: bool) -> None:
     images = pictures(2000)
-    out = crop_and_flip(images, padding, flip, seeded())
+    out = crop_and_flip(images, padding, flip, draws(len(images)))
     padded = pad(images, (0, 0, padding, padding, padding, padding))
     hits = []
     for top, left, mirror in itertools.product(range(2 * padding + 1), range(2 * padding + 1), (False, True)):
@@ -54,6 +61,40 @@ def test_each_image_gets_one_of_its_crops_and_flips_all_equally_often(padding: i
     counts = torch.stack(hits).int()
     assert (counts.sum(dim=0) == 1).all()
     assert stats.chisquare(counts.sum(dim=1).numpy()).pvalue > 0.001
+
+
+def parts_by_torchvision(images: Tensor, boxes: list[Tensor]) -> Tensor:
+    size = [images.shape[1]] * 2
+    parts = zip(images.permute(0, 3, 1, 2).float(), *(box.int().tolist() for box in boxes), strict=True)
+    return torch.stack([resized(image, *box, size=size, antialias=True) for image, *box in parts])
+
+
+def test_a_resized_crop_equals_torchvision_on_each_image() -> None:
+    images = pictures(200, 24)
+    top, left, tall, wide, fits = rectangles(draws(200), (24, 24), (0.08, 1), (3 / 4, 4 / 3), (24, 24))
+    assert fits.all()
+    expected = parts_by_torchvision(images, [top, left, tall, wide])
+    out = resized_crop(images, 0.08, draws(200)).permute(0, 3, 1, 2).float()
+    assert (out - expected).abs().max() <= 0.501  # rounded to whole values
+    assert (out - expected).abs().mean() < 0.26
+
+
+def test_an_image_without_a_fitting_crop_is_taken_whole() -> None:
+    images = pictures(200, 24)
+    *_, fits = rectangles(draws(200), (24, 24), (1, 1), (3 / 4, 4 / 3), (24, 24))
+    assert 0 < fits.sum() < 200
+    assert torch.equal(resized_crop(images, 1.0, draws(200))[~fits], images[~fits])
+
+
+def test_resized_crops_are_distributed_as_in_torchvision() -> None:
+    *ours, fits = rectangles(draws(3000), (24, 24), (0.08, 1), (3 / 4, 4 / 3), (24, 24))
+    torch.manual_seed(0)
+    image = torch.zeros(3, 24, 24)
+    theirs = [RandomResizedCrop.get_params(image, [0.08, 1.0], [3 / 4, 4 / 3]) for _ in range(3000)]
+    for column, values in enumerate(ours):
+        assert stats.ks_2samp(values[fits].tolist(), [float(box[column]) for box in theirs]).pvalue > 0.001
+    areas = [(ours[2] * ours[3]).numpy(), np.array([box[2] * box[3] for box in theirs])]
+    assert stats.ks_2samp(areas[0], areas[1]).pvalue > 0.001
 
 
 def erased(x: Tensor) -> list[tuple[int, int, int, int] | None]:
@@ -74,7 +115,7 @@ def erased(x: Tensor) -> list[tuple[int, int, int, int] | None]:
 @pytest.mark.parametrize("shape", [(32, 32), (16, 64)])
 def test_erased_rectangles_are_distributed_as_in_torchvision(shape: tuple[int, int]) -> None:
     x = torch.ones(3000, 3, *shape)
-    boxes = [box for box in erased(erase(x, 1.0, seeded())) if box]
+    boxes = [box for box in erased(erase(x, 1.0, draws(len(x)))) if box]
     assert len(boxes) == 3000
     torch.manual_seed(0)
     reference = [RandomErasing.get_params(x[0], (0.02, 0.33), (0.3, 3.3), [0.0])[:4] for _ in range(3000)]
@@ -87,7 +128,7 @@ def test_erased_rectangles_are_distributed_as_in_torchvision(shape: tuple[int, i
 
 def test_erasing_hits_the_stated_share_and_changes_nothing_else() -> None:
     x = torch.rand((2000, 3, 16, 16), generator=seeded()) + 0.1
-    out = erase(x, 0.25, seeded())
+    out = erase(x, 0.25, draws(len(x)))
     boxes = erased(out)
     assert abs(sum(box is not None for box in boxes) / 2000 - 0.25) < 0.03
     kept = out != 0
@@ -107,7 +148,7 @@ def own_share(targets: Tensor, labels: Tensor) -> Tensor:
 def test_mixup_blends_images_and_targets_by_a_beta_of_each_image(alpha: float) -> None:
     labels = torch.arange(4000) % 10
     x = torch.rand((4000, 3, 4, 4), generator=seeded(1))
-    out, targets = mix(x, labels, AugmentConfig(name="x", mixup=alpha), 10, seeded())
+    out, targets = mix(x, labels, AugmentConfig(name="x", mixup=alpha), 10, draws(len(x)))
     ratio = own_share(targets, labels)
     weight = ratio[:, None, None, None]
     torch.testing.assert_close(out, weight * x + (1 - weight) * x.roll(1, 0), rtol=1e-5, atol=1e-5)
@@ -118,7 +159,7 @@ def test_mixup_blends_images_and_targets_by_a_beta_of_each_image(alpha: float) -
 def test_cutmix_pastes_a_rectangle_and_weighs_targets_by_its_area() -> None:
     size, labels = 16, torch.arange(3000) % 10
     x = torch.rand((3000, 3, size, size), generator=seeded(1))
-    out, targets = mix(x, labels, AugmentConfig(name="x", cutmix=1.0), 10, seeded())
+    out, targets = mix(x, labels, AugmentConfig(name="x", cutmix=1.0), 10, draws(len(x)))
     own, pasted = ((out - source).abs().amax(dim=1) < 1e-6 for source in (x, x.roll(1, 0)))
     assert (own ^ pasted).all()
     boxes = erased(own[:, None].float())
@@ -141,7 +182,7 @@ def cutmix_reference(size: int) -> float:
 
 def test_with_both_each_image_gets_mixup_or_cutmix() -> None:
     x = torch.rand((2000, 3, 16, 16), generator=seeded(1))
-    out, _ = mix(x, torch.arange(2000) % 10, AugmentConfig(name="x", mixup=0.8, cutmix=1.0), 10, seeded())
+    out, _ = mix(x, torch.arange(2000) % 10, AugmentConfig(name="x", mixup=0.8, cutmix=1.0), 10, draws(len(x)))
     own, pasted = ((out - source).abs().amax(dim=1) < 1e-6 for source in (x, x.roll(1, 0)))
     cut = (own | pasted).flatten(1).all(dim=1).float().mean()
     assert abs(cut - 0.5) < 0.04
@@ -168,6 +209,7 @@ def test_the_same_image_twice_in_a_batch_gets_different_draws() -> None:
     labels = torch.zeros(40, dtype=torch.long)
     settings: list[tuple[dict[str, Any], int]] = [
         ({"crop": 4}, 25),
+        ({"min_area": 0.08}, 38),
         ({"policy": "trivialaugment"}, 20),
         ({"policy": "randaugment"}, 20),
         ({"erase": 1.0}, 25),
@@ -207,7 +249,7 @@ def test_shipped_augmentation_gives_finite_channels_last_floats(path: Path) -> N
 def test_the_order_is_crop_and_flip_then_policy_then_normalise() -> None:
     images, labels = pictures(300, 16), torch.zeros(300, dtype=torch.long)
     out, _ = run(images, labels, crop=4, flip=True)
-    torch.testing.assert_close(out, normalise(crop_and_flip(images, 4, True, seeded()), MEAN, STD), rtol=0, atol=0)
-    black = normalise(torch.zeros_like(images), MEAN, STD)
+    torch.testing.assert_close(out, normalise(crop_and_flip(images, 4, True, draws(len(images)))), rtol=0, atol=0)
+    black = normalise(torch.zeros_like(images))
     solarized, _ = run(torch.zeros_like(images), labels, policy="randaugment", policy_ops=1, policy_magnitude=30)
     assert (solarized != black).any()  # the policy works on pixel values, before normalisation

@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,6 +25,13 @@ def test_stream_depends_on_seed_and_position_alone() -> None:
     whole = index_stream(seed=3, n=7, start=0, count=100)
     np.testing.assert_array_equal(index_stream(seed=3, n=7, start=41, count=20), whole[41:61])
     assert (index_stream(seed=4, n=7, start=0, count=100) != whole).any()
+
+
+def test_the_stream_is_one_permutation_after_another() -> None:
+    passes = [np.random.default_rng([5, 0, number]).permutation(9) for number in range(4)]
+    whole = np.concatenate(passes)
+    for start, count in ((0, 3), (7, 4), (8, 1), (9, 9), (4, 31)):
+        np.testing.assert_array_equal(index_stream(5, 9, start, count), whole[start : start + count])
 
 
 def test_a_batch_larger_than_the_subset_repeats_it() -> None:
@@ -79,16 +87,25 @@ def test_free_memory_is_read_from_the_machine() -> None:
     assert 1e7 < loader.free_bytes(CPU) < 1e14
 
 
-def test_processes_that_share_a_run_see_every_row_and_every_image_once(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"crop": 2, "flip": True, "mixup": 0.8},
+        {"min_area": 0.1, "policy": "trivialaugment", "erase": 0.5, "mixup": 0.2, "cutmix": 1.0},
+        {"crop": 2, "policy": "randaugment"},
+    ],
+)
+def test_processes_that_share_a_run_see_every_row_and_every_image_once(tmp_path: Path, config: dict[str, Any]) -> None:
     dataset = open_dataset(small_run(tmp_path).data, tmp_path)
     images = Images(dataset.images, dataset.labels, dataset.pool, CPU, 1e9)
-    config = AugmentConfig(name="a", crop=2, flip=True, mixup=0.8)
-    whole = TrainBatches(images, dataset, config, batch_size=12, seed=0).at(3)
+    augment = AugmentConfig(name="a", **config)
+    whole = TrainBatches(images, dataset, augment, batch_size=12, seed=0).at(3)
     rows = [slice(0, 4), slice(4, 8), slice(8, 12)]
-    parts = [TrainBatches(images, dataset, config, batch_size=12, seed=0, rows=r).at(3) for r in rows]
-    for one, other in zip(whole, map(torch.cat, zip(*parts, strict=True)), strict=True):
+    shares = [TrainBatches(images, dataset, augment, batch_size=12, seed=0, rows=r) for r in rows]
+    for one, other in zip(whole, map(torch.cat, zip(*(share.at(3) for share in shares), strict=True)), strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=0)
+    assert {len(share.raw(3)[1]) for share in shares} == {4 + augment.mixes}  # and the neighbour it is mixed with
     val = Images(dataset.images, dataset.labels, dataset.val, CPU, 1e9)
-    shares = [EvalBatches(val, dataset, batch_size=33, share=(rank, 3)) for rank in range(3)]
-    assert [len(share) for share in shares] == [2, 1, 1]
-    assert sum(len(labels) for share in shares for _, labels in share) == len(dataset.val)
+    parts = [EvalBatches(val, dataset, batch_size=33, share=(rank, 3)) for rank in range(3)]
+    assert [len(part) for part in parts] == [2, 1, 1]
+    assert sum(len(labels) for part in parts for _, labels in part) == len(dataset.val)

@@ -8,6 +8,8 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode, v2
 
 from crossover.config import AugmentConfig
+from crossover.data import policy
+from crossover.data.draws import Draws
 from crossover.data.policy import BINS, GEOMETRIC, OPERATIONS, SIGNED, apply_operations, apply_policy, strengths
 
 CPU = torch.device("cpu")
@@ -74,6 +76,15 @@ def test_each_image_of_a_mixed_batch_gets_its_own_operation() -> None:
         assert (alone != expected).float().mean() <= 0.002
 
 
+def test_operations_computed_for_all_images_give_what_picking_them_gives(monkeypatch: pytest.MonkeyPatch) -> None:
+    which = torch.arange(len(OPERATIONS)).repeat(4)
+    strength = strengths("trivialaugment", 16, 16, CPU)[which, torch.arange(len(which)) % BINS]
+    x = pictures(len(which))
+    picked = apply_operations(x, which, strength)
+    monkeypatch.setattr(policy, "picks", lambda x: False)
+    assert torch.equal(apply_operations(x, which, strength), picked)
+
+
 def drawn(x: Tensor, changed: Tensor, policy: str, levels: list[int]) -> list[tuple[int, int, int]]:
     """Return (operation, level, sign) that turns each image of x into that of `changed`; fail when there is none."""
     table = strengths(policy, *x.shape[2:], CPU)
@@ -93,7 +104,9 @@ def drawn(x: Tensor, changed: Tensor, policy: str, levels: list[int]) -> list[tu
 def test_randaugment_draws_operations_and_signs_uniformly_for_each_image() -> None:
     x = pictures(700)
     config = AugmentConfig(name="x", policy="randaugment", policy_ops=1, policy_magnitude=30)
-    changed = apply_policy(x.permute(0, 2, 3, 1), config, torch.Generator().manual_seed(0)).permute(0, 3, 1, 2)
+    changed = apply_policy(x.permute(0, 2, 3, 1), config, Draws(torch.Generator().manual_seed(0), len(x))).permute(
+        0, 3, 1, 2
+    )
     found = drawn(x, changed, "randaugment", [30])
     counts = torch.tensor([o for o, _, _ in found]).bincount(minlength=len(OPERATIONS))
     assert ((counts > 25) & (counts < 80)).all()  # 50 expected, standard deviation 6.8
@@ -104,7 +117,9 @@ def test_randaugment_draws_operations_and_signs_uniformly_for_each_image() -> No
 def test_trivialaugment_draws_a_strength_for_each_image() -> None:
     x = pictures(24)
     config = AugmentConfig(name="x", policy="trivialaugment")
-    changed = apply_policy(x.permute(0, 2, 3, 1), config, torch.Generator().manual_seed(0)).permute(0, 3, 1, 2)
+    changed = apply_policy(x.permute(0, 2, 3, 1), config, Draws(torch.Generator().manual_seed(0), len(x))).permute(
+        0, 3, 1, 2
+    )
     found = drawn(x, changed, "trivialaugment", list(range(BINS)))
     assert len({o for o, _, _ in found}) > 6
     assert len({level for _, level, _ in found}) > 6
@@ -115,6 +130,6 @@ def test_randaugment_applies_as_many_operations_as_asked() -> None:
     unchanged = []
     for ops in (1, 3):
         config = AugmentConfig(name="x", policy="randaugment", policy_ops=ops, policy_magnitude=15)
-        changed = apply_policy(x, config, torch.Generator().manual_seed(0))
+        changed = apply_policy(x, config, Draws(torch.Generator().manual_seed(0), len(x)))
         unchanged.append(int((changed == x).flatten(1).all(dim=1).sum()))
     assert unchanged[0] > unchanged[1] == 0  # one in 14 draws the identity

@@ -136,6 +136,8 @@ class AugmentConfig(_Frozen):
     """What happens to each training image, in this order."""
 
     name: Name
+    min_area: float = Field(default=0.0, ge=0, le=1)
+    """Random resized crop: the least share of the image's area that a crop has, usually 0.08; 0 is off."""
     crop: int = Field(default=0, ge=0)
     """Random crop after padding by this many zero pixels on each side."""
     flip: bool = False
@@ -151,6 +153,10 @@ class AugmentConfig(_Frozen):
     """Alpha of the Beta distribution of mixup; 0 is off."""
     cutmix: float = Field(default=0.0, ge=0)
     """Alpha of CutMix; with mixup on too, each image gets one of the two at random."""
+
+    @property
+    def mixes(self) -> bool:
+        return self.mixup > 0 or self.cutmix > 0
 
 
 class BudgetConfig(_Frozen):
@@ -217,9 +223,9 @@ class MachineConfig(_Frozen):
     data_dir: str = "data"
     """Raw data and caches."""
     outputs: str = "outputs"
-    resident_gb: float = Field(default=4.0, ge=0)
+    resident_gb: float | None = Field(default=None, ge=0)
     """A set of images up to this size (and a quarter of the free memory) is kept in device memory; larger sets stream
-    from the memory map."""
+    from the memory map. null: 4 on a CPU, and on a GPU the quarter alone."""
     engine: Literal["auto", "eager", "compile", "graph"] = "auto"
     """How a step runs: as it is; through TorchInductor; or, on CUDA, as one CUDA graph (compile does that too). auto:
     eager."""

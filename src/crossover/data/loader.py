@@ -1,6 +1,7 @@
-"""Which images make up step t of a run? A pure function of (seed, t), from device memory or a memory map."""
+"""The batches of a run, each a pure function of (seed, step), from device memory or a memory map."""
 
 import functools
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,12 +10,14 @@ import torch
 from torch import Tensor
 
 from crossover.config import AugmentConfig
-from crossover.data.augment import augment, normalise, permute
+from crossover.data.augment import Normaliser, augment, permute
 from crossover.data.cache import Dataset
+from crossover.data.draws import Draws
 
 Batch = tuple[Tensor, Tensor]
 """Images and labels or targets."""
 _ORDER_STREAM, _AUGMENT_STREAM = 0, 1
+CPU_RESIDENT_BYTES = 4e9
 FREE_SHARE = 0.25
 """Share of the free memory that one set of images may take: a run holds up to three, and other runs want some too."""
 
@@ -25,8 +28,12 @@ def index_stream(seed: int, n: int, start: int, count: int) -> np.ndarray:
     The order is one permutation per pass, each drawn from (seed, pass) alone. A batch may span two passes (or many,
     when n is below the batch size), so that every n_train has one batch shape and no image is dropped.
     """
-    first, last = start // n, (start + count - 1) // n
-    return np.concatenate([_pass(seed, n, p) for p in range(first, last + 1)])[start - first * n :][:count]
+    parts = []
+    while count:
+        number, first = divmod(start, n)
+        parts.append(_pass(seed, n, number)[first : first + count])
+        start, count = start + len(parts[-1]), count - len(parts[-1])
+    return np.concatenate(parts)
 
 
 @functools.lru_cache(maxsize=4)  # drawing it anew for each batch costs 1 ms for 65,536 images, 20 ms for ImageNet
@@ -38,13 +45,18 @@ class Images:
     """Some images of a dataset, with their labels: in device memory when they fit, else read from the memory map."""
 
     def __init__(
-        self, images: np.ndarray, labels: np.ndarray, indices: np.ndarray, device: torch.device, resident_bytes: float
+        self,
+        images: np.ndarray,
+        labels: np.ndarray,
+        indices: np.ndarray,
+        device: torch.device,
+        resident_bytes: float | None,
     ) -> None:
         self.device, self.indices = device, indices
         self.labels = torch.from_numpy(labels[indices]).to(device)
         self._source = images
         size = len(indices) * int(np.prod(images.shape[1:]))
-        fits = size <= min(resident_bytes, FREE_SHARE * free_bytes(device))
+        fits = size <= resident_limit(resident_bytes, device)
         self._resident = torch.from_numpy(images[indices]).to(device) if fits else None
 
     def __len__(self) -> int:
@@ -68,6 +80,13 @@ class Images:
         return sent.to(self.device, non_blocking=True)
 
 
+def resident_limit(asked: float | None, device: torch.device) -> float:
+    """Return how many bytes one set of images may take; without a wish it is what the device has room for."""
+    if asked is None:
+        asked = math.inf if device.type == "cuda" else CPU_RESIDENT_BYTES
+    return min(asked, FREE_SHARE * free_bytes(device))
+
+
 def free_bytes(device: torch.device) -> int:
     """Return the memory that could be taken now, on the GPU or in the machine."""
     if device.type == "cuda":
@@ -82,8 +101,8 @@ def free_bytes(device: torch.device) -> int:
 class TrainBatches:
     """The augmented training batches of a run, by step.
 
-    `rows` are those of each batch that this process trains on, when several share a run. The whole batch is drawn and
-    augmented in each of them, so that the numbers do not depend on how many share it.
+    `rows` are those of each batch that this process trains on, when several share a run. It reads and augments these
+    alone, and its draws are theirs out of those of the whole batch: the numbers do not depend on how many share it.
     """
 
     def __init__(
@@ -96,33 +115,32 @@ class TrainBatches:
         seed: int,
         rows: slice = slice(None),
     ) -> None:
-        self.images, self.config, self.batch_size, self.seed, self.rows = images, config, batch_size, seed, rows
+        self.images, self.config, self.batch_size, self.seed = images, config, batch_size, seed
         self.classes = len(dataset.classes)
-        self.mean, self.std = _statistics(dataset, images.device)
+        self.normalise = _normaliser(dataset, images.device)
         self.order = _order(dataset, images.device)
         self.generator = torch.Generator(images.device)
+        own = np.arange(batch_size)[rows]
+        shared = len(own) < batch_size
+        self._lead = int(shared and config.mixes)
+        """Rows ahead of our own: the first image is mixed with the one before it."""
+        self._taken = np.arange(own[0] - self._lead, own[-1] + 1) % batch_size
+        self._rows = torch.from_numpy(self._taken).to(images.device) if shared else None
 
     def raw(self, step: int) -> Batch:
         """Return uint8 (B, H, W, 3) and labels int64 (B,) of `step`, on the device."""
         positions = index_stream(self.seed, len(self.images), step * self.batch_size, self.batch_size)
-        return self.images.take(positions)
+        return self.images.take(positions[self._taken])
 
     def seed_step(self, step: int) -> None:
         """Let the next draws be those of `step`."""
         self.generator.manual_seed(step_seed(self.seed, step))
 
     def augment(self, images: Tensor, labels: Tensor) -> Batch:
-        """Return float32 (B, 3, H, W), channels last, and the targets; only this process's rows of them."""
-        x, targets = augment(
-            images,
-            labels,
-            self.config,
-            classes=self.classes,
-            mean=self.mean,
-            std=self.std,
-            generator=self.generator,
-        )
-        return permute(x[self.rows], self.order), targets[self.rows]
+        """Return float32 (B, 3, H, W), channels last, and the targets."""
+        draws = Draws(self.generator, self.batch_size, self._rows)
+        x, targets = augment(images, labels, self.config, classes=self.classes, normalise=self.normalise, draws=draws)
+        return permute(x[self._lead :], self.order), targets[self._lead :]
 
     def at(self, step: int) -> Batch:
         """Return the augmented batch of `step`."""
@@ -138,7 +156,7 @@ class EvalBatches:
 
     def __init__(self, images: Images, dataset: Dataset, *, batch_size: int, share: tuple[int, int] = (0, 1)) -> None:
         self.images, self.batch_size, self.share = images, batch_size, share
-        self.mean, self.std = _statistics(dataset, images.device)
+        self.normalise = _normaliser(dataset, images.device)
         self.order = _order(dataset, images.device)
 
     def _starts(self) -> range:
@@ -151,7 +169,7 @@ class EvalBatches:
     def __iter__(self) -> Iterator[Batch]:
         for start in self._starts():
             images, labels = self.images.take(np.arange(start, min(start + self.batch_size, len(self.images))))
-            yield permute(normalise(images, self.mean, self.std), self.order), labels
+            yield permute(self.normalise(images), self.order), labels
 
 
 def step_seed(seed: int, step: int) -> int:
@@ -159,8 +177,8 @@ def step_seed(seed: int, step: int) -> int:
     return int(np.random.SeedSequence([seed, _AUGMENT_STREAM, step]).generate_state(1, np.uint64)[0] >> 1)
 
 
-def _statistics(dataset: Dataset, device: torch.device) -> Batch:
-    return tuple(torch.tensor(x, dtype=torch.float32, device=device) for x in (dataset.mean, dataset.std))  # type: ignore[return-value]
+def _normaliser(dataset: Dataset, device: torch.device) -> Normaliser:
+    return Normaliser(*(torch.tensor(x, dtype=torch.float32, device=device) for x in (dataset.mean, dataset.std)))
 
 
 def _order(dataset: Dataset, device: torch.device) -> Tensor | None:

@@ -1,9 +1,8 @@
-"""What do RandAugment and TrivialAugment do to a batch? torchvision's operations, each image with its own draw.
+"""RandAugment and TrivialAugment for a batch: torchvision's operations, each image with its own draw.
 
-All geometric operations of a batch are one gather; a colour operation is one pass over the images that drew it,
-whatever their strengths. Operations and strengths are those of torchvision's RandAugment (Cubuk et al. 2020) and
-TrivialAugmentWide (Müller and Hutter 2021), version 2 of its transforms, and so are the values they give; geometric
-ones take the nearest neighbour and fill with zero.
+Operations and strengths are those of torchvision's RandAugment (Cubuk et al. 2020) and TrivialAugmentWide (Müller and
+Hutter 2021), version 2 of its transforms, and so are the values they give; geometric ones take the nearest neighbour
+and fill with zero.
 """
 
 import functools
@@ -14,7 +13,10 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as tv
 
 from crossover.config import AugmentConfig
+from crossover.data.draws import EACH, Draws
 
+Change = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""From images, operations and strengths to changed images."""
 BINS = 31
 """Magnitudes 0..30."""
 GEOMETRIC = ("ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate")
@@ -24,19 +26,14 @@ SIGNED = len(GEOMETRIC) + len(ENHANCING)
 """The first operations work in both directions, with probability one half each."""
 
 
-def apply_policy(images: Tensor, config: AugmentConfig, generator: torch.Generator) -> Tensor:
+def apply_policy(images: Tensor, config: AugmentConfig, draws: Draws) -> Tensor:
     """Return changed images; uint8 (B, H, W, 3) in and out."""
-    count, height, width, _ = images.shape
-    table = strengths(config.policy, height, width, images.device)
-    rounds = config.policy_ops if config.policy == "randaugment" else 1
-
-    def draw(high: int) -> Tensor:
-        return torch.randint(high, (count,), device=images.device, generator=generator)
-
+    table = strengths(config.policy, *images.shape[1:3], images.device)
     x = images.permute(0, 3, 1, 2).contiguous()
-    for _ in range(rounds):
-        which, negative = draw(len(OPERATIONS)), draw(2)
-        level = draw(BINS) if config.policy == "trivialaugment" else torch.full_like(which, config.policy_magnitude)
+    for _ in range(config.policy_ops if config.policy == "randaugment" else 1):
+        which, negative = draws.integers(len(OPERATIONS), EACH), draws.integers(2, EACH)
+        trivial = config.policy == "trivialaugment"
+        level = draws.integers(BINS, EACH) if trivial else torch.full_like(which, config.policy_magnitude)
         strength = table[which, level]
         x = apply_operations(x, which, torch.where((which < SIGNED) & (negative == 1), -strength, strength))
     return x.permute(0, 2, 3, 1).contiguous()
@@ -58,19 +55,24 @@ def strengths(policy: str, height: int, width: int, device: torch.device) -> Ten
 def apply_operations(x: Tensor, which: Tensor, strength: Tensor) -> Tensor:
     """Return uint8 (B, 3, H, W): image i changed by OPERATIONS[which[i]] at strength[i].
 
-    Strengths are shears (as tangents), pixels, degrees, blending factors less one, bits kept, or a threshold.
+    Strengths are shears (as tangents), pixels, degrees, blending factors less one, bits kept, or a threshold. On a CPU
+    each operation is computed for the images that drew it. On a GPU it is computed for all and taken where it was
+    drawn: to know how many did would make the device wait for Python.
     """
-    out = x.clone()
-    order = which.argsort()
-    counts = torch.bincount(which, minlength=len(OPERATIONS)).tolist()
-    members = dict(zip(OPERATIONS, order.split(counts), strict=True))
-    moved = order[: sum(counts[: len(GEOMETRIC)])]
-    if len(moved):
-        out[moved] = transform(x[moved], which[moved], strength[moved])
-    for name, change in _COLOUR.items():
-        if len(at := members[name]):
-            out[at] = change(x[at], strength[at][:, None, None, None])
+    out, pick = x.clone(), picks(x)
+    drawn: dict[Change, Tensor] = {transform: which < len(GEOMETRIC)}
+    drawn |= {change: which == OPERATIONS.index(name) for name, change in _COLOUR.items()}
+    for change, chosen in drawn.items():
+        if not pick:
+            out = torch.where(chosen[:, None, None, None], change(x, which, strength), out)
+        elif len(at := chosen.nonzero()[:, 0]):
+            out[at] = change(x[at], which[at], strength[at])
     return out
+
+
+def picks(x: Tensor) -> bool:
+    """Return whether the images of an operation are picked from the batch."""
+    return not x.is_cuda
 
 
 def transform(x: Tensor, which: Tensor, strength: Tensor) -> Tensor:
@@ -99,44 +101,50 @@ def _add(a: Tensor, b: Tensor, factor: Tensor) -> Tensor:
     return (a.double() + factor.double() * b.double()).float().clamp(0, 255).to(torch.uint8)
 
 
-def _brightness(x: Tensor, s: Tensor) -> Tensor:
-    return (x * (1 + s)).clamp(0, 255).to(torch.uint8)
+def _wide(strength: Tensor) -> Tensor:
+    return strength[:, None, None, None]
 
 
-def _color(x: Tensor, s: Tensor) -> Tensor:
+def _brightness(x: Tensor, _: Tensor, strength: Tensor) -> Tensor:
+    return (x * (1 + _wide(strength))).clamp(0, 255).to(torch.uint8)
+
+
+def _color(x: Tensor, _: Tensor, strength: Tensor) -> Tensor:
+    s = _wide(strength)
     return _add(x * (1 + s), tv.rgb_to_grayscale_image(x), -s)
 
 
-def _contrast(x: Tensor, s: Tensor) -> Tensor:
+def _contrast(x: Tensor, _: Tensor, strength: Tensor) -> Tensor:
+    s = _wide(strength)
     mean = tv.rgb_to_grayscale_image(x).float().mean(dim=(1, 2, 3), keepdim=True)
     return _add(x * (1 + s), mean, -s)
 
 
-def _sharpness(x: Tensor, s: Tensor) -> Tensor:
+def _sharpness(x: Tensor, _: Tensor, strength: Tensor) -> Tensor:
     """Blend with a 3x3 mean whose centre weighs five; the outermost pixels stay."""
     inner = x[:, :, 1:-1, 1:-1].float()
     total = torch.nn.functional.avg_pool2d(x.float(), 3, stride=1, divisor_override=1)
     blurred = ((total + 4 * inner) / 13).round()
     out = x.clone()
-    out[:, :, 1:-1, 1:-1] = _add(inner, blurred - inner, -s)
+    out[:, :, 1:-1, 1:-1] = _add(inner, blurred - inner, -_wide(strength))
     return out
 
 
-def _posterize(x: Tensor, s: Tensor) -> Tensor:
-    return x & (256 - 2 ** (8 - s)).to(torch.uint8)
+def _posterize(x: Tensor, _: Tensor, strength: Tensor) -> Tensor:
+    return x & (256 - 2 ** (8 - _wide(strength))).to(torch.uint8)
 
 
-def _solarize(x: Tensor, s: Tensor) -> Tensor:
-    return torch.where(x >= s, 255 - x, x)
+def _solarize(x: Tensor, _: Tensor, strength: Tensor) -> Tensor:
+    return torch.where(x >= _wide(strength), 255 - x, x)
 
 
-_COLOUR: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+_COLOUR: dict[str, Change] = {
     "Brightness": _brightness,
     "Color": _color,
     "Contrast": _contrast,
     "Sharpness": _sharpness,
     "Posterize": _posterize,
     "Solarize": _solarize,
-    "AutoContrast": lambda x, _: tv.autocontrast_image(x),
-    "Equalize": lambda x, _: tv.equalize_image(x),
+    "AutoContrast": lambda x, *_: tv.autocontrast_image(x),
+    "Equalize": lambda x, *_: tv.equalize_image(x),
 }

@@ -33,7 +33,6 @@ def _changed(run: RunConfig, dataset: Dataset, indices: np.ndarray) -> list[np.n
     """Return the images uint8 (n, S, S, 3) as they are in each of STEPS steps; needs torch."""
     import torch  # where nothing is changed a report does without: that saves it seconds
 
-    from crossover.data.augment import pixels
     from crossover.data.loader import Images, TrainBatches
 
     images = Images(dataset.images, dataset.labels, indices, torch.device("cpu"), resident_bytes=2**30)
@@ -42,7 +41,7 @@ def _changed(run: RunConfig, dataset: Dataset, indices: np.ndarray) -> list[np.n
     for step in range(STEPS):
         batches.seed_step(step)
         x, _ = batches.augment(*images.take(np.arange(len(indices))))
-        rows.append(pixels(x, batches.mean, batches.std).numpy())
+        rows.append(batches.normalise.pixels(x).numpy())
     return rows
 
 

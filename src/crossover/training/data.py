@@ -78,7 +78,8 @@ class SubsetData(pl.LightningDataModule):
     ) -> None:
         super().__init__()
         self.dataset, self.bounds, self.device, self.rank = dataset, bounds, device, rank
-        self._resident_bytes = run.machine.resident_gb * 1e9
+        limit = run.machine.resident_gb
+        self._resident_bytes = None if limit is None else limit * 1e9
         images = Images(dataset.images, dataset.labels, indices, device, self._resident_bytes)
         size = run.recipe.batch_size
         self.train_batches = TrainBatches(

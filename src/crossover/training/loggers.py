@@ -12,7 +12,6 @@ from pytorch_lightning.loggers import CSVLogger, Logger
 
 from crossover import wandb_runs
 from crossover.config import RunConfig
-from crossover.data.augment import pixels
 from crossover.data.loader import TrainBatches
 from crossover.record import CONFUSION, HISTORY, INCOMPLETE, RUN_JOB, SAMPLES, run_config, run_summary
 
@@ -156,7 +155,7 @@ def log_end(logger: Logger | None, run: RunConfig, record: Mapping[str, Any], ba
 
 def sample_grid(batches: TrainBatches) -> np.ndarray:
     """Return uint8 (height, width, 3): augmented images of the first step side by side, enlarged if they are small."""
-    images = pixels(batches.at(0)[0][:SAMPLE_COUNT], batches.mean, batches.std).cpu().numpy()
+    images = batches.normalise.pixels(batches.at(0)[0][:SAMPLE_COUNT]).cpu().numpy()
     factor = math.ceil(SAMPLE_PIXELS / images.shape[1])
     return np.concatenate([np.kron(image, np.ones((factor, factor, 1), np.uint8)) for image in images], axis=1)
 
