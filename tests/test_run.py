@@ -1,9 +1,11 @@
+import copy
 import json
 import math
 import threading
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,8 +13,9 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from safetensors.torch import load_file
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from crossover.config import CrossoverError
+from crossover.config import CrossoverError, RunConfig
 from crossover.data.cache import open_dataset
 from crossover.data.loader import Batch
 from crossover.training import machine, resume
@@ -20,7 +23,7 @@ from crossover.training import run as running
 from crossover.training.data import AHEAD, CHUNK, leg_bounds, read_ahead
 from crossover.training.machine import forget_peaks
 from crossover.training.models import build_model
-from crossover.training.module import Chunk, Classifier, label_smoothing_floor
+from crossover.training.module import Chunk, Classifier, _follow, label_smoothing_floor
 from crossover.training.resume import ResumePoint, StoppedError
 from crossover.training.run import execute
 from tests.worlds import VIT, results, small_run
@@ -155,6 +158,68 @@ def test_a_run_stopped_twice_in_one_leg_keeps_its_losses(tmp_path: Path, monkeyp
     record = execute(run)
     assert len(record["history"]) == 1
     assert results(record) == results(whole)
+
+
+def stopped(run: RunConfig, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Stop a run after its second leg and return its checkpoint."""
+    with monkeypatch.context() as patch:
+        stop_after(patch, 1)
+        with pytest.raises(KilledError):
+            execute(run)
+    return torch.load(run.run_dir / "last.ckpt", weights_only=True)
+
+
+def test_a_run_goes_on_with_another_engine_than_it_began_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = execute(small_run(tmp_path / "whole"))
+    run = small_run(tmp_path / "parts")
+    checkpoint = stopped(run, monkeypatch)
+    for group in checkpoint["optimizer_states"][0]["param_groups"]:
+        group |= {"capturable": True, "lr": torch.tensor(0.123)}  # as a run on CUDA graphs saves it
+    torch.save(checkpoint, run.run_dir / "last.ckpt")
+    assert results(execute(run)) == results(whole)
+
+
+def test_a_moving_average_of_version_01_is_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = execute(small_run(tmp_path / "whole", recipe__ema_decay=0.9))
+    run = small_run(tmp_path / "parts", recipe__ema_decay=0.9)
+    checkpoint = stopped(run, monkeypatch)
+    weights = checkpoint["state_dict"]
+    for name in [name for name in weights if name.startswith("average.")]:
+        weights[name.replace("average.", "average.module.")] = weights.pop(name)
+    weights["average.n_averaged"] = torch.tensor(12)
+    torch.save(checkpoint, run.run_dir / "last.ckpt")
+    assert results(execute(run)) == results(whole)
+
+
+def test_the_moving_average_is_that_of_torch() -> None:
+    network: Any = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4))
+    average = copy.deepcopy(network)
+    expected = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(0.9), use_buffers=True)
+    for step in range(4):
+        network(torch.randn(5, 3))
+        with torch.no_grad():
+            network[0].weight += step
+        _follow(average, network, 0.0 if step == 0 else 0.9)
+        expected.update_parameters(network)
+    for ours, theirs in zip(average.parameters(), expected.module.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
+    assert torch.equal(average[1].running_mean, expected.module.get_buffer("1.running_mean"))
+
+
+def test_processes_of_a_run_ask_each_other_every_ten_steps_alone(tmp_path: Path) -> None:
+    asked: list[int] = []
+    module: Any = SimpleNamespace(step=0)
+
+    def reduce_boolean_decision(stop: bool, **_: bool) -> bool:
+        asked.append(module.step)
+        return stop
+
+    strategy = SimpleNamespace(reduce_boolean_decision=reduce_boolean_decision)
+    point = ResumePoint(tmp_path / "last.ckpt", [0, 20, 50], threading.Event())
+    trainer: Any = SimpleNamespace(world_size=2, strategy=strategy)
+    for module.step in range(1, 41):
+        point.on_train_batch_end(trainer, module)
+    assert asked == [10, 21, 31]  # at step 20 comes a validation
 
 
 def test_a_torn_checkpoint_starts_the_run_again(tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
-"""How does one network train? Several optimiser steps per Lightning batch, and the best validation kept."""
+"""The Lightning module of a run: several optimiser steps per Lightning batch, and the best validation kept."""
 
+import copy
+import itertools
 import math
 import time
 from typing import Any
@@ -8,7 +10,6 @@ import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from crossover.config import CrossoverError, RecipeConfig
 from crossover.data.loader import Batch, TrainBatches, step_seed
@@ -42,10 +43,7 @@ class Classifier(pl.LightningModule):
         self.automatic_optimization = False
         self.network, self.recipe, self.batches = network, recipe, batches
         self.total_steps, self.bf16, self.engine = total_steps, bf16, engine
-        self.average: AveragedModel | None = None
-        if recipe.ema_decay is not None:
-            self.average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema_decay), use_buffers=True)
-            self.average.requires_grad_(False)
+        self.average = None if recipe.ema_decay is None else copy.deepcopy(network).requires_grad_(False)
         self.step = 0
         self.history: list[dict[str, float]] = []
         self.best: dict[str, Any] = {"val_error": math.inf, "step": 0, "weights": None}
@@ -60,7 +58,7 @@ class Classifier(pl.LightningModule):
     @property
     def evaluated(self) -> nn.Module:
         """The network that is validated and tested: the moving average where the recipe asks for one."""
-        return self.network if self.average is None else self.average.module
+        return self.network if self.average is None else self.average
 
     @property
     def _captures(self) -> bool:
@@ -85,10 +83,12 @@ class Classifier(pl.LightningModule):
         self._validation = torch.zeros_like(self._train)
         self._optimizer = self.optimizers(use_pl_optimizer=False)  # type: ignore[assignment]
         self._global = global_generator(self.device)
-        if self._captures:  # a graph reads the rate from where it was at the capture
-            rate = torch.zeros((), device=self.device)
-            for group in self._optimizer.param_groups:
-                group["lr"] = rate
+        # a graph reads the rate from where it was at the capture; a checkpoint may be of a run with another engine
+        rate = torch.zeros((), device=self.device) if self._captures else self.recipe.lr
+        for group in self._optimizer.param_groups:
+            group["lr"] = rate
+            if "capturable" in group:
+                group["capturable"] = self._captures
         update = Update(
             self.network, self._optimizer, self.recipe, self._train, bf16=self.bf16, backward=self.manual_backward
         )
@@ -113,7 +113,7 @@ class Classifier(pl.LightningModule):
             self._global.manual_seed(step_seed(self.batches.seed, self.step) ^ 1)
             self._advance(images, labels)
             if self.average is not None:
-                self.average.update_parameters(self.network)
+                _follow(self.average, self.network, 0.0 if self.step == 0 else self.recipe.ema_decay or 0.0)
             self.step += 1
 
     def _set_rate(self, rate: float) -> None:
@@ -182,10 +182,30 @@ class Classifier(pl.LightningModule):
         for name in _RESUMED:
             setattr(self, name, checkpoint["crossover"][name])
         self._carried = checkpoint["crossover"].get("leg")
+        # until version 0.1 the average was an AveragedModel of torch
+        weights = checkpoint["state_dict"]
+        weights.pop("average.n_averaged", None)
+        for name in [name for name in weights if name.startswith("average.module.")]:
+            weights[name.replace("average.module.", "average.", 1)] = weights.pop(name)
 
     def load_best(self) -> None:
         """Put the selected weights into the evaluated network."""
         self.evaluated.load_state_dict(self.best["weights"])
+
+
+@torch.no_grad()
+def _follow(average: nn.Module, network: nn.Module, decay: float) -> None:
+    """Move the average towards the network, in place; at decay 0 it becomes the network.
+
+    What torch.optim.swa_utils.AveragedModel does, which reads its count of steps back from the device each time.
+    """
+    both = (itertools.chain(module.parameters(), module.buffers()) for module in (average, network))
+    pairs = list(zip(*both, strict=True))
+    means, values = zip(*(pair for pair in pairs if pair[0].is_floating_point()), strict=True)
+    torch._foreach_lerp_(means, values, 1 - decay)
+    for mean, value in pairs:
+        if not mean.is_floating_point():  # a count of batches
+            mean.copy_(value)
 
 
 def global_generator(device: torch.device) -> torch.Generator:

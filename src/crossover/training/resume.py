@@ -1,4 +1,4 @@
-"""How does a run survive being stopped? One file from which it goes on as if nothing had happened."""
+"""The file from which a stopped run goes on as if nothing had happened."""
 
 import signal
 import threading
@@ -12,6 +12,9 @@ import pytorch_lightning as pl
 
 from crossover.store import write_atomically
 from crossover.training.module import Classifier
+
+ASK_STEPS = 10
+"""Steps between two questions whether any process of a run is to stop: the answer makes the device wait for Python."""
 
 
 class StoppedError(Exception):
@@ -30,13 +33,18 @@ class ResumePoint(pl.Callback):
         self.path, self._bounds, self._stop = path, frozenset(bounds), stop
         self._handler = signal.getsignal(signal.SIGTERM)
         self._loops: dict[str, Any] | None = None
+        self._asked = 0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if threading.current_thread() is threading.main_thread():  # Lightning's handler would end the run unsaved
             signal.signal(signal.SIGTERM, self._handler)
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
-        if not self._at_bound(pl_module) and self._stopping(trainer):  # at a bound the validation comes first
+        step = cast(Classifier, pl_module).step
+        if self._at_bound(pl_module) or (trainer.world_size > 1 and step - self._asked < ASK_STEPS):
+            return  # at a bound the validation comes first
+        self._asked = step
+        if self._stopping(trainer):
             self._save(trainer)
             raise StoppedError
 
