@@ -25,7 +25,8 @@ ALLOWED = {
     "sweep": {"config", "store", "lock", "record"},
     "sweep/launch": {"config", "data"},
     "sweep/job": {"config", "store", "lock", "cli", "training"},
-    "sweep/pool": {"config", "store", "cli"},
+    "sweep/pool": {"config", "store", "cli", "training"},
+    "sweep/slots": {"config", "training"},
     "sweep/__main__": {"config", "lock", "store"},
     "report": {"config", "store", "record", "analysis", "vocabulary", "wandb_runs"},
     "study": {"config", "store", "data", "analysis", "report", "sweep"},
@@ -83,7 +84,6 @@ def test_no_file_imports_itself_through_others() -> None:
 
 KNOWN_CIRCLES = {
     *("report/build", "report/tables", "report/page", "report/markdown"),
-    *("training/run", "training/ranks", "training/data"),
 }
 """Files in a circle that are still there: to be removed, never added to."""
 

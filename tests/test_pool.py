@@ -15,6 +15,7 @@ import crossover.training.run  # noqa: F401 - once, not in each process
 from crossover.config import CrossoverError, RunConfig
 from crossover.store import freeze, run_state
 from crossover.sweep import pool
+from crossover.sweep.job import explain, is_out_of_memory
 from crossover.sweep.pool import Pool, Progress, run_pool
 from tests.worlds import small_run
 
@@ -68,6 +69,27 @@ def test_out_of_memory_halves_the_runs_on_a_device_and_loses_none(tmp_path: Path
     ]
     assert progress.slots == 2
     assert not list((tmp_path / "outputs").rglob("error.txt"))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("CUDA error: out of memory"),  # what torch.AcceleratorError is
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:127] . DefaultCPUAllocator: can't allocate memory"),
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
+    ],
+)
+def test_every_way_to_say_that_memory_is_short_is_known(error: Exception) -> None:
+    assert is_out_of_memory(error)
+    assert "out of device memory" in explain(error)
+
+
+def test_other_errors_are_not_taken_for_a_lack_of_memory() -> None:
+    assert issubclass(torch.AcceleratorError, RuntimeError)
+    assert not is_out_of_memory(RuntimeError("CUDA error: an illegal memory access was encountered"))
+    assert not is_out_of_memory(OSError("out of memory"))
 
 
 def test_a_run_that_does_not_fit_alone_fails_with_advice(tmp_path: Path, replace_execute: Replace) -> None:

@@ -16,7 +16,6 @@ from timm.layers.norm_act import BatchNormAct2d, SyncBatchNormAct
 from torch import nn
 
 from crossover.config import CrossoverError, TrainerConfig
-from crossover.training import ranks
 from crossover.training.models import share_batch_norm
 from crossover.training.ranks import ALONE, Rank, companions, this_rank
 from crossover.training.run import execute
@@ -71,9 +70,8 @@ def test_no_process_is_left_when_its_end_is_noticed_slowly(tmp_path: Path, monke
             time.sleep(0.5)  # the process is gone, and only this thread knows
         return found
 
-    monkeypatch.setattr(ranks, "_accompany", operator.is_)
     monkeypatch.setattr(os, "waitpid", slow)
-    with companions(small_run(tmp_path, trainer={"devices": 2}), Rank(0, 2)):
+    with companions(small_run(tmp_path, trainer={"devices": 2}), Rank(0, 2), operator.attrgetter("run_id")):
         (other,) = multiprocessing.active_children()
         wait([other.sentinel])
         time.sleep(0.2)

@@ -19,6 +19,14 @@ STOPPED, OUT_OF_MEMORY = 75, 76
 """Exit statuses of a run that saved and can be continued, and of one that did not fit beside the others."""
 
 
+SHORT_OF_MEMORY = (
+    "out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+    "can't allocate memory",
+)
+
+
 def execute_locked(run: RunConfig, stop: threading.Event | None = None) -> None:
     """Do one run unless it is done; raise HeldError when another process is at it. A failure leaves error.txt."""
     from crossover.training.resume import StoppedError  # torch: only in the job
@@ -56,15 +64,20 @@ def remove_leftovers(run_dir: Path) -> None:
 
 def explain(error: Exception) -> str:
     """Return the text of error.txt; its last line says what happened, and what to do where that is known."""
-    from torch import OutOfMemoryError
-
     if isinstance(error, CrossoverError):
         return f"{error}\n"
     text = "".join(traceback.format_exception(error))
-    if isinstance(error, OutOfMemoryError):
+    if is_out_of_memory(error):
         first = str(error).split(". ", 1)[0]
         return f"{text}out of device memory ({first}); lower recipe.batch_size, or stream: machine.resident_gb=0\n"
     return f"{text}{one_line(error)}\n" if isinstance(error, OSError) else text
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Return whether memory was short; torch has a type for its own allocator, CUDA and its libraries use words."""
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and any(words in str(error) for words in SHORT_OF_MEMORY)
+    )
 
 
 def run_process(run_dir: Path, environment: dict[str, str], log: bool = True) -> None:
@@ -98,8 +111,8 @@ def run_process(run_dir: Path, environment: dict[str, str], log: bool = True) ->
         except (CrossoverError, OSError) as error:
             print(one_line(error), file=sys.stderr)
             sys.exit(1)
-        except RuntimeError as error:
-            if type(error).__name__ != "OutOfMemoryError":
+        except Exception as error:
+            if not is_out_of_memory(error):
                 raise
             traceback.print_exc()
             sys.exit(OUT_OF_MEMORY)

@@ -20,6 +20,7 @@ from crossover.cli import one_line
 from crossover.config import RunConfig
 from crossover.store import State, run_state, write_text
 from crossover.sweep.job import OUT_OF_MEMORY, STOPPED, remove_leftovers, run_process
+from crossover.training.ranks import visible_gpus
 
 PRELOAD = ["torch", "pytorch_lightning", "timm", "wandb", "wandb.sdk.launch", "crossover.training.run"]
 """Imported once by the fork server: a run then starts in 0.1 s instead of 6 s. wandb.init imports its launch part."""
@@ -249,11 +250,3 @@ def local_slots(parallel: int | None, runs_per_gpu: int, devices: int = 1) -> li
         cores = int(given) if given else len(os.sched_getaffinity(0))
         slots = [Slot() for _ in range(max(1, cores // devices))]
     return slots if parallel is None else (slots * parallel)[:parallel]
-
-
-def visible_gpus() -> list[str]:
-    """Return the CUDA devices that this process may use, as CUDA_VISIBLE_DEVICES names them."""
-    named = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if named is not None:
-        return [gpu for gpu in named.split(",") if gpu not in ("", "-1")]
-    return [path.name.removeprefix("nvidia") for path in sorted(Path("/dev").glob("nvidia[0-9]*"))]

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 
 from crossover.config import CrossoverError, RunConfig
-from crossover.sweep.pool import Slot, local_slots, visible_gpus
+from crossover.sweep.pool import Slot, local_slots
+from crossover.training.ranks import visible_gpus
 
 
 def slots_for(runs: Sequence[RunConfig], parallel: int | None, runs_per_gpu: int) -> list[Slot]:

@@ -1,4 +1,4 @@
-"""What does a run compute on, and what did it take? Device, memory, versions and the state of the code."""
+"""What a run computes on and what it took: device, memory, versions and the state of the code."""
 
 import contextlib
 import ctypes
@@ -6,13 +6,15 @@ import platform
 import resource
 import subprocess
 import sys
-from importlib.metadata import version
+import warnings
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
 from crossover.config import CrossoverError, RunConfig
+from crossover.training.ranks import visible_gpus
 from crossover.training.step import Engine
 
 Precision = Literal["fp32", "bf16"]
@@ -20,11 +22,27 @@ _PACKAGES = ("torch", "torchvision", "timm", "pytorch-lightning", "numpy", "hydr
 
 
 def resolve_device(run: RunConfig, local_rank: int = 0) -> torch.device:
-    """Return the device that `machine.device` asks for; auto is CUDA where there is one."""
-    available = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if run.machine.device == "cuda" and not available:
+    """Return the device that `machine.device` asks for; auto is CUDA where there is a GPU.
+
+    Raise CrossoverError for a GPU that is there and that torch cannot use: training on the CPU instead would be a
+    surprise of days.
+    """
+    if run.machine.device == "cpu":
+        return torch.device("cpu")
+    with warnings.catch_warnings(record=True) as caught:  # torch warns of what is wrong with a driver
+        warnings.simplefilter("always")
+        available = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    gpus = visible_gpus()
+    if not available and gpus:
+        why = "it is built without CUDA" if torch.version.cuda is None else f"it needs CUDA {torch.version.cuda}"
+        said = "".join(f"; {str(warning.message).splitlines()[0]}" for warning in caught[:1])
+        raise CrossoverError(
+            f"there is a GPU ({gpus[0]}) that torch {torch.__version__} cannot use: {why}{said}. Install a torch that"
+            " fits the driver (docs/cluster.md), or train on the CPU: machine.device=cpu"
+        )
+    if not available and run.machine.device == "cuda":
         raise CrossoverError("machine.device=cuda was asked for but there is no CUDA device; use machine.device=cpu")
-    if run.machine.device == "cpu" or not available:
+    if not available:
         return torch.device("cpu")
     if local_rank >= available:
         raise CrossoverError(
@@ -40,7 +58,7 @@ def resolve_precision(run: RunConfig, device: torch.device) -> Precision:
 
 
 def resolve_engine(run: RunConfig, device: torch.device) -> Engine:
-    """Return how a step runs; auto is eager, until the graphs have been measured on a GPU."""
+    """Return how a step runs; auto is eager, until a race on a GPU has shown that another one pays."""
     cuda, alone = device.type == "cuda", run.trainer.devices * run.trainer.num_nodes == 1
     if run.machine.engine == "graph" and not cuda:
         raise CrossoverError("machine.engine=graph needs a CUDA device; use eager or compile on a CPU")
@@ -90,7 +108,12 @@ def peak_rss_bytes() -> int:
 
 
 def package_versions() -> dict[str, str]:
-    return {"python": platform.python_version()} | {name: version(name) for name in _PACKAGES}
+    """Return the version of each package that is installed; code that is run from its folder has none."""
+    found = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        with contextlib.suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
 
 
 def git_state() -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Which process of a run is this one? Several devices train one run through Lightning's DDP, one process each.
+"""The processes and devices of a run: several devices train one run through Lightning's DDP, one process each.
 
 Under srun with one task per device the tasks are those processes; else the run starts the others on this machine.
 """
@@ -9,11 +9,13 @@ import socket
 import sys
 import threading
 import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
 
 from crossover.config import CrossoverError, RunConfig, TrainerConfig
 from crossover.store import write_text
@@ -37,6 +39,7 @@ class Rank:
 
 
 ALONE = Rank()
+DEVICES = Path("/dev")
 
 
 def this_rank(config: TrainerConfig) -> Rank:
@@ -55,9 +58,47 @@ def this_rank(config: TrainerConfig) -> Rank:
     return Rank(index, count, index)
 
 
+def visible_gpus() -> list[str]:
+    """Return the CUDA devices that this process may use, as CUDA_VISIBLE_DEVICES names them.
+
+    The driver is asked for their UUIDs, and CUDA is not touched. A number would not do: /dev/nvidia3 may be the only
+    GPU of a container, and CUDA's number 0.
+    """
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if named is not None:
+        return [gpu for gpu in named.split(",") if gpu not in ("", "-1", "NoDevFiles")]
+    counted = [str(number) for number, _ in enumerate(DEVICES.glob("nvidia[0-9]*"))]
+    try:
+        import pynvml
+    except ImportError:
+        return counted
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:  # without a driver
+        return counted
+    try:
+        handles = [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(pynvml.nvmlDeviceGetCount())]
+        return [uuid for handle in handles for uuid in _uuids(handle)]
+    finally:
+        pynvml.nvmlShutdown()
+
+
+def _uuids(gpu: Any) -> list[str]:
+    """Return the UUID of a GPU, or those of its instances where it is divided (MIG)."""
+    import pynvml
+
+    instances = []
+    with suppress(pynvml.NVMLError):  # a GPU that cannot be divided
+        if pynvml.nvmlDeviceGetMigMode(gpu)[0]:
+            for index in range(pynvml.nvmlDeviceGetMaxMigDeviceCount(gpu)):
+                with suppress(pynvml.NVMLError):  # not every place is taken
+                    instances.append(pynvml.nvmlDeviceGetMigDeviceHandleByIndex(gpu, index))
+    return [pynvml.nvmlDeviceGetUUID(device) for device in instances or [gpu]]
+
+
 @contextmanager
-def companions(run: RunConfig, rank: Rank) -> Iterator[None]:
-    """Let the other processes of the run work beside the first one; does nothing where they are there already.
+def companions(run: RunConfig, rank: Rank, work: Callable[[RunConfig], object]) -> Iterator[None]:
+    """Let the other processes of the run do `work` beside the first one; does nothing where they are there already.
 
     When one of them fails, the first would wait for it for ever: this process then ends too, with exit status 1.
     """
@@ -67,7 +108,7 @@ def companions(run: RunConfig, rank: Rank) -> Iterator[None]:
     place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "NODE_RANK": "0"}
     context = multiprocessing.get_context("spawn")
     others: list[BaseProcess] = [
-        context.Process(target=_accompany, args=(run, place | {"LOCAL_RANK": str(index)}), daemon=True)
+        context.Process(target=_accompany, args=(work, run, place | {"LOCAL_RANK": str(index)}), daemon=True)
         for index in range(1, rank.count)
     ]
     for process in others:
@@ -89,18 +130,12 @@ def companions(run: RunConfig, rank: Rank) -> Iterator[None]:
             os.environ.pop(name, None)
 
 
-def _accompany(run: RunConfig, place: dict[str, str]) -> None:
+def _accompany(work: Callable[[RunConfig], object], run: RunConfig, place: dict[str, str]) -> None:
     """Entry point of the other processes."""
     os.environ.update(place)
     threading.Thread(target=_follow_parent, daemon=True).start()
-    from crossover.training.resume import StoppedError, stop_on_sigterm
-    from crossover.training.run import execute
-
     try:
-        with stop_on_sigterm() as stop:
-            execute(run, stop)
-    except StoppedError:
-        return
+        work(run)
     except Exception as error:
         text = f"{error}\n" if isinstance(error, CrossoverError) else traceback.format_exc()
         write_text(run.run_dir / "error.txt", text)

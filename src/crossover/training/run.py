@@ -1,5 +1,6 @@
 """What does one run do? From a config to a record: train, select on validation, read the test set once."""
 
+import contextlib
 import logging
 import threading
 import time
@@ -41,7 +42,7 @@ from crossover.training.machine import (
 from crossover.training.models import build_model, count_parameters, forward_flops, share_batch_norm
 from crossover.training.module import Classifier, label_smoothing_floor
 from crossover.training.ranks import Rank, companions, this_rank
-from crossover.training.resume import ResumePoint, whole
+from crossover.training.resume import ResumePoint, StoppedError, stop_on_sigterm, whole
 from crossover.training.weights import start_from
 
 TRAIN_SAMPLE = 2_000
@@ -65,8 +66,14 @@ def execute(run: RunConfig, stop: threading.Event | None = None) -> dict[str, An
     set and the run saved.
     """
     rank = this_rank(run.trainer)
-    with companions(run, rank):
+    with companions(run, rank, _take_part):
         return _execute(run, rank, stop or threading.Event())
+
+
+def _take_part(run: RunConfig) -> None:
+    """Train a run beside its first process."""
+    with stop_on_sigterm() as stop, contextlib.suppress(StoppedError):
+        execute(run, stop)
 
 
 def _execute(run: RunConfig, rank: Rank, stop: threading.Event) -> dict[str, Any]:
