@@ -1,7 +1,7 @@
 # Every target installs what it needs by itself. `make` lists them.
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help setup data sweep status cancel report publish pages reproduce transfer gold recipes dashboard leet sync test test-slow test-gpu bench check models demo claims probe dose clean
+.PHONY: help setup data sweep status cancel report publish pages reproduce transfer gold atlas recipes dashboard leet sync test test-slow test-gpu bench check models demo claims probe dose clean
 
 SWEEP ?= quick
 SET ?=
@@ -62,6 +62,9 @@ transfer: .venv/ready ## STUDY=cues: pre-train at growing sizes, move the backbo
 
 gold: .venv/ready ## compare the published studies with published numbers and exact bounds (3 s)
 	@$(python) scripts/gold.py $(ARGS)
+
+atlas: .venv/ready ## what is known about real images: all published pairs through the engine (1 min)
+	@$(python) scripts/atlas.py $(ARGS)
 
 recipes: .venv/ready ## a fair search for recipes: the same seeded trials for every model (5 min on 2 cores, estimated)
 	@$(python) scripts/recipes.py $(ARGS)

@@ -166,6 +166,7 @@ def read_curves(path: Path | str) -> pd.DataFrame:
             f"{path} lacks the column {listed(missing)}; it has {listed(curves.columns, 20)};"
             " needed: model, n_train, error; optional: task, chain, seed"
         )
+    curves = curves.drop(columns=[name for name in ("chain", "seed") if name in curves and curves[name].isna().all()])
     rows = pd.DataFrame(
         {
             "run_id": [f"{path.stem}:{line}" for line in range(2, len(curves) + 2)],

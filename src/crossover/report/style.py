@@ -63,13 +63,18 @@ def styles(models: Sequence[str]) -> dict[str, tuple[str, str]]:
     return chosen
 
 
-def panels(count: int, columns: int = 1, size: tuple[float, float] = (WIDTH, 3.5)) -> tuple[Figure, list[Axes]]:
-    """Return a figure with `count` axes in rows of `columns`; `size` in inches is that of one."""
+def panels(
+    count: int, columns: int = 1, size: tuple[float, float] = (WIDTH, 3.5), **grid: Any
+) -> tuple[Figure, list[Axes]]:
+    """Return a figure with `count` axes in rows of `columns`; `size` is that of one in inches.
+
+    `grid` goes to plt.subplots.
+    """
     rows = -(-count // columns)
     with sns.axes_style("ticks"), mpl.rc_context(_RC):
         shape = (size[0] * columns, size[1] * rows)
-        figure, grid = plt.subplots(rows, columns, figsize=shape, layout="constrained", squeeze=False)
-    drawn = list(grid.flat)
+        figure, cells = plt.subplots(rows, columns, figsize=shape, squeeze=False, **({"layout": "constrained"} | grid))
+    drawn = list(cells.flat)
     for axes in drawn[count:]:
         axes.remove()
     sns.despine(fig=figure)
@@ -112,8 +117,8 @@ def _error_ticks(low: float, high: float) -> list[float]:
     return ticks
 
 
-def save(figure: Figure, folder: Path, name: str) -> None:
-    """Write SVG, PNG and PDF, the same bytes for the same figure, and close it."""
+def save(figure: Figure, folder: Path, name: str, kinds: Sequence[str] = ("svg", "png", "pdf")) -> None:
+    """Write a figure in each format, the same bytes for the same figure, and close it."""
     folder.mkdir(parents=True, exist_ok=True)
     with mpl.rc_context(_RC):
         figure.draw_without_rendering()
@@ -124,7 +129,8 @@ def save(figure: Figure, folder: Path, name: str) -> None:
             "png": (FigureCanvasAgg(figure).print_png, "Software"),
             "pdf": (FigureCanvasPdf(figure).print_pdf, "CreationDate"),
         }
-        for kind, (write, changing) in writers.items():
+        for kind in kinds:
+            write, changing = writers[kind]
             figure.set_dpi(DPI)  # a writer leaves its own
             write_atomically(folder / f"{name}.{kind}", partial(write, metadata={changing: None}))
     plt.close(figure)

@@ -1,0 +1,246 @@
+"""Claims about the atlas: known crossings, what a set needs, what a bad one is told, and files that follow."""
+
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from crossover.analysis.runs import AnalysisError
+from crossover.studies.atlas import COLUMNS, SETS, atlas_table, compare_pair, read_sets, set_pairs
+from crossover.studies.atlas_figure import line_of, merged
+from crossover.studies.atlas_pages import BEGIN, END, readme_block, write_atlas
+
+ROOT = Path(__file__).parents[1]
+DATA, RESULTS = ROOT / "data" / "published", ROOT / "results" / "atlas"
+JFT = "alabdulmohsin2022_jft"
+KNOWN = {
+    ("gokce2025_imagenet", "", "resnet18", "deit_small"): (186e3, 211e3),
+    ("gokce2025_imagenet", "", "resnet34", "deit_small"): (224e3, 276e3),
+    ("gokce2025_imagenet", "", "resnet50", "deit_small"): (347e3, 581e3),
+    (JFT, "cifar100_5shot", "bit_r50x1", "vit_b16"): (0.6e8, 1.1e8),
+    (JFT, "cifar100_10shot", "bit_r50x1", "vit_b16"): (0.6e8, 1.1e8),
+    (JFT, "cifar100_25shot", "bit_r50x1", "vit_b16"): (0.6e8, 1.15e8),
+    (JFT, "imagenet_5shot", "bit_r50x1", "vit_b16"): (1.8e8, 2.4e8),
+    (JFT, "imagenet_10shot", "bit_r50x1", "vit_b16"): (2.4e8, 3.3e8),
+    (JFT, "imagenet_25shot", "bit_r50x1", "vit_b16"): (3.6e8, 4.9e8),
+    ("xu2026_casting", "", "resnet50", "swin_t"): (45, 62),
+}
+"""Set, task, a and b to where N* is known to lie: the crossing of log-log interpolated means, give or take a sixth."""
+KNOWN_MEANS = {
+    ("dosovitskiy2021_fig4_jft", "", "ResNet50x1 (BiT)", "ViT-L/16"): 15e6,
+    ("dosovitskiy2021_fig4_jft", "", "ResNet50x1 (BiT)", "ViT-L/32"): 23e6,
+    ("dosovitskiy2021_fig4_jft", "", "ResNet50x1 (BiT)", "ViT-B/32"): 24e6,
+    ("dosovitskiy2021_fig4_jft", "", "ResNet152x2 (BiT)", "ViT-L/16"): 78e6,
+    ("trozki_cifar10", "CIFAR-10 (aug)", "cnn_small", "cct_small"): 44.6e3,
+    ("trozki_cifar10", "CIFAR-10 (noaug)", "cnn_small", "cct_small"): 8.4e3,
+    ("li2024_scaling_down_clip", "CLIP zero-shot ImageNet", "ResNet-50", "ViT-B/32"): 22e6,
+}
+"""The same for the crossing of means, where nothing says how noisy they are or the crossing is not established."""
+NONE = [
+    ("gokce2025_imagenet", "", "convnext_tiny", "deit_small"),
+    ("trozki_cifar10", "CIFAR-10 (aug)", "cnn_small", "vit_small"),
+    ("trozki_cifar10", "CIFAR-10 (noaug)", "cnn_large", "vit_large"),
+    ("zhang2022_bootstrapping_table3", "", "ResNet50", "ViT-B (DeiT, d=384)"),
+    ("dascoli2021_convit_table2", "", "ConViT-S", "DeiT-S"),
+    ("rokcpla2_cifar10", "", "ResNet-18", "ViT-Tiny/16"),
+    *((JFT, f"birds_{shots}shot", "bit_r50x1", "vit_b16") for shots in (5, 10, 25)),
+    *((JFT, f"{task}_{shots}shot", "bit_r101x3", "vit_b16") for task in ("birds", "cifar100") for shots in (5, 10, 25)),
+]
+"""Pairs whose stronger bias leads throughout, or whose curves at least do not cross."""
+ENTRY = "{}:\n  title: {}\n  counts: distinct training images\n  differs: unknown\n"
+
+
+@pytest.fixture(scope="module")
+def published() -> pd.DataFrame:
+    return pd.read_csv(RESULTS / "atlas.csv", dtype={name: kind for name, kind in COLUMNS.items() if kind == "Int64"})
+
+
+def row_of(table: pd.DataFrame, key: tuple[str, str, str, str]) -> pd.Series:
+    name, task, a, b = key
+    chosen = table[(table["set"] == name) & (table["a"] == a) & (table["b"] == b)]
+    (row,) = (row for _, row in chosen.iterrows() if row["task"] == task or not task)
+    return row
+
+
+def fresh(key: tuple[str, str, str, str]) -> pd.Series:
+    """Return a row of the atlas as the engine makes it now."""
+    pairs = set_pairs(DATA, key[0], read_sets(DATA)[key[0]])
+    rows = [compare_pair(pair) for pair in pairs if pair.models == key[2:] and key[1] in ("", pair.facts["task"])]
+    return row_of(pd.DataFrame(rows), key)
+
+
+@pytest.mark.parametrize("key", KNOWN, ids=lambda key: "-".join(key))
+def test_known_crossings_are_found_where_they_are_known_to_be(key: tuple[str, str, str, str]) -> None:
+    row, (low, high) = fresh(key), KNOWN[key]
+    assert row["verdict"] == "crossover"
+    assert low <= row["n_star"] <= high
+    assert row["ci_low"] < row["n_star"] < row["ci_high"]
+
+
+@pytest.mark.parametrize("key", KNOWN_MEANS, ids=lambda key: "-".join(key))
+def test_known_crossings_of_means_are_found_within_a_quarter(key: tuple[str, str, str, str]) -> None:
+    row = fresh(key)
+    assert row["verdict"] != "crossover"
+    assert row["crossing_of_means"] == pytest.approx(KNOWN_MEANS[key], rel=0.25)
+
+
+@pytest.mark.parametrize("key", NONE, ids=lambda key: "-".join(key))
+def test_pairs_that_are_known_not_to_cross_do_not(key: tuple[str, str, str, str]) -> None:
+    row = fresh(key)
+    assert row["verdict"] in ("a_better", "undecided")
+    assert pd.isna(row["n_star"])
+    assert row["log_ratio_n_max"] > -0.01
+
+
+def test_the_published_atlas_is_of_the_sets_and_of_this_engine(published: pd.DataFrame) -> None:
+    small = [name for name in read_sets(DATA) if name != JFT]
+    pairs = [pair for name in small for pair in set_pairs(DATA, name, read_sets(DATA)[name])]
+    rows = published[published["set"] != JFT]
+    assert [tuple(row) for row in rows[["set", "task", "a", "b"]].to_numpy()] == [
+        (pair.facts["set"], pair.facts["task"], *pair.models) for pair in pairs
+    ]
+    assert published["set"].nunique() >= 8
+    assert len(published) >= 40
+    for pair, (_, row) in list(zip(pairs, rows.iterrows(), strict=True))[::6]:
+        now = compare_pair(pair)
+        assert now["verdict"] == row["verdict"], pair.models
+        for name in ("n_star", "ci_low", "ci_high", "crossing_of_means"):
+            assert (now[name] is None) == pd.isna(row[name]), (pair.models, name)
+            assert now[name] is None or row[name] == pytest.approx(now[name], rel=0.05)
+
+
+def test_the_pages_figure_and_readme_follow_from_the_published_table(
+    published: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    sets = read_sets(Path("data/published"))
+    write_atlas(published, sets, Path("data/published"), tmp_path)
+    for name in ["atlas.md", *(f"{name}.md" for name in sets)]:
+        assert (tmp_path / name).read_text() == (RESULTS / name).read_text()
+    made, kept = (
+        re.findall(r">([^<>]+)</text>", (d / "figures" / "atlas.svg").read_text()) for d in (tmp_path, RESULTS)
+    )
+    assert len(made) > 150
+    assert made == kept
+    assert BEGIN + readme_block(published) + END in Path("README.md").read_text()
+    assert sum(path.stat().st_size for path in RESULTS.rglob("*") if path.is_file()) < 700_000
+
+
+def curves(exponents: dict[str, float], sizes: tuple[int, ...] = (100, 1000, 10_000, 100_000)) -> str:
+    """Return a CSV of power laws that cross at 3,162 images."""
+    lines = [f"{model},{n},{0.3 * (n / 3162) ** -power:.6g}" for model, power in exponents.items() for n in sizes]
+    return "model,n_train,error\n" + "\n".join(lines) + "\n"
+
+
+def folder(path: Path, files: dict[str, str], entries: str) -> Path:
+    path.mkdir(exist_ok=True)
+    for name, text in files.items():
+        (path / name).write_text(text)
+    (path / SETS).write_text(entries)
+    return path
+
+
+def test_a_set_is_added_by_one_file_and_three_lines(tmp_path: Path) -> None:
+    text = curves({"resnet9": 0.1, "vit|odd [x](y) $name$": 0.2, "swin_q": 0.05})
+    data = folder(tmp_path / "data", {"new set.csv": text}, ENTRY.format("new set", "Odd | one"))
+    table = atlas_table(data, workers=1)
+    assert [(row.a, row.b) for row in table.itertuples()] == [
+        ("resnet9", "swin_q"),
+        ("resnet9", "vit|odd [x](y) $name$"),
+        ("swin_q", "vit|odd [x](y) $name$"),
+    ]
+    assert list(table["crossing_of_means"]) == pytest.approx([3162] * 3, rel=0.01)
+    assert set(table["interval_covers"]) == {"nothing: no replicates"}
+    assert set(table["source"]) == {"not stated"}
+    write_atlas(table, read_sets(data), data, tmp_path / "atlas")
+    assert "means cross near 3.2k" in (tmp_path / "atlas" / "atlas.md").read_text()
+    page = next((tmp_path / "atlas").glob("new-set*.md")).read_text()
+    assert "# Odd \\| one" in page
+    assert "vit\\|odd [x](y" not in page
+
+
+def test_tasks_are_compared_apart_and_empty_columns_count_as_none(tmp_path: Path) -> None:
+    text = "task,model,n_train,error,chain,seed,what_n_counts,source\n"
+    for task, power in (("easy", 0.3), ("hard", 0.05)):
+        for model, slope in (("resnet", 0.1), ("vit", power)):
+            text += "".join(
+                f"{task},{model},{n},{0.3 * (n / 3162) ** -slope},,,images; note,S\n" for n in (100, 10_000)
+            )
+    table = atlas_table(folder(tmp_path, {"s.csv": text}, "s: {title: S}\n"), workers=1)
+    assert list(table["task"]) == ["easy", "hard"]
+    assert set(table["n_counts"]) == {"images"}
+    assert set(table["source"]) == {"S"}
+    assert [row.strips[-1][2] for row in map(line_of, table.itertuples())] == ["transformer", "CNN"]
+
+
+BAD = {
+    "no entry": ({"s.csv": curves({"resnet": 0.1, "vit": 0.2})}, "other: {title: O}\n", "other.csv|s.csv has no entry"),
+    "no file": ({}, ENTRY.format("s", "S"), r"there is no .*s\.csv; add the file"),
+    "no title": (
+        {"s.csv": curves({"resnet": 0.1, "vit": 0.2})},
+        "s: {counts: images}\n",
+        r"sets.yaml: s\.title: Field",
+    ),
+    "unknown field": ({"s.csv": curves({"resnet": 0.1})}, "s: {title: S, familys: {}}\n", r"s\.familys"),
+    "no yaml": ({"s.csv": curves({"resnet": 0.1})}, "s: [title\n", "sets.yaml cannot be read"),
+    "unknown family": (
+        {"s.csv": curves({"resnet": 0.1, "net7": 0.2})},
+        "s: {title: S}\n",
+        r"s\.csv: column model: .*net7",
+    ),
+    "one family": ({"s.csv": curves({"resnet": 0.1, "bit": 0.2})}, "s: {title: S}\n", r"s\.csv: column model: no task"),
+    "percent": (
+        {"s.csv": "model,n_train,error\nresnet,10,43\n"},
+        "s: {title: S}\n",
+        r"s\.csv: error .* divide percent",
+    ),
+    "no column": ({"s.csv": "model,n,error\nresnet,10,.4\n"}, "s: {title: S}\n", r"s\.csv lacks the column n_train"),
+    "no common size": (
+        {"s.csv": "model,n_train,error\nresnet,10,.4\nvit,20,.4\n"},
+        "s: {title: S}\n",
+        "column n_train: no two models",
+    ),
+    "empty": ({"s.csv": ""}, "s: {title: S}\n", r"s\.csv cannot be read"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_a_bad_set_gets_one_line_with_file_and_remedy(case: str, tmp_path: Path) -> None:
+    files, entries, said = BAD[case]
+    with pytest.raises(AnalysisError, match=said) as raised:
+        atlas_table(folder(tmp_path, files, entries), workers=1)
+    assert "\n" not in str(raised.value)
+
+
+def test_pairs_without_a_common_size_are_named_and_not_drawn(tmp_path: Path) -> None:
+    apart = curves({"vit": 0.2}, sizes=(50, 500)).split("\n", 1)[1]
+    text = curves({"resnet": 0.1, "deit": 0.2}) + apart
+    table = atlas_table(folder(tmp_path, {"s.csv": text}, "s: {title: S}\n"), workers=1)
+    assert table["verdict"].tolist() == ["undecided"] * 2
+    write_atlas(table, read_sets(tmp_path), tmp_path, tmp_path / "out")
+    assert "cannot be compared" in (tmp_path / "out" / "atlas.md").read_text()
+
+
+def test_lines_without_a_crossing_are_merged_and_no_pair_is_lost(published: pd.DataFrame) -> None:
+    for _, rows in published.groupby("set"):
+        lines = merged(map(line_of, rows.itertuples()))
+        assert sum(line.pairs for line in lines) == len(rows)
+        assert sum(line.mark is not None for line in lines) == sum(
+            (rows["verdict"] == "crossover") | (rows["p_in_range"].isna() & rows["crossing_of_means"].notna())
+        )
+        assert [line.order for line in lines] == sorted(line.order for line in lines)
+
+
+def test_the_order_of_models_in_a_file_changes_no_row(tmp_path: Path) -> None:
+    name = "xu2026_casting"
+    shutil.copy(DATA / f"{name}.csv", tmp_path)
+    (tmp_path / SETS).write_text(ENTRY.format(name, "X"))
+    table = pd.read_csv(tmp_path / f"{name}.csv")
+    first = atlas_table(tmp_path, workers=1)
+    table.iloc[np.argsort(table["model"], kind="stable")[::-1]].to_csv(tmp_path / f"{name}.csv", index=False)
+    second = atlas_table(tmp_path, workers=1)
+    key = ["a", "b"]
+    pd.testing.assert_frame_equal(first.sort_values(key, ignore_index=True), second.sort_values(key, ignore_index=True))
