@@ -10,7 +10,6 @@ DATA ?= cifar10
 STUDY ?= cues
 PYTHON_VERSION ?= 3.12
 ARGS ?=
-comma := ,
 # PYTHON=path: an interpreter that has everything; .venv is neither made nor used
 ifeq ($(origin PYTHON),command line)
 python := "$(PYTHON)"
@@ -36,14 +35,15 @@ wheels: .venv/ready ## PYTHON_VERSION=3.12: collect for a machine without a netw
 data: .venv/ready ## DATA=cifar10: fetch and cache a dataset (CIFAR-10: 170 MB)
 	@$(python) scripts/data.py data=$(DATA) $(ARGS)
 
+sweep: export CROSSOVER_SET = $(SET)
 sweep: .venv/ready ## SWEEP=quick: do what is left of a sweep, then report (quick: 5 min on 2 cores)
-	@$(python) scripts/sweep.py sweep=$(SWEEP) launcher=$(LAUNCHER) 'set=[$(subst $() ,$(comma),$(foreach item,$(SET),"$(item)"))]' $(ARGS)
+	@$(python) scripts/sweep.py sweep=$(SWEEP) launcher=$(LAUNCHER) $(ARGS)
 
 status: .venv/ready ## what is done, running, failed and left of each sweep (1 s)
 	@$(python) scripts/status.py $(ARGS)
 
 cancel: .venv/ready ## SWEEP=cifar10: end the Slurm jobs of a sweep; its runs save what they have (2 s)
-	@$(python) scripts/cancel.py "$(SWEEP)" $(ARGS)
+	@$(python) scripts/status.py --cancel "$(SWEEP)" $(ARGS)
 
 report: .venv/ready ## SWEEP=quick: tables, figures and page from the records (10 s)
 	@$(python) scripts/report.py 'name="$(SWEEP)"' $(ARGS)

@@ -15,7 +15,7 @@ from rich.console import Console
 from benchmarks.bench import Bench, BenchConfig
 from benchmarks.parts import PARTS
 from benchmarks.table import BEGIN, END, performance_block, terminal
-from crossover.cli import one_line_errors, resolved, run_app
+from crossover.cli import one_line_errors, resolved, run_hydra
 from crossover.config import CrossoverError, describe
 from crossover.store import replace_block, write_json
 
@@ -58,4 +58,4 @@ def main(config: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    run_app(main)
+    run_hydra(main)

@@ -15,11 +15,11 @@ from rich.progress import track
 from rich.table import Table
 
 from crossover.analysis.runs import AnalysisError
-from crossover.cli import one_line_errors, resolved, run_app
+from crossover.cli import one_line_errors, resolved, run_hydra
 from crossover.config import CrossoverError, RunConfig
 from crossover.report.build import environment
 from crossover.report.section import write_section
-from crossover.store import is_done, write_json, write_plan, write_text
+from crossover.store import is_done, read_done, write_json, write_plan, write_text
 from crossover.studies.claims.measures import (
     exact_measures,
     measures_of_probes,
@@ -34,9 +34,8 @@ from crossover.studies.claims.operations import operation_measures
 from crossover.studies.claims.page import counts, ledger_section, write_ledger
 from crossover.studies.claims.rules import Rules, judge, parse_rules, places
 from crossover.studies.probes.measure import probe_runs
-from crossover.sweep.local import do_runs, read_done
+from crossover.sweep.launch import do_runs, slots_for
 from crossover.sweep.plan import parse_sweep, plan_runs, sweep_dir
-from crossover.sweep.slots import slots_for
 
 STUDY = "claims"
 """The study of the ledger's own runs, in the measures and as a sweep."""
@@ -123,4 +122,4 @@ def show(ledger: dict[str, Any], folder: Path, console: Console) -> None:
 
 
 if __name__ == "__main__":
-    run_app(main)
+    run_hydra(main)

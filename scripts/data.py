@@ -5,7 +5,7 @@ from pathlib import Path
 import hydra
 from omegaconf import DictConfig
 
-from crossover.cli import one_line_errors, resolved, run_app
+from crossover.cli import one_line_errors, resolved, run_hydra
 from crossover.config import parse_run
 from crossover.data.cache import open_dataset
 
@@ -24,4 +24,4 @@ def main(config: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    run_app(main)
+    run_hydra(main)

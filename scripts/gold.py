@@ -9,7 +9,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.padding import Padding
 
-from crossover.cli import one_line_errors, resolved, run_app
+from crossover.cli import one_line_errors, resolved, run_hydra
 from crossover.config import CrossoverError
 from crossover.store import write_text
 from crossover.studies.gold import compare_study
@@ -37,4 +37,4 @@ def main(config: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    run_app(main)
+    run_hydra(main)

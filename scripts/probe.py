@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from crossover.cli import one_line_errors, resolved, run_app
+from crossover.cli import one_line_errors, resolved, run_hydra
 from crossover.config import CrossoverError
 from crossover.report.section import write_section
 from crossover.store import read_sweep, write_text
@@ -16,8 +16,8 @@ from crossover.studies.claims.measures import probe_table
 from crossover.studies.probes.measure import probe_runs
 from crossover.studies.probes.published import probe_published
 from crossover.studies.probes.tables import NAME, probe_section
+from crossover.sweep.launch import slots_for
 from crossover.sweep.plan import sweep_dir
-from crossover.sweep.pool import local_slots
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="probe")
@@ -33,7 +33,7 @@ def main(config: DictConfig) -> None:
         folders = [outputs / "runs" / record["run_id"] for record in sweep.records]
         if not folders:
             raise CrossoverError(f"no run of sweep {sweep.name} is done; {sweep.command} does them")
-        done = probe_runs(folders, len(local_slots(values["parallel"], 1)))
+        done = probe_runs(folders, len(slots_for([], values["parallel"], 1)))
         for _ in track(done, "probing", len(folders), console=console, disable=not console.is_terminal):
             pass
         table = probe_table(folders)
@@ -56,4 +56,4 @@ def main(config: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    run_app(main)
+    run_hydra(main)

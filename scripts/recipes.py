@@ -11,15 +11,15 @@ from rich.console import Console
 from rich.table import Table
 
 from crossover.analysis.runs import AnalysisError
-from crossover.cli import one_line_errors, resolved, run_app
+from crossover.cli import one_line_errors, resolved, run_hydra
 from crossover.config import CrossoverError
 from crossover.report.figures import best_of
 from crossover.report.style import save
-from crossover.store import write_text
+from crossover.store import read_done, write_text
 from crossover.studies.recipes import HEADER, NEEDED, chosen_rows, write_search
 from crossover.studies.search import TRIAL_COLUMNS, parse_search, plan_trials, trial_row
 from crossover.studies.tuning import best_of_k, chosen
-from crossover.sweep.local import do_runs
+from crossover.sweep.launch import do_runs
 from crossover.sweep.plan import sweep_dir
 
 
@@ -57,7 +57,8 @@ def make_trials(values: dict[str, Any], console: Console) -> pd.DataFrame:
     planned = plan_trials(search, lambda overrides: resolved(compose("train", overrides)), values["outputs"])
     runs = [run for _, run in planned]
     console.print(f"search {search.name}: {len(runs)} trials", highlight=False)
-    records = do_runs(runs, console, parallel=values["parallel"])
+    do_runs(runs, console, parallel=values["parallel"])
+    records = read_done(runs)
     rows = [trial_row(trial, run, record) for (trial, run), record in zip(planned, records, strict=True)]
     return pd.DataFrame(rows, columns=TRIAL_COLUMNS)
 
@@ -77,4 +78,4 @@ def read_trials(path: Path, where: str | None) -> pd.DataFrame:
 
 
 if __name__ == "__main__":
-    run_app(main)
+    run_hydra(main)

@@ -7,7 +7,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from crossover.analysis.runs import AnalysisError, read_curves
-from crossover.cli import one_line_errors, resolved, run_app
+from crossover.cli import one_line_errors, resolved, run_hydra
 from crossover.config import CrossoverError
 from crossover.report.build import write_curves_report
 from crossover.report.mirror import mirror_report
@@ -52,4 +52,4 @@ def main(config: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    run_app(main)
+    run_hydra(main)

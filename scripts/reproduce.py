@@ -11,14 +11,14 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
 
-from crossover.cli import one_line_errors, resolved, run_app
+from crossover.cli import one_line_errors, resolved, run_hydra
 from crossover.config import CrossoverError, RunConfig
 from crossover.record import Record, runs_table
 from crossover.report.publish import Study, read_study
-from crossover.store import write_text
+from crossover.store import read_done, write_text
 from crossover.studies.reproduction import WIDTH, compare_runs
 from crossover.study import study_runs
-from crossover.sweep.local import do_runs
+from crossover.sweep.launch import do_runs
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="reproduce")
@@ -33,7 +33,8 @@ def main(config: DictConfig) -> None:
         )
     runs = chosen_runs(study, values)
     console.print(f"{study.name}: repeating {len(runs)} of {len(study.run_ids)} runs", highlight=False)
-    records = do_runs(runs, console, parallel=values["parallel"])
+    do_runs(runs, console, parallel=values["parallel"])
+    records = read_done(runs)
     check_same_data(study, records)
     table = compare_runs(study.runs, runs_table(records))
     path = Path(values["outputs"]) / f"{study.name}.csv"
@@ -78,4 +79,4 @@ def show(table: Any, console: Console) -> None:
 
 
 if __name__ == "__main__":
-    run_app(main)
+    run_hydra(main)

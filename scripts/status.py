@@ -1,47 +1,67 @@
-"""What is done of each sweep: python scripts/status.py (make status)."""
+"""What is done of each sweep: python scripts/status.py [OUTPUTS] (make status).
 
-import sys
+With --cancel SWEEP (make cancel) the queued and running Slurm jobs of a sweep are ended; its runs save what they have.
+"""
+
+import argparse
 from collections import Counter
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
+from crossover.cli import run_app
 from crossover.config import CrossoverError
 from crossover.store import STATES, read_plan, run_state
-from crossover.sweep.jobs import count_jobs
+from crossover.sweep.plan import sweep_dir
 
-USAGE = "usage: python scripts/status.py [OUTPUTS]    the folder of runs and sweeps; default: outputs"
+WIDTH = 400
+"""Of the table, at most: a name must be typed, and is never cut off."""
 
 
-def main(arguments: list[str]) -> int:
-    if len(arguments) > 1 or any(a.startswith("-") for a in arguments):
-        print(USAGE, file=sys.stderr)
-        return 2
-    outputs = Path(arguments[0] if arguments else "outputs")
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("outputs", nargs="?", default="outputs", type=Path, help="the folder of runs and sweeps")
+    parser.add_argument("--cancel", metavar="SWEEP")
+    options = parser.parse_args()
+    if options.cancel is not None:
+        cancel(options.outputs, options.cancel)
+    else:
+        show(options.outputs)
+
+
+def show(outputs: Path) -> None:
     table = Table("sweep", *STATES, "planned", "Slurm tasks", box=None)
-    try:
-        for path in sorted((outputs / "sweeps").glob("*/plan.json")):
-            plan = read_plan(path)
-            counts = Counter(run_state(outputs / "runs" / run_id) for run_id in plan["runs"])
-            row = [str(counts[state]) for state in STATES]
-            table.add_row(plan["name"], *row, str(len(plan["runs"])), describe_jobs(path.parent))
-    except CrossoverError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    table.columns[-1].no_wrap = True
+    for path in sorted((outputs / "sweeps").glob("*/plan.json")):
+        plan = read_plan(path)
+        counts = Counter(run_state(outputs / "runs" / run_id) for run_id in plan["runs"])
+        row = [str(counts[state]) for state in STATES]
+        table.add_row(path.parent.name, *row, str(len(plan["runs"])), describe_jobs(path.parent))
     if not table.rows:
         print(f"no sweep in {outputs}; `make sweep` starts one")
-        return 0
-    Console().print(table)
-    return 0
+        return
+    Console(width=WIDTH).print(table)
 
 
 def describe_jobs(directory: Path) -> str:
     """Return such as `3 queued, 2 running`; empty where there is no Slurm or nothing was submitted to it."""
+    if not (directory / "jobs").is_dir():
+        return ""
+    from crossover.sweep.slurm import count_jobs  # submitit takes a second to import
+
     jobs = count_jobs(directory)
     return "" if jobs is None else f"{jobs['queued']} queued, {jobs['running']} running"
 
 
+def cancel(outputs: Path, name: str) -> None:
+    directory = sweep_dir(outputs, name)
+    if not directory.is_dir():
+        raise CrossoverError(f"no sweep {name!r}: {directory} does not exist; `make status` lists them")
+    from crossover.sweep.slurm import cancel_jobs
+
+    count = cancel_jobs(directory)
+    print(f"{count} tasks cancelled; runs save what they have, and the same `make sweep` continues them")
+
+
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    run_app(main)

@@ -2,8 +2,9 @@
 
 import hydra
 from omegaconf import DictConfig
+from rich.console import Console
 
-from crossover.cli import one_line_errors, resolved, run_app
+from crossover.cli import one_line_errors, resolved, run_hydra
 from crossover.config import CrossoverError, parse_run
 from crossover.lock import HeldError
 from crossover.store import freeze, read_record
@@ -16,7 +17,7 @@ from crossover.training.ranks import this_rank
 @one_line_errors
 def main(config: DictConfig) -> None:
     run = parse_run(resolved(config))
-    check_data([run])
+    check_data([run], Console())
     freeze([run])
     try:
         execute_locked(run)
@@ -32,4 +33,4 @@ def main(config: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    run_app(main)
+    run_hydra(main)

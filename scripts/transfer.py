@@ -14,13 +14,13 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.progress import track
 
-from crossover.cli import one_line_errors, resolved, run_app
+from crossover.cli import one_line_errors, resolved, run_hydra
 from crossover.config import RunConfig
 from crossover.report.build import Findings, environment, write_findings
 from crossover.report.mirror import mirror_report
 from crossover.report.section import write_section
 from crossover.report.terminal import terminal_summary
-from crossover.store import read_sweep, write_json, write_plan, write_text
+from crossover.store import read_done, read_sweep, write_json, write_plan, write_text
 from crossover.studies.transfer import (
     COLUMNS,
     READINGS,
@@ -32,8 +32,7 @@ from crossover.studies.transfer import (
     reading_row,
     transfer_runs,
 )
-from crossover.sweep.launch import check_data
-from crossover.sweep.local import do_runs
+from crossover.sweep.launch import check_data, do_runs
 from crossover.sweep.plan import named, parse_sweep, plan_runs, sweep_dir
 
 
@@ -52,12 +51,14 @@ def main(config: DictConfig) -> None:
     made_by = f"make sweep SWEEP={transfer.source}" + (f' SET="{" ".join(changes)}"' if changes else "")
     write_plan(sweep_dir(outputs, sweep.name), sweep.name, made_by, source)
     console.print(f"pre-training: {len(source)} runs", highlight=False)
-    records = do_runs(source, console, parallel=values["parallel"])
+    do_runs(source, console, parallel=values["parallel"])
+    records = read_done(source)
     directory = sweep_dir(outputs, transfer.name)
     rows = read_all(transfer, source, directory / "readings")
     tunings = plan_finetuning(transfer, source, compose_train)
     console.print(f"fine-tuning: {len(tunings)} runs", highlight=False)
-    tuned = do_runs([run for *_, run in tunings], console, parallel=values["parallel"])
+    do_runs([run for *_, run in tunings], console, parallel=values["parallel"])
+    tuned = read_done(run for *_, run in tunings)
     rows += finetuning_rows((*entry, record) for entry, record in zip(tunings, tuned, strict=True))
     table = pd.DataFrame(rows, columns=COLUMNS)
     study = HydraConfig.get().runtime.choices["transfer"]
@@ -79,7 +80,7 @@ def read_all(transfer: TransferConfig, source: list[RunConfig], folder: Path) ->
 
     rows = []
     planned = plan_readings(transfer, source, compose_train)
-    check_data([run for *_, run in planned])
+    check_data([run for *_, run in planned], Console())
     for target, n_pretrain, run in track(planned, description="reading backbones", transient=True):
         protocols = f"{transfer.draws}x{'-'.join(map(str, transfer.shots))}"
         path = folder / f"{run.identity[:16]}-{protocols}.json"
@@ -94,4 +95,4 @@ def read_all(transfer: TransferConfig, source: list[RunConfig], folder: Path) ->
 
 
 if __name__ == "__main__":
-    run_app(main)
+    run_hydra(main)

@@ -15,9 +15,9 @@ from crossover.config import ImageData, parse_run
 from crossover.data.cache import open_dataset
 from crossover.data.readers import decode, read_cifar10, read_folder, read_tiny_imagenet
 from crossover.store import read_frozen, read_plan, read_record, read_sweep
-from crossover.sweep.jobs import noted_tasks
 from crossover.sweep.launch import parse_launcher
 from crossover.sweep.plan import named, parse_sweep, plan_runs
+from crossover.sweep.slurm import noted_tasks
 from tests.worlds import small_run
 
 CONF = str(Path(__file__).parents[1] / "conf")
@@ -88,7 +88,7 @@ CONFIGS = [
     Bad("unknown logger", train("logger=tensorboard"), "no logger named 'tensorboard'; there is"),
     Bad("misspelt key", train("n_trian=5"), "unknown key n_trian (did you mean n_train?)"),
     Bad("misspelt nested key", train("data.alhpa=1"), "unknown key data.alhpa (did you mean alpha?)"),
-    Bad("not Hydra's grammar", train("n_train=[1"), "no viable alternative at input '[1'"),
+    Bad("not Hydra's grammar", train("n_train=[1"), "is not KEY=VALUE as Hydra reads it; put quotes around"),
     Bad("folder without root", train("data=folder", "data.name=pets"), "data.root has no value; give it"),
     Bad("two durations", train("budget.epochs=2"), "exactly one of budget.steps, epochs, examples, flops"),
     Bad("no duration", train("budget.steps=null"), "exactly one of budget.steps, epochs, examples, flops; got none"),

@@ -9,7 +9,7 @@ import pytest
 
 from crossover.store import freeze, run_state
 from crossover.sweep.__main__ import main
-from crossover.sweep.failures import repeat_command
+from crossover.sweep.launch import repeat_command
 from tests.worlds import small_run
 
 

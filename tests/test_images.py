@@ -3,6 +3,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -331,7 +332,8 @@ def test_a_builder_that_lost_its_lock_while_it_was_stopped_begins_again(
         if len(calls) == 1:
             (held,) = folder.parent.glob(".*.lock")
             held.write_text('{"host": "elsewhere", "pid": 1, "token": "x"}')
-            time.sleep(0.2)
+            while any(thread.name.startswith("heartbeat") for thread in threading.enumerate()):  # until it is noticed
+                time.sleep(0.01)
             os.utime(held, (0, 0))  # the other one died as well
             raise FileNotFoundError(errno.ENOENT, "No such file or directory")
         write(raw, config, folder)

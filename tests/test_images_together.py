@@ -10,7 +10,7 @@ import pytest
 from tests.test_images import CONFIG, write_pets
 
 OPEN = """
-import sys, time
+import sys, time, types
 from pathlib import Path
 from crossover.config import ImageData
 from crossover.data import cache as images
@@ -24,7 +24,12 @@ def counted(*args):
     write(*args)
     time.sleep(float(pause))
 
+def wait(seconds, sleep=time.sleep):
+    print("waits", flush=True)
+    sleep(seconds)
+
 images._write, images.WAIT_SECONDS = counted, 0.02
+images.time = types.SimpleNamespace(sleep=wait, time=time.time)
 print("ready", flush=True)
 sys.stdin.readline()
 print(images.open_dataset(ImageData.model_validate_json(config), Path(data_dir)).hash)
@@ -63,7 +68,7 @@ def test_of_four_processes_one_builds_and_all_read_the_same(data_dir: Path) -> N
     processes = ready(data_dir, 4, pause=0.3)
     for process in processes:
         go(process)
-    hashes = [process.communicate(timeout=60)[0] for process in processes]
+    hashes = [process.communicate(timeout=60)[0].splitlines()[-1] for process in processes]
     assert [process.returncode for process in processes] == [0] * 4
     assert builds(data_dir) == 1
     assert len(set(hashes)) == 1
@@ -80,12 +85,12 @@ def test_a_builder_that_is_killed_half_way_is_followed_by_one_other(data_dir: Pa
         time.sleep(0.01)
     for process in others:
         go(process)
-    time.sleep(0.3)
+    assert [process.stdout.readline() for process in others if process.stdout] == ["waits\n"] * 2
     assert builds(data_dir) == 1
     assert [process.poll() for process in others] == [None, None]  # they wait
     builder.kill()
     builder.communicate()
-    hashes = [process.communicate(timeout=60)[0] for process in others]
+    hashes = [process.communicate(timeout=60)[0].splitlines()[-1] for process in others]
     assert [process.returncode for process in others] == [0, 0]
     assert builds(data_dir) == 2
     assert len(set(hashes)) == 1

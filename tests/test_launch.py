@@ -1,3 +1,4 @@
+import io
 import os
 import signal
 import sys
@@ -5,13 +6,16 @@ import time
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from crossover.config import CrossoverError, RunConfig
 from crossover.store import freeze, read_record, read_sweep, run_state, write_plan
 from crossover.sweep import pool
-from crossover.sweep.launch import check_data, parse_launcher
-from crossover.sweep.pool import Progress, local_slots, run_pool
-from tests.worlds import results, small_run
+from crossover.sweep.launch import check_data, parse_launcher, slots_for
+from crossover.sweep.pool import Pool, Progress
+from tests.worlds import VIT, results, small_run
+
+SILENT = Console(quiet=True)
 
 
 def quiet(progress: Progress) -> None:
@@ -25,15 +29,15 @@ def planned(tmp_path: Path, *runs: RunConfig) -> None:
 
 def test_pool_does_every_run_once_and_a_second_call_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     runs = [small_run(tmp_path, seed=seed, n_train=n) for seed in (0, 1) for n in (50, 100)]
-    check_data(runs)
+    check_data(runs, SILENT)
     planned(tmp_path, *runs)
     seen: list[int] = []
-    progress = run_pool(runs, slots=[{}, {}], report=lambda p: seen.append(p.count("running")))
+    progress = Pool(runs, slots=[{}, {}], report=lambda p: seen.append(p.count("running"))).run()
     assert set(progress.states.values()) == {"done"}
     assert max(seen) == 2
     before = {run.run_id: (run.run_dir / "record.json").stat().st_mtime_ns for run in runs}
     monkeypatch.setattr(pool, "fork_server", lambda: pytest.fail("a finished sweep started a process"))
-    run_pool(runs, slots=[{}], report=quiet)
+    Pool(runs, slots=[{}], report=quiet).run()
     assert before == {run.run_id: (run.run_dir / "record.json").stat().st_mtime_ns for run in runs}
     sweep = read_sweep(tmp_path / "outputs", "s")
     assert [r["run_id"] for r in sweep.records] == [run.run_id for run in runs]
@@ -44,7 +48,7 @@ def test_failed_run_leaves_its_error_the_others_go_on_and_it_is_tried_again(tmp_
     good, bad = small_run(tmp_path), small_run(tmp_path, recipe__lr=1e20, recipe__optimizer="sgd")
     planned(tmp_path, bad, good)
     for _ in range(2):
-        progress = run_pool([bad, good], slots=[{}], report=quiet)
+        progress = Pool([bad, good], slots=[{}], report=quiet).run()
         assert progress.states == {bad.run_id: "failed", good.run_id: "done"}
     assert "training diverged" in read_sweep(tmp_path / "outputs", "s").errors[bad.run_id]
 
@@ -52,7 +56,7 @@ def test_failed_run_leaves_its_error_the_others_go_on_and_it_is_tried_again(tmp_
 def test_killed_run_fails_alone_and_resumes(tmp_path: Path) -> None:
     whole = small_run(tmp_path / "whole", budget={"steps": 400, "evaluations": 20})
     planned(tmp_path / "whole", whole)
-    run_pool([whole], slots=[{}], report=quiet)
+    Pool([whole], slots=[{}], report=quiet).run()
     run = small_run(tmp_path, budget={"steps": 400, "evaluations": 20})
     planned(tmp_path, run)
 
@@ -71,11 +75,11 @@ def test_killed_run_fails_alone_and_resumes(tmp_path: Path) -> None:
             killed = True
             kill_when_half_way(progress)
 
-    progress = run_pool([run], slots=[{}], report=kill_once)
+    progress = Pool([run], slots=[{}], report=kill_once).run()
     assert progress.states == {run.run_id: "failed"}
     assert "signal 9" in (run.run_dir / "error.txt").read_text()
     assert (run.run_dir / "last.ckpt").exists()
-    run_pool([run], slots=[{}], report=quiet)
+    Pool([run], slots=[{}], report=quiet).run()
     assert results(read_record(run.run_dir / "record.json")) == results(read_record(whole.run_dir / "record.json"))
     assert run_state(run.run_dir) == "done"
 
@@ -83,15 +87,15 @@ def test_killed_run_fails_alone_and_resumes(tmp_path: Path) -> None:
 def test_missing_or_small_data_is_refused_before_any_run_starts(tmp_path: Path) -> None:
     folder = {"kind": "folder", "name": "pets", "root": "pets", "image_size": 16, "val_fraction": 0.1}
     with pytest.raises(CrossoverError, match="pets"):
-        check_data([small_run(tmp_path, data=folder)])
+        check_data([small_run(tmp_path, data=folder)], SILENT)
 
 
 def test_one_slot_per_core_without_gpus_and_runs_per_gpu_with(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert local_slots(None, 3) == [{}] * len(os.sched_getaffinity(0))
-    assert local_slots(5, 1) == [{}] * 5
+    assert slots_for([], None, 3) == [{}] * len(os.sched_getaffinity(0))
+    assert slots_for([], 5, 1) == [{}] * 5
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,GPU-abc")
-    assert [slot["CUDA_VISIBLE_DEVICES"] for slot in local_slots(None, 2)] == ["2", "GPU-abc", "2", "GPU-abc"]
+    assert [slot["CUDA_VISIBLE_DEVICES"] for slot in slots_for([], None, 2)] == ["2", "GPU-abc", "2", "GPU-abc"]
 
 
 def test_unknown_launcher_settings_are_refused() -> None:
@@ -110,5 +114,15 @@ def test_a_logger_that_is_not_installed_is_named_before_any_run(
 ) -> None:
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(CrossoverError, match="logger=wandb_offline needs the package wandb"):
-        check_data([small_run(tmp_path, logger={"kind": "wandb_offline"})])
-    assert len(check_data([small_run(tmp_path)])) == 1
+        check_data([small_run(tmp_path, logger={"kind": "wandb_offline"})], SILENT)
+    console = Console(file=io.StringIO(), width=200)
+    check_data([small_run(tmp_path)], console)
+    assert console.file.getvalue().count("training images to draw from") == 1  # type: ignore[attr-defined]
+
+
+def test_a_run_on_several_devices_has_them_in_its_slot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3,4")
+    runs = [small_run(tmp_path, model=VIT, trainer={"devices": 2})]
+    assert [slot["CUDA_VISIBLE_DEVICES"] for slot in slots_for(runs, None, 1)] == ["0,1", "2,3"]
+    with pytest.raises(CrossoverError, match=r"trainer\.devices=8 is more than the 5 GPUs"):
+        slots_for([small_run(tmp_path, model=VIT, trainer={"devices": 8})], None, 1)

@@ -60,7 +60,7 @@ def test_quick_is_36_runs_where_both_models_share_chains_and_seeds() -> None:
 def test_a_sweep_with_changed_dials_has_its_own_name_and_runs() -> None:
     plain = shipped("quick")
     changed = named(plain, ["data.alpha=0", "machine.device=cpu"])
-    assert changed.name == "quick+data.alpha=0"
+    assert changed.name == "quick--data.alpha-0"
     runs = plan_runs(changed, compose_train, extra=["data.alpha=0"], outputs="o")
     assert {run.data.alpha for run in runs} == {0.0}  # type: ignore[union-attr]
     assert not {r.run_id for r in runs} & {r.run_id for r in plan_runs(plain, compose_train, outputs="o")}

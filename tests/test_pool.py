@@ -4,8 +4,9 @@ import json
 import multiprocessing
 import os
 import signal
-import time
+import threading
 from collections.abc import Callable
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from crossover.config import CrossoverError, RunConfig
 from crossover.store import freeze, run_state
 from crossover.sweep import pool
 from crossover.sweep.job import explain, is_out_of_memory
-from crossover.sweep.pool import Pool, Progress, run_pool
+from crossover.sweep.pool import Pool, Progress
 from tests.worlds import small_run
 
 Execute = Callable[[RunConfig, object], None]
@@ -46,22 +47,15 @@ def slots(**per_gpu: int) -> list[dict[str, str]]:
 
 def test_out_of_memory_halves_the_runs_on_a_device_and_loses_none(tmp_path: Path, replace_execute: Replace) -> None:
     runs, fit = planned(tmp_path, 8), 2
-    beside = tmp_path / "beside"
-    beside.mkdir()
+    pool = Pool(runs, slots=slots(A=8), report=lambda _: None)
 
     def execute(run: RunConfig, stop: object) -> None:
-        mine = beside / f"{run.run_id}"
-        mine.touch()
-        time.sleep(0.15)
-        crowded = len(list(beside.iterdir())) > fit
-        time.sleep(0.1)
-        mine.unlink()
-        if crowded:
+        if pool.progress.slots > fit:  # as it was when this process was forked
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
         finish(run)
 
     replace_execute(execute)
-    progress = run_pool(runs, slots=slots(A=8), report=lambda _: None)
+    progress = pool.run()
     assert set(progress.states.values()) == {"done"}
     assert progress.notes == [
         "out of memory with 8 runs on GPU A: going on with 4",
@@ -99,20 +93,20 @@ def test_a_run_that_does_not_fit_alone_fails_with_advice(tmp_path: Path, replace
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
 
     replace_execute(execute)
-    assert run_pool([run], slots=slots(A=1), report=lambda _: None).states == {run.run_id: "failed"}
+    assert Pool([run], slots=slots(A=1), report=lambda _: None).run().states == {run.run_id: "failed"}
     last = (run.run_dir / "error.txt").read_text().splitlines()[-1]
     assert last.startswith("out of device memory (CUDA out of memory); lower recipe.batch_size")
 
 
 def test_slots_differ_and_the_log_says_where_a_run_was(tmp_path: Path, replace_execute: Replace) -> None:
-    runs = planned(tmp_path, 4)
+    runs, both = planned(tmp_path, 4), multiprocessing.get_context("fork").Barrier(2)
 
     def execute(run: RunConfig, stop: object) -> None:
-        time.sleep(0.2)
+        both.wait(60)  # for the one on the other device
         finish(run)
 
     replace_execute(execute)
-    run_pool(runs, slots=slots(A=1, B=1), report=lambda _: None)
+    Pool(runs, slots=slots(A=1, B=1), report=lambda _: None).run()
     logs = [(run.run_dir / "log.txt").read_text() for run in runs]
     assert sorted(log.split("CUDA_VISIBLE_DEVICES=")[1].split()[0] for log in logs) == ["A", "A", "B", "B"]
     assert all(log.startswith("started 20") and "host=" in log for log in logs)
@@ -130,7 +124,7 @@ def test_a_run_is_no_rank_of_the_slurm_job_around_it(
         (run.run_dir / "record.json").write_text(json.dumps(left))
 
     replace_execute(execute)
-    run_pool([run], slots=[{}], report=lambda _: None)
+    Pool([run], slots=[{}], report=lambda _: None).run()
     assert json.loads((run.run_dir / "record.json").read_text()) == []
     assert " job=7" in (run.run_dir / "log.txt").read_text()
 
@@ -139,7 +133,13 @@ def test_stopped_pool_lets_its_runs_save_and_kills_those_that_do_not(
     tmp_path: Path, replace_execute: Replace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     saving, deaf = planned(tmp_path, 2)
-    monkeypatch.setattr(pool, "GRACE_SECONDS", 0.5)
+    join = BaseProcess.join
+
+    def join_at_once(process: BaseProcess, timeout: float | None = None) -> None:
+        """Wait for the deaf one as if its time were over."""
+        join(process, 0 if timeout is not None and process.name == deaf.run_id else timeout)
+
+    monkeypatch.setattr(BaseProcess, "join", join_at_once)
 
     def execute(run: RunConfig, stop: object) -> None:
         from crossover.training.resume import StoppedError
@@ -147,7 +147,7 @@ def test_stopped_pool_lets_its_runs_save_and_kills_those_that_do_not(
         (run.run_dir / "started").touch()
         if run.run_id == deaf.run_id:
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
-            time.sleep(60)
+            threading.Event().wait()
         assert stop.wait(30)  # type: ignore[attr-defined]
         (run.run_dir / "last.ckpt").touch()
         raise StoppedError
@@ -158,7 +158,7 @@ def test_stopped_pool_lets_its_runs_save_and_kills_those_that_do_not(
 
     replace_execute(execute)
     with pytest.raises(KeyboardInterrupt):
-        run_pool([saving, deaf], slots=[{}, {}], report=interrupt)
+        Pool([saving, deaf], slots=[{}, {}], report=interrupt).run()
     assert run_state(saving.run_dir) == "resumable"
     assert run_state(deaf.run_dir) == "missing"
     assert multiprocessing.active_children() == []
@@ -187,7 +187,7 @@ def test_a_full_disk_is_told_and_the_others_go_on(
 
     monkeypatch.setattr(pool, "write_text", refuse)
     replace_execute(execute)
-    progress = run_pool([bad, good], slots=[{}], report=lambda _: None)
+    progress = Pool([bad, good], slots=[{}], report=lambda _: None).run()
     assert progress.states == {bad.run_id: "failed", good.run_id: "done"}
     assert progress.notes[0].startswith(f"{bad.run_id} ended with exit status 9; ")
     assert progress.notes[0].endswith("free some space and repeat the command: what is done is kept")
@@ -200,7 +200,7 @@ def test_an_error_of_a_file_says_what_to_do(tmp_path: Path, replace_execute: Rep
         raise OSError(28, "No space left on device", "last.ckpt")
 
     replace_execute(execute)
-    run_pool([run], slots=[{}], report=lambda _: None)
+    Pool([run], slots=[{}], report=lambda _: None).run()
     assert (run.run_dir / "error.txt").read_text().splitlines()[-1].startswith("last.ckpt: the disk is full")
 
 
@@ -208,7 +208,7 @@ def test_what_was_torn_beside_a_run_does_not_stop_the_pool(tmp_path: Path, repla
     torn, good = planned(tmp_path, 2)
     (torn.run_dir / "config.yaml").write_text("{")
     replace_execute(lambda run, stop: finish(run))
-    progress = run_pool([torn, good], slots=[{}], report=lambda _: None)
+    progress = Pool([torn, good], slots=[{}], report=lambda _: None).run()
     assert progress.states == {torn.run_id: "failed", good.run_id: "done"}
     last = (torn.run_dir / "error.txt").read_text().splitlines()[-1]
     assert last.endswith("repeat the sweep")
@@ -231,7 +231,7 @@ def test_divergence_is_kept_as_one_line(tmp_path: Path, replace_execute: Replace
         raise CrossoverError("training diverged")
 
     replace_execute(execute)
-    run_pool([run], slots=[{}], report=lambda _: None)
+    Pool([run], slots=[{}], report=lambda _: None).run()
     assert (run.run_dir / "error.txt").read_text() == "training diverged\n"
 
 
@@ -243,7 +243,7 @@ def test_what_was_half_written_by_one_that_lost_its_lock_is_gone(tmp_path: Path,
 
     replace_execute(execute)
     (run,) = planned(tmp_path, 1)
-    assert run_pool([run], slots=[{}], report=lambda _: None).count("done") == 1
+    assert Pool([run], slots=[{}], report=lambda _: None).run().count("done") == 1
     assert not list(run.run_dir.glob(".*.tmp"))
 
 
@@ -254,5 +254,5 @@ def test_one_that_lost_its_lock_fails_no_run_that_is_done(tmp_path: Path, replac
 
     replace_execute(execute)
     (run,) = planned(tmp_path, 1)
-    assert run_pool([run], slots=[{}], report=lambda _: None).count("done") == 1
+    assert Pool([run], slots=[{}], report=lambda _: None).run().count("done") == 1
     assert not (run.run_dir / "error.txt").exists()

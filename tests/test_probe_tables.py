@@ -95,6 +95,6 @@ def test_the_probes_of_a_sweep_go_from_its_folder_of_images_to_the_published_stu
     assert pixels[3] == pixels[5] == pixels[6] == "1", "the reader of the pixels sees the blue of the dogs"
     assert pixels[4] != "1", "and guessing does not"
     assert "| accuracy | vit_test |  | – | – |" in (swept / "results" / "pets" / "report.md").read_text()
-    page = (swept / "results" / "pets" / "report.html").read_text()
+    page = (outputs / "sweeps" / "pets" / "report.html").read_text()
     assert "What the networks have learned" in page
     assert 'download="probes.csv"' in page

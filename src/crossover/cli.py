@@ -1,15 +1,18 @@
-"""How does a command fail? In one line that says what was given, what is allowed and what to do."""
+"""The commands' common part: overrides as they are typed, and failures as one line that says what to do."""
 
 import difflib
 import errno
 import functools
 import os
 import re
+import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
-from hydra.errors import HydraException
+from hydra import compose
+from hydra.errors import HydraException, OverrideParseException
 from omegaconf import Container, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -20,6 +23,13 @@ _ADVICE = {
     errno.EROFS: "the file system is read-only; choose other folders: outputs=DIR, machine.data_dir=DIR",
     errno.EACCES: "no permission to write there; choose other folders: outputs=DIR, machine.data_dir=DIR",
 }
+QUIET = (
+    *("hydra/job_logging=none", "hydra/hydra_logging=none", "hydra.output_subdir=null"),
+    *("hydra.run.dir=.", "hydra.sweep.dir=outputs", "hydra.sweep.subdir=."),
+)
+"""Hydra writes no files and no log of its own, and does not change the folder."""
+PATHS = ("curves", "data_dir", "images", "init_from", "output", "outputs", "results", "root", "trials")
+"""Keys whose values are paths."""
 _USER_ERRORS = (CrossoverError, HydraException, OmegaConfBaseException, OSError)
 
 
@@ -40,17 +50,65 @@ def one_line_errors(main: Callable[[DictConfig], None]) -> Callable[[DictConfig]
 
 
 def run_app(main: Callable[[], Any]) -> NoReturn:
-    """Run a Hydra entry point and exit; mistakes in its overrides end like those in its body, Ctrl-C with 130."""
+    """Run an entry point and exit; mistakes in its overrides end like those in its body, Ctrl-C with 130."""
+    for stream in (sys.stdout, sys.stderr):  # a name that the terminal cannot show must not end an hour of training
+        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     os.environ.setdefault("CROSSOVER_TRACEBACK", os.environ.get("HYDRA_FULL_ERROR", "0"))
     os.environ["HYDRA_FULL_ERROR"] = "1"  # let exceptions reach us; Hydra would print a page of its own
     try:
         main()
+    except BrokenPipeError:  # a pager was left
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
     except _USER_ERRORS as error:
         _exit(error)
     except KeyboardInterrupt:
         print("interrupted; the same command continues", file=sys.stderr)
         sys.exit(130)
     sys.exit(0)
+
+
+def run_hydra(main: Callable[[], Any]) -> NoReturn:
+    """Run a Hydra entry point with the arguments of the command line and SET of make, as in run_app."""
+    given = sys.argv[1:]
+    overrides = [word for word in given if not word.startswith("-") and (word.startswith("~") or "=" in word)]
+    flags = [word for word in given if word not in overrides]
+    if {"-m", "--multirun"}.isdisjoint(given):
+        overrides = quoted(overrides)
+    try:
+        changes = shlex.split(os.environ.get("CROSSOVER_SET", ""))
+    except ValueError as error:
+        _exit(CrossoverError(f"SET cannot be read ({error}); put a value with quotes into quotes: SET='KEY=\"VALUE\"'"))
+    if changes:
+        overrides.append(f"set=[{','.join(map(_text, changes))}]")
+    sys.argv[1:] = [*QUIET, *overrides, *flags]
+    run_app(main)
+
+
+def quoted(overrides: Sequence[str]) -> list[str]:
+    """Return overrides with their paths in the quotes that Hydra's grammar asks for: a path is typed as it is.
+
+    `~` is the home of the user, which the shell does not replace there.
+    """
+    return [_quoted(item) for item in overrides]
+
+
+def _quoted(item: str) -> str:
+    key, _, value = item.partition("=")
+    as_it_is = re.fullmatch(r"""'.*'|".*"|\$\{.*|[\w./:-]*""", value, re.ASCII)
+    if key.rsplit(".", 1)[-1].lstrip("+") not in PATHS or as_it_is:
+        return item
+    return f"{key}={_text(str(Path(value).expanduser()) if value.startswith('~') else value)}"
+
+
+def _text(value: str) -> str:
+    """Return a text as Hydra's grammar quotes it."""
+    return "'" + re.sub(r"(\\*)'", r"\1\1\'", value) + "'"
+
+
+def compose_train(overrides: Sequence[str]) -> dict[str, Any]:
+    """Return the resolved values of conf/train.yaml with overrides; Hydra is initialised."""
+    return resolved(compose("train", quoted(overrides)))
 
 
 def _exit(error: BaseException) -> NoReturn:
@@ -68,11 +126,14 @@ def one_line(error: BaseException) -> str:
         group, name = missing.groups()
         options = re.findall(r"^\t(\S+)$", text.split("Available options in", 1)[-1], re.MULTILINE)
         return f"no {group} named {name!r}; there is {', '.join(options)}"
+    if isinstance(error, OverrideParseException):
+        return f"{error.override!r} is not KEY=VALUE as Hydra reads it; put quotes around the value: \"KEY='VALUE'\""
     unknown = _unknown_key(error)
     if unknown is not None:
         return unknown
     if isinstance(error, OSError) and not isinstance(error, HydraException):
-        return f"{error.filename or 'file'}: {_ADVICE.get(error.errno or 0, error.strerror or text)}"
+        where = f"{error.filename2} (from {error.filename})" if error.filename2 else error.filename or "a file"
+        return f"{where}: {_ADVICE.get(error.errno or 0, error.strerror or text)}"
     lines = [line.strip() for line in f"{text}\n{error.__cause__ or ''}".splitlines()]
     kept = [line for line in lines if line and not line.startswith(("full_key", "object_type", "Set the environment"))]
     return "; ".join(dict.fromkeys(kept))

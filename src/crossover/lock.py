@@ -1,4 +1,4 @@
-"""Who is working on a run, or building a cache? A file with a heartbeat: no file locks, so that it holds on NFS too."""
+"""The lock of a run or a cache: a file with a heartbeat, and no file locks, so that it holds on NFS too."""
 
 import contextlib
 import json
@@ -32,7 +32,7 @@ class Lock:
         self._token = {"host": os.uname().nodename, "pid": os.getpid(), "token": uuid.uuid4().hex}
         self._parent = os.getppid() if exit_with_parent else None
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._beat, daemon=True)
+        self._thread = threading.Thread(target=self._beat, name=f"heartbeat of {path}", daemon=True)
 
     def __enter__(self) -> Self:
         while True:
@@ -56,11 +56,10 @@ class Lock:
             self.path.unlink(missing_ok=True)
 
     def _create(self) -> None:
-        """Create the lock with its content in one step: link(2) fails when the name exists, on NFS as well."""
         temporary = self.path.with_name(f".lock.{self._token['token']}")
         temporary.write_text(json.dumps(self._token))
         try:
-            os.link(temporary, self.path)
+            _link(temporary, self.path)
         finally:
             temporary.unlink()
 
@@ -70,7 +69,7 @@ class Lock:
             self.path.rename(aside)
             if _read(aside) != owner:  # it had already taken over: give its lock back
                 with contextlib.suppress(FileExistsError):
-                    os.link(aside, self.path)
+                    _link(aside, self.path)
             aside.unlink()
 
     def _beat(self) -> None:
@@ -97,6 +96,21 @@ class Lock:
 def is_held(path: Path) -> bool:
     """Return whether a live process holds the lock."""
     return path.exists() and _alive(path, _read(path))
+
+
+def _link(file: Path, path: Path) -> None:
+    """Give a file another name, with its content in one step; raise FileExistsError when the name is taken.
+
+    link(2) does that, on NFS as well. Where there are no hard links (exFAT, FUSE, some clusters) the name comes first:
+    a reader that sees it empty takes it for held, until its heartbeat is stale.
+    """
+    try:
+        os.link(file, path)
+    except FileExistsError:
+        raise
+    except OSError:
+        with path.open("x") as copy:
+            copy.write(file.read_text())
 
 
 def _read(path: Path) -> dict[str, Any] | None:

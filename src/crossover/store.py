@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 from crossover.config import RECORD_SCHEMA, CrossoverError, RunConfig, parse_run
 from crossover.lock import is_held
@@ -38,8 +38,8 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write UTF-8 text atomically."""
-    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    """Write UTF-8 text atomically; bytes of a file's name that are no text become escapes."""
+    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8", errors="backslashreplace"))
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -140,18 +140,40 @@ def read_frozen(run_dir: Path) -> RunConfig:
         raise CrossoverError(f"{path} cannot be read ({error}); repeat the sweep") from None
 
 
+class Plan(TypedDict):
+    """What plan.json holds."""
+
+    name: str
+    command: str
+    """What repeats the sweep."""
+    runs: list[str]
+    """Run ids."""
+
+
 def write_plan(directory: Path, name: str, command: str, runs: Iterable[RunConfig]) -> None:
     """Write the plan of a sweep: its name, the command that repeats it and its run ids."""
     directory.mkdir(parents=True, exist_ok=True)
     write_json(directory / "plan.json", {"name": name, "command": command, "runs": [run.run_id for run in runs]})
 
 
-def read_plan(path: Path) -> dict[str, Any]:
+def read_plan(path: Path) -> Plan:
     """Return a plan as write_plan wrote it."""
     try:
         return json.loads(path.read_text())
     except ValueError as error:
         raise CrossoverError(f"{path} is not a whole plan ({error}); delete it and repeat the sweep") from None
+
+
+def read_done(runs: Iterable[RunConfig]) -> list[Record]:
+    """Return the records of all runs; raise CrossoverError when one is not done."""
+    wanted = list(runs)
+    missing = [run.run_id for run in wanted if not is_done(run.run_dir)]
+    if missing:
+        raise CrossoverError(
+            f"{len(missing)} of {len(wanted)} runs are not done, such as {missing[0]}; see its error.txt and repeat the"
+            " command"
+        )
+    return [read_record(run.run_dir / "record.json") for run in wanted]
 
 
 def read_record(path: Path) -> Record:
@@ -189,12 +211,12 @@ def read_sweep(outputs: Path, name: str) -> SweepRecords:
         planned=tuple(folders),
         records=tuple(read_record(folders[run_id] / "record.json") for run_id in done),
         states=states,
-        errors={run_id: read_error(outputs, run_id) for run_id in failed},
+        errors={run_id: read_error(folders[run_id]) for run_id in failed},
         predictions={r: p for r in done if (p := folders[r] / "predictions.npz").exists()},
     )
 
 
-def read_error(outputs: Path, run_id: str) -> str:
+def read_error(run_dir: Path) -> str:
     """Return the text of a failed run's error.txt; empty where it could not be written."""
-    path = outputs / "runs" / run_id / "error.txt"
+    path = run_dir / "error.txt"
     return path.read_text(errors="replace") if path.exists() else ""

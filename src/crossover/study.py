@@ -2,22 +2,28 @@
 
 import hashlib
 import json
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
+from rich.console import Console
 
+from crossover.analysis.runs import AnalysisError
+from crossover.analysis.verdict import analyse
 from crossover.config import CrossoverError, CuesData, RunConfig, parse_run
 from crossover.data.cache import cache_folder, open_dataset
 from crossover.data.cues import bayes_accuracy, local_only_accuracy
 from crossover.data.samples import sample_picture
+from crossover.record import runs_table
 from crossover.report.build import Ceiling, Extras, Report, Sample, write_findings, write_report
 from crossover.report.publish import Study, keep_one_format, study_findings
 from crossover.report.section import PAGE
-from crossover.store import SweepRecords, write_atomically
+from crossover.store import SweepRecords, read_done, write_atomically
 from crossover.sweep.plan import parse_sweep, plan_runs
+from crossover.sweep.pool import Progress
 
 CEILING_IMAGES = 5_000
 """Images on which the exact Bayes accuracy is evaluated; its standard error is then about 0.001."""
@@ -32,6 +38,35 @@ def report_sweep(
     kinds = {(record["dataset"], record["augment"]): record["config"] for record in sweep.records}
     extras = describe_data([parse_run(config) for config in kinds.values()], directory)
     return write_report(sweep, directory, also=also, seed=seed, extras=extras, designs=designs)
+
+
+class Interim:
+    """Prints the verdicts so far when another chain of a sweep is done; call it with each Progress of its runs."""
+
+    def __init__(self, runs: Sequence[RunConfig], console: Console) -> None:
+        self._chains: dict[int, list[RunConfig]] = {}
+        for run in runs:
+            self._chains.setdefault(run.chain, []).append(run)
+        self._console, self._shown = console, 0
+        self.threads: list[threading.Thread] = []
+
+    def __call__(self, progress: Progress) -> None:
+        whole = [runs for runs in self._chains.values() if all(progress.states[run.run_id] == "done" for run in runs)]
+        if self._shown < len(whole) < len(self._chains):  # after the last one comes the report
+            self._shown = len(whole)
+            self.threads.append(threading.Thread(target=self._say, args=(whole,), daemon=True))  # the pool goes on
+            self.threads[-1].start()
+
+    def _say(self, chains: list[list[RunConfig]]) -> None:
+        runs = [run for members in chains for run in members]
+        try:
+            result = analyse(runs_table(read_done(runs)), seed=0)
+        except (AnalysisError, CrossoverError, OSError):
+            return  # the report says it
+        for study in result["studies"]:
+            for pair in study["pairs"]:
+                text = f"after {len(chains)} of {len(self._chains)} chains, {study['dataset']}: {pair['summary']}"
+                self._console.print(text, highlight=False, markup=False)
 
 
 def republish(folder: Path, runs: Sequence[RunConfig]) -> Path:

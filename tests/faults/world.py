@@ -12,10 +12,11 @@ from multiprocessing.context import ForkProcess
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+
 from crossover.config import RunConfig, parse_run
-from crossover.store import freeze, run_state, write_plan
-from crossover.sweep.launch import check_data
-from crossover.sweep.pool import Progress, run_pool
+from crossover.store import run_state, write_plan
+from crossover.sweep.launch import do_runs
 
 FORK = multiprocessing.get_context("fork")
 """What is imported once by the campaign: a command then starts in 0.01 s, where a fork server takes seconds."""
@@ -58,19 +59,11 @@ def campaign_runs(outputs: Path, data: Path) -> list[RunConfig]:
 def command(runs: Sequence[RunConfig], outputs: Path) -> None:
     """Do what `make sweep` does after composing its runs, up to the report; exit with 1 when a run is not done."""
     os.setsid()  # so that it can be killed with all its runs
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     # a run starts with SIGTERM ignored, as from the fork server of the real command
     os.register_at_fork(after_in_child=lambda: signal.signal(signal.SIGTERM, signal.SIG_IGN))
-    left = [run for run in runs if run_state(run.run_dir) != "done"]
-    check_data(left)
-    freeze(left)
     write_plan(outputs / "sweeps" / "faults", "faults", "make faults", runs)
-    progress = run_pool(runs, slots=[{}, {}], report=_silent, context=FORK)
+    progress = do_runs(runs, Console(), parallel=2, context=FORK)
     sys.exit(progress.count("done") < len(runs))
-
-
-def _silent(progress: Progress) -> None:
-    pass
 
 
 class World:

@@ -18,7 +18,8 @@ from scipy.spatial.distance import cdist
 
 from crossover.config import RunConfig
 from crossover.store import freeze, read_record
-from crossover.sweep.pool import local_slots, run_pool
+from crossover.sweep.launch import slots_for
+from crossover.sweep.pool import Pool
 from tests.worlds import small_run
 
 pytestmark = pytest.mark.slow
@@ -73,7 +74,7 @@ def test_permuted_patches_change_the_curve_of_the_resnet_and_not_of_the_vit(tmp_
     plan = {(*arm, i): curve(tmp_path, *arm, first[arm[1]] + i) for arm in arms for i in range(RUNS)}
     runs = [run for curves in plan.values() for run in curves]
     freeze(runs)
-    progress = run_pool(runs, slots=local_slots(None, 1), report=lambda _: None)
+    progress = Pool(runs, slots=slots_for(runs, None, 1), report=lambda _: None).run()
     assert set(progress.states.values()) == {"done"}
     errors = {key: [read_record(run.run_dir / "record.json")["test_error"] for run in c] for key, c in plan.items()}
     found = {arm: np.array([errors[*arm, i] for i in range(RUNS)]) for arm in arms}

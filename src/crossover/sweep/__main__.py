@@ -5,7 +5,6 @@ group. Runs that are done are skipped, runs that others hold are left to them; t
 """
 
 import argparse
-import signal
 import sys
 from pathlib import Path
 
@@ -14,34 +13,24 @@ from rich.console import Console
 from crossover.config import CrossoverError
 from crossover.lock import STALE_SECONDS
 from crossover.store import read_frozen
-from crossover.sweep.failures import describe_failures
-from crossover.sweep.launch import check_data
-from crossover.sweep.pool import run_pool
-from crossover.sweep.progress import Display
-from crossover.sweep.slots import slots_for
+from crossover.sweep.launch import do_runs
 
 
 def main(arguments: list[str]) -> int:
     options = parse(arguments)
-    console = Console()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the pool then lets its runs save
     try:
-        runs = [read_frozen(options.outputs / "runs" / run_id) for run_id in options.runs]
-        check_data(runs)
+        progress = do_runs(
+            [read_frozen(options.outputs / "runs" / run_id) for run_id in options.runs],
+            Console(),
+            parallel=options.parallel,
+            runs_per_gpu=options.runs_per_gpu,
+            frozen=True,
+            patience=2 * STALE_SECONDS,  # a dead owner's heartbeat is stale by then
+        )
     except CrossoverError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    with Display(console, len(runs)) as display:
-        progress = run_pool(
-            runs,
-            slots=slots_for(runs, options.parallel, options.runs_per_gpu),
-            report=display,
-            patience=2 * STALE_SECONDS,  # a dead owner's heartbeat is stale by then
-        )
-    failed = [run_id for run_id, state in progress.states.items() if state == "failed"]
-    for line in describe_failures(options.outputs, failed):
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
-    return 1 if failed else 0
+    return 1 if progress.count("failed") else 0
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:

@@ -1,16 +1,30 @@
-"""Where does a sweep go, and is its data there?"""
+"""How runs are done: launchers and their settings, the check of the data, and the one sequence that does runs here."""
 
 import importlib.util
 import itertools
-from collections.abc import Sequence
+import math
+import os
+import shlex
+import signal
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from multiprocessing.context import BaseContext
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from rich.console import Console
 
 from crossover.config import CrossoverError, RunConfig, describe
-from crossover.data.cache import open_dataset
+from crossover.data.cache import cache_folder, open_dataset
 from crossover.data.subsets import check_size
+from crossover.store import freeze, is_done, read_error
+from crossover.sweep.pool import Pool, Progress, Slot, fork_server
+from crossover.sweep.progress import Display, working
+from crossover.training.ranks import visible_gpus
+
+LAST_LINES = 3
+"""Lines of an error that are shown."""
 
 
 class LocalLauncher(BaseModel):
@@ -74,8 +88,54 @@ def parse_launcher(values: dict[str, Any]) -> Launcher:
         raise CrossoverError(f"bad launcher: {describe(error)}") from None
 
 
-def check_data(runs: Sequence[RunConfig]) -> list[str]:
-    """Build the caches that the runs need and return a line for each dataset; raise CrossoverError, before any run
+def do_runs(
+    runs: Sequence[RunConfig],
+    console: Console,
+    *,
+    parallel: int | None = None,
+    runs_per_gpu: int = 1,
+    frozen: bool = False,
+    patience: float = math.inf,
+    ready: Callable[[], object] | None = None,
+    begin: Callable[[Pool], object] | None = None,
+    watch: Callable[[Progress], object] | None = None,
+    context: BaseContext | None = None,
+) -> Progress:
+    """Do what is left of `runs` on this machine, say what failed, and return the final states.
+
+    Their data is made or checked first, then their configs are frozen (unless they are `frozen` already), `ready` is
+    called while the fork server imports, `begin` gets the pool before it starts, and `watch` each of its states.
+    SIGTERM lets the runs save and end. `patience` and `context` are the pool's.
+    """
+    left = [run for run in runs if not is_done(run.run_dir)]
+    if left and context is None:
+        fork_server()  # imports while the data is prepared
+    check_data(left, console)
+    if not frozen:
+        freeze(left)
+    if ready is not None:
+        ready()
+    if signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the pool then lets its runs save
+    with Display(console, len(runs)) as display:
+
+        def report(progress: Progress) -> None:
+            display(progress)
+            if watch is not None:
+                watch(progress)
+
+        slots = slots_for(left, parallel, runs_per_gpu)
+        pool = Pool(runs, slots=slots, report=report, patience=patience, context=context)
+        if begin is not None:
+            begin(pool)
+        progress = pool.run()
+    for line in describe_failures(runs, progress):
+        console.print(line, style="red", highlight=False, markup=False, soft_wrap=True)
+    return progress
+
+
+def check_data(runs: Sequence[RunConfig], console: Console) -> None:
+    """Build the caches that the runs need and print a line for each dataset; raise CrossoverError, before any run
     starts, for data that is missing or too small, and for a logger that is not installed."""
     kind = next((run.logger.kind for run in runs if run.logger.kind.startswith("wandb")), None)
     if kind is not None and importlib.util.find_spec("wandb") is None:
@@ -83,14 +143,56 @@ def check_data(runs: Sequence[RunConfig]) -> list[str]:
             f"logger={kind} needs the package wandb, which is not installed; take logger=csv or logger=none"
             " (SET=logger=csv), or install it: make setup EXTRAS=test,wandb"
         )
-    lines = []
+    lines = set()
     for config, group in itertools.groupby(runs, key=lambda run: run.data):
         members = list(group)
-        dataset = open_dataset(config, Path(members[0].machine.data_dir))
+        data_dir = Path(members[0].machine.data_dir)
+        with working(console, None if cache_folder(config, data_dir).is_dir() else f"preparing {config.name}, once"):
+            dataset = open_dataset(config, data_dir)
         for run in members:
             check_size(run.n_train, len(dataset.classes), len(dataset.pool))
-        lines.append(
+        line = (
             f"{dataset.name}: {len(dataset.pool):,} training images to draw from, {len(dataset.val):,} for validation,"
             f" {len(dataset.test_labels):,} for test"
         )
-    return list(dict.fromkeys(lines))
+        if line not in lines:
+            console.print(line, highlight=False, markup=False)
+        lines.add(line)
+
+
+def slots_for(runs: Sequence[RunConfig], parallel: int | None, runs_per_gpu: int) -> list[Slot]:
+    """Return one environment per run that can go on at a time: on GPUs runs_per_gpu each, else one per CPU core.
+
+    A run that trains on several devices takes as many GPUs or cores. In a Slurm task these are the GPUs and cores it
+    was given. GPUs are counted without touching CUDA, which must not be initialised before the fork.
+    """
+    devices = max((run.trainer.devices for run in runs), default=1)
+    if any(run.trainer.num_nodes > 1 for run in runs):  # the task has one run, and all that Slurm gave it
+        return [Slot()]
+    gpus = visible_gpus()
+    if gpus and devices > len(gpus):
+        raise CrossoverError(f"trainer.devices={devices} is more than the {len(gpus)} GPUs that are visible here")
+    if gpus:
+        groups = [",".join(gpus[i : i + devices]) for i in range(0, len(gpus) - devices + 1, devices)]
+        slots = [{"CUDA_VISIBLE_DEVICES": group} for _ in range(runs_per_gpu) for group in groups]
+    else:
+        given = os.environ.get("SLURM_CPUS_PER_TASK") or os.environ.get("SLURM_CPUS_ON_NODE")
+        cores = int(given) if given else len(os.sched_getaffinity(0))
+        slots = [Slot() for _ in range(max(1, cores // devices))]
+    return slots if parallel is None else (slots * parallel)[:parallel]
+
+
+def describe_failures(runs: Iterable[RunConfig], progress: Progress) -> list[str]:
+    """Return for each failed run its name, the last lines of its error and the command that repeats it."""
+    lines = []
+    for run in runs:
+        if progress.states[run.run_id] == "failed":
+            last = read_error(run.run_dir).strip().splitlines()[-LAST_LINES:] or ["no message"]
+            lines += [f"failed: {run.run_id}: {last[0]}", *(f"  {line}" for line in last[1:])]
+            lines.append(f"  repeat: {repeat_command(Path(run.machine.outputs), [run.run_id])}")
+    return lines
+
+
+def repeat_command(outputs: Path, run_ids: list[str]) -> str:
+    """Return the shell command that does these frozen runs on the machine where it is given."""
+    return shlex.join([sys.executable, "-m", "crossover.sweep", "--outputs", str(outputs), *run_ids])

@@ -1,18 +1,28 @@
-"""Which runs make up a sweep? Composed from conf/ without torch."""
+"""The runs that make up a sweep, composed from conf/ without torch, and how they are shared among jobs."""
 
+import hashlib
+import heapq
 import itertools
 import re
-from collections.abc import Callable, Sequence
+import shlex
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from crossover.config import CrossoverError, RunConfig, describe, parse_run
+from crossover.record import Record
 
 Compose = Callable[[list[str]], dict[str, Any]]
 """From Hydra overrides of conf/train.yaml to its resolved values."""
 _PER_RUN = ("n_train", "chain", "seed")
+LONGEST_NAME = 96
+"""Letters of a sweep's name: W&B takes groups of 128, file systems names of 255 bytes."""
+Kind = tuple[str, str]
+"""Dataset and model."""
 
 
 class SweepConfig(BaseModel):
@@ -41,10 +51,37 @@ def parse_sweep(values: dict[str, Any]) -> SweepConfig:
 
 
 def named(sweep: SweepConfig, extra: Sequence[str]) -> SweepConfig:
-    """Return the sweep under a name that tells the overrides which change its results."""
+    """Return the sweep under a name that tells the overrides which change its results: `quick--data.alpha-0`.
+
+    The name is a folder's and a W&B group's: other letters are replaced and long names cut, and both get a hash.
+    """
     changes = [item for item in extra if not item.lstrip("+~").startswith(("machine.", "logger"))]
-    name = "+".join([sweep.name, *(re.sub(r"[^A-Za-z0-9_.,=-]", "_", item) for item in changes)])
+    if not changes:
+        return sweep
+    plain = [item.replace("=", "-", 1) for item in changes]
+    safe = [re.sub(r"[^A-Za-z0-9_.,-]", "_", item) for item in plain]
+    name = "--".join([sweep.name, *safe])
+    if safe != plain or len(name) > LONGEST_NAME:
+        digest = hashlib.sha256("\n".join(changes).encode(errors="surrogateescape")).hexdigest()[:8]
+        name = f"{name[: LONGEST_NAME - 9].rstrip('-')}-{digest}"
     return sweep.model_copy(update={"name": name})
+
+
+def make_command(preset: str, changes: Sequence[str], overrides: Sequence[str]) -> str:
+    """Return the make command that plans the same runs again.
+
+    `changes` are the overrides of each run (SET); of the command's own `overrides` those of the sweep and its folder
+    matter (ARGS).
+    """
+    own = [item for item in overrides if item.lstrip("+~").startswith(("sweep.", "outputs="))]
+    words = ["make sweep", f"SWEEP={preset}"]
+    words += [f"{name}={_shell(shlex.join(items))}" for name, items in (("SET", changes), ("ARGS", own)) if items]
+    return " ".join(words)
+
+
+def _shell(text: str) -> str:
+    """Return a word for the shell and for make, in double quotes where they do."""
+    return shlex.quote(text.replace("$", "$$")) if set(text) & set('"$`\\!') else f'"{text}"'
 
 
 def plan_runs(sweep: SweepConfig, compose: Compose, *, extra: Sequence[str] = (), outputs: str) -> list[RunConfig]:
@@ -92,3 +129,41 @@ def override(key: str, value: Any) -> str:
 def sweep_dir(outputs: str | Path, name: str) -> Path:
     """Return the folder of a sweep's plan and report."""
     return Path(outputs) / "sweeps" / name
+
+
+def size_of(run: RunConfig) -> float:
+    """Return how much a run has to do, as far as that is known without building its model: pixels trained on."""
+    if run.budget.flops is not None:
+        return run.budget.flops
+    batch_size = run.recipe.batch_size
+    return run.budget.total_steps(run.n_train, batch_size, forward_flops=1) * batch_size * run.data.image_size**2
+
+
+def estimate_costs(runs: Sequence[RunConfig], records: Mapping[str, Record]) -> dict[str, float]:
+    """Return the cost of each run: seconds where runs of its dataset and model have records (by run id), else its size
+    at the mean rate of all records. A guess that decides the order alone.
+    """
+    rates: dict[Kind, list[float]] = defaultdict(list)
+    for run in runs:
+        if run.run_id in records:
+            rates[_kind(run)].append(records[run.run_id]["total_seconds"] / size_of(run))
+    usual = fmean(fmean(values) for values in rates.values()) if rates else 1.0
+    return {run.run_id: size_of(run) * fmean(rates.get(_kind(run)) or [usual]) for run in runs}
+
+
+def group_runs(runs: Sequence[RunConfig], costs: Mapping[str, float], runs_per_group: int) -> list[list[str]]:
+    """Return groups of at most so many run ids, of about equal cost, the longest group and its longest run first."""
+    longest_first = sorted((run.run_id for run in runs), key=lambda run_id: -costs[run_id])
+    count = -(-len(longest_first) // runs_per_group)
+    open_groups: list[tuple[float, int, list[str]]] = [(0.0, number, []) for number in range(count)]
+    full: list[tuple[float, int, list[str]]] = []
+    for run_id in longest_first:
+        cost, number, group = heapq.heappop(open_groups)
+        group.append(run_id)
+        target = full if len(group) == runs_per_group else open_groups
+        heapq.heappush(target, (cost + costs[run_id], number, group))
+    return [group for _, _, group in sorted(full + open_groups, key=lambda item: (-item[0], item[1]))]
+
+
+def _kind(run: RunConfig) -> Kind:
+    return run.data.name, run.model.name

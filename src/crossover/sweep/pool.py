@@ -1,4 +1,4 @@
-"""How do planned runs get done on this machine? One process per run from a fork server, several side by side."""
+"""The pool: planned runs done on this machine, one process per run from a fork server, several side by side."""
 
 import contextlib
 import math
@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -14,13 +15,13 @@ from multiprocessing import forkserver
 from multiprocessing.connection import wait
 from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
+from multiprocessing.util import get_temp_dir
 from pathlib import Path
 
 from crossover.cli import one_line
 from crossover.config import RunConfig
 from crossover.store import State, run_state, write_text
 from crossover.sweep.job import OUT_OF_MEMORY, STOPPED, remove_leftovers, run_process
-from crossover.training.ranks import visible_gpus
 
 PRELOAD = ["torch", "pytorch_lightning", "timm", "wandb", "wandb.sdk.launch", "crossover.training.run"]
 """Imported once by the fork server: a run then starts in 0.1 s instead of 6 s. wandb.init imports its launch part."""
@@ -29,6 +30,8 @@ HUGE_PAGES = ("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")
 """Lets the kernel back the heap with pages of 2 MB (glibc 2.35 or later, others ignore it): 2 to 12 % on a CPU."""
 GRACE_SECONDS = 20.0
 """Time that a run has to save when the pool ends it; Slurm's usual KillWait is 30 s."""
+LONGEST_FOLDER = 60
+"""Bytes of the path of a folder for sockets: multiprocessing adds up to 40."""
 Slot = dict[str, str]
 """The environment of a run, such as CUDA_VISIBLE_DEVICES."""
 
@@ -179,18 +182,6 @@ class Pool:
             self.progress.notes.append(f"{folder.name} ended with {how}; {one_line(error)}")
 
 
-def run_pool(
-    runs: Sequence[RunConfig],
-    *,
-    slots: Sequence[Slot],
-    report: Callable[[Progress], None],
-    patience: float = math.inf,
-    context: BaseContext | None = None,
-) -> Progress:
-    """Do what is left of `runs` and return the final states; see Pool."""
-    return Pool(runs, slots=slots, report=report, patience=patience, context=context).run()
-
-
 def end_processes(processes: Sequence[BaseProcess]) -> None:
     """Let the processes of runs save and end; kill those that have not ended after GRACE_SECONDS."""
     try:
@@ -219,9 +210,24 @@ def fork_server() -> multiprocessing.context.ForkServerContext:
     context = multiprocessing.get_context("forkserver")
     # multiprocessing imports the command again in each child: what it has imported so far is imported once
     context.set_forkserver_preload([*PRELOAD, *(name for name in list(sys.modules) if name.startswith("crossover."))])
-    with _ignored(signal.SIGTERM, signal.SIGUSR2):
+    with _ignored(signal.SIGTERM, signal.SIGUSR2), _short_folder():
         forkserver.ensure_running()
     return context
+
+
+@contextlib.contextmanager
+def _short_folder() -> Iterator[None]:
+    """Let multiprocessing put its sockets where their path is short: Linux allows 107 characters, and TMPDIR of a
+    cluster's job may have as many."""
+    before = tempfile.gettempdir()
+    places = (before, "/tmp", "/var/tmp", "/dev/shm", f"/run/user/{os.getuid()}")  # noqa: S108 - a private folder below
+    short = (place for place in places if len(os.fsencode(place)) <= LONGEST_FOLDER and os.access(place, os.W_OK))
+    tempfile.tempdir = next(short, before)
+    try:
+        get_temp_dir()
+        yield
+    finally:
+        tempfile.tempdir = before
 
 
 @contextlib.contextmanager
@@ -233,20 +239,3 @@ def _ignored(*signals: signal.Signals) -> Iterator[None]:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
-
-
-def local_slots(parallel: int | None, runs_per_gpu: int, devices: int = 1) -> list[Slot]:
-    """Return one environment per run that can go on at a time: on GPUs runs_per_gpu each, else one per CPU core.
-
-    A run that trains on several `devices` takes as many GPUs or cores. In a Slurm task these are the GPUs and cores it
-    was given. GPUs are counted without touching CUDA, which must not be initialised before the fork.
-    """
-    gpus = visible_gpus()
-    if gpus:
-        groups = [",".join(gpus[i : i + devices]) for i in range(0, len(gpus) - devices + 1, devices)]
-        slots = [{"CUDA_VISIBLE_DEVICES": group} for _ in range(runs_per_gpu) for group in groups]
-    else:
-        given = os.environ.get("SLURM_CPUS_PER_TASK") or os.environ.get("SLURM_CPUS_ON_NODE")
-        cores = int(given) if given else len(os.sched_getaffinity(0))
-        slots = [Slot() for _ in range(max(1, cores // devices))]
-    return slots if parallel is None else (slots * parallel)[:parallel]

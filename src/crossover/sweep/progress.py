@@ -1,21 +1,23 @@
-"""How far is the sweep? A live display on a terminal, plain lines elsewhere and under Slurm."""
+"""How far a sweep is: a live display on a terminal, plain lines elsewhere and under Slurm."""
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Self
 
 from rich.console import Console, Group
 from rich.live import Live
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bar
 from rich.text import Text
 
 from crossover.sweep.pool import Progress
 
-PLAIN_SECONDS = 15.0
-"""Between two plain lines, unless a run failed."""
+PLAIN_SECONDS, PATIENT_SECONDS = 10.0, 60.0
+"""Between two plain lines: while something changes or in the first minutes, and later."""
+FIRST_MINUTES = 5
 MOST_RUNNING = 8
 """Runs that are named while they go on."""
 
@@ -36,7 +38,8 @@ class Display:
         self._task = self._bar.add_task("runs", total=total, text="")
         live = console.is_terminal and not console.is_dumb_terminal and "SLURM_JOB_ID" not in environment
         self._live = Live(self._bar, console=console, refresh_per_second=4) if live else None
-        self._last: tuple[float, int, int] = (-PLAIN_SECONDS, -1, 0)
+        self._begun = time.monotonic()
+        self._last: tuple[float, int, int] = (-PATIENT_SECONDS, -1, 0)
         self._notes = 0
         self._since: dict[str, float] = {}
         """Run id to when it was first seen running."""
@@ -64,10 +67,12 @@ class Display:
             self._live.update(Group(self._bar, *self._running(progress)), refresh=True)
             return
         at, shown, shown_failed = self._last
-        due = time.monotonic() - at >= PLAIN_SECONDS or failed > shown_failed or done == len(progress.states)
-        if due and (done, failed) != (shown, shown_failed):
+        now, changed = time.monotonic(), (done, failed) != (shown, shown_failed)
+        often = changed or now - self._begun < 60 * FIRST_MINUTES
+        over = changed and (failed > shown_failed or done == len(progress.states))
+        if over or now - at >= (PLAIN_SECONDS if often else PATIENT_SECONDS):
             self._console.print(f"{done}/{len(progress.states)} runs done, {text}", highlight=False)
-            self._last = (time.monotonic(), done, failed)
+            self._last = (now, done, failed)
 
     def _running(self, progress: Progress) -> list[Text]:
         """Return a line for each run that goes on, with its time so far."""
@@ -92,3 +97,18 @@ def duration(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+@contextmanager
+def working(console: Console, text: str | None) -> Iterator[None]:
+    """Say what takes long: with its time on a terminal, else in a line at its beginning; nothing for None."""
+    if text is None:
+        yield
+    elif console.is_terminal and not console.is_dumb_terminal:
+        columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+        with Bar(*columns, console=console, transient=True) as bar:
+            bar.add_task(text)
+            yield
+    else:
+        console.print(text, highlight=False, markup=False)
+        yield

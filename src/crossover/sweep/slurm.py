@@ -1,5 +1,7 @@
-"""How does a sweep run on a Slurm cluster? As array tasks, each a local pool over a group of runs."""
+"""Sweeps on a Slurm cluster: array tasks, each a local pool over a group of runs, and the state of the queue."""
 
+import getpass
+import json
 import os
 import re
 import shutil
@@ -7,10 +9,12 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, Literal
 
 from rich.console import Console
 from submitit import AutoExecutor
@@ -19,21 +23,19 @@ from submitit.helpers import DelayedSubmission
 
 from crossover.config import CrossoverError, RunConfig, TrainerConfig
 from crossover.lock import STALE_SECONDS
-from crossover.store import read_frozen, run_state
-from crossover.sweep.failures import describe_failures
+from crossover.store import freeze, is_done, read_frozen, read_record, run_state, write_json
 from crossover.sweep.job import STOPPED, run_process, writes_nothing
-from crossover.sweep.jobs import active_jobs, note_jobs
-from crossover.sweep.launch import SlurmLauncher
+from crossover.sweep.launch import SlurmLauncher, do_runs
+from crossover.sweep.plan import estimate_costs, group_runs
 from crossover.sweep.pool import Pool, Progress, Slot, end_processes, fork_server
-from crossover.sweep.progress import Display
-from crossover.sweep.slots import slots_for
 
+JobState = Literal["queued", "running"]
+QUEUED = ("PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED")
 POLL_SECONDS = 5.0
 KILL_SECONDS = 600.0
 """How long a task whose runs have saved waits for Slurm to kill it."""
 WAIT_SECONDS = 60
 """How long the processes of a run on several nodes may outlive the first of them that ended."""
-ONE_PROCESS = TrainerConfig()
 DEFAULT_ARRAY_LIMIT = 1000
 """Slurm's own default of MaxArraySize, less one."""
 
@@ -45,40 +47,41 @@ class RunGroup:
     """
 
     def __init__(self, outputs: Path, run_ids: Sequence[str], *, parallel: int | None, runs_per_gpu: int) -> None:
-        self._arguments: dict[str, Any] = {"parallel": parallel, "runs_per_gpu": runs_per_gpu}
         self.outputs, self.run_ids = outputs, tuple(run_ids)
+        self.parallel, self.runs_per_gpu = parallel, runs_per_gpu
         self._work: Pool | Companion | None = None
 
     def __call__(self) -> dict[str, str]:
         """Return the final states; raise CrossoverError when a run failed, so that Slurm shows the task as failed."""
         runs = [read_frozen(self.outputs / "runs" / run_id) for run_id in self.run_ids]
-        console = Console(width=160)
         signal.signal(signal.SIGTERM, self._end)
         if writes_nothing(runs[0]):
             self._work = Companion(runs[0])
             return self._work.run()
-        with Display(console, len(runs)) as display:
-            # by the end of its patience the heartbeat of a dead owner is stale: what is still held is done elsewhere
-            self._work = pool = Pool(runs, slots=self._slots(runs), report=display, patience=2 * STALE_SECONDS)
-            states = pool.run().states
-        failed = [run_id for run_id, state in states.items() if state == "failed"]
-        for line in describe_failures(self.outputs, failed):
-            console.print(line, highlight=False, markup=False, soft_wrap=True)
-        if failed:
-            raise CrossoverError(f"{len(failed)} of {len(runs)} runs failed")
-        return dict(states)
+        progress = do_runs(
+            runs,
+            Console(width=160),
+            parallel=self.parallel,
+            runs_per_gpu=self.runs_per_gpu,
+            frozen=True,
+            patience=2
+            * STALE_SECONDS,  # a dead owner's heartbeat is stale by then: what is still held is done elsewhere
+            begin=self._begin,
+        )
+        if failed := progress.count("failed"):
+            raise CrossoverError(f"{failed} of {len(runs)} runs failed")
+        return dict(progress.states)
 
     def checkpoint(self) -> DelayedSubmission:
         """Let the runs save; return what the requeued task does: the same, which continues them."""
         signal.signal(signal.SIGTERM, signal.SIG_DFL)  # from here on Slurm may end us
         if self._work is not None:
             self._work.stop()
-        return DelayedSubmission(RunGroup(self.outputs, self.run_ids, **self._arguments))
+        again = RunGroup(self.outputs, self.run_ids, parallel=self.parallel, runs_per_gpu=self.runs_per_gpu)
+        return DelayedSubmission(again)
 
-    def _slots(self, runs: Sequence[RunConfig]) -> list[Slot]:
-        if runs[0].trainer.num_nodes > 1:  # the task has one run, and all that Slurm gave it
-            return [Slot()]
-        return slots_for(runs, **self._arguments)
+    def _begin(self, pool: Pool) -> None:
+        self._work = pool
 
     def _end(self, number: int, frame: FrameType | None) -> None:
         """Let the runs save after SIGTERM, then wait for the SIGKILL: a task that ends by itself while it is being
@@ -112,35 +115,60 @@ class Companion:
         end_processes([self._process])
 
 
+def submit_left(runs: Sequence[RunConfig], launcher: SlurmLauncher, directory: Path, console: Console) -> None:
+    """Freeze and submit the runs that are neither done nor in the queue: what is queued stays as it was."""
+    left = [run for run in runs if not is_done(run.run_dir)]
+    queued = queued_runs(directory)
+    new = [run for run in left if run.run_id not in queued]
+    if len(new) < len(left):
+        console.print(f"{len(left) - len(new)} runs are in the queue already", highlight=False)
+    if not new:
+        return
+    freeze(new)
+    done = {run.run_id: read_record(run.run_dir / "record.json") for run in runs if is_done(run.run_dir)}
+    tasks, jobs = 0, []
+    for shape in dict.fromkeys(run.trainer for run in new):
+        size = launcher.runs_per_job if shape.num_nodes == 1 else 1
+        groups = group_runs([run for run in new if run.trainer == shape], estimate_costs(runs, done), size)
+        jobs += submit(groups, launcher, directory, shape)
+        tasks += len(groups)
+    console.print(
+        f"submitted {len(new)} runs in {tasks} tasks: job {', '.join(jobs)}; logs in {directory / 'slurm'}\n"
+        f"`make status` shows them; `make cancel SWEEP={directory.name}` ends them; `make report` reads what is done",
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
+    )
+
+
 def submit(
-    groups: Sequence[Sequence[str]],
-    launcher: SlurmLauncher,
-    directory: Path,
-    outputs: Path,
-    shape: TrainerConfig = ONE_PROCESS,
+    groups: Sequence[Sequence[str]], launcher: SlurmLauncher, directory: Path, shape: TrainerConfig
 ) -> list[str]:
     """Submit one array task per group and return the ids of the jobs; `directory` is the sweep's.
 
     `shape` is what the runs have in common; on several nodes a group is one run, and Slurm starts its processes.
-    Which runs are in which task is written to `directory`/jobs/.
+    Which runs are in which task is written to `directory`/jobs/, one file per submission: it has one writer.
     """
     if 0 < launcher.gpus < shape.devices:
         raise CrossoverError(
             f"trainer.devices={shape.devices} needs as many GPUs in a task: launcher.gpus={shape.devices}"
         )
     folder = private_folder(directory / "slurm")
+    outputs = directory.parent.parent.resolve()
     executor = AutoExecutor(folder=folder, cluster="slurm", slurm_max_num_timeout=launcher.timeouts)
     ids = []
     for chunk, parallel in split_array(groups, array_limit(), launcher.max_parallel):
         executor.update_parameters(**sbatch_options(launcher, name=directory.name, parallel=parallel, shape=shape))
-        settings: dict[str, Any] = {"parallel": launcher.parallel, "runs_per_gpu": launcher.runs_per_gpu}
+        settings = {"parallel": launcher.parallel, "runs_per_gpu": launcher.runs_per_gpu}
         try:
-            jobs = executor.submit_array([RunGroup(outputs.resolve(), group, **settings) for group in chunk])
+            jobs = executor.submit_array([RunGroup(outputs, group, **settings) for group in chunk])  # type: ignore[arg-type]
         except (FailedJobError, FailedSubmissionError) as error:
             raise CrossoverError(f"Slurm refused the job: {str(error).strip().splitlines()[-1]}") from None
-        tasks = {job.job_id: list(group) for job, group in zip(jobs, chunk, strict=True)}
         ids.append(jobs[0].job_id.split("_")[0])
-        note_jobs(directory, ids[-1], tasks)
+        (directory / "jobs").mkdir(parents=True, exist_ok=True)
+        tasks = {job.job_id: list(group) for job, group in zip(jobs, chunk, strict=True)}
+        submitted = datetime.now(UTC).isoformat(timespec="seconds")
+        write_json(directory / "jobs" / f"{ids[-1]}.json", {"submitted": submitted, "tasks": tasks})
     return ids
 
 
@@ -184,9 +212,7 @@ def split_array(
     return list(zip(chunks, shares, strict=True))
 
 
-def sbatch_options(
-    launcher: SlurmLauncher, *, name: str, parallel: int, shape: TrainerConfig = ONE_PROCESS
-) -> dict[str, Any]:
+def sbatch_options(launcher: SlurmLauncher, *, name: str, parallel: int, shape: TrainerConfig) -> dict[str, Any]:
     """Return what submitit is told about a task."""
     srun = [f"--cpus-per-task={launcher.cpus}"]  # since Slurm 22.05 a step does not inherit it
     if shape.num_nodes > 1:
@@ -224,3 +250,57 @@ def watch(runs: Sequence[RunConfig], directory: Path, report: Callable[[Progress
         if not jobs:
             return progress
         time.sleep(POLL_SECONDS)
+
+
+def noted_tasks(directory: Path) -> dict[str, list[str]]:
+    """Return task id to run ids of all that was ever submitted for a sweep."""
+    tasks: dict[str, list[str]] = {}
+    for path in sorted((directory / "jobs").glob("[0-9]*.json")):
+        try:
+            tasks |= json.loads(path.read_text())["tasks"]
+        except (ValueError, KeyError):
+            raise CrossoverError(f"{path} is damaged; delete it (its jobs go on, `squeue` shows them)") from None
+    return tasks
+
+
+def active_jobs(directory: Path) -> dict[str, JobState]:
+    """Return the tasks of a sweep that Slurm has in its queue or runs now; raise CrossoverError without an answer."""
+    tasks = noted_tasks(directory)
+    if not tasks:
+        return {}
+    shown = _slurm("squeue", "--noheader", "--array", f"--user={getpass.getuser()}", "--format=%i %T")
+    states = dict(line.split() for line in shown.splitlines() if line.strip())
+    return {task: "queued" if states[task] in QUEUED else "running" for task in tasks if task in states}
+
+
+def queued_runs(directory: Path) -> set[str]:
+    """Return the runs that a queued or running task of the sweep already has."""
+    tasks = noted_tasks(directory)
+    return {run_id for task in active_jobs(directory) for run_id in tasks[task]}
+
+
+def count_jobs(directory: Path) -> Counter[JobState] | None:
+    """Return how many tasks are queued and running; None where there is no Slurm or nothing was submitted."""
+    if shutil.which("squeue") is None or not (directory / "jobs").is_dir():
+        return None
+    return Counter(active_jobs(directory).values())
+
+
+def cancel_jobs(directory: Path) -> int:
+    """Cancel what is queued or running for a sweep and return the number of tasks. Running ones are told to save."""
+    active = active_jobs(directory)
+    if active:
+        _slurm("scancel", *sorted({task.split("_")[0] for task in active}))
+    return len(active)
+
+
+def _slurm(*command: str) -> str:
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    except FileNotFoundError:
+        raise CrossoverError(f"{command[0]} is not there: use a machine with Slurm's commands") from None
+    except subprocess.TimeoutExpired:
+        raise CrossoverError(f"{command[0]} did not answer for two minutes; try again later") from None
+    if done.returncode:
+        raise CrossoverError(f"{command[0]}: {(done.stderr.strip() or 'no answer').splitlines()[-1]}")
+    return done.stdout
