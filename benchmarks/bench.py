@@ -33,7 +33,7 @@ class BenchConfig(BaseModel):
     steps: int = Field(ge=1)
     mini_steps: int = Field(ge=2)
     models: list[str] | None
-    pixels: list[int] | None
+    pixels: list[int]
     batches: list[int]
     policies: list[Literal["none", "randaugment"]]
     ways: list[Way] | None

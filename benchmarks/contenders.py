@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 import warnings
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from threading import Barrier
 from typing import Any, Literal
@@ -52,7 +52,7 @@ class Window:
     kernels_per_step: float | None = None
     _ticks: int = 0
     _started: float = 0.0
-    _profiler: Any = field(default_factory=lambda: torch.profiler.profile(acc_events=True))
+    _profiler: Any = None
 
     @property
     def end(self) -> int:
@@ -72,37 +72,40 @@ class Window:
         return self._ticks > self.end
 
     def start(self) -> None:
-        self._wait()
+        finish(self.device)
         self.barrier.wait()
         self._started = time.perf_counter()
 
     def stop(self) -> None:
-        self._wait()
+        finish(self.device)
         self.seconds = time.perf_counter() - self._started
         cuda = self.device.type == "cuda"
         self.peak_bytes = torch.cuda.max_memory_allocated(self.device) if cuda else peak_rss_bytes()
 
     def start_profile(self) -> None:
         if self.profiled:
+            self._profiler = torch.profiler.profile(acc_events=True)
             self._profiler.start()
 
     def stop_profile(self, steps: int) -> None:
         """Count the kernels of so many steps; on a CPU, the operators that call no others."""
         if not self.profiled or self.kernels_per_step is not None:
             return
-        self._wait()
+        finish(self.device)
         self._profiler.stop()
         events = self._profiler.events()
         if self.device.type == "cuda":
-            on_device = [e for e in events if e.device_type == torch.autograd.DeviceType.CUDA]
+            on_device = [e for e in events if e.device_type.name == "CUDA"]
             count = sum(not e.name.startswith(("Memcpy", "Memset")) for e in on_device)
         else:
             count = sum(e.name.startswith("aten::") and not e.cpu_children for e in events)
         self.kernels_per_step = count / steps
 
-    def _wait(self) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
+
+def finish(device: torch.device) -> None:
+    """Wait until the device has done what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 def measure(
@@ -190,7 +193,7 @@ def _plain(run: RunConfig, window: Window) -> None:
     recipe, device = run.recipe, window.device
     dataset = open_dataset(run.data, Path(run.machine.data_dir))
     indices = subset(dataset.pool, dataset.labels, n_train=run.n_train, chain=run.chain)
-    images = Images(dataset.images, dataset.labels, indices, device, run.machine.resident_gb * 1e9)
+    images = Images(dataset.images, dataset.labels, indices, device, None)
     batches = TrainBatches(images, dataset, run.augment, batch_size=recipe.batch_size, seed=run.seed)
     network = build_model(run.model, image_size=run.data.image_size, classes=len(dataset.classes)).train()
     network = network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -239,7 +242,7 @@ def _timm(run: RunConfig, window: Window, workers: int, script: Path | None) -> 
 
     timm_script.register(run, before_forward)
     with tempfile.TemporaryDirectory() as folder:
-        options = timm_script.options(run, Path(run.data.root), Path(folder), epochs=10**6, workers=workers)
+        options = timm_script.options(run, Path(folder), epochs=10**6, workers=workers)
         sys.argv = [str(script), *options, "--val-interval", str(10**6)]
         try:
             runpy.run_path(sys.argv[0], run_name="__main__")
@@ -247,17 +250,16 @@ def _timm(run: RunConfig, window: Window, workers: int, script: Path | None) -> 
             return
 
 
-def matmul_peak(device: str, dtype: torch.dtype) -> float:
+def matmul_peak(device: torch.device, dtype: torch.dtype) -> float:
     """Return the FLOP/s of a large matrix product on one thread or the GPU, the best of two seconds."""
     torch.set_num_threads(1)
-    size = 8192 if device == "cuda" else 1024
+    size = 8192 if device.type == "cuda" else 1024
     a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
-    wait = torch.cuda.synchronize if device == "cuda" else lambda: None
     best, began = float("inf"), time.perf_counter()
     while time.perf_counter() - began < 2.0:
-        wait()
+        finish(device)
         started = time.perf_counter()
         a @ b
-        wait()
+        finish(device)
         best = min(best, time.perf_counter() - started)
     return 2 * size**3 / best

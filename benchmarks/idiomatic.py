@@ -89,7 +89,7 @@ class Task:
         pl.seed_everything(run.seed, verbose=False)
         network = build_model(run.model, image_size=run.data.image_size, classes=len(data.classes))
         if tuned:
-            network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            network = network.to(memory_format=torch.channels_last)
         self.module = Tutorial(network, run.recipe, steps, tuned=tuned)
         indices = subset(data.pool, data.labels, n_train=run.n_train, chain=run.chain)
         pictures = Pictures(data.images[indices], data.labels[indices], self._transforms(training=True))

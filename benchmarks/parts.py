@@ -20,6 +20,7 @@ from benchmarks.bench import Bench, link_images
 from benchmarks.contenders import Way, matmul_peak
 from benchmarks.race import Row, in_turns, summarise
 from benchmarks.table import page_table, race_table
+from benchmarks.timm_script import images_of
 from crossover.config import CrossoverError, RunConfig
 from crossover.data.cache import open_dataset
 
@@ -59,7 +60,7 @@ def _race(bench: Bench, run: RunConfig, ways: Sequence[Way]) -> dict[str, Any]:
 
 def _peak(bench: Bench) -> float:
     dtype = torch.bfloat16 if bench.device == "cuda" else torch.float32
-    return float(bench.apart.call(matmul_peak, bench.device, dtype))
+    return float(bench.apart.call(matmul_peak, torch.device(bench.device), dtype))
 
 
 def gpu(bench: Bench, save: Save) -> None:
@@ -139,8 +140,9 @@ def minisweep(bench: Bench, save: Save) -> None:
 
 def _with_own_folder(run: RunConfig, folder: Path) -> RunConfig:
     """Return the run on a folder of as many images as it trains on: timm's script knows no subsets."""
-    link_images(Path(run.data.root) / "train", folder / "train", run.n_train, run.chain)  # type: ignore[union-attr]
-    (folder / "test").symlink_to(Path(run.data.root) / "test", target_is_directory=True)  # type: ignore[union-attr]
+    images = images_of(run)
+    link_images(images / "train", folder / "train", run.n_train, run.chain)
+    (folder / "test").symlink_to(images / "test", target_is_directory=True)
     return run.model_copy(update={"data": run.data.model_copy(update={"root": str(folder)})})
 
 

@@ -32,7 +32,7 @@ def train_timm(run: RunConfig, workers: int, script: str) -> None:
     epochs = max(1, round((run.budget.steps or 1) / (run.n_train // run.recipe.batch_size)))
     timm_script.register(run)
     with tempfile.TemporaryDirectory() as folder:  # two that start in the same second would share a folder
-        given = timm_script.options(run, Path(run.data.root), Path(folder), epochs=epochs, workers=workers)
+        given = timm_script.options(run, Path(folder), epochs=epochs, workers=workers)
         sys.argv = [script, *given, "--val-interval", str(max(1, epochs // 2))]
         runpy.run_path(script, run_name="__main__")
 

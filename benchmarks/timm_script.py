@@ -6,7 +6,7 @@ from typing import Any
 
 from timm.models import register_model
 
-from crossover.config import RunConfig
+from crossover.config import ImageData, RunConfig
 from crossover.training.machine import resolve_device, resolve_precision
 from crossover.training.models import build_model
 
@@ -25,11 +25,17 @@ def register(run: RunConfig, before_forward: Callable[..., None] | None = None) 
     register_model(crossover_model)
 
 
-def options(run: RunConfig, images: Path, output: Path, *, epochs: int, workers: int) -> list[str]:
+def images_of(run: RunConfig) -> Path:
+    """Return the image folder of a run of the bench."""
+    assert isinstance(run.data, ImageData)
+    return Path(run.data.root)
+
+
+def options(run: RunConfig, output: Path, *, epochs: int, workers: int) -> list[str]:
     """Return the options of train.py that make its training ours, as far as it can."""
     recipe, device, side = run.recipe, resolve_device(run), str(run.data.image_size)
     values = {
-        "data-dir": images,
+        "data-dir": images_of(run),
         "val-split": "test",
         "model": "crossover_model",
         "num-classes": 10,

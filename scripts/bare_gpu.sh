@@ -4,7 +4,7 @@
 #   OUT=dir scripts/bare_gpu.sh first           there, 5.5 min: set-up, data, two small runs, GPU tests, the bench's GPU page
 #   OUT=dir ENGINE=graph scripts/bare_gpu.sh second    there, 6.5 min: the study, cut off when the time is over, and its report
 # Each step has a time limit and writes into OUT as it goes on; one that fails does not stop the next. Settings: DEVICE=cpu
-# and PATIENCE=10 (all limits ten times as long) rehearse it, with SET, BENCH and TESTS for what is smaller there;
+# and PATIENCE=10 (all limits ten times as long) rehearse it, with SET, AXES, BENCH and TESTS for what is smaller there;
 # RUNS_PER_GPU, ENGINES, HAVE (a `pip list --format=freeze` of that machine, whose packages stay out of carry/), and
 # TIMM=dir (a checkout of timm, whose train.py joins the race).
 set -uo pipefail
@@ -24,8 +24,8 @@ prepare() {
   [ -d data/cifar10/train ] || { mkdir -p data && tar -xf "$2" -C data; }
   local engine settings
   for engine in $engines; do
-    settings="data=cifar10_folder logger=none machine.device=$device machine.engine=$engine ${SET:-}"
-    $python scripts/sweep.py sweep=$sweep commands=1 outputs=carry/$engine "set=[${settings// /,}]" > carry/$engine.log
+    settings="data=cifar10_folder logger=none machine.device=$device machine.engine=$engine${SET:+ $SET}"
+    $python scripts/sweep.py sweep=$sweep commands=1 outputs=carry/$engine ${AXES:-} "set=[\"${settings// /\",\"}\"]" > carry/$engine.log
   done
   du -sh carry
 }

@@ -8,7 +8,7 @@ from typing import Any, cast
 import pytest
 import torch
 
-from benchmarks import parts
+from benchmarks import contenders, parts
 from benchmarks.bench import Bench, BenchConfig, link_images
 from benchmarks.contenders import PROFILED, WARM_UP, Window
 from benchmarks.race import Row, in_turns, summarise
@@ -66,8 +66,13 @@ def test_a_window_times_its_steps_after_the_warm_up_and_waits_for_the_device(mon
     clock = iter([100.0, 107.0])
     barrier = cast(Any, type("B", (), {"wait": lambda self: log.append("barrier")})())
     window = Window(3, torch.device("cpu"), barrier, profiled=False)
-    monkeypatch.setattr(window, "_wait", lambda: log.append("device"))
-    monkeypatch.setattr("benchmarks.contenders.time.perf_counter", lambda: (log.append("clock"), next(clock))[1])
+
+    def read_clock() -> float:
+        log.append("clock")
+        return next(clock)
+
+    monkeypatch.setattr(contenders, "finish", lambda device: log.append("device"))
+    monkeypatch.setattr("time.perf_counter", read_clock)
     over = []
     for step in range(window.end + 1):
         log.append(str(step))
@@ -175,7 +180,7 @@ def test_the_page_has_each_way_and_density_with_and_without_mps_and_keeps_what_f
 
 def test_what_is_not_begun_in_time_is_left_out_and_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "which", lambda _: None)
-    monkeypatch.setattr(parts.time, "monotonic", iter([0.0, *[100.0] * 99]).__next__)
+    monkeypatch.setattr("time.monotonic", iter([0.0, *[100.0] * 99]).__next__)
     saved: list[dict[str, Any]] = []
     parts.gpu(bench_of(lambda *_, **__: pytest.fail("measured")), saved.append)
     assert {row["error"] for row in saved[-1]["rows"]} == {"not measured: the time was over"}

@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from crossover.store import thaw
-from crossover.training.run import execute, identify
+from crossover.record import identify
+from crossover.store import read_frozen
+from crossover.training.run import execute
 from tests.worlds import small_run
 
 pytestmark = pytest.mark.slow
@@ -31,7 +32,7 @@ def invent_records(outputs: Path, real: dict[str, object]) -> None:
     """Give every frozen run a record and predictions, with 3 % of noise between chains."""
     labels = np.random.default_rng(0).integers(10, size=TEST).astype(np.int16)
     for number, folder in enumerate(sorted((outputs / "runs").iterdir())):
-        rng, run = np.random.default_rng(number), thaw(folder)
+        rng, run = np.random.default_rng(number), read_frozen(folder)
         low, scale, exponent = LAWS[run.model.family]
         error = min(0.9, (low + scale * run.n_train**-exponent) * np.exp(0.03 * rng.standard_normal()))
         wrong = rng.random(TEST) < error
