@@ -345,3 +345,16 @@ def test_every_recipe_is_valid_and_named_after_its_file() -> None:
 
 def test_every_model_is_named_after_its_file() -> None:
     assert sorted(MODELS) == sorted(path.stem for path in (CONF / "model").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet_tiny", "vit_256x6", "hybrid_256x6", "vit_ti"])
+def test_every_family_takes_stochastic_depth(name: str) -> None:
+    config = MODELS[name]
+    config = config.model_copy(update={"args": config.args | {"drop_path_rate": 0.5}})
+    torch.manual_seed(0)
+    model = build_model(config, image_size=32, classes=10)
+    for parameter in model.parameters():  # timm starts residual branches at zero: then nothing is lost with them
+        torch.nn.init.normal_(parameter, std=0.05)
+    x = torch.randn(4, 3, 32, 32)
+    assert not torch.equal(model.train()(x), model(x))
+    torch.testing.assert_close(model.eval()(x), model(x), rtol=0, atol=0)

@@ -133,25 +133,3 @@ def test_compiled_and_eager_runs_agree(tmp_path: Path, model: dict[str, Any] | N
     )
     for one, other in zip(eager["history"], compiled["history"], strict=True):
         assert one["train_loss"] == pytest.approx(other["train_loss"], rel=1e-3)
-
-
-@pytest.mark.gpu
-@pytest.mark.parametrize("engine", ["graph", "compile"])
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {},
-        {"model": VIT},
-        {"recipe__optimizer": "sgd", "recipe__lr": 0.05, "recipe__grad_clip": 1.0, "recipe__ema_decay": 0.9},
-        {"augment": {"name": "a", "crop": 2, "flip": True, "erase": 0.25, "mixup": 0.8, "cutmix": 1.0}},
-        {"augment": {"name": "a", "policy": "randaugment"}},
-    ],
-)
-def test_captured_and_eager_runs_agree(tmp_path: Path, changes: dict[str, Any], engine: str) -> None:
-    changes = {"precision": "fp32", "machine__device": "cuda"} | changes
-    eager, captured = (
-        execute(small_run(tmp_path / name, machine__engine=name, **changes)) for name in ("eager", engine)
-    )
-    for one, other in zip(eager["history"], captured["history"], strict=True):
-        assert one["train_loss"] == pytest.approx(other["train_loss"], rel=1e-3)
-    assert captured["device_memory_bytes"] > 0
