@@ -1,7 +1,7 @@
 # Every target installs what it needs by itself. `make` lists them.
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help setup data sweep status cancel report publish pages reproduce transfer gold atlas recipes dashboard leet sync test test-slow test-gpu bench check models demo claims probe dose clean
+.PHONY: help setup data sweep status cancel report publish pages reproduce transfer gold atlas recipes dashboard sync test test-slow test-gpu bench check models demo claims probe dose clean
 
 SWEEP ?= quick
 SET ?=
@@ -69,11 +69,8 @@ atlas: .venv/ready ## what is known about real images: all published pairs throu
 recipes: .venv/ready ## a fair search for recipes: the same seeded trials for every model (5 min on 2 cores, estimated)
 	@$(python) scripts/recipes.py $(ARGS)
 
-dashboard: .venv/ready ## SWEEP=quick: W&B view and report of a sweep; OFFLINE=1 writes their specs to files (5 s)
-	@$(python) scripts/dashboard.py "$(SWEEP)" $(if $(OFFLINE),--offline) $(ARGS)
-
-leet: .venv/ready ## SWEEP=quick: the W&B runs of a sweep in the terminal, without a browser (2 s)
-	@$(python) scripts/leet.py "$(SWEEP)"
+dashboard: .venv/ready ## SWEEP=quick: W&B view and report of a sweep; OFFLINE=1: specs to files; TERMINAL=1: no browser (5 s)
+	@$(python) scripts/dashboard.py "$(SWEEP)" $(if $(OFFLINE),--offline) $(if $(TERMINAL),--terminal) $(ARGS)
 
 sync: .venv/ready ## upload the W&B runs that were logged offline and are not there yet (needs wandb login)
 	@$(python) scripts/sync.py $(ARGS)

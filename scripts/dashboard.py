@@ -1,60 +1,70 @@
-"""Create or update the W&B view and report of a sweep: python scripts/dashboard.py SWEEP (make dashboard)."""
+"""Show a sweep in W&B: python scripts/dashboard.py SWEEP (make dashboard), or its logged runs in the terminal."""
 
 import argparse
 import os
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 
-from crossover.cli import one_line
+from crossover import wandb_runs
 from crossover.config import CrossoverError
-from crossover.report.mirror import logger_of
-from crossover.store import read_sweep
+from crossover.report.wandb import logger_of
+from crossover.store import read_plan, read_sweep
 from crossover.sweep.plan import sweep_dir
-
-ANY = "anyone"
-"""Entity in specs that are not saved."""
 
 
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("sweep")
     parser.add_argument("--offline", action="store_true", help="write both specs to files; no connection")
+    parser.add_argument("--terminal", action="store_true", help="W&B's terminal dashboard on the files; no connection")
     parser.add_argument("--outputs", default="outputs", help="the folder of runs and sweeps")
     parser.add_argument("--entity", help="default: the one that the runs were logged to, else your own")
     parser.add_argument("--project", help="default: the one that the runs were logged to")
     given = parser.parse_args(arguments)
     try:
-        for line in dashboard(given):
-            print(line)
+        return terminal(given) if given.terminal else dashboard(given)
     except CrossoverError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    return 0
 
 
-def dashboard(given: argparse.Namespace) -> list[str]:
-    """Write or save view and report; return where they are."""
-    sweep = read_sweep(Path(given.outputs), given.sweep)
-    directory = sweep_dir(given.outputs, given.sweep)
-    os.environ["WANDB_SILENT"] = "true"
-    if given.offline:
-        os.environ["WANDB_ERROR_REPORTING"] = "false"
-    import wandb
+def dashboard(given: argparse.Namespace) -> int:
+    """Write or save view and report, and print where they are."""
+    sweep, directory = read_sweep(Path(given.outputs), given.sweep), sweep_dir(given.outputs, given.sweep)
+    from crossover.report.dashboard import read_dashboard, save, write_specs
 
-    from crossover.report.dashboard import read_findings, save, write_specs
-
+    wandb_runs.prepare(directory)
     logger = logger_of(sweep)
     entity, project = given.entity or logger.entity, given.project or logger.project
     if given.offline:
-        found = read_findings(sweep, directory, entity=entity or ANY, project=project)
-        return [str(path) for path in write_specs(found, directory)]
-    try:
-        entity = entity or wandb.Api().default_entity
-        return save(read_findings(sweep, directory, entity=str(entity), project=project))
-    except (wandb.errors.Error, ValueError, OSError) as error:
-        raise CrossoverError(
-            f"W&B: {one_line(error)}; `wandb login` logs in, OFFLINE=1 writes the specs to files"
-        ) from None
+        shown = read_dashboard(sweep, directory, entity=entity or "anyone", project=project)
+        print(*write_specs(shown, directory), sep="\n")
+        return 0
+    with wandb_runs.server_errors():
+        entity = entity or wandb_runs.api().default_entity
+        print(*save(read_dashboard(sweep, directory, entity=str(entity), project=project)), sep="\n")
+    return 0
+
+
+def terminal(given: argparse.Namespace) -> int:
+    """Open `wandb leet` on a folder of links to the W&B runs of the sweep and its report."""
+    outputs, directory = Path(given.outputs), sweep_dir(given.outputs, given.sweep)
+    if not (directory / "plan.json").exists():
+        raise CrossoverError(f"no sweep {given.sweep!r}: {directory} has no plan; `make status` lists them")
+    runs = [outputs / "runs" / run_id for run_id in read_plan(directory / "plan.json")["runs"]]
+    logged = [folder for place in (*runs, directory) for folder in wandb_runs.offline_folders(place / "wandb")]
+    if not logged:
+        raise CrossoverError(f"no run of sweep {given.sweep!r} was logged to W&B yet; logger=wandb_offline does that")
+    links = directory / "leet"
+    shutil.rmtree(links, ignore_errors=True)
+    links.mkdir()
+    for folder in logged:
+        (links / folder.name).symlink_to(folder.resolve(), target_is_directory=True)
+    program = str(Path(sys.executable).with_name("wandb"))
+    environment = os.environ | {"WANDB_MODE": "offline", "WANDB_ERROR_REPORTING": "false"}
+    return subprocess.run([program, "leet", "run", str(links)], env=environment).returncode
 
 
 if __name__ == "__main__":

@@ -79,8 +79,8 @@ def finish(progress: Progress, directory: Path, console: Console) -> None:
     records = read_sweep(directory.parent.parent, directory.name)
     if records.records:
         with working(console, f"reporting on {len(records.records)} runs"):
-            from crossover.report.mirror import mirror_report
             from crossover.report.terminal import terminal_summary
+            from crossover.report.wandb import mirror_report
             from crossover.study import report_sweep
 
             report = report_sweep(records, directory)

@@ -17,9 +17,9 @@ from rich.progress import track
 from crossover.cli import one_line_errors, resolved, run_hydra
 from crossover.config import RunConfig
 from crossover.report.build import Findings, environment, write_findings
-from crossover.report.mirror import mirror_report
 from crossover.report.section import write_section
 from crossover.report.terminal import terminal_summary
+from crossover.report.wandb import mirror_report
 from crossover.store import read_done, read_sweep, write_json, write_plan, write_text
 from crossover.studies.transfer import (
     COLUMNS,

@@ -10,15 +10,14 @@ import pytest
 SOURCE = Path(__file__).parents[1] / "src" / "crossover"
 CORE = {
     *("cli", "config", "data", "lock", "record", "report", "store", "study", "sweep", "training"),
-    *("vocabulary", "wandb_runs"),
+    "wandb_runs",
 }
 ALLOWED = {
     "config": set(),
     "record": {"config"},
     "store": {"config", "lock", "record"},
     "lock": set(),
-    "vocabulary": {"record"},
-    "wandb_runs": set(),
+    "wandb_runs": {"config", "record"},
     "analysis": set(),
     "data": {"config", "store", "lock"},
     "training": {"config", "store", "record", "data", "wandb_runs"},
@@ -27,7 +26,7 @@ ALLOWED = {
     "sweep/job": {"config", "store", "lock", "cli", "training"},
     "sweep/pool": {"config", "store", "cli"},
     "sweep/__main__": {"config", "lock", "store"},
-    "report": {"config", "store", "record", "analysis", "vocabulary", "wandb_runs"},
+    "report": {"config", "store", "record", "analysis", "wandb_runs"},
     "study": {"config", "record", "store", "data", "analysis", "report", "sweep"},
     "studies": {"analysis", *CORE},
     "cli": {"config"},

@@ -1,23 +1,37 @@
+import contextlib
 import csv
 import json
 import os
 import shutil
 import socket
+import struct
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-import torch
+import wandb
+from omegaconf import OmegaConf
+from tensorboardX.proto.event_pb2 import Event
 
-from crossover.config import AugmentConfig, RunConfig
-from crossover.data.cache import open_dataset
-from crossover.data.loader import Images, TrainBatches
-from crossover.record import ACCURACY, CONFIG, CONFUSION, GPU_SECONDS, HISTORY, N_TRAIN, SAMPLES, SUMMARY
-from crossover.training.loggers import sample_grid
+from crossover import wandb_runs
+from crossover.config import RunConfig
+from crossover.record import (
+    ACCURACY,
+    CONFIG,
+    CONFUSION,
+    GPU_SECONDS,
+    HISTORY,
+    N_TRAIN,
+    SAMPLES,
+    SUMMARY,
+    history_row,
+)
+from crossover.training.resume import StoppedError
 from crossover.training.run import execute
 from tests.wandb_stub import wandb_stub
 from tests.worlds import files_with, results, small_run
@@ -26,15 +40,15 @@ ROOT = Path(__file__).parents[1]
 SECRET = "5ec2e7" * 6 + "5ec2"
 
 START = """
-import json, sys, threading, time
+import json, os, sys, threading, time
 from pathlib import Path
 from crossover import wandb_runs
 from crossover.config import parse_run
-from crossover.training.loggers import WandbMirror
+from crossover.training.loggers import RunMirror
 from crossover.training.resume import StoppedError
 from crossover.training.run import execute
-wandb_runs.INIT_SECONDS, wandb_runs.FINISH_SECONDS = 2.0, 2.0
-run, log = parse_run(json.loads(sys.argv[1])), WandbMirror.log_metrics
+wandb_runs.UPLOAD_SECONDS = float(os.environ.get("PATIENCE", "120"))
+run, log = parse_run(json.loads(sys.argv[1])), RunMirror.log_metrics
 """
 RUN = START + "execute(run)"
 STOPPED = (
@@ -44,7 +58,7 @@ stop = threading.Event()
 def log_and_stop(mirror, row, step):
     log(mirror, row, step)
     if step == 12: stop.set()
-WandbMirror.log_metrics = log_and_stop
+RunMirror.log_metrics = log_and_stop
 try: execute(run, stop)
 except StoppedError: pass
 """
@@ -55,12 +69,12 @@ HELD = (
     + """
 def log_and_wait(mirror, row, step):
     log(mirror, row, step)
-    while step in (12, 18) and not Path(sys.argv[2], str(step)).exists(): time.sleep(0.02)
-WandbMirror.log_metrics = log_and_wait
+    while step in (12, 24) and not Path(sys.argv[2], str(step)).exists(): time.sleep(0.02)
+RunMirror.log_metrics = log_and_wait
 execute(run)
 """
 )
-"""A run that waits after its second row, when W&B sends the first, and after its third until the test lets it go on."""
+"""A run that waits after its second and after its last row until the test lets it go on."""
 
 
 def program(code: str, run: RunConfig, *more: str) -> list[str]:
@@ -92,9 +106,28 @@ def train_in_two_parts(run: RunConfig, rest: RunConfig | None = None, **environm
 def sync(folder: Path, **environment: str) -> str:
     """Return the last line that `make sync` says."""
     command = [sys.executable, "scripts/sync.py", str(folder / "outputs")]
-    done = subprocess.run(command, cwd=ROOT, env=without_wandb() | environment, capture_output=True, text=True)
+    known = without_wandb() | {"HOME": str(folder / "home")} | environment
+    done = subprocess.run(command, cwd=ROOT, env=known, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout.splitlines(keepends=True)[-1]
+    return done.stdout.splitlines()[-1]
+
+
+def rows_of(folder: Path) -> list[dict[str, Any]]:
+    """Return the history of an offline run."""
+    return [r["history"]["item"] for r in records_of(folder) if r["type"] == "history"]
+
+
+def metrics(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the step and the metrics of each row that has any: not those of pictures alone."""
+    names = {"_step", *HISTORY.values(), *SUMMARY.values()}
+    kept = [{name: value for name, value in row.items() if name in names} for row in rows]
+    return [row for row in kept if len(row) > 1]
+
+
+def recorded(run: RunConfig) -> list[dict[str, Any]]:
+    """Return what the history of a run must be, from its record."""
+    history = json.loads((run.run_dir / "record.json").read_text())["history"]
+    return [{"_step": row["step"], **history_row(row)} for row in history]
 
 
 def records_of(folder: Path) -> list[dict[str, Any]]:
@@ -133,12 +166,9 @@ def test_offline_wandb_keeps_config_history_and_final_numbers(tmp_path: Path) ->
     config = started["config"]["update"]
     assert set(config) - {"_wandb"} == set(CONFIG)
     assert (config["n_train"], config["chain"], config["cell"]) == (100, 0, "resnet_test n=100")
-    rows = [r["history"]["item"] for r in records if r["type"] == "history"]
-    assert [row["_step"] for row in rows] == [6, 12, 18, 24]
-    for field, metric in HISTORY.items():
-        if metric not in SUMMARY.values():
-            assert [row[metric] for row in rows] == pytest.approx([row[field] for row in record["history"]])
-        assert all(metric in row for row in rows)
+    *rows, end = rows_of(folder)
+    assert metrics(rows) == recorded(run)
+    assert metrics([end]) == []  # the final numbers are no points of a curve
     summary = merged(records, "summary")
     for field, metric in SUMMARY.items():
         assert summary[metric] == pytest.approx(record[field]), metric
@@ -148,7 +178,46 @@ def test_offline_wandb_keeps_config_history_and_final_numbers(tmp_path: Path) ->
     assert any(name.startswith(CONFUSION) for name in summary)
     artifacts = {r["artifact"]["name"] for r in records if r["type"] == "artifact"}
     assert f"record-{run.run_id}" in artifacts
+    assert {r["metric"]["name"] for r in records if r["type"] == "metric"} >= set(HISTORY.values())
+    assert (config["optimizer"], config["lr"], config["batch_size"]) == ("adamw", 0.003, 16)
+    assert (config["image_size"], config["commit"]) == (16, record["git"]["commit"])
     assert not list((tmp_path / "home").rglob("staging/*"))
+
+
+def test_each_row_is_written_when_it_is_logged(tmp_path: Path) -> None:
+    """W&B holds a row back until the next one: the last row would be lost with the process."""
+    run = small_run(tmp_path, logger={"kind": "wandb_offline"})
+    command = program(HELD, run, str(tmp_path))
+    (tmp_path / "12").touch()
+    with (tmp_path / "log.txt").open("w") as log:
+        training = subprocess.Popen(command, env=without_wandb(), stdout=log, stderr=log)
+    try:
+        rows: list[dict[str, Any]] = []
+        deadline = time.monotonic() + 180
+        while [row["_step"] for row in rows] != [6, 12, 18, 24] and time.monotonic() < deadline:
+            time.sleep(0.1)
+            folders = wandb_runs.offline_folders(run.run_dir / "wandb")
+            rows = rows_of(folders[0]) if folders and list(folders[0].glob("*.wandb")) else []
+    finally:
+        training.kill()
+        training.wait()
+    assert [row["_step"] for row in rows] == [6, 12, 18, 24], (tmp_path / "log.txt").read_text()
+
+
+@pytest.mark.parametrize("error", [KeyError("getpwuid"), RuntimeError("no home"), OSError("disk"), TypeError()])
+def test_no_failure_of_wandb_stops_a_run_or_passes_in_silence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: Exception
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(wandb, "init", fail)
+    run = small_run(tmp_path, logger={"kind": "wandb"})
+    record = execute(run)
+    assert type(error).__name__ in capsys.readouterr().out
+    assert type(error).__name__ in (run.run_dir / "wandb" / wandb_runs.NOT_LOGGED).read_text()
+    (tmp_path / "without").mkdir()
+    assert results(record) == results(execute(small_run(tmp_path / "without")))
 
 
 @pytest.mark.slow
@@ -178,7 +247,7 @@ def test_stopped_or_failed_run_ends_as_failed_and_its_rest_has_the_same_id(tmp_p
     assert ends == [1, 0]
     ids = {r["run"]["run_id"] for records in (first, second) for r in records if r["type"] == "run"}
     assert ids == {run.run_id}
-    steps = [[r["history"]["step"]["num"] for r in records if r["type"] == "history"] for records in (first, second)]
+    steps = [[row["_step"] for row in metrics(rows_of(f))] for f in sorted(run.run_dir.glob("wandb/offline-run-*"))]
     assert steps == [[6, 12], [18, 24]]
 
 
@@ -192,7 +261,7 @@ def test_resumed_online_run_continues_its_wandb_run(tmp_path: Path) -> None:
         assert stub.ended == {run.run_id: 1}
         train_apart(run, **environment)
     assert set(stub.runs) == {run.run_id}
-    assert [row["_step"] for row in stub.rows[run.run_id]] == [6, 12, 18, 24]
+    assert metrics(stub.rows[run.run_id]) == recorded(run)
     assert stub.ended == {run.run_id: 0}
 
 
@@ -204,49 +273,45 @@ def test_sync_uploads_both_parts_of_a_resumed_offline_run_into_one(tmp_path: Pat
         environment = stub.environment | {"HOME": str(tmp_path / "home")}
         train_in_two_parts(run, small_run(tmp_path, logger={"kind": second}), **environment)
         assert stub.runs == {}
-        assert sync(tmp_path, **environment) == "1 of 1 runs uploaded\n"
+        assert sync(tmp_path, **environment) == "2 of 2 uploaded"
         assert set(stub.runs) == {run.run_id}
-        assert [row["_step"] for row in stub.rows[run.run_id]] == [6, 12, 18, 24]
+        assert metrics(stub.rows[run.run_id]) == recorded(run)
         assert stub.ended == {run.run_id: 0}
         assert "nothing to upload" in sync(tmp_path, **environment)
 
 
 @pytest.mark.slow
 def test_outage_in_the_middle_of_a_run_changes_nothing_and_what_is_left_is_uploaded_later(tmp_path: Path) -> None:
-    run, places = small_run(tmp_path, logger={"kind": "wandb"}), [tmp_path / "12", tmp_path / "18"]
-    environment = {"HOME": str(tmp_path / "home"), "WANDB__FILE_STREAM_TRANSMIT_INTERVAL": "0.1"}
+    run, places = small_run(tmp_path, logger={"kind": "wandb"}), [tmp_path / "12", tmp_path / "24"]
+    environment = {"HOME": str(tmp_path / "home"), "WANDB__FILE_STREAM_TRANSMIT_INTERVAL": "0.1", "PATIENCE": "2"}
     log = tmp_path / "log.txt"
     with wandb_stub() as stub, log.open("w") as file:
         stub.falls_silent = True
         known = without_wandb() | environment | stub.environment
         training = subprocess.Popen(program(HELD, run, str(tmp_path)), env=known, stdout=file, stderr=file)
         try:
-            assert stub.silent.wait(60)
-            places[0].touch()  # its next row goes to a server that hangs
-            time.sleep(1)
+            assert stub.silent.wait(120)
+            places[0].touch()  # its next rows go to a server that hangs
+            while not list(run.run_dir.glob("last.ckpt")):
+                time.sleep(0.05)
             stub.refuse()
-            places[1].touch()  # the last to none
-            training.wait(60)
-            ended = time.time()
+            places[1].touch()  # the end to none
+            training.wait()
         finally:
             training.kill()
             training.wait()
     assert training.returncode == 0, log.read_text()
-    assert [line for line in log.read_text().splitlines() if "W&B" in line or "wandb" in line] == [
-        f"W&B has not taken all of {run.run_id} (no answer within 2 s); `make sync` uploads it later"
-    ]
-    assert [row["_step"] for row in stub.rows[run.run_id]] == [6]
-    path = run.run_dir / "record.json"
-    assert ended - path.stat().st_mtime < 15  # of which 2 s are the patience that the test gives
-    record = json.loads(path.read_text())
+    assert "`make sync` uploads it" in log.read_text()
+    assert len([line for line in log.read_text().splitlines() if "W&B" in line or "wandb" in line]) == 1
+    assert len(stub.rows[run.run_id]) < 4
+    record = json.loads((run.run_dir / "record.json").read_text())
     (tmp_path / "without").mkdir()
     assert results(record) == results(execute(small_run(tmp_path / "without")))
     with wandb_stub() as stub:
-        assert sync(tmp_path, **environment, **stub.environment) == "1 of 1 runs uploaded\n"
-    assert [row["_step"] for row in stub.rows[run.run_id]] == [6, 12, 18, 24]
-    assert stub.rows[run.run_id][-1]["test/error"] == record["test_error"]
+        assert sync(tmp_path, **stub.environment) == "1 of 1 uploaded"
+    assert metrics(stub.rows[run.run_id]) == recorded(run)
     assert f"record-{run.run_id}" in stub.artifacts
-    assert "nothing to upload" in sync(tmp_path, **environment)
+    assert "nothing to upload" in sync(tmp_path)
 
 
 @pytest.mark.slow
@@ -258,12 +323,80 @@ def test_outage_of_wandb_costs_bounded_time_and_nothing_else(tmp_path: Path, ans
         if answers:  # takes connections and says nothing
             server.listen(50)
         url = f"http://127.0.0.1:{server.getsockname()[1]}"
-        said = train_apart(run, WANDB_BASE_URL=url, WANDB_API_KEY=SECRET, HOME=str(tmp_path / "home"))
-    assert "is logged offline" in said
+        environment = {"WANDB_BASE_URL": url, "WANDB_API_KEY": SECRET, "HOME": str(tmp_path / "home"), "PATIENCE": "2"}
+        said = train_apart(run, **environment)  # comes back: the server never answers
+    assert "(not within 2 s)" in said
     assert SECRET not in said
     assert files_with(SECRET, run.run_dir) == []
     assert (run.run_dir / "record.json").exists()
-    assert len(list(run.run_dir.glob("wandb/offline-run-*"))) == 1
+    (folder,) = wandb_runs.offline_folders(run.run_dir / "wandb")
+    assert metrics(rows_of(folder)) == recorded(run)
+    assert wandb_runs.is_left(run.run_dir / "wandb")
+
+
+@pytest.mark.slow
+def test_an_upload_ends_with_the_training_it_belongs_to(tmp_path: Path) -> None:
+    run = small_run(tmp_path, logger={"kind": "wandb"})
+    with wandb_stub() as stub:
+        known = without_wandb() | stub.environment | {"HOME": str(tmp_path / "home")}
+        with (tmp_path / "log.txt").open("w") as log:
+            training = subprocess.Popen(program(HELD, run, str(tmp_path)), env=known, stdout=log, stderr=log)
+        try:
+            while run.run_id not in stub.runs and training.poll() is None:
+                time.sleep(0.1)
+            uploads = [pid for pid in commands() if str(run.run_dir) in commands()[pid] and "--live" in commands()[pid]]
+        finally:
+            training.kill()
+            training.wait()
+        assert uploads
+        while set(uploads) & set(commands()):
+            time.sleep(0.1)
+
+
+def commands() -> dict[str, str]:
+    """Return the command of each process."""
+    found = {}
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            found[path.parent.name] = path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+    return {pid: command for pid, command in found.items() if command}
+
+
+@pytest.mark.slow
+def test_what_wandb_failed_to_log_is_uploaded_from_the_record(tmp_path: Path) -> None:
+    broken = (
+        START
+        + """
+def fail(mirror, row, step):
+    if step == 12:
+        mirror.experiment.finish()
+    log(mirror, row, step)
+RunMirror.log_metrics = fail
+execute(run)
+"""
+    )
+    run = small_run(tmp_path, logger={"kind": "wandb_offline"})
+    assert "`make sync` does it from the record" in train_apart(run, broken, HOME=str(tmp_path / "home"))
+    with wandb_stub() as stub:
+        assert sync(tmp_path, **stub.environment) == "1 of 1 uploaded"
+        assert "nothing to upload" in sync(tmp_path, **stub.environment)
+    assert metrics(stub.rows[run.run_id]) == recorded(run)
+    assert f"record-{run.run_id}" in stub.artifacts
+
+
+@pytest.mark.slow
+def test_long_names_and_a_user_without_a_home_are_logged(tmp_path: Path) -> None:
+    homeless = """
+import os, pwd
+def unknown(*_): raise KeyError("getpwuid(): uid not found: 12345")
+pwd.getpwuid = unknown
+for name in ("HOME", "USER", "LOGNAME", "LNAME", "USERNAME"): os.environ.pop(name, None)
+"""
+    name, group = "resnet_" + "x" * 65, "g" * 200
+    run = small_run(tmp_path, model__name=name, logger={"kind": "wandb_offline", "group": group})
+    assert "not logged" not in train_apart(run, homeless + RUN)
+    (folder,) = wandb_runs.offline_folders(run.run_dir / "wandb")
+    assert metrics(rows_of(folder)) == recorded(run)
 
 
 @pytest.mark.parametrize("kind", ["csv", "none"])
@@ -274,22 +407,42 @@ def test_the_key_of_wandb_is_in_no_file(tmp_path: Path, monkeypatch: pytest.Monk
     assert files_with(SECRET, tmp_path) == []
 
 
-def test_csv_logger_writes_each_validation(tmp_path: Path) -> None:
-    run = small_run(tmp_path, logger={"kind": "csv"})
+def test_csv_logger_writes_each_validation_once_and_keeps_the_rows_of_a_run_that_was_stopped(tmp_path: Path) -> None:
+    run, stop = small_run(tmp_path, logger={"kind": "csv"}), threading.Event()
+    stop.set()
+    with pytest.raises(StoppedError):
+        execute(run, stop)
     record = execute(run)
-    text = (run.run_dir / "csv" / "metrics.csv").read_text()
-    rows = list(csv.DictReader(text.splitlines()))
-    losses = [float(row["val/loss"]) for row in rows if row["lr"]]
-    assert losses == pytest.approx([row["val_loss"] for row in record["history"]])
-    assert float(rows[-1]["test/error"]) == pytest.approx(record["test_error"])
+    rows = list(csv.DictReader((run.run_dir / "csv" / "metrics.csv").read_text().splitlines()))
+    written = [{"_step": int(row.pop("step")), **{name: float(value) for name, value in row.items()}} for row in rows]
+    assert written == recorded(run)
+    config: Any = OmegaConf.load(run.run_dir / "csv" / "hparams.yaml")
+    assert set(config) == set(CONFIG)
+    assert (config["lr"], config["commit"]) == (0.003, record["git"]["commit"])
 
 
-def test_sample_grid_shows_the_images_enlarged(tmp_path: Path) -> None:
-    run = small_run(tmp_path)
-    dataset = open_dataset(run.data, tmp_path / "data")
-    images = Images(dataset.images, dataset.labels, np.arange(100), torch.device("cpu"), 1e9)
-    batches = TrainBatches(images, dataset, AugmentConfig(name="none"), batch_size=16, seed=0)
-    grid = sample_grid(batches)
-    assert grid.shape == (64, 8 * 64, 3)
-    np.testing.assert_array_equal(grid[::4, :64:4], batches.raw(0)[0][0])
-    np.testing.assert_array_equal(grid[3::4, 3:64:4], batches.raw(0)[0][0])
+def test_tensorboard_has_each_validation_and_the_final_numbers_apart(tmp_path: Path) -> None:
+    run = small_run(tmp_path, logger={"kind": "tensorboard"})
+    record = execute(run)
+    scalars: dict[str, list[tuple[int, float]]] = {}
+    for path in (run.run_dir / "tensorboard").glob("events.out.tfevents.*"):
+        for event in events(path):
+            for value in event.summary.value:
+                if value.HasField("simple_value"):
+                    scalars.setdefault(value.tag, []).append((event.step, value.simple_value))
+    for field, metric in HISTORY.items():
+        steps, values = zip(*scalars[metric], strict=True)
+        assert list(steps) == [row["step"] for row in record["history"]]
+        assert list(values) == pytest.approx([row[field] for row in record["history"]], rel=1e-6), metric
+    ((step, value),) = scalars["final/test/error"]
+    assert step == 24
+    assert value == pytest.approx(record["test_error"])
+
+
+def events(path: Path) -> Iterator[Any]:
+    """Yield the events of a TensorBoard file: each has its length (8 bytes), a checksum (4), and one after it (4)."""
+    data = path.read_bytes()
+    while data:
+        (length,) = struct.unpack("<Q", data[:8])
+        yield Event.FromString(data[12 : 12 + length])
+        data = data[16 + length :]

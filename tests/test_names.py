@@ -17,7 +17,7 @@ from crossover.record import runs_table
 from crossover.report.build import Findings, write_curves_report, write_findings
 from crossover.report.table import plain
 from crossover.report.terminal import terminal_summary
-from crossover.store import file_name
+from crossover.store import SweepRecords, file_name
 from tests.test_report import crossing_records
 
 SCRIPT = "<script>alert(1)</script>"
@@ -100,13 +100,8 @@ def test_markdown_in_wandb_is_harmless() -> None:
     with warnings.catch_warnings():  # of W&B's own package, on its import
         warnings.simplefilter("ignore")
         from crossover.report import dashboard
-    shown = dashboard.Findings(
-        *(SCRIPT, "make `sweep`", "me", "crossover", [IMAGE]),
-        states={IMAGE: "failed"},
-        models={IMAGE: SCRIPT},
-        studies=[],
-        environment={SCRIPT: [IMAGE]},
-    )
+    sweep = SweepRecords(SCRIPT, "make `sweep`", (IMAGE,), (), {IMAGE: "failed"}, {}, {})
+    shown = dashboard.Dashboard(sweep, "me", "crossover", {IMAGE: SCRIPT}, [], {SCRIPT: [IMAGE]})
     said = dashboard.troubles(shown)
     assert "`make 'sweep'`" in said
     assert len(said.splitlines()) == 2

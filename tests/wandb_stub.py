@@ -16,6 +16,8 @@ PROJECT = {"id": "UHJvamVjdA==", "internalId": "1", "name": "crossover", "entity
 class WandbStub(ThreadingHTTPServer):
     """`asked`: operation and variables of each GraphQL request; `rows`: the history of each run id; `views`: by id.
 
+    The operation `refused` gets an error.
+
     With `falls_silent` it takes connections and answers nothing once it has got a row of a history.
     """
 
@@ -32,6 +34,7 @@ class WandbStub(ThreadingHTTPServer):
         self.artifacts: list[str] = []
         self.unknown: list[str] = []
         self.lock = threading.Lock()
+        self.refused = ""
         self.falls_silent = False
         self.silent, self.refuses = threading.Event(), threading.Event()
 
@@ -58,6 +61,8 @@ class WandbStub(ThreadingHTTPServer):
         found = re.search(r"(?:query|mutation)\s+(\w+)", query)
         name = found.group(1) if found else query[:60]
         self.asked.append((name, variables))
+        if name.lower() == self.refused:
+            raise PermissionError(name)
         method = getattr(self, f"on_{name.lower()}", None)
         if method is None:
             self.unknown.append(name)
@@ -181,7 +186,10 @@ class _Handler(BaseHTTPRequestHandler):
         with self.server.lock:
             if self.path.endswith("/graphql"):
                 asked = json.loads(body)
-                self._send({"data": self.server.answer(asked["query"], asked.get("variables") or {})})
+                try:
+                    self._send({"data": self.server.answer(asked["query"], asked.get("variables") or {})})
+                except PermissionError as error:
+                    self._send({"errors": [{"message": f"permission denied: {error}"}]})
             elif self.path.endswith("/file_stream"):
                 self._stream(json.loads(body))
             else:

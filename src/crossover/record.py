@@ -164,8 +164,6 @@ CONFUSION_TABLE = f"{CONFUSION}_table"
 """What W&B calls the numbers behind the chart."""
 RUN_JOB = "train"
 """Job type of a run in W&B."""
-INCOMPLETE = "not-uploaded"
-"""File in the W&B folder of an online run of which W&B has not taken all."""
 
 
 def identify(run: RunConfig) -> dict[str, Any]:
@@ -218,10 +216,16 @@ def run_config(facts: Mapping[str, Any]) -> dict[str, Any]:
     return {name: known[name] for name in CONFIG if name in known}
 
 
-def run_summary(record: Mapping[str, Any], gpus: int) -> dict[str, Any]:
-    """Return the final numbers of a run that held `gpus` GPUs."""
-    numbers = {metric: record[field] for field, metric in SUMMARY.items()}
-    return numbers | {
+def history_row(row: Mapping[str, Any]) -> dict[str, float]:
+    """Return a row of the history under the names of W&B."""
+    return {metric: row[field] for field, metric in HISTORY.items()}
+
+
+def run_summary(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the final numbers of a run under the names of W&B."""
+    trainer, on_gpu = record["config"]["trainer"], record["device_memory_bytes"] is not None
+    gpus = trainer["devices"] * trainer["num_nodes"] if on_gpu else 0
+    return {metric: record[field] for field, metric in SUMMARY.items()} | {
         ACCURACY: 1 - record["test_error"],
         GPU_SECONDS: gpus * record["total_seconds"],
         N_TRAIN: record["n_train"],

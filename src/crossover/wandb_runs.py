@@ -1,85 +1,218 @@
-"""How does a W&B run start, so that an outage costs a bounded time and an offline run opens no connection?"""
+"""W&B runs: always written to files, uploaded beside the training or later with `wandb sync`."""
 
+import contextlib
+import json
 import os
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from crossover.config import CrossoverError
+from crossover.record import CONFUSION, HISTORY, RUN_JOB, history_row, run_config, run_summary
 
 if TYPE_CHECKING:
     import wandb
 
-INIT_SECONDS = 10.0
-"""Time that W&B has to answer before a run is logged offline."""
-FINISH_SECONDS = 20.0
-"""Time that W&B has to take what is left when a run ends."""
+FINISH_SECONDS, UPLOAD_SECONDS = 60.0, 20.0
+"""Time that W&B has at the end of a run to close its files, and to take what is left of an online run."""
+NOT_LOGGED = "not-uploaded"
+"""File in the W&B folder of a training whose logging failed: it says why."""
+MOST_CLASSES = 50
+"""Classes up to which a confusion matrix is logged: it has their square as rows."""
+_WANDB = str(Path(sys.executable).with_name("wandb"))
+_WHILE_WE_LIVE = 'exec 3<&0; "$@" & upload=$!; { read -r _ <&3; kill -9 $upload; } & wait $upload; kill $!'
+"""Shell code that runs a command until its standard input closes, as it does however this process ends."""
 
 
-def start_run(folder: Path, *, online: bool, **what: Any) -> "wandb.Run":
-    """Start the W&B run `what` (arguments of wandb.init) below `folder`; offline when W&B does not answer.
-
-    End it with `finish_run`: its own finish() waits as long as the server is silent.
-    """
+def start_run(folder: Path, logger: Mapping[str, Any], **what: Any) -> "wandb.Run":
+    """Start a W&B run that writes to files below `folder` and opens no connection."""
     import wandb
 
-    if online:
-        try:
-            return _init(folder, "online", what)
-        except (wandb.errors.Error, OSError) as error:
-            give_up()  # it may have begun the run, and would refuse its id
-            why = str(error).split("\n", 1)[0]
-            print(f"W&B cannot be reached ({why}): {what['id']} is logged offline; `make sync` uploads it", flush=True)
-    return _init(folder, "offline", what)
-
-
-def _init(folder: Path, mode: Any, what: dict[str, Any]) -> "wandb.Run":
-    import wandb
-
-    os.environ["WANDB_DATA_DIR"] = str(folder.resolve())  # else artifacts wait below the user's home
-    os.environ["WANDB_SILENT"] = "true"
-    if mode == "offline":
-        os.environ["WANDB_ERROR_REPORTING"] = "false"  # else even an offline run opens a connection
+    prepare(folder)
     settings = wandb.Settings(
-        console="off",
-        init_timeout=INIT_SECONDS,
-        x_disable_stats=True,
-        x_transaction_log_flush_interval=1.0,  # what is on disk is what can be uploaded after an outage
-        x_save_requirements=False,  # the record has versions and commit; looking them up takes 0.3 s
-        disable_git=True,
-        disable_code=True,
+        finish_timeout=FINISH_SECONDS,
+        finish_timeout_raises=True,
+        reinit="create_new",
+        x_transaction_log_flush_interval=1.0,  # what is on disk is what can be uploaded
+        x_save_requirements=False,  # the record has the versions; looking them up takes 0.3 s
         disable_job_creation=True,
     )
-    run = wandb.init(mode=mode, dir=folder, settings=settings, **what)
-    run.log_artifact = partial(_hand_over, run)  # type: ignore[method-assign,assignment] # tables use it too
+    where = {"project": logger["project"], "entity": logger["entity"], "group": (logger["group"] or "")[:128] or None}
+    return wandb.init(mode="offline", dir=folder, settings=settings, **where | what)
+
+
+def prepare(folder: Path) -> None:
+    """Let W&B keep its files below `folder`, say nothing, and report its errors to nobody."""
+    os.environ["WANDB_DATA_DIR"] = str(folder.resolve())  # else artifacts wait below the user's home
+    os.environ["WANDB_SILENT"] = "true"
+    os.environ["WANDB_ERROR_REPORTING"] = "false"  # else even an offline run opens a connection
+    try:
+        Path.home()
+    except RuntimeError:  # W&B looks for its settings there
+        os.environ["HOME"] = str(folder.resolve())
+
+
+def start_training(run_dir: Path, facts: Mapping[str, Any], *, again: bool = False) -> "wandb.Run":
+    """Start the W&B run of a training; `facts` is its record, or what is known of it at the start.
+
+    It continues the earlier parts of a resumed training; `again` replaces all that W&B has of it.
+    """
+    continues = any((run_dir / "wandb").glob("*run-2*")) and not again
+    run = start_run(
+        run_dir,
+        facts["config"]["logger"],
+        id=facts["run_id"],
+        name=facts["run_id"],
+        job_type=RUN_JOB,
+        tags=[str(facts[name])[:64] for name in ("dataset", "model")],  # W&B refuses longer ones
+        resume="allow" if continues else None,
+        config=run_config(facts),
+    )
+    for metric in HISTORY.values():
+        run.define_metric(metric, step_metric=HISTORY["images_seen"], hidden=metric == HISTORY["images_seen"])
     return run
 
 
-def _hand_over(run: "wandb.Run", artifact: "wandb.Artifact") -> None:
-    """Log an artifact as offline runs do it: wandb's own way asks the server first, and waits while it is silent."""
-    artifact.finalize()
-    run._interface.publish_artifact(run, artifact, ["latest"])  # type: ignore[union-attr]
+def log_row(run: "wandb.Run", row: Mapping[str, Any], step: int) -> None:
+    """Log a row of the history: W&B would hold it back until the next one, and lose it with the process."""
+    run.log(dict(row), step=step, commit=True)
 
 
-def finish_run(run: "wandb.Run", exit_code: int = 0) -> None:
-    """End a run; raise TimeoutError when W&B has not taken all of it within FINISH_SECONDS."""
-    pool = ThreadPoolExecutor(1)
+def log_end(run: "wandb.Run", record: Mapping[str, Any], run_dir: Path, media: Mapping[str, Any]) -> None:
+    """Log the final numbers, which are no points of a curve, `media`, the confusion matrix and the record."""
+    import wandb
+
+    if len(record["classes"]) <= MOST_CLASSES:
+        with np.load(run_dir / "predictions.npz") as saved:
+            truth, guess = saved["labels"].tolist(), saved["predictions"].tolist()
+        matrix = wandb.plot.confusion_matrix(y_true=truth, preds=guess, class_names=record["classes"])
+        media = {**media, CONFUSION: matrix}
+    log_row(run, media, record["steps"] + 1)  # the row of the last step is closed
+    run.summary.update(run_summary(record))
+    artifact = wandb.Artifact(f"record-{record['run_id']}", type="record")
+    artifact.add_file(str(run_dir / "record.json"), policy="immutable")  # not copied
+    run.log_artifact(artifact)
+
+
+def log_again(run_dir: Path) -> Path:
+    """Log a finished training from its record, since W&B failed while it went on; return the folder of its W&B run."""
+    record = json.loads((run_dir / "record.json").read_text(encoding="utf-8"))
+    run = start_training(run_dir, record, again=True)
+    for row in record["history"]:
+        log_row(run, history_row(row), row["step"])
+    log_end(run, record, run_dir, {})
+    run.finish()
+    folder = Path(run.dir).parent
+    for old in offline_folders(run_dir / "wandb"):
+        if old != folder:
+            old.rename(old.with_name(f"incomplete-{old.name}"))
+    (run_dir / "wandb" / NOT_LOGGED).unlink(missing_ok=True)
+    return folder
+
+
+def to_upload(place: Path) -> list[Path]:
+    """Return the W&B runs in a folder that W&B has not got; a training whose logging failed is logged again first."""
+    if not (place / NOT_LOGGED).exists():
+        return [folder for folder in offline_folders(place) if not is_uploaded(folder)]
+    return [log_again(place.parent)] if (place.parent / "record.json").exists() else []
+
+
+@contextlib.contextmanager
+def guarded(run_dir: Path) -> Iterator[None]:
+    """Keep a failure of W&B, of whatever type, from the training: it is printed, and marked for `make sync`."""
     try:
-        pool.submit(run.finish, exit_code=exit_code).result(FINISH_SECONDS)
-    except TimeoutError:
-        give_up()
-        raise TimeoutError(f"no answer within {FINISH_SECONDS:g} s") from None
+        yield
+    except Exception as error:  # noqa: BLE001 # a mirror must never end a training
+        mark, why = run_dir / "wandb" / NOT_LOGGED, first_line(error)
+        print(f"{run_dir.name} is not logged to W&B ({why}); `make sync` does it from the record", flush=True)
+        with contextlib.suppress(OSError):  # such as a full disk
+            mark.parent.mkdir(exist_ok=True)
+            mark.write_text(f"{why}\n")
+
+
+@contextlib.contextmanager
+def server_errors() -> Iterator[None]:
+    """Turn what W&B's server says, which W&B raises in many types, into one line with what to do."""
+    import wandb
+
+    try:
+        yield
+    except CrossoverError:
+        raise
+    except wandb.errors.UsageError as error:
+        raise CrossoverError(f"W&B: {first_line(error)}; `.venv/bin/wandb login` logs in, or WANDB_API_KEY") from None
+    except Exception as error:  # noqa: BLE001
+        raise CrossoverError(f"W&B: {first_line(error)}; nothing is lost, try again when the server answers") from None
+
+
+def api() -> "wandb.Api":
+    """Return W&B's API once the server has answered."""
+    import wandb
+
+    with server_errors():
+        return wandb.Api(timeout=20)
+
+
+def first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error).strip()}".splitlines()[0]
+
+
+def offline_folders(place: Path) -> list[Path]:
+    """Return the W&B runs in a folder, in the order of their start: a resumed training has several."""
+    return sorted(folder for folder in place.glob("offline-run-*") if folder.is_dir() and not folder.is_symlink())
+
+
+def is_uploaded(folder: Path) -> bool:
+    return any(folder.glob("*.wandb.synced"))
+
+
+def is_left(place: Path) -> bool:
+    """Return whether W&B has not got all of the runs in the W&B folder of a training or a report."""
+    return (place / NOT_LOGGED).exists() or not all(map(is_uploaded, offline_folders(place)))
+
+
+class LiveUpload:
+    """An upload of a W&B run that goes on beside it, in a process of its own that ends with this one."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder, self._log = folder, folder.parent / "upload.log"
+        command = ["sh", "-c", _WHILE_WE_LIVE, "sh", _WANDB, "beta", "sync", "--live", str(folder)]
+        with self._log.open("w") as log:
+            self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log)
+
+    def end(self) -> None:
+        """Wait for the rest to be uploaded, UPLOAD_SECONDS at most; print what went wrong."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(UPLOAD_SECONDS)
+        self._process.communicate()  # closes its input, which ends it
+        if not is_uploaded(self._folder):
+            why = (self._log.read_text(errors="replace").strip() or "it said nothing").splitlines()[-1]
+            print(
+                f"W&B has not taken all of {self._folder.parents[1].name} ({why}); `make sync` uploads it", flush=True
+            )
+
+
+def upload(folders: Sequence[Path], log: Path, *, patience: float, report: Callable[[int], object]) -> int:
+    """Upload W&B runs with `wandb sync`, which writes to `log`; return how many W&B has taken.
+
+    It ends when none was taken for `patience` seconds. `report` is called with the number taken when that changes.
+    """
+    with log.open("w") as output:
+        command = [_WANDB, "sync", *map(str, folders)]
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
+    taken, since = 0, time.monotonic()
+    try:
+        while process.poll() is None and time.monotonic() - since < patience:
+            time.sleep(0.2)
+            if (now := sum(map(is_uploaded, folders))) > taken:
+                taken, since = now, time.monotonic()
+                report(taken)
     finally:
-        pool.shutdown(wait=False)
-
-
-def give_up() -> None:
-    """End W&B's own process: it would go on trying, and hold this one at its end. What it was told is on disk."""
-    from wandb.sdk import wandb_setup
-    from wandb.sdk.lib.service import service_token
-
-    session = wandb_setup.singleton()
-    service, session._connection = session._connection, None  # the next run starts another
-    if service is not None and service._proc is not None and service._cleanup is not None:
-        service._cleanup()  # else it is waited for at the exit
-        service._proc._process.kill()
-        service_token.clear_service_in_env()
+        process.kill()
+        process.wait()
+    return sum(map(is_uploaded, folders))

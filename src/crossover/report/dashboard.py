@@ -1,217 +1,258 @@
-"""What does a reader of W&B open first? A saved workspace view and a report of a sweep, built from its files."""
+"""The view and the report of a sweep in W&B as code, built from the files of its report."""
 
 import hashlib
 import json
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 import pandas as pd
-import wandb_workspaces.expr as expr
 import wandb_workspaces.reports.v2 as wr
 import wandb_workspaces.workspaces as ws
 
 from crossover.config import CrossoverError
-from crossover.record import CONFUSION_TABLE, N_TRAIN, SAMPLES, SUMMARY
+from crossover.record import ACCURACY, CONFUSION_TABLE, GPU_SECONDS, HISTORY, N_TRAIN, SAMPLES, SUMMARY
 from crossover.report.markdown import code
-from crossover.report.mirror import run_id
-from crossover.report.panels import MOST_RUNS, WIDE, all_runs, cost, equivalence, gap, learning_curves, trainings
 from crossover.report.style import styles
 from crossover.report.table import plain
+from crossover.report.wandb import CURVE, CURVE_JOB, EQUIVALENCE, GAP, PAIR_JOB, run_id
 from crossover.store import SweepRecords, write_text
-from crossover.vocabulary import CURVE_JOB, PAIR_JOB
+
+MOST_RUNS = 500
+"""Runs that a panel draws; W&B's own default is 10."""
+WIDE, HALF = wr.Layout(w=24, h=12), wr.Layout(w=12, h=8)
 
 
 @dataclass(frozen=True)
-class Findings:
-    """What the report of a sweep wrote, and where its runs are in W&B."""
+class Dashboard:
+    """A sweep, what its report wrote, and where its runs are in W&B."""
 
-    name: str
-    command: str
+    sweep: SweepRecords
     entity: str
     project: str
-    planned: Sequence[str]
-    states: Mapping[str, str]
     models: Mapping[str, str]
     """Run id to model, of the runs that are done."""
-    studies: Sequence[dict[str, Any]]
+    studies: Sequence[Mapping[str, Any]]
     environment: Mapping[str, Sequence[Any]]
 
     @property
-    def pairs(self) -> list[tuple[str, dict[str, Any]]]:
+    def pairs(self) -> list[tuple[str, Mapping[str, Any]]]:
         return [(study["dataset"], pair) for study in self.studies for pair in study["pairs"]]
 
+    @property
+    def title(self) -> str:
+        """The title by which view and report are found again: wandb-workspaces takes + and = for emojis."""
+        name = "".join(" " if unicodedata.category(letter)[0] in "SC" else letter for letter in self.sweep.name)
+        mark = "" if name == self.sweep.name else f" {slug(self.sweep.name)[:6]}"
+        return f"Crossover: {name[:100]}{mark}"
 
-def read_findings(sweep: SweepRecords, directory: Path, *, entity: str, project: str) -> Findings:
+    @property
+    def in_sweep(self) -> str:
+        """The filter of the runs that the sweep trained, and of its aggregates."""
+        return f"Metric('Group') == {_quoted(self.sweep.name[:128])}"
+
+    @property
+    def is_planned(self) -> str:
+        """The filter of its runs, whichever sweep trained them."""
+        return f"Metric('Name') in [{', '.join(map(_quoted, self.sweep.planned))}]"
+
+    @property
+    def colours(self) -> dict[str, str]:
+        """The colour of each run: that of its model, the same as in every figure."""
+        chosen = {model: colour for model, (colour, _) in styles(list(dict.fromkeys(self.models.values()))).items()}
+        curves = {
+            run_id(CURVE_JOB, self.sweep.name, f"{model} on {study['dataset']}"): colour
+            for study in self.studies
+            for model, colour in chosen.items()
+        }
+        return {name: chosen[model] for name, model in self.models.items()} | curves
+
+
+def _quoted(text: str) -> str:
+    """Return a text for a filter, with escapes: wandb-workspaces changes =, < and > in it before it reads it."""
+    letters = (c if c.isascii() and c.isalnum() else f"\\U{ord(c):08x}" for c in text)
+    return f"'{''.join(letters)}'"
+
+
+def slug(name: str) -> str:
+    return hashlib.sha256(name.encode()).hexdigest()[:11]
+
+
+def read_dashboard(sweep: SweepRecords, directory: Path, *, entity: str, project: str) -> Dashboard:
     """Return what the report in `directory` says; raise CrossoverError when there is none."""
     path = directory / "crossover.json"
     if not path.exists():
         raise CrossoverError(f"{path} is missing: make report SWEEP={sweep.name} writes it")
-    runs = pd.read_csv(directory / "runs.csv")
-    return Findings(
-        name=sweep.name,
-        command=sweep.command,
-        entity=entity,
-        project=project,
-        planned=sweep.planned,
-        states=sweep.states,
-        models=dict(zip(runs["run_id"], runs["model"], strict=True)),
-        studies=json.loads(path.read_text())["studies"],
-        environment=json.loads((directory / "environment.json").read_text()),
-    )
+    runs = pd.read_csv(directory / "runs.csv", dtype={"run_id": str, "model": str}, keep_default_na=False)
+    models = dict(zip(runs["run_id"], runs["model"], strict=True))
+    environment = json.loads((directory / "environment.json").read_text())
+    return Dashboard(sweep, entity, project, models, json.loads(path.read_text())["studies"], environment)
 
 
-def troubles(found: Findings) -> str:
-    """Return what failed or is not done, as Markdown."""
-    lines = [f"- `{code(name)}`: {state}" for name, state in found.states.items() if state != "done"]
-    done = len(found.states) - len(lines)
-    return "\n".join([f"{done} of {len(found.states)} runs are done. Continue with `{code(found.command)}`.", *lines])
+def _lines(title: str, metrics: Sequence[str], label: str, *, log_y: bool = False) -> wr.LinePlot:
+    """Return metrics of aggregate runs over the training images."""
+    axes = {"x": N_TRAIN, "log_x": True, "log_y": log_y, "title_x": "training images", "title_y": label}
+    return wr.LinePlot(title=title, y=list(metrics), max_runs_to_show=MOST_RUNS, layout=WIDE, **axes)
 
 
-def workspace(found: Findings) -> ws.Workspace:
+def _training(title: str, metric: str) -> wr.LinePlot:
+    """Return a metric over the images seen, one line per model and n_train, the range over chains around it."""
+    group = {"groupby": wr.Config("cell"), "groupby_aggfunc": "mean", "groupby_rangefunc": "minmax"}
+    axes = {"x": HISTORY["images_seen"], "y": [HISTORY[metric]], "title_x": "images seen"}
+    return wr.LinePlot(title=title, max_runs_to_show=MOST_RUNS, layout=HALF, **group, **axes)
+
+
+def _points(title: str, x: Any, y: str, *, log_x: bool = True, log_y: bool = False) -> wr.ScatterPlot:
+    return wr.ScatterPlot(title=title, x=x, y=wr.SummaryMetric(y), log_x=log_x, log_y=log_y, layout=HALF)
+
+
+def _bars(title: str, metric: str, how: Any) -> wr.BarPlot:
+    group = {"groupby": wr.Config("model"), "groupby_aggfunc": how}
+    return wr.BarPlot(title=title, metrics=[metric], max_runs_to_show=MOST_RUNS, layout=HALF, **group)
+
+
+def panels() -> dict[str, list[Any]]:
+    """Return the panels by section; each reads names of record and report.wandb alone."""
+    n_train, val_error = wr.Config(N_TRAIN), wr.SummaryMetric(SUMMARY["val_error"])
+    columns = [wr.Config("model"), n_train, wr.Config("chain"), val_error, wr.SummaryMetric(SUMMARY["test_error"])]
+    coordinates = [wr.ParallelCoordinatesPlotColumn(column, log=column is n_train) for column in columns]
+    gap = [GAP[field] for field in ("log_error_ratio", "ci_low", "ci_high")]
+    factor = "Data equivalence: images needed for the same error, as a factor"
+    return {
+        "Learning curves": [
+            _lines("Test error over training images", list(CURVE.values()), "error (fraction)", log_y=True)
+        ],
+        "Gap": [_lines("Log error ratio: below zero the second model leads", gap, "log error ratio")],
+        "Data equivalence": [_lines(factor, list(EQUIVALENCE.values()), "factor")],
+        "All runs": [
+            _points("All runs: test error", n_train, SUMMARY["test_error"], log_y=True),
+            _points("Validation and test error", val_error, SUMMARY["test_error"], log_x=False),
+            wr.ParallelCoordinatesPlot(title="All runs", columns=coordinates, layout=WIDE),
+        ],
+        "Training curves by training images": [
+            _training("Validation error", "val_error"),
+            _training("Training loss", "train_loss"),
+            _training("Validation loss", "val_loss"),
+            _training("Learning rate", "lr"),
+        ],
+        "Throughput and cost": [
+            _bars("Images per second", SUMMARY["images_per_second"], "mean"),
+            _bars("GPU seconds, sum", GPU_SECONDS, "sum"),
+            _points("Wall seconds of a run", n_train, SUMMARY["total_seconds"]),
+            _points("Accuracy over training FLOPs", wr.Config("flops"), ACCURACY),
+        ],
+    }
+
+
+def workspace(shown: Dashboard) -> ws.Workspace:
     """Return the saved view of a sweep: all its runs, whichever sweep trained them, and its aggregates."""
-    sections = [
-        ("Learning curves", [learning_curves()]),
-        ("Gap", [gap(), equivalence()]),
-        ("All runs", all_runs()),
-        ("Training curves by training images", trainings()),
-        ("Throughput and cost", cost()),
-        ("Images", [wr.MediaBrowser(media_keys=[name]) for name in (SAMPLES, CONFUSION_TABLE)]),
-        ("Failures", [wr.MarkdownPanel(markdown=troubles(found), layout=WIDE)]),
-    ]
+    sections = panels() | {
+        "Images": [wr.MediaBrowser(media_keys=[name]) for name in (SAMPLES, CONFUSION_TABLE)],
+        "Failures": [wr.MarkdownPanel(markdown=troubles(shown), layout=WIDE)],
+    }
     columns = ["run:state", "config:dataset", "config:model", f"config:{N_TRAIN}", "config:chain"]
     return ws.Workspace(
-        entity=found.entity,
-        project=found.project,
-        name=view_title(found),
-        sections=[ws.Section(name=name, panels=panels, is_open=True) for name, panels in sections],
+        entity=shown.entity,
+        project=shown.project,
+        name=shown.title,
+        sections=[ws.Section(name=name, panels=drawn, is_open=True) for name, drawn in sections.items()],
         settings=ws.WorkspaceSettings(max_runs=MOST_RUNS),
         runset_settings=ws.RunsetSettings(
-            filters=expr.Or(expr.Metric("Group") == found.name, expr.Metric("Name").isin(list(found.planned))),
-            run_settings={name: ws.RunSettings(color=color) for name, color in colours(found).items()},
+            filters=f"{shown.in_sweep} or {shown.is_planned}",
+            run_settings={name: ws.RunSettings(color=colour) for name, colour in shown.colours.items()},
             pinned_columns=[*columns, f"summary:{SUMMARY['val_error']}", f"summary:{SUMMARY['test_error']}"],
         ),
     )
 
 
-def colours(found: Findings) -> dict[str, str]:
-    """Return the colour of each run: that of its model, the same as in every figure."""
-    models = list(dict.fromkeys(found.models.values()))
-    chosen = {model: colour for model, (colour, _) in styles(models).items()}
-    datasets = [study["dataset"] for study in found.studies]
-    curves = {run_id(CURVE_JOB, found.name, f"{m} on {d}"): chosen[m] for d in datasets for m in models}
-    return {name: chosen[model] for name, model in found.models.items()} | curves
-
-
-def story(found: Findings, *, offline: bool = False) -> wr.Report:
-    """Return the report of a sweep: question, figure, verdict, data equivalence, claims, methods.
+def story(shown: Dashboard, *, offline: bool = False) -> wr.Report:
+    """Return the report of a sweep: curves, verdicts and what limits them, training, methods.
 
     Offline it names no project to look its runs up in, as that would ask the server.
     """
-    place = {} if offline else {"entity": found.entity, "project": found.project}
-    in_sweep = expr.Metric("Group") == found.name
+    place = {} if offline else {"entity": shown.entity, "project": shown.project}
+    settings = {name: wr.RunSettings(color=colour) for name, colour in shown.colours.items()}
+    drawn = panels()
 
-    def grid(job: str, panels: list[Any]) -> wr.PanelGrid:
-        runs = wr.Runset(
-            name=found.name,
-            filters=[in_sweep, expr.Metric("JobType") == job],
-            run_settings={name: wr.RunSettings(color=colour) for name, colour in colours(found).items()},
-            **place,
-        )
-        return wr.PanelGrid(runsets=[runs], panels=panels)
+    def grid(job: str, section: str) -> wr.PanelGrid:
+        filters = f"{shown.in_sweep} and Metric('JobType') == '{job}'"
+        runs = wr.Runset(name=shown.sweep.name, filters=filters, run_settings=settings, **place)
+        return wr.PanelGrid(runsets=[runs], panels=drawn[section])
 
-    everything = wr.Runset(name="trainings", filters=[expr.Metric("Name").isin(list(found.planned))], **place)
-    blocks: list[Any] = [
-        wr.H2("Question"),
-        wr.P(question(found)),
-        grid(CURVE_JOB, [learning_curves()]),
-        wr.H2("Verdict"),
-        wr.UnorderedList(
-            [f"{dataset}: {pair['summary']}" for dataset, pair in found.pairs] or ["no pair of models yet"]
-        ),
-        grid(PAIR_JOB, [gap()]),
-        wr.H2("Data equivalence"),
-        wr.P(
-            "How many times as many images the second model needs for the error of the first; below 1 it needs fewer."
-        ),
-        grid(PAIR_JOB, [equivalence()]),
-        wr.H2("Claims, and what limits them"),
-        wr.UnorderedList(claims(found)),
-        wr.H2("Training"),
-        wr.PanelGrid(runsets=[everything], panels=[*all_runs(), *trainings(), *cost()]),
-        wr.H2("Methods"),
-        wr.MarkdownBlock(methods(found)),
-    ]
+    trainings = wr.Runset(name="trainings", filters=shown.is_planned, **place)
+    training = ("All runs", "Training curves by training images", "Throughput and cost")
+    verdicts = [f"{dataset}: {pair['summary']}" for dataset, pair in shown.pairs] or ["no pair of models yet"]
+    notes = [(study["dataset"], note) for study in shown.studies for note in study["notes"]]
+    notes += [(dataset, note) for dataset, pair in shown.pairs for note in pair["notes"]]
     return wr.Report(
-        entity=found.entity,
-        project=found.project,
-        title=view_title(found),
-        description=f"Made by `make dashboard` from the records of {len(found.models)} runs.",
-        blocks=blocks,
+        entity=shown.entity,
+        project=shown.project,
+        title=shown.title,
+        description=f"Made by `make dashboard` from the records of {len(shown.models)} runs.",
+        blocks=[
+            wr.H2("Learning curves"),
+            wr.P("At how many training images does one model overtake another, and how sure is that?"),
+            grid(CURVE_JOB, "Learning curves"),
+            wr.H2("Verdict"),
+            wr.UnorderedList(verdicts),
+            grid(PAIR_JOB, "Gap"),
+            wr.H2("Data equivalence"),
+            wr.P("How many times as many images the second model needs for the error of the first."),
+            grid(PAIR_JOB, "Data equivalence"),
+            wr.H2("What limits them"),
+            wr.UnorderedList([f"{dataset}: {note}" for dataset, note in dict.fromkeys(notes)] or ["nothing noted"]),
+            wr.H2("Training"),
+            wr.PanelGrid(runsets=[trainings], panels=[panel for section in training for panel in drawn[section]]),
+            wr.H2("Methods"),
+            wr.MarkdownBlock(methods(shown)),
+        ],
         width="fluid",
     )
 
 
-def question(found: Findings) -> str:
-    models = ", ".join(dict.fromkeys(found.models.values()))
-    datasets = ", ".join(study["dataset"] for study in found.studies)
-    return f"On {datasets}: at how many training images does one of {models} overtake another, and how sure is that?"
+def troubles(shown: Dashboard) -> str:
+    """Return what failed or is not done, as Markdown."""
+    states = shown.sweep.states
+    lines = [f"- `{code(name)}`: {state}" for name, state in states.items() if state != "done"]
+    done = f"{len(states) - len(lines)} of {len(states)} runs are done. Continue with `{code(shown.sweep.command)}`."
+    return "\n".join([done, *lines])
 
 
-def claims(found: Findings) -> list[str]:
-    """Return the verdict's numbers of each pair and every note that limits them."""
-    said = [
-        f"{dataset}, {pair['b']} and {pair['a']}: verdict {pair['verdict']}, trend of the gap {pair['trend']},"
-        f" {pair['chains']} chains, {pair['n_min']:,} to {pair['n_max']:,} images"
-        for dataset, pair in found.pairs
-    ]
-    notes = [f"{s['dataset']}: {note}" for s in found.studies for note in s["notes"]]
-    return [*said, *notes, *(f"{dataset}: {note}" for dataset, pair in found.pairs for note in pair["notes"])]
-
-
-def methods(found: Findings) -> str:
-    facts = [f"- {plain(name)}: {plain(', '.join(map(str, values)))}" for name, values in found.environment.items()]
+def methods(shown: Dashboard) -> str:
+    facts = [f"- {plain(name)}: {plain(', '.join(map(str, values)))}" for name, values in shown.environment.items()]
     return "\n".join(
         [
             "Models share chains: nested, class-stratified orders of the training pool; chains are the random unit of",
             "every interval. Checkpoints are chosen on validation images; the test set is read once per run.",
             "",
-            f"Repeat with `{code(found.command)}`.",
-            "",
             *facts,
             "",
-            troubles(found),
+            troubles(shown),
         ]
     )
 
 
-def view_title(found: Findings) -> str:
-    """Return the title by which view and report are found again."""
-    return f"Crossover: {found.name}"[:128]
-
-
-def write_specs(found: Findings, directory: Path) -> list[Path]:
+def write_specs(shown: Dashboard, directory: Path) -> list[Path]:
     """Write both specs as JSON, without a connection."""
-    specs = {"workspace": workspace(found)._to_model().spec, "report": story(found, offline=True)._to_model().spec}
-    paths = []
-    for name, spec in specs.items():
-        paths.append(directory / f"wandb-{name}.json")
-        write_text(paths[-1], spec.model_dump_json(by_alias=True, exclude_none=True, indent=1) + "\n")
+    specs = {"workspace": workspace(shown)._to_model().spec, "report": story(shown, offline=True)._to_model().spec}
+    paths = [directory / f"wandb-{name}.json" for name in specs]
+    for path, spec in zip(paths, specs.values(), strict=True):
+        write_text(path, spec.model_dump_json(by_alias=True, exclude_none=True, indent=1) + "\n")
     return paths
 
 
-def save(found: Findings) -> list[str]:
+def save(shown: Dashboard) -> list[str]:
     """Create or update the view and the report; return their addresses."""
     import wandb
 
-    view, report = workspace(found), story(found)
-    slug = hashlib.sha256(found.name.encode()).hexdigest()[:11]
-    view._internal_name = f"nw-{slug}-v"
+    view, report = workspace(shown), story(shown)
+    view._internal_name = f"nw-{slug(shown.sweep.name)}-v"
     try:
-        view._internal_id = ws.internal.get_view_dict(found.entity, found.project, slug)["id"]
+        view._internal_id = ws.internal.get_view_dict(shown.entity, shown.project, slug(shown.sweep.name))["id"]
     except ValueError:  # there is none yet
         view._internal_id = ""
-    saved = {r.display_name: r.id for r in wandb.Api().reports(f"{found.entity}/{found.project}")}
-    report.id = saved.get(view_title(found), "")
+    saved = {r.display_name: r.id for r in wandb.Api().reports(f"{shown.entity}/{shown.project}")}
+    report.id = saved.get(shown.title, "")
     return [cast(str, view.save().url), cast(str, report.save().url)]

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from crossover.config import CrossoverError, RecipeConfig
 from crossover.data.loader import Batch, TrainBatches, step_seed
-from crossover.training.loggers import history_row
+from crossover.record import history_row
 from crossover.training.models import weight_decay_groups
 from crossover.training.step import Engine, Function, Update, metric_sums, with_engine
 

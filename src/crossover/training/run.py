@@ -120,16 +120,17 @@ def _execute(run: RunConfig, rank: Rank, stop: threading.Event) -> dict[str, Any
         "subset_hash": index_hash(indices),
         "init_hash": init_hash,
         "git": git_state(),
+        "config": run.model_dump(mode="json"),
     }
     run.run_dir.mkdir(parents=True, exist_ok=True)
     logger, exit_code = make_logger(run, facts), 1
     try:
         fit(run, module, data, rank, logger, stop)
         record = facts | _measure(run, module, data, precision) | _provenance(device, started)
-        record |= {"classes": list(dataset.classes), "config": run.model_dump(mode="json")}
+        record["classes"] = list(dataset.classes)
         write_json(run.run_dir / "record.json", record)
         (run.run_dir / "last.ckpt").unlink(missing_ok=True)
-        log_end(logger, run, record, data.train_batches)
+        log_end(logger, record, run, dataset)
         exit_code = 0
     finally:
         close_logger(logger, exit_code)

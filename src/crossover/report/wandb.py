@@ -1,0 +1,159 @@
+"""The result of a sweep as W&B runs: one that sums it up, and one per model and per pair that its panels draw."""
+
+import hashlib
+import json
+import re
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from crossover import wandb_runs
+from crossover.config import LoggerConfig
+from crossover.record import N_TRAIN
+from crossover.report.build import Report
+from crossover.report.section import report_files
+from crossover.store import SweepRecords, write_json
+
+if TYPE_CHECKING:
+    import wandb
+
+CURVE = {"error_mean": "curve/error", "error_low": "curve/low", "error_high": "curve/high"}
+"""Column of curves.csv: metric of the aggregate run of a model, one row per n_train."""
+GAP = {
+    "log_error_ratio": "gap/log_error_ratio",
+    "ci_low": "gap/low",
+    "ci_high": "gap/high",
+    "accuracy_gap": "gap/accuracy",
+}
+"""Field of a pair's `gap`: metric of the aggregate run of the pair, one row per n_train."""
+EQUIVALENCE = {"factor": "equivalence/factor", "ci_low": "equivalence/low", "ci_high": "equivalence/high"}
+VERDICT = ("verdict", "summary", "n_star", "ci_low", "ci_high", "p_in_range", "trend")
+"""Fields of a pair that the summary of its aggregate run has."""
+CURVE_JOB, PAIR_JOB, REPORT_JOB = "curve", "pair", "report"
+"""Job types of the aggregates, and of the run that sums a sweep up."""
+UPLOAD_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class Aggregate:
+    """A W&B run that stands for several trainings: its rows over n_train, and its summary."""
+
+    job: str
+    label: str
+    config: Mapping[str, Any]
+    rows: Sequence[Mapping[str, float]] = ()
+    summary: Mapping[str, Any] = field(default_factory=dict)
+
+
+def aggregates(report: Report) -> Iterator[Aggregate]:
+    """Yield the curve of each model and the gap of each pair as metrics over n_train."""
+    sweep = report.findings.title
+    for (dataset, model), rows in report.curves.groupby(["dataset", "model"], sort=False):
+        points = _rows(rows.sort_values(N_TRAIN).to_dict("records"), CURVE)
+        config = {"dataset": dataset, "model": model, "sweep": sweep}
+        yield Aggregate(CURVE_JOB, f"{model} on {dataset}", config, points)
+    for dataset, pair in report.pairs:
+        label = f"{pair['b']} and {pair['a']}"
+        points = _rows(pair["gap"], GAP) + _rows(pair["data_equivalence"], EQUIVALENCE)
+        config = {"dataset": dataset, "pair": label, "sweep": sweep}
+        summary = {name: pair[name] for name in VERDICT if pair.get(name) is not None}
+        yield Aggregate(PAIR_JOB, f"{label} on {dataset}", config, points, summary)
+    config = {"command": report.findings.command, "sweep": sweep, "runs": len(report.runs)}
+    summary = {"verdicts": "\n".join(report.verdicts), "trouble": "\n".join(report.trouble)}
+    yield Aggregate(REPORT_JOB, f"report of {sweep}", config, summary=summary)
+
+
+def _rows(points: Sequence[Any], metrics: Mapping[str, str]) -> list[dict[str, float]]:
+    """Return each point with n_train and its known values, under the names of W&B."""
+    return [
+        {N_TRAIN: int(point[N_TRAIN])} | {m: float(point[f]) for f, m in metrics.items() if pd.notna(point[f])}
+        for point in points
+    ]
+
+
+def run_id(job: str, sweep: str, label: str) -> str:
+    """Return the id that an aggregate of a sweep always has: at most 64 characters, those that W&B allows."""
+    digest = hashlib.sha256(f"{sweep}\n{label}".encode()).hexdigest()[:8]
+    return f"{job}-{re.sub(r'[^A-Za-z0-9_-]+', '-', f'{sweep}-{label}')[:45]}-{digest}"
+
+
+def logger_of(sweep: SweepRecords) -> LoggerConfig:
+    """Return how the runs of a sweep are logged."""
+    known = (record["config"]["logger"] for record in sweep.records if "config" in record)
+    return LoggerConfig.model_validate(next(known, {"kind": "none"}))
+
+
+def mirror_report(report: Report, sweep: SweepRecords, say: Callable[[str], object] = print) -> None:
+    """Log a report to W&B when its runs are logged there; the same result is logged once, under the same ids.
+
+    A failure of W&B is said, and costs no file of the report; an outage costs UPLOAD_SECONDS.
+    """
+    logger = logger_of(sweep)
+    if logger.kind not in ("wandb", "wandb_offline"):
+        return
+    folder = report.directory / "wandb"
+    state = folder / "logged.json"
+    parts = [(report.directory / name).read_bytes() for name in ("crossover.json", "curves.csv", "runs.csv")]
+    digest = hashlib.sha256(b"\n".join([*parts, logger.model_dump_json().encode()])).hexdigest()
+    if not state.exists() or json.loads(state.read_text())["digest"] != digest:
+        for old in wandb_runs.offline_folders(folder):  # of an earlier state of the sweep
+            shutil.rmtree(old)
+        try:
+            for aggregate in aggregates(report):
+                _log(report, logger, aggregate)
+        except Exception as error:  # noqa: BLE001 # a mirror must not end a sweep
+            say(f"the report is not logged to W&B ({type(error).__name__}: {error}); `make report` tries again")
+            return
+        write_json(state, {"digest": digest})
+    if logger.kind == "wandb":
+        _upload(folder, sweep, say)
+
+
+def _log(report: Report, logger: LoggerConfig, aggregate: Aggregate) -> None:
+    """Log one aggregate; on the server it replaces the run of the same id."""
+    sweep = report.findings.title
+    run = wandb_runs.start_run(
+        report.directory,
+        logger.model_dump() | {"group": sweep[:128]},
+        id=run_id(aggregate.job, sweep, aggregate.label),
+        name=aggregate.label[:128],
+        job_type=aggregate.job,
+        config=dict(aggregate.config),
+    )
+    run.define_metric(N_TRAIN, hidden=True)
+    for metric in {name: None for row in aggregate.rows for name in row if name != N_TRAIN}:
+        run.define_metric(metric, step_metric=N_TRAIN)
+    for row in aggregate.rows:
+        run.log(dict(row))
+    run.summary.update(dict(aggregate.summary))
+    if aggregate.job == REPORT_JOB:
+        _log_files(report, run)
+    run.finish()
+
+
+def _log_files(report: Report, run: "wandb.Run") -> None:
+    """Log the table of curves, the figures, and as an artifact its files."""
+    import wandb
+
+    cells: Any = report.curves.astype(object).where(report.curves.notna(), None).to_numpy().tolist()
+    images = {f"figures/{p.stem}": wandb.Image(str(p)) for p in sorted(report.directory.glob("figures/*.png"))}
+    run.log({"learning_curves": wandb.Table(columns=list(report.curves.columns), data=cells), **images})
+    artifact = wandb.Artifact(f"report-{run.id}", type="report")
+    for name in report_files(report.directory):
+        artifact.add_file(str(report.directory / name), policy="immutable")
+    run.log_artifact(artifact)
+
+
+def _upload(folder: Path, sweep: SweepRecords, say: Callable[[str], object]) -> None:
+    """Upload the aggregates; say how many runs of the sweep are not there."""
+    new = [run for run in wandb_runs.offline_folders(folder) if not wandb_runs.is_uploaded(run)]
+    if new:
+        wandb_runs.upload(new, folder / "upload.log", patience=UPLOAD_SECONDS, report=lambda _: None)
+    places = [folder, *(folder.parents[3] / "runs" / name / "wandb" for name in sweep.states)]
+    left = [place for place in places if wandb_runs.is_left(place)]
+    if left:
+        say(f"W&B has not got {len(left)} of {len(places)} runs of the sweep yet; `make sync` uploads them")
