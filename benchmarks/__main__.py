@@ -32,8 +32,9 @@ def main(config: DictConfig) -> None:
     except ValidationError as error:
         raise CrossoverError(f"bad bench: {describe(error)}") from None
     console = Console()
-    with tempfile.TemporaryDirectory() as place:
-        bench = Bench(settings, compose_train, Path(place))
+    Path("outputs").mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(dir="outputs") as place:
+        bench = Bench(settings, compose_train, Path(place).resolve())
         images, conditions = bench.prepare(), bench.conditions()
         slug = re.sub(r"[^a-z0-9]+", "-", conditions["device"].lower()).strip("-")
         path = settings.output or Path("results/bench") / f"{slug}-{conditions['cores']}-cores.json"

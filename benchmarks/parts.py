@@ -101,7 +101,7 @@ def mps_daemon() -> Iterator[dict[str, str] | None]:
         print("MPS is left out: nvidia-cuda-mps-control is not installed", flush=True)
         yield None
         return
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:  # a socket's path must be short
         places = {"CUDA_MPS_PIPE_DIRECTORY": f"{folder}/pipe", "CUDA_MPS_LOG_DIRECTORY": f"{folder}/log"}
         for place in places.values():
             Path(place).mkdir()

@@ -1,6 +1,5 @@
 """Races: each measurement in a fresh process on the same core, in turns, and again."""
 
-import multiprocessing
 import os
 import statistics
 import traceback
@@ -9,17 +8,16 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from crossover.config import CrossoverError
+from crossover.sweep.pool import fork_server
 
-PRELOAD = ["torch", "pytorch_lightning", "timm", "torchvision", "benchmarks.contenders"]
 Row = dict[str, Any]
 
 
 class Apart:
-    """Calls functions in processes of their own, with everything imported."""
+    """Calls functions in processes of their own, from the fork server of a sweep."""
 
     def __init__(self) -> None:
-        self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(PRELOAD)
+        self._context = fork_server()
 
     def together(
         self, function: Callable[..., Any], calls: Sequence[tuple[Any, ...]], environment: dict[str, str] | None = None

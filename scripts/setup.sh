@@ -5,9 +5,10 @@
 # `scripts/setup.sh check PYTHON` says whether an interpreter has everything, for `make TARGET PYTHON=...`.
 set -euo pipefail
 cd -P "$(dirname "$0")/.."
-export UV_PYTHON_DOWNLOADS=never VIRTUAL_ENV="$PWD/.venv" PIP_DISABLE_PIP_VERSION_CHECK=1
-PYTHON=${PYTHON:-} wheels=${WHEELS:-} system=${SYSTEM_TORCH:-} extras=${EXTRAS:-test,wandb} versions="3.13 3.12 3.11"
-packages=$(cat requirements.lock pyproject.toml | cksum)
+# wheels are unpacked in .venv: TMPDIR may be small
+export UV_PYTHON_DOWNLOADS=never VIRTUAL_ENV="$PWD/.venv" TMPDIR="$PWD/.venv/tmp" PIP_DISABLE_PIP_VERSION_CHECK=1
+python=${PYTHON:-} wheels=${WHEELS:-} system=${SYSTEM_TORCH:-} extras=${EXTRAS:-test,wandb} versions="3.13 3.12 3.11"
+packages=$(cat requirements.lock pyproject.toml | cksum) mode=${system:+SYSTEM_TORCH=1 }${wheels:+WHEELS=$wheels}
 without_network="Without a network: on a machine that has one, \`make wheels PYTHON_VERSION=3.12\` fills the folder wheels/; copy it here,
 then \`make setup WHEELS=wheels\` (both times with SYSTEM_TORCH=1 where torch is already here). Or name a Python that has
 everything: \`make test PYTHON=/path/to/python\`. docs/cluster.md says more."
@@ -18,11 +19,11 @@ fail() {
 }
 
 patiently() { # runs a command, and says every few seconds that it goes on
-  local said=$SECONDS
+  local said=$SECONDS status=0 beat
   while sleep 1 && kill -0 $$ 2>/dev/null; do
     ((SECONDS < said + 8)) || echo "  still installing, $((said = SECONDS)) s"
   done &
-  local beat=$! status=0
+  beat=$!
   "$@" || status=$?
   kill $beat
   wait $beat 2>/dev/null || true
@@ -35,27 +36,31 @@ pip_install() {
 
 find_python() { # PYTHON, or one of the usual names: the first of a version that will do
   local name version
-  for name in "${PYTHON:-python3}" $(printf 'python%s ' $versions); do
+  for name in "${python:-python3}" $(printf 'python%s ' $versions); do
     version=$("$name" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null) || continue
-    [[ " $versions " != *" $version "* ]] || { python=$name; return; }
+    [[ " $versions " != *" $version "* ]] || { python=$name && return; }
   done
-  fail "Python ${versions// / or } is needed${wheels:+ for the wheels in $wheels}, found $("${PYTHON:-python3}" --version 2>&1); install it, or name it: make setup PYTHON=/path/to/python"
+  fail "Python ${versions// / or } is needed${wheels:+ for the wheels in $wheels}, found $("${python:-python3}" --version 2>&1);" \
+    "install it, or name it: make setup PYTHON=/path/to/python"
 }
 
 make_environment() { # for Debian's Python it needs the package python3-venv, which its message names
   rm -rf .venv
-  mkdir .venv
+  mkdir -p "$TMPDIR"
   printf '%s\n' "$PWD" unfinished "$mode" > .venv/ready
   patiently "$python" -m venv ${system:+--system-site-packages --without-pip} .venv
 }
 
 use_system_packages() { # pip takes what it finds there for installed where the versions of pyproject.toml allow it
   make_environment
-  "$python" -c 'from importlib.metadata import version as v; [print(f"{p}=={v(p)}") for p in ("torch", "torchvision")]' > .venv/system.txt ||
-    fail "SYSTEM_TORCH=1: $python has no torch and torchvision; name another: make setup SYSTEM_TORCH=1 PYTHON=/path/to/python"
-  # .venv sees the base Python's packages, but not those of a virtual environment that PYTHON belongs to
-  "$python" -c 'import sys, sysconfig; sys.prefix == sys.base_prefix or print("import site; site.addsitedir(%r)" % sysconfig.get_path("purelib"))' \
-    > "$(echo .venv/lib/python*/site-packages)/system.pth"
+  "$python" - "$(echo .venv/lib/python*/site-packages)" <<'PYTHON' || fail "SYSTEM_TORCH=1: $python has no torch and torchvision"
+import importlib.metadata, pathlib, sys, sysconfig
+pins = [f"{name}=={importlib.metadata.version(name)}" for name in ("torch", "torchvision")]
+pathlib.Path(".venv/system.txt").write_text("\n".join(pins))
+if sys.prefix != sys.base_prefix:  # .venv sees the packages of the base Python, but not those of a virtual environment
+    line = f"import site; site.addsitedir({sysconfig.get_path('purelib')!r})"
+    pathlib.Path(sys.argv[1], "system.pth").write_text(line)
+PYTHON
   .venv/bin/python -m pip --version >/dev/null 2>&1 || patiently .venv/bin/python -m ensurepip >/dev/null
   echo "Installing what $python lacks; $(paste -sd ' ' .venv/system.txt) are its own"
   pip_install hatchling editables
@@ -71,23 +76,19 @@ use_wheels() {
 
 use_lock() {
   echo "Installing the locked packages into .venv (about 6 GB with CUDA; once)"
-  local uv=.venv/bin/uv
+  local uv=.venv/bin/uv install=(pip_install)
   if command -v uv >/dev/null; then
     uv=uv
     [ -x .venv/bin/python ] || uv venv --quiet --python "$python" .venv
   else
     [ -x .venv/bin/python ] || make_environment
-    # uv halves the time; where it cannot be had, pip does the same
-    [ -x $uv ] || .venv/bin/python -m pip install --quiet uv || uv=
+    [ -x $uv ] || .venv/bin/python -m pip install --quiet uv || uv= # it halves the time; pip does the same
   fi
-  if [ -n "$uv" ]; then
-    # compiled now, as pip does: else the first import takes twice as long, and each one where __pycache__ is not written
-    patiently "$uv" pip install --quiet --compile-bytecode --require-hashes -r requirements.lock
-    patiently "$uv" pip install --quiet --no-deps --no-build-isolation -e .
-  else
-    pip_install --require-hashes -r requirements.lock
-    pip_install --no-deps --no-build-isolation -e .
-  fi
+  mkdir -p "$TMPDIR"
+  # compiled now, as pip does: else the first import takes twice as long, and each one where __pycache__ is not written
+  [ -z "$uv" ] || install=(patiently "$uv" pip install --quiet --compile-bytecode)
+  "${install[@]}" --require-hashes -r requirements.lock
+  "${install[@]}" --no-deps --no-build-isolation -e .
 }
 
 link() { # the environment of another checkout was copied or moved here: its code and its commands become ours
@@ -102,37 +103,32 @@ PYTHON
 
 check() { # says what an interpreter lacks to do without .venv
   local missing
-  missing=$("$1" - <<'PYTHON'
-import importlib.util
-needed = "hydra matplotlib numpy omegaconf pandas pydantic pytest pytorch_lightning rich safetensors scipy seaborn submitit"
-print(*(name for name in f"{needed} timm torch torchvision xdist".split() if not importlib.util.find_spec(name)))
-PYTHON
-  ) || fail "PYTHON=$1 does not run"
+  missing=$("$1" -c 'import importlib.util as u, sys; print(*(name for name in sys.argv[1:] if not u.find_spec(name)))' \
+    hydra matplotlib numpy pandas pydantic pytest pytorch_lightning rich safetensors scipy seaborn submitit timm torchvision xdist) ||
+    fail "PYTHON=$1 does not run"
   [ -z "$missing" ] || fail "PYTHON=$1 lacks $missing; let .venv have them: make setup SYSTEM_TORCH=1 PYTHON=$1" "$without_network"
+  exit
 }
 
-if [ "${1:-}" = check ]; then
-  check "$2"
-  exit
-fi
+[ "${1:-}" != check ] || check "$2"
 [ ! -L .venv ] || fail ".venv is a link to another checkout's environment, whose code it runs; remove the link (rm .venv) and try again"
-mode=${system:+SYSTEM_TORCH=1 }${wheels:+WHEELS=$wheels}
-was= was_packages= was_mode=
-[ ! -e .venv/ready ] || { read -r was; read -r was_packages; read -r was_mode; } < .venv/ready || true
-if [[ -z "$mode" || "$mode" = "$was_mode" ]] && [ "$was_packages" = "$packages" ] && .venv/bin/python -c pass 2>/dev/null; then
+was='' was_packages='' was_mode=''
+[ ! -e .venv/ready ] || { read -r was && read -r was_packages && read -r was_mode; } < .venv/ready || true
+works=$(.venv/bin/python -c 'print(1)' 2>/dev/null) || rm -rf .venv
+if [[ "$works" && "$was_packages" = "$packages" && ( -z "$mode" || "$mode" = "$was_mode" ) ]]; then
   [ ! "$was" -ef . ] || exit 0
   link "$was"
-  mode=$was_mode
   echo "The environment in .venv was that of $was; now it is tied to this checkout"
-elif [ -z "$mode$PYTHON" ] && [ -n "$was_mode" ]; then
+  mode=$was_mode
+elif [[ -z "$mode$python" && "$was_mode" ]]; then
   fail "requirements.lock or pyproject.toml changed since .venv was made, or it was not finished; repeat: make setup $was_mode"
 else
   if [ -n "$wheels" ]; then
     [ -e "$wheels/target" ] || fail "WHEELS=$wheels has no file named target; \`make wheels\` fills such a folder"
     versions=$(sed -n 's/^python=//p' "$wheels/target") extras=$(sed -n 's/^extras=//p' "$wheels/target")
   fi
-  .venv/bin/python -c pass 2>/dev/null || rm -rf .venv
   find_python
   if [ -n "$system" ]; then use_system_packages; elif [ -n "$wheels" ]; then use_wheels; else use_lock; fi
 fi
+rm -rf "$TMPDIR"
 printf '%s\n' "$PWD" "$packages" "$mode" > .venv/ready

@@ -6,6 +6,7 @@ wheel is built.
 
 import argparse
 import importlib.util
+import os
 import re
 import shutil
 import subprocess
@@ -55,15 +56,17 @@ def collect(pip: list[str], chosen: list[str], python: str, platform: list[str],
     tags = [f"manylinux_2_{n}_{machine}" for n in range(int(number), 4, -1)]
     tags += [f"{old}_{machine}" for old in ("manylinux2014", "manylinux2010", "manylinux1")]
     blocks = locked()
-    with tempfile.TemporaryDirectory() as place:
+    with tempfile.TemporaryDirectory(dir=folder) as place:
         requirements = Path(place) / "requirements.txt"
         requirements.write_text("\n".join(re.sub(r" ;.*(?= \\)", "", blocks[pin]) for pin in chosen) + "\n")
         target = ["--python-version", python, "--implementation", "cp", *(f"--platform={tag}" for tag in tags)]
         command = [*pip, "download", "--no-deps", "--require-hashes", "--progress-bar=off", "-r", str(requirements)]
-        subprocess.run([*command, *target, "--dest", str(folder)], check=True)
-    for source in folder.glob("*.tar.gz"):
-        subprocess.run([*pip, "wheel", "--no-deps", "--wheel-dir", str(folder), str(source)], check=True)
-        source.unlink()
+        large = os.environ | {"TMPDIR": place}  # torch alone has half a gigabyte
+        subprocess.run([*command, *target, "--dest", str(folder)], check=True, env=large)
+        for source in folder.glob("*.tar.gz"):
+            command = [*pip, "wheel", "--no-deps", "--wheel-dir", str(folder), str(source)]
+            subprocess.run(command, check=True, env=large)
+            source.unlink()
 
 
 def main(arguments: list[str]) -> int:

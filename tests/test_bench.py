@@ -105,6 +105,15 @@ def test_each_chain_has_images_of_its_own(tmp_path: Path) -> None:
     assert not names[0] & names[1]
 
 
+def test_another_process_has_the_environment_of_this_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", f"{ROOT / 'src'}:/elsewhere")
+    code = "import os, sys; print(os.environ['PYTHONPATH'], os.environ['OMP_NUM_THREADS']); sys.exit(len(sys.argv) - 1)"
+    parts._call(["-c", code], tmp_path / "log", {"OMP_NUM_THREADS": "2"})
+    assert (tmp_path / "log").read_text() == f"{ROOT / 'src'}:/elsewhere 2\n"
+    with pytest.raises(CrossoverError, match=r"failed with exit status 1: .*elsewhere 2"):
+        parts._call(["-c", code, "x"], tmp_path / "log", {"OMP_NUM_THREADS": "2"})
+
+
 def bench_of(measured: Any) -> Bench:
     """Return a bench of two models at one batch whose measurements are made up."""
 

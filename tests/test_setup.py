@@ -26,6 +26,7 @@ def checkout(folder: Path) -> Path:
 def set_up(folder: Path, *options: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run `make setup` as on a machine without a network."""
     env = {k: v for k, v in os.environ.items() if k not in ("VIRTUAL_ENV", "PYTHON", "WHEELS", "SYSTEM_TORCH")}
+    env["TMPDIR"] = "/nowhere/" + 25 * "long"  # as on a node whose scratch folder is not there
     env |= {"PIP_NO_INDEX": "1", "PIP_CONFIG_FILE": os.devnull, "UV_OFFLINE": "1", "UV_NO_CACHE": "1"} | environment
     env.pop("PIP_FIND_LINKS", None)
     command = ["make", "--no-print-directory", *options]
