@@ -22,6 +22,7 @@ from crossover.report.section import write_section
 from crossover.store import is_done, read_done, write_json, write_plan, write_text
 from crossover.studies.claims.measures import (
     exact_measures,
+    measures_of_atlas,
     measures_of_probes,
     measures_of_records,
     measures_of_study,
@@ -106,6 +107,7 @@ def measure(rules: Rules, runs: Sequence[RunConfig], values: dict[str, Any], con
         measures_of_records(read_done(runs), STUDY),
         measures_of_probes(probe_table(probed), STUDY),
         exact_measures(operation_measures(), rules.default),
+        measures_of_atlas(Path(values["results"]) / "atlas" / "atlas.csv", rules.default),
         *(measures_of_study(Path(values["results"]) / name) for name in values["studies"]),
     ]
     return needed(pd.concat([part for part in parts if len(part)], ignore_index=True), wanted)

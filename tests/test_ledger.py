@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import timm
@@ -13,13 +14,15 @@ from crossover.config import CrossoverError
 from crossover.store import freeze, read_record
 from crossover.studies.claims import measures as ledger
 from crossover.studies.claims.operations import operation_measures
-from crossover.studies.claims.rules import COLUMNS, EXACT, Place
+from crossover.studies.claims.rules import COLUMNS, EXACT, Place, judge, parse_rules, places
 from crossover.studies.probes.load import load_run
 from crossover.studies.probes.measure import compare_networks, dense_ratio, patch_order, probe_runs, read_probes
 from crossover.studies.probes.published import probe_published, read_images
 from crossover.training.run import execute
 from tests.test_probes import images, tiny, tiny_resnet
 from tests.worlds import VIT, small_run
+
+ROOT = Path(__file__).parents[1]
 
 
 def test_worlds_have_names_that_tell_their_cues_and_their_permutation(tmp_path: Path) -> None:
@@ -159,3 +162,64 @@ def test_published_weights_are_probed_on_a_folder_of_images(tmp_path: Path, monk
         probe_published("timm:test_vit.r160_in1k", None)
     with pytest.raises(CrossoverError, match="at least two folders"):
         read_images(tmp_path / "cat", 32, (0.5,), (0.5,))
+
+
+ATLAS = pd.DataFrame(
+    [
+        ("s", "t", "cnn", "vit", "crossover", "b_overtakes_a", 100, 80, 120, 0.9, 1000, -0.5, -0.7, -0.3),
+        ("s", "t", "cnn", "vit_b", "a_better", None, None, 1000, None, 0.0, 1000, 0.5, 0.3, 0.7),
+        ("s", "t", "cnn", "vit_c", "undecided", None, None, None, None, None, 1000, -0.5, None, None),
+    ],
+    columns=[
+        *("set", "task", "a", "b", "verdict", "direction", "n_star", "ci_low", "ci_high", "p_in_range", "n_max"),
+        *("log_ratio_n_max", "log_ratio_n_max_low", "log_ratio_n_max_high"),
+    ],
+)
+
+
+@pytest.mark.parametrize(
+    ("pair", "measure", "mean", "outcome"),
+    [
+        ("vit / cnn", "n_star_share", 0.1, "holds"),
+        ("vit_b / cnn", "n_star_share", 1, "fails"),
+        ("vit_c / cnn", "n_star_share", 1, "open"),
+        ("vit / cnn", "last_error_ratio", np.exp(-0.5), "holds"),
+        ("vit_b / cnn", "last_error_ratio", np.exp(0.5), "fails"),
+        ("vit_c / cnn", "last_error_ratio", np.exp(-0.5), "open"),
+    ],
+)
+def test_a_pair_of_the_atlas_is_evidence_with_its_own_interval(
+    tmp_path: Path, pair: str, measure: str, mean: float, outcome: str
+) -> None:
+    ATLAS.to_csv(tmp_path / "atlas.csv", index=False)
+    rule = {"says": "s", "measure": measure, "below": 1}
+    case = {"when": "w", "at": {"study": "s", "state": "published", "world": "t", "model": pair}, "rules": [rule]}
+    claim = {"name": "c", "group": "g", "text": "t", "experiment": "e", "command": "c", "cases": [case]}
+    rules = parse_rules({"claims": [claim], "default": {"state": "trained", "layer": ""}})
+    measures = ledger.needed(ledger.measures_of_atlas(tmp_path / "atlas.csv", rules.default), places(rules))
+    (judged,) = judge(rules, measures)["claims"]
+    assert judged["evidence"] == "published"
+    (number,) = judged["cases"][0]["rules"]
+    assert number["mean"] == pytest.approx(mean)
+    assert number["outcome"] == outcome
+
+
+def test_a_claim_names_its_evidence() -> None:
+    trained = {"when": "w", "at": {"n_train": 1}, "rules": [{"says": "s", "measure": "test_error", "below": 1}]}
+    other = trained | {"at": {"state": "published"}}
+    facts = {"group": "g", "text": "t", "experiment": "e", "command": "c"}
+    claims = [facts | {"name": "a", "cases": [trained]}, facts | {"name": "b", "cases": [trained, other]}]
+    rules = parse_rules({"claims": claims, "default": {"state": "trained"}})
+    judged = judge(rules, pd.DataFrame(columns=list(COLUMNS)))["claims"]
+    assert [claim["evidence"] for claim in judged] == ["ours", "both"]
+
+
+def test_the_published_ledger_reads_the_published_atlas() -> None:
+    default = {"world": "cues", "augment": "none", "layer": ""}
+    atlas = ledger.measures_of_atlas(ROOT / "results" / "atlas" / "atlas.csv", default)
+    kept = ledger.read_measures(ROOT / "results" / "claims" / "measures.csv")
+    kept = kept[kept["state"] == "published"]
+    key = ["study", "world", "model", "measure"]
+    both = kept.merge(atlas, on=key, suffixes=("", "_atlas"))
+    assert len(kept) == len(both) > 50
+    assert both["value"].to_list() == pytest.approx(both["value_atlas"].to_list(), rel=1e-6)

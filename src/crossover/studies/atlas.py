@@ -24,11 +24,12 @@ COLUMNS = {
     **dict.fromkeys(ROUNDED, "Int64"),
     "p_in_range": "float",
     **dict.fromkeys(("replicates_min", "replicates_max"), "Int64"),
-    **dict.fromkeys(("log_ratio_n_min", "log_ratio_n_max"), "float"),
+    **dict.fromkeys(("log_ratio_n_min", "log_ratio_n_max", "log_ratio_n_max_low", "log_ratio_n_max_high"), "float"),
     **dict.fromkeys(("n_counts", "interval_covers", "protocol_differences", "source", "summary"), "str"),
 }
 """Of atlas.csv. `a` has the stronger bias; replicates are of the sizes with the fewest and with the most; log_ratio is
-the mean log error of b less that of a."""
+the mean log error of b less that of a, low and high its simultaneous 95% band."""
+GAP = ("log_error_ratio", "ci_low", "ci_high")
 
 
 class PublishedSet(BaseModel):
@@ -118,7 +119,7 @@ def _first(column: "pd.Series[str]") -> str:
 def compare_pair(pair: Pair) -> dict[str, Any]:
     """Return a pair's row of the atlas."""
     found = compare(pair.runs, *pair.models, seed=0)
-    sizes, gap = pair.runs.groupby(["model", "n_train"]).size(), found["gap"] or [{"log_error_ratio": None}]
+    sizes, gap = pair.runs.groupby(["model", "n_train"]).size(), found["gap"] or [dict.fromkeys(GAP)]
     covers = f"variation between {pair.varies}"
     if found["p_in_range"] is None:
         covers = "nothing: no replicates"
@@ -130,7 +131,9 @@ def compare_pair(pair: Pair) -> dict[str, Any]:
         "replicates_min": int(sizes.min()),
         "replicates_max": int(sizes.max()),
         "log_ratio_n_min": gap[0]["log_error_ratio"],
-        "log_ratio_n_max": gap[-1]["log_error_ratio"],
+        **dict(
+            zip(("log_ratio_n_max", "log_ratio_n_max_low", "log_ratio_n_max_high"), map(gap[-1].get, GAP), strict=True)
+        ),
         "interval_covers": covers,
         **pair.facts,
     }

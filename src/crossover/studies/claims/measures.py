@@ -4,11 +4,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from crossover.config import CuesData, RunConfig, parse_run
 from crossover.store import read_record
-from crossover.studies.claims.rules import COLUMNS, EXACT, KEYS, Place
+from crossover.studies.claims.rules import COLUMNS, ENDS, EXACT, KEYS, PUBLISHED, Place
 from crossover.studies.probes.measure import read_probes
 
 RECORDED = ("test_error", "train_error", "params", "total_seconds")
@@ -88,6 +89,26 @@ def measures_of_study(folder: Path) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=list(COLUMNS))
 
 
+def measures_of_atlas(path: Path, default: Place) -> pd.DataFrame:
+    """Return the pairs of an atlas.csv as measures: study is the set, world the task, and model `b / a`.
+
+    `last_error_ratio` is error(b) / error(a) at the largest size; `n_star_share`, N* over the largest size, is 1 where
+    b is not seen to pass a within it.
+    """
+    rows: list[dict[str, Any]] = []
+    for row in pd.read_csv(path).itertuples():
+        place = default | {"study": row.set, "world": row.task, "model": f"{row.b} / {row.a}", "state": PUBLISHED}
+        place |= {"n_train": row.n_max, "chain": 0 if pd.isna(row.p_in_range) else EXACT}
+        passes = row.verdict == "crossover" and row.direction == "b_overtakes_a"
+        sides = {"crossover": (1, 1), "a_better": (1, 1)}.get(str(row.verdict), (0, 1))
+        share = [n / row.n_max for n in (row.n_star, row.ci_low, row.ci_high)] if passes else (1, *sides)
+        logs = row.log_ratio_n_max, row.log_ratio_n_max_low, row.log_ratio_n_max_high
+        for name, values in (("last_error_ratio", np.exp(logs)), ("n_star_share", share)):
+            kept = values if place["chain"] == EXACT else values[:1]
+            rows += [place | {"measure": name + end, "value": v} for end, v in zip(("", *ENDS), kept, strict=False)]
+    return pd.DataFrame(rows, columns=list(COLUMNS)).dropna(subset=["value"])
+
+
 def exact_measures(rows: Sequence[Mapping[str, Any]], default: Place) -> pd.DataFrame:
     """Return computed numbers as measures at the default place."""
     base = {"n_train": 0, "chain": EXACT} | default | {"state": "computed"}
@@ -98,7 +119,7 @@ def needed(measures: pd.DataFrame, wanted: Iterable[tuple[str, Place]]) -> pd.Da
     """Return the measures that some rule reads, and the cost of the runs they come from, in a fixed order."""
     kept = pd.Series(False, index=measures.index)
     for measure, place in wanted:
-        chosen = (measures["measure"] == measure) | (measures["measure"] == "total_seconds")
+        chosen = measures["measure"].isin([measure, *(measure + end for end in ENDS), "total_seconds"])
         for key, value in place.items():
             free = key in ("layer", "state")  # the cost of a run has neither
             chosen &= (measures[key] == value) | ((measures["measure"] == "total_seconds") & free)

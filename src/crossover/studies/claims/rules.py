@@ -21,6 +21,10 @@ KEYS = ("study", "world", "augment", "model", "n_train", "layer", "state")
 COLUMNS = (*KEYS, "chain", "measure", "value")
 EXACT = -1
 """The chain of a value that no chance is in: counted, or computed without training."""
+ENDS = ("_low", "_high")
+"""Of the names of measures that are the ends of an interval."""
+PUBLISHED = "published"
+"""The state of numbers that others published: the atlas."""
 TINY = 1e-12
 """Smaller values count as this in a log ratio: an error of 0 has no log."""
 Place = dict[str, str | int]
@@ -162,7 +166,9 @@ def _judge_claim(claim: Claim, rules: Rules, measures: pd.DataFrame) -> dict[str
         cases.append({"when": case.when, "outcome": outcome, "rules": results})
     facts = claim.model_dump(include={"name", "group", "text", "experiment", "command", "untestable"})
     decided = verdict([case["outcome"] for case in cases])
-    return facts | {"verdict": decided} | _cost(claim, rules, measures) | {"cases": cases}
+    states = {place["state"] == PUBLISHED for measure, place in places(rules.model_copy(update={"claims": [claim]}))}
+    evidence = "both" if len(states) > 1 else "published" if True in states else "ours"
+    return facts | {"verdict": decided, "evidence": evidence} | _cost(claim, rules, measures) | {"cases": cases}
 
 
 def _cost(claim: Claim, rules: Rules, measures: pd.DataFrame) -> dict[str, Any]:
@@ -209,11 +215,20 @@ def judge_rule(rule: Rule, base: Place, measures: pd.DataFrame, confidence: floa
         return facts | {"mean": None, "low": None, "high": None, "chains": 0, "outcome": "no data"}
     exact = list(values.index) == [EXACT]
     mean, chains = float(values.mean()), 0 if exact else len(values)
-    low, high = _interval(values.to_numpy(float), confidence) if chains > 1 else (None, None)
-    outcome = (
-        _outcome(rule, mean, mean) if exact else "open" if low is None or high is None else _outcome(rule, low, high)
-    )
+    low, high = _stated(rule, base, measures)
+    if low is None and chains > 1:
+        low, high = _interval(values.to_numpy(float), confidence)
+    elif low is None and exact:
+        return facts | {"mean": mean, "low": None, "high": None, "chains": 0, "outcome": _outcome(rule, mean, mean)}
+    outcome = "open" if low is None or high is None else _outcome(rule, low, high)
     return facts | {"mean": mean, "low": low, "high": high, "chains": chains, "outcome": outcome}
+
+
+def _stated(rule: Rule, base: Place, measures: pd.DataFrame) -> tuple[float, float] | tuple[None, None]:
+    """Return the interval that a published number comes with: the measures of its name with ENDS."""
+    measure, place = _compared(rule, base)[0]
+    ends = [_values(measures, measure + end, place) for end in ENDS]
+    return (float(ends[0].iloc[0]), float(ends[1].iloc[0])) if all(map(len, ends)) else (None, None)
 
 
 def _values(measures: pd.DataFrame, measure: str, place: Place) -> "pd.Series[float]":
