@@ -58,7 +58,7 @@ reproduce: .venv/ready ## STUDY=cues RUNS=3: repeat a published study, or some r
 	@$(python) scripts/reproduce.py study=$(STUDY) $(if $(RUNS),runs=$(RUNS)) $(ARGS)
 
 transfer: .venv/ready ## STUDY=cues: pre-train at growing sizes, move the backbones to other tasks, report (cues: 25 min on 2 cores)
-	@$(python) scripts/transfer.py transfer=$(STUDY) $(ARGS)
+	@$(python) scripts/study.py transfer transfer=$(STUDY) $(ARGS)
 
 gold: .venv/ready ## compare the published studies with published numbers and exact bounds (3 s)
 	@$(python) scripts/gold.py $(ARGS)
@@ -67,7 +67,7 @@ atlas: .venv/ready ## what is known about real images: all published pairs throu
 	@$(python) scripts/atlas.py $(ARGS)
 
 recipes: .venv/ready ## a fair search for recipes: the same seeded trials for every model (5 min on 2 cores, estimated)
-	@$(python) scripts/recipes.py $(ARGS)
+	@$(python) scripts/study.py recipes $(ARGS)
 
 dashboard: .venv/ready ## SWEEP=quick: W&B view and report of a sweep; OFFLINE=1: specs to files; TERMINAL=1: no browser (5 s)
 	@$(python) scripts/dashboard.py "$(SWEEP)" $(if $(OFFLINE),--offline) $(if $(TERMINAL),--terminal) $(ARGS)
@@ -76,16 +76,16 @@ sync: .venv/ready ## upload the W&B runs that were logged offline and are not th
 	@$(python) scripts/sync.py $(ARGS)
 
 demo: .venv/ready ## does an operation follow a moving image? the article's demonstration, one figure (30 s)
-	@$(python) scripts/demo.py $(ARGS)
+	@$(python) scripts/study.py demo $(ARGS)
 
 claims: .venv/ready ## the article's claims, each with its experiment, rule and verdict (15 min on 2 idle cores)
-	@$(python) scripts/claims.py $(ARGS)
+	@$(python) scripts/study.py claims $(ARGS)
 
 probe: .venv/ready ## SWEEP=quick: what the networks of a sweep have learned, one table (3 s a run and core)
-	@$(python) scripts/probe.py $(if $(SWEEP),'name="$(SWEEP)"') $(ARGS)
+	@$(python) scripts/study.py probe 'name="$(SWEEP)"' $(ARGS)
 
 dose: .venv/ready ## SWEEP=ablate-dose: verdict and N* by dose of bias, a table and a figure (10 s)
-	@$(python) scripts/dose.py "$(SWEEP)" $(ARGS)
+	@$(python) scripts/study.py dose 'name="$(SWEEP)"' $(ARGS)
 
 models: .venv/ready ## parameters and FLOPs of every model and matched pair (20 s)
 	@$(python) scripts/models.py

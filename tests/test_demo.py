@@ -2,13 +2,13 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from rich.console import Console
 
-from crossover.studies.probes.demo import demonstrate, pictures
-from scripts.demo import main
+from crossover.studies.demo import demonstrate, main, pictures
 
 
 def test_the_demonstration_shows_what_it_says(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([str(tmp_path)]) == 0
+    main({"output": str(tmp_path)}, Console())
     assert "equivariance.png" in capsys.readouterr().out
     assert (tmp_path / "equivariance.png").stat().st_size > 20_000
     table = pd.read_csv(tmp_path / "equivariance.csv")
@@ -25,8 +25,3 @@ def test_the_demonstration_shows_what_it_says(tmp_path: Path, capsys: pytest.Cap
 def test_the_demonstration_repeats() -> None:
     first, again = demonstrate(), demonstrate()
     assert [row.error for row in first] == [row.error for row in again]
-
-
-def test_a_wrong_argument_is_told(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--help"]) == 2
-    assert "usage" in capsys.readouterr().err

@@ -7,14 +7,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from rich.console import Console
 
 from crossover.analysis.verdict import analyse
+from crossover.config import CrossoverError
 from crossover.report.build import write_curves_report
 from crossover.report.section import write_section
 from crossover.report.style import save
-from crossover.studies.dose import dose_table
-from crossover.studies.dose_figure import dose_section, dose_words, draw_dose
-from scripts.dose import doses_of, main
+from crossover.studies.dose import dose_section, dose_table, dose_words, doses_of, draw_dose, main
 from tests.worlds import small_run
 
 SIZES = (100, 300, 1000, 3000, 10_000)
@@ -111,10 +111,10 @@ def test_a_dose_beside_a_report_is_on_its_page(tmp_path: Path) -> None:
     assert 'aria-label="Who leads, by number of training images and dose' in page
 
 
-def test_a_sweep_that_is_not_there_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([]) == 2
-    assert main(["no-such-sweep"]) == 2
-    assert "no sweep 'no-such-sweep'" in capsys.readouterr().err
+def test_a_sweep_that_is_not_there_is_named(tmp_path: Path) -> None:
+    values = {"name": "no-such-sweep", "outputs": str(tmp_path), "output": None}
+    with pytest.raises(CrossoverError, match="no sweep 'no-such-sweep'"):
+        main(values, Console(quiet=True))
 
 
 @pytest.mark.parametrize(

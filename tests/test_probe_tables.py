@@ -14,7 +14,7 @@ from crossover.report.publish import publish
 from crossover.report.section import markdown_part, read_sections
 from crossover.store import freeze, read_sweep, write_plan
 from crossover.studies.claims.measures import PROBED
-from crossover.studies.probes.tables import MIXED, probe_section
+from crossover.studies.probes.study import MIXED, probe_section
 from crossover.study import report_sweep
 from crossover.training.run import execute
 from tests.worlds import VIT, small_run
@@ -79,7 +79,8 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_probes_of_a_sweep_go_from_its_folder_of_images_to_the_published_study(swept: Path) -> None:
     outputs = swept / "outputs"
-    command: list[str | Path] = [sys.executable, ROOT / "scripts" / "probe.py", "name=pets", f"outputs={outputs}"]
+    script = ROOT / "scripts" / "study.py"
+    command: list[str | Path] = [sys.executable, script, "probe", "name=pets", f"outputs={outputs}"]
     done = subprocess.run(command, cwd=swept, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     report_sweep(read_sweep(outputs, "pets"), outputs / "sweeps" / "pets")

@@ -16,9 +16,17 @@ from crossover.cli import resolved
 from crossover.config import CrossoverError
 from crossover.report.build import write_curves_report
 from crossover.report.figures import best_of
-from crossover.studies.recipes import write_search
-from crossover.studies.search import TRIAL_COLUMNS, draw_recipes, parse_search, plan_trials, trial_row
-from crossover.studies.tuning import best_of_k, chosen, expected_best
+from crossover.studies.recipes import (
+    TRIAL_COLUMNS,
+    best_of_k,
+    chosen,
+    draw_recipes,
+    expected_best,
+    parse_search,
+    plan_trials,
+    trial_row,
+    write_search,
+)
 from tests.worlds import small_run
 
 ROOT = Path(__file__).parents[1]
@@ -128,7 +136,8 @@ def test_the_command_leaves_a_recorded_search_for_the_page_of_a_sweep(tmp_path: 
     trials().to_csv(tmp_path / "trials.csv", index=False)
     command = [
         sys.executable,
-        "scripts/recipes.py",
+        "scripts/study.py",
+        "recipes",
         f"trials={tmp_path / 'trials.csv'}",
         f"outputs={tmp_path}",
         "page=s",

@@ -183,7 +183,7 @@ def test_transfer_trains_reads_reports_and_is_logged(tmp_path: Path) -> None:
     for kind, text in (("sweep", SWEEP), ("transfer", TRANSFER)):
         (tmp_path / "conf" / kind).mkdir(parents=True)
         (tmp_path / "conf" / kind / "small.yaml").write_text(text)
-    command = [sys.executable, "scripts/transfer.py", "--config-dir", str(tmp_path / "conf"), "transfer=small"]
+    command = [sys.executable, "scripts/study.py", "transfer", "--config-dir", str(tmp_path / "conf"), "transfer=small"]
     command += [f"outputs={tmp_path}", f'set=["machine.data_dir={tmp_path / "data"}"]']
     known = without_wandb() | {"HOME": str(tmp_path / "home")}
     for _ in range(2):  # the second time there is nothing to do

@@ -106,9 +106,14 @@ def _text(value: str) -> str:
     return "'" + re.sub(r"(\\*)'", r"\1\1\'", value) + "'"
 
 
+def composed(name: str, overrides: Sequence[str]) -> dict[str, Any]:
+    """Return the resolved values of a config of conf/ with overrides; Hydra is initialised."""
+    return resolved(compose(name, quoted(overrides)))
+
+
 def compose_train(overrides: Sequence[str]) -> dict[str, Any]:
     """Return the resolved values of conf/train.yaml with overrides; Hydra is initialised."""
-    return resolved(compose("train", quoted(overrides)))
+    return composed("train", overrides)
 
 
 def _exit(error: BaseException) -> NoReturn:

@@ -1,25 +1,216 @@
-"""A search for recipes beside a report: its trials, its figure and the section of the page."""
+"""A fair search for recipes: the same seeded trials for every model, their best-of-k curves and the choice."""
 
+import math
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pandas as pd
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from rich.console import Console
 
+from crossover.analysis.runs import AnalysisError
+from crossover.cli import compose_train
+from crossover.config import CrossoverError, RunConfig, describe, parse_run
 from crossover.report.figures import best_of
 from crossover.report.section import Drawing, Section, write_section
 from crossover.report.style import save
-from crossover.report.table import Table, columns
-from crossover.store import write_text
-from crossover.studies.tuning import best_of_k, chosen
+from crossover.report.table import Column, Table, columns, terminal_table
+from crossover.store import read_done, write_text
+from crossover.sweep.launch import do_runs
+from crossover.sweep.plan import Compose, override, sweep_dir
 
+TRIAL_COLUMNS = [
+    *("model", "n_train", "trial", "chain", "lr", "weight_decay", "batch_size", "budget", "val_error", "run_id")
+]
+"""Of trials.csv; never a test error."""
 NAME, FIGURE = "recipes.csv", "best-of-k"
 NEEDED = ("model", "n_train", "lr", "weight_decay", "val_error")
-HEADER = ("model", "training images", "peak rate", "weight decay", "validation error", "at the edge of")
-
+HEADER = (
+    Column(title="model", left=True),
+    *columns("training images", "peak rate", "weight decay"),
+    Column(title="validation error", unit="%"),
+    *columns("at the edge of"),
+)
 SEARCHED = (
     "{} trials for every model and size, judged by validation error alone: what the best of k of them would have"
     " found. A curve that still falls at its end would gain from more trials. Which recipe was taken, and why, is said"
     " in conf/recipe/."
 )
+
+
+def main(values: dict[str, Any], console: Console) -> None:
+    """Make the trials that are left, or read recorded ones; write tables, a figure, and a section of a report."""
+    recorded = values["trials"] is not None
+    trials = read_trials(Path(values["trials"]), values["where"]) if recorded else make_trials(values, console)
+    beside = None if values["page"] is None else sweep_dir(values["outputs"], values["page"])
+    if beside is not None and not beside.is_dir():
+        raise CrossoverError(f"there is no sweep {values['page']} in {values['outputs']}; make sweep makes it")
+    folder = Path(values["output"] or Path(values["outputs"]) / "recipes" / values["search"]["name"])
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        tables = {"best-of-k": best_of_k(trials), "chosen": chosen(trials)}
+    except AnalysisError as error:
+        raise CrossoverError(str(error)) from None
+    for name, table in (tables if recorded else tables | {"trials": trials}).items():
+        write_text(folder / f"{name}.csv", table.to_csv(index=False, float_format="%.6g"))
+    save(best_of(tables["best-of-k"]), folder, FIGURE)
+    console.print(terminal_table(chosen_table(tables["chosen"])))
+    console.print(f"tables and figure: {folder}", highlight=False, markup=False, soft_wrap=True)
+    if beside is not None:
+        write_search(trials, beside)
+        said = f'make report SWEEP="{values["page"]}" puts the curves on its page'
+        console.print(said, highlight=False, markup=False, soft_wrap=True)
+
+
+def make_trials(values: dict[str, Any], console: Console) -> pd.DataFrame:
+    """Do the trials that are left and return all; raise CrossoverError when one did not end."""
+    search = parse_search(values["search"])
+    planned = plan_trials(search, compose_train, values["outputs"])
+    runs = [run for _, run in planned]
+    console.print(f"search {search.name}: {len(runs)} trials", highlight=False)
+    do_runs(runs, console, parallel=values["parallel"])
+    records = read_done(runs)
+    rows = [trial_row(trial, run, record) for (trial, run), record in zip(planned, records, strict=True)]
+    return pd.DataFrame(rows, columns=TRIAL_COLUMNS)
+
+
+def read_trials(path: Path, where: str | None) -> pd.DataFrame:
+    try:
+        trials = pd.read_csv(path)
+        trials = trials if where is None else trials.query(where)
+    except (OSError, ValueError, NameError, SyntaxError) as error:
+        raise CrossoverError(
+            f"{path} cannot be read as trials ({error}); needed columns: {', '.join(NEEDED)}"
+        ) from None
+    missing = [name for name in NEEDED if name not in trials.columns]
+    if missing or trials.empty:
+        raise CrossoverError(f"{path} has no {', '.join(missing) or 'rows'}; needed columns: {', '.join(NEEDED)}")
+    return trials
+
+
+class Space(BaseModel):
+    """What is tried for one model: both on a logarithmic scale."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    lr: tuple[float, float]
+    """Lowest and highest peak rate."""
+    weight_decay: tuple[float, float]
+    set: dict[str, Any] = {}
+    """Overrides of this model alone, such as the recipe that the others start from."""
+
+
+class SearchConfig(BaseModel):
+    """A search: `trials` recipes for every model at every size in `bands`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    name: str = Field(pattern=r"^[A-Za-z0-9_.-]+$")
+    trials: int = Field(ge=1)
+    seed: int = Field(ge=0)
+    """Of the points."""
+    bands: tuple[int, ...] = Field(min_length=1)
+    """n_train of the trials."""
+    chain: int = Field(ge=0)
+    fixed: dict[str, Any] = {}
+    """Overrides that all trials share."""
+    models: dict[str, Space] = Field(min_length=1)
+
+
+def parse_search(values: dict[str, Any]) -> SearchConfig:
+    """Return a validated search; raise CrossoverError for what is wrong, and for volumes that differ among models."""
+    try:
+        search = SearchConfig.model_validate(values)
+    except ValidationError as error:
+        raise CrossoverError(f"bad search: {describe(error)}") from None
+    for name in ("lr", "weight_decay"):
+        ratios: dict[str, float] = {}
+        for model, space in search.models.items():
+            low, high = getattr(space, name)
+            if not 0 < low <= high:
+                raise CrossoverError(f"models.{model}.{name}=[{low:g}, {high:g}]: give 0 < lowest <= highest")
+            ratios[model] = high / low
+        if max(ratios.values()) > 1.001 * min(ratios.values()):
+            said = ", ".join(f"{model} x{ratio:g}" for model, ratio in ratios.items())
+            raise CrossoverError(f"a fair search has the same span of {name} for every model; got {said}")
+    return search
+
+
+def draw_recipes(search: SearchConfig, model: str) -> list[dict[str, float]]:
+    """Return rate and decay of every trial: the same points of the unit square for all models, two figures each."""
+    space = search.models[model]
+    points = np.random.default_rng(search.seed).random((search.trials, 2))
+    spans = {"lr": space.lr, "weight_decay": space.weight_decay}
+    return [
+        {
+            name: float(f"{low * (high / low) ** u:.2g}")
+            for (name, (low, high)), u in zip(spans.items(), point, strict=True)
+        }
+        for point in points
+    ]
+
+
+def plan_trials(search: SearchConfig, compose: Compose, outputs: str) -> list[tuple[int, RunConfig]]:
+    """Return number and run of every trial."""
+    runs = []
+    for model, space in search.models.items():
+        pairs = {**search.fixed, "model": model, **space.set}
+        values = compose([override(key, value) for key, value in pairs.items()])
+        shared = {"chain": search.chain, "seed": search.chain, "machine": values["machine"] | {"outputs": outputs}}
+        shared |= {"logger": values["logger"] | {"group": f"search-{search.name}"}}
+        for trial, drawn in enumerate(draw_recipes(search, model)):
+            recipe = values["recipe"] | drawn | {"name": f"{search.name}-trial{trial}"}
+            runs += [(trial, parse_run(values | shared | {"recipe": recipe, "n_train": n})) for n in search.bands]
+    return runs
+
+
+def trial_row(trial: int, run: RunConfig, record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the row of trials.csv."""
+    facts = {"model": run.model.name, "n_train": run.n_train, "trial": trial, "chain": run.chain, "run_id": run.run_id}
+    recipe = {"lr": run.recipe.lr, "weight_decay": run.recipe.weight_decay, "batch_size": run.recipe.batch_size}
+    val_error = record["val_error"]
+    if not math.isfinite(val_error):
+        raise CrossoverError(f"{run.run_id} has no validation error; delete {run.run_dir} and repeat the search")
+    return facts | recipe | {"budget": run.budget.label, "val_error": val_error}
+
+
+def expected_best(errors: np.ndarray) -> np.ndarray:
+    """Return the expected lowest error of k of the T trials, drawn without replacement, for k = 1..T.
+
+    E[min] = sum over sorted errors e_i of e_i C(T - i, k - 1) / C(T, k), i = 1..T: the unbiased estimator of expected
+    validation performance (Tang et al. 2020, section 3, after Dodge et al. 2019).
+    """
+    ordered, total = np.sort(errors), len(errors)
+    ways = [[math.comb(total - i, k - 1) for i in range(1, total + 1)] for k in range(1, total + 1)]
+    weights = np.array(ways) / [[math.comb(total, k)] for k in range(1, total + 1)]
+    return weights @ ordered
+
+
+def best_of_k(trials: pd.DataFrame) -> pd.DataFrame:
+    """Return the curves: model, n_train, trials (k), val_error. Every model must have had the same number of trials."""
+    counts = trials.groupby(["model", "n_train"], as_index=False).size()
+    if counts["size"].nunique() != 1:
+        said = ", ".join(f"{model} at {n:,}: {count}" for model, n, count in counts.itertuples(index=False))
+        raise AnalysisError(f"a fair search has as many trials for every model and size; got {said}")
+    parts = [
+        pd.DataFrame({"model": model, "n_train": n, "trials": range(1, len(part) + 1)}).assign(
+            val_error=expected_best(part["val_error"].to_numpy(float))
+        )
+        for (model, n), part in trials.groupby(["model", "n_train"], sort=False)
+    ]
+    return pd.concat(parts, ignore_index=True)
+
+
+def chosen(trials: pd.DataFrame) -> pd.DataFrame:
+    """Return the recipe of each model and size with the lowest validation error; is it at the edge of those tried?"""
+    best = trials.loc[trials.groupby(["model", "n_train"], sort=False)["val_error"].idxmin()].copy()
+    for name in ("lr", "weight_decay"):
+        tried = trials.groupby("model")[name]
+        low, high = best["model"].map(tried.min()), best["model"].map(tried.max())
+        best[f"{name}_at_edge"] = ((best[name] == low) | (best[name] == high)) & (low < high)
+    return best[["model", "n_train", "lr", "weight_decay", "val_error", "lr_at_edge", "weight_decay_at_edge"]]
 
 
 def write_search(trials: pd.DataFrame, directory: Path) -> None:
@@ -30,19 +221,15 @@ def write_search(trials: pd.DataFrame, directory: Path) -> None:
     write_section(search_section(trials), directory)
 
 
-def chosen_rows(best: pd.DataFrame) -> list[tuple[str, ...]]:
-    """Return the recipes of analysis.tuning.chosen, one row of HEADER each."""
-    rows: list[tuple[str, ...]] = []
-    for row in best.to_dict("records"):
-        edges = [word for name, word in (("lr", "rate"), ("weight_decay", "decay")) if row[f"{name}_at_edge"]]
-        numbers = (
-            f"{row['n_train']:,}",
-            f"{row['lr']:g}",
-            f"{row['weight_decay']:g}",
-            f"{100 * row['val_error']:.1f} %",
-        )
-        rows.append((row["model"], *numbers, ", ".join(edges)))
-    return rows
+def chosen_table(best: pd.DataFrame) -> Table:
+    """Return the recipes that `chosen` found as a table for a page."""
+    edges = [
+        ", ".join(word for name, word in (("lr", "rate"), ("weight_decay", "decay")) if row[f"{name}_at_edge"])
+        for row in best.to_dict("records")
+    ]
+    kept = best[["model", "n_train", "lr", "weight_decay", "val_error"]].itertuples(index=False)
+    rows = tuple((*row, edge) for row, edge in zip(kept, edges, strict=True))
+    return Table(caption="The best trial of each model and size", columns=HEADER, rows=rows)
 
 
 def search_section(trials: pd.DataFrame) -> Section:
@@ -62,12 +249,6 @@ def search_section(trials: pd.DataFrame) -> Section:
         after="claims",
         sentences=(SEARCHED.format(count),),
         drawings=(drawing,),
-        tables=(
-            Table(
-                caption="The best trial of each model and size",
-                columns=columns(*HEADER, left=1),
-                rows=tuple(chosen_rows(chosen(trials))),
-            ),
-        ),
+        tables=(chosen_table(chosen(trials)),),
         files=(NAME,),
     )

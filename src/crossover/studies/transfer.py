@@ -1,16 +1,29 @@
-"""Which readings and runs make up a transfer study? Backbones of a pre-training sweep, moved to other tasks."""
+"""A transfer study: the backbones of a pre-training sweep, read and fine-tuned on other tasks."""
 
 import itertools
+import json
+import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from hydra.core.hydra_config import HydraConfig
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from rich.console import Console
 
+from crossover.cli import compose_train, composed
 from crossover.config import CrossoverError, RunConfig, describe, parse_run
 from crossover.record import runs_table
-from crossover.report.section import Section
-from crossover.sweep.plan import Compose, override
+from crossover.report.build import Findings, environment, write_findings
+from crossover.report.section import Section, write_section
+from crossover.report.terminal import terminal_summary
+from crossover.report.wandb import mirror_report
+from crossover.store import read_done, read_sweep, write_json, write_plan, write_text
+from crossover.sweep.launch import check_data, do_runs
+from crossover.sweep.plan import Compose, named, override, parse_sweep, plan_runs, sweep_dir
+from crossover.sweep.progress import tracked
 
 COLUMNS = [
     *("target", "protocol", "n_target", "model", "n_pretrain", "chain", "seed", "draws"),
@@ -48,6 +61,62 @@ class TransferConfig(BaseModel):
     """Images per class of the few-shot readers."""
     draws: int = Field(ge=1)
     finetune: FineTuning | None = None
+
+
+def main(values: dict[str, Any], console: Console) -> None:
+    """Pre-train, read and fine-tune the backbones that are left, and report over n_pretrain."""
+    transfer = parse_transfer(values["transfer"])
+    outputs, changes = Path(values["outputs"]), values["set"]
+    sweep = named(parse_sweep(composed("sweep", [f"sweep={transfer.source}"])["sweep"]), changes)
+    source = plan_runs(sweep, compose_train, extra=changes, outputs=str(outputs))
+    made_by = f"make sweep SWEEP={transfer.source}" + (f' SET="{" ".join(changes)}"' if changes else "")
+    write_plan(sweep_dir(outputs, sweep.name), sweep.name, made_by, source)
+    console.print(f"pre-training: {len(source)} runs", highlight=False)
+    do_runs(source, console, parallel=values["parallel"])
+    records = read_done(source)
+    directory = sweep_dir(outputs, transfer.name)
+    rows = read_all(transfer, source, directory / "readings", console)
+    tunings = plan_finetuning(transfer, source, compose_train)
+    console.print(f"fine-tuning: {len(tunings)} runs", highlight=False)
+    tuned = [run for *_, run in tunings]
+    do_runs(tuned, console, parallel=values["parallel"])
+    rows += finetuning_rows((*entry, record) for entry, record in zip(tunings, read_done(tuned), strict=True))
+    table = pd.DataFrame(rows, columns=COLUMNS)
+    write_text(directory / "transfer.csv", table.to_csv(index=False, float_format="%.6g"))
+    write_section(READINGS, directory)
+    write_plan(directory, transfer.name, _command(), [*source, *tuned])
+    runs, conditions = transfer_runs(table, records), environment(records)
+    findings = Findings(transfer.name, _command(), runs, len(runs), conditions, sizes="pre-training images")
+    report = write_findings(findings, directory, seed=values["seed"])
+    terminal_summary(report, console)
+    mirror_report(report, read_sweep(outputs, transfer.name))
+
+
+def _command() -> str:
+    """Return what repeats the study."""
+    config = HydraConfig.get()
+    said = " ".join(item for item in config.overrides.task if not item.startswith("transfer="))
+    return f"make transfer STUDY={config.runtime.choices['transfer']}" + (f" ARGS={shlex.quote(said)}" if said else "")
+
+
+def read_all(transfer: TransferConfig, source: list[RunConfig], folder: Path, console: Console) -> list[dict[str, Any]]:
+    """Return the rows of all readings; those made before are taken from `folder`."""
+    from crossover.studies.readers import read_backbone
+
+    rows = []
+    planned = plan_readings(transfer, source, compose_train)
+    check_data([run for *_, run in planned], console)
+    protocols = f"{transfer.draws}x{'-'.join(map(str, transfer.shots))}"
+    for target, n_pretrain, run in tracked(planned, "reading backbones", len(planned), console):
+        path = folder / f"{run.identity[:16]}-{protocols}.json"
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            readings = read_backbone(
+                run, probe_images=transfer.probe_images, shots=transfer.shots, draws=transfer.draws
+            )
+            write_json(path, [asdict(reading) for reading in readings])
+        rows += [reading_row(target, n_pretrain, run, reading) for reading in json.loads(path.read_text())]
+    return rows
 
 
 def parse_transfer(values: dict[str, Any]) -> TransferConfig:
@@ -185,14 +254,7 @@ def transfer_runs(table: pd.DataFrame, records: Sequence[Mapping[str, Any]]) -> 
     for name in ("test_error", "val_error"):
         runs[name] = trained[name].to_numpy()
     of_source = [
-        "test_loss",
-        "val_loss",
-        "last_val_error",
-        "train_error",
-        "train_loss",
-        "loss_floor",
-        "best_step",
-        "n_test",
+        *("test_loss", "val_loss", "last_val_error", "train_error", "train_loss", "loss_floor", "best_step", "n_test")
     ]
     return runs.drop(columns=of_source)
 

@@ -2,19 +2,20 @@
 
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
 from rich.console import Console, Group
 from rich.live import Live
-from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn, TimeElapsedColumn, track
 from rich.progress import Progress as Bar
 from rich.text import Text
 
 from crossover.sweep.pool import Progress
 
+T = TypeVar("T")
 PLAIN_SECONDS, PATIENT_SECONDS = 10.0, 60.0
 """Between two plain lines: while something changes or in the first minutes, and later."""
 FIRST_MINUTES = 5
@@ -112,3 +113,16 @@ def working(console: Console, text: str | None) -> Iterator[None]:
     else:
         console.print(text, highlight=False, markup=False)
         yield
+
+
+def tracked(items: Iterable[T], text: str, total: int, console: Console) -> Iterator[T]:
+    """Yield the items, and show how many there were: as a bar on a terminal, else in a line now and then."""
+    if console.is_terminal and not console.is_dumb_terminal:
+        yield from track(items, text, total, console=console, transient=True)
+        return
+    shown = time.monotonic()
+    for number, item in enumerate(items, 1):
+        yield item
+        if time.monotonic() - shown >= PLAIN_SECONDS:
+            console.print(f"{text}: {number} of {total}", highlight=False, markup=False)
+            shown = time.monotonic()

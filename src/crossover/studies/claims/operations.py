@@ -6,7 +6,7 @@ import timm
 import torch
 import torch.nn.functional as F
 
-from crossover.studies.probes.demo import SHIFT, WHOLE, convolve, demonstrate, normalised, pictures
+from crossover.studies.demo import SHIFT, WHOLE, convolve, demonstrate, normalised, pictures
 from crossover.studies.probes.equivariance import relative_error, translate
 from crossover.training.models import count_parameters
 

@@ -1,20 +1,26 @@
-"""Does an operation follow a moving image? f(shift x) beside shift f(x): a convolution, a pooling, two networks."""
+"""The article's demonstration of equivariance: f(shift x) beside shift f(x)."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 import torch.nn.functional as F
 from matplotlib import cbook
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
+from rich.console import Console
 from torch import Tensor
 
 from crossover.config import ModelConfig
+from crossover.report.table import Table, columns, terminal_table
+from crossover.store import write_atomically, write_json, write_text
 from crossover.studies.probes.equivariance import relative_error, translate
 from crossover.studies.probes.features import feature_maps, logits_of
 from crossover.training.models import build_model
@@ -38,6 +44,23 @@ MODELS = {
         position_std=0.5,
     ),
 }
+
+
+def main(values: dict[str, Any], console: Console) -> None:
+    """Write the figure and the table of the demonstration to the folder `output`."""
+    folder, rows = Path(values["output"]), demonstrate()
+    folder.mkdir(parents=True, exist_ok=True)
+    figure = draw(rows)
+    write_atomically(folder / "equivariance.png", lambda path: figure.savefig(path, format="png", dpi=130))
+    names = ["operation", "image", "error", "error_whole", "answer"]
+    table = pd.DataFrame([[getattr(row, name) for name in names] for row in rows], columns=names)
+    write_text(folder / "equivariance.csv", table.to_csv(index=False, float_format="%.6g"))
+    versions = {name: version(name) for name in ("torch", "timm", "numpy", "matplotlib")}
+    write_json(folder / "environment.json", {"command": "make demo", "precision": "float64"} | versions)
+    titles = columns("operation", "image", f"{SHIFT} px", f"{WHOLE} px", "answer", left=2)
+    cells = tuple((row.operation, row.image, row.error, row.error_whole, row.answer) for row in rows)
+    console.print(terminal_table(Table(caption="relative change", columns=titles, rows=cells)))
+    console.print(f"figure: {folder / 'equivariance.png'}", highlight=False, markup=False, soft_wrap=True)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Measure the article's claims: python scripts/claims.py (make claims)."""
+"""The ledger of claims from its runs: what `make claims` does."""
 
 import sys
 from collections.abc import Sequence
@@ -6,19 +6,15 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import hydra
 import pandas as pd
-from hydra import compose
-from omegaconf import DictConfig
 from rich.console import Console
-from rich.progress import track
-from rich.table import Table
 
 from crossover.analysis.runs import AnalysisError
-from crossover.cli import one_line_errors, resolved, run_hydra
+from crossover.cli import compose_train, composed
 from crossover.config import CrossoverError, RunConfig
 from crossover.report.build import environment
 from crossover.report.section import write_section
+from crossover.report.table import Table, columns, terminal_table
 from crossover.store import is_done, read_done, write_json, write_plan, write_text
 from crossover.studies.claims.measures import (
     exact_measures,
@@ -37,15 +33,14 @@ from crossover.studies.claims.rules import Rules, judge, parse_rules, places
 from crossover.studies.probes.measure import probe_runs
 from crossover.sweep.launch import do_runs, slots_for
 from crossover.sweep.plan import parse_sweep, plan_runs, sweep_dir
+from crossover.sweep.progress import tracked
 
 STUDY = "claims"
 """The study of the ledger's own runs, in the measures and as a sweep."""
 
 
-@hydra.main(version_base="1.3", config_path="../conf", config_name="claims")
-@one_line_errors
-def main(config: DictConfig) -> None:
-    values, console = resolved(config), Console()
+def main(values: dict[str, Any], console: Console) -> None:
+    """Do and probe the runs that are left, and judge every claim; exit with status 1 where a claim has no data."""
     try:
         rules = parse_rules({name: values[name] for name in ("claims", "default", "confidence")})
         runs = planned(values)
@@ -79,8 +74,8 @@ def planned(values: dict[str, Any]) -> list[RunConfig]:
     """Return the runs of all the ledger's sweeps, each once."""
     runs: dict[str, RunConfig] = {}
     for part in values["sweeps"]:
-        sweep = parse_sweep(resolved(compose("sweep", [f"sweep={part['preset']}"]))["sweep"])
-        made = plan_runs(sweep, lambda o: resolved(compose("train", o)), extra=values["set"], outputs=values["outputs"])
+        sweep = parse_sweep(composed("sweep", [f"sweep={part['preset']}"])["sweep"])
+        made = plan_runs(sweep, compose_train, extra=values["set"], outputs=values["outputs"])
         kept = [
             run
             for run in made
@@ -100,8 +95,7 @@ def measure(rules: Rules, runs: Sequence[RunConfig], values: dict[str, Any], con
     wanted = places(rules)
     probed = [run.run_dir for run in runs_to_probe(runs, wanted, STUDY)]
     workers = len(slots_for(runs, values["parallel"], 1))
-    done = probe_runs(probed, workers)
-    for _ in track(done, "probing", len(probed), console=console, disable=not console.is_terminal):
+    for _ in tracked(probe_runs(probed, workers), "probing", len(probed), console):
         pass
     parts = [
         measures_of_records(read_done(runs), STUDY),
@@ -114,14 +108,8 @@ def measure(rules: Rules, runs: Sequence[RunConfig], values: dict[str, Any], con
 
 
 def show(ledger: dict[str, Any], folder: Path, console: Console) -> None:
-    table = Table("claim", "verdict", box=None)
-    for claim in ledger["claims"]:
-        table.add_row(claim["text"], claim["verdict"])
-    console.print(table)
+    rows = tuple((claim["text"], claim["verdict"]) for claim in ledger["claims"])
+    console.print(terminal_table(Table(caption="", columns=columns("claim", "verdict", left=2), rows=rows)))
     console.print(f"{counts(ledger)}\npage: {folder / 'claims.html'}", highlight=False, markup=False, soft_wrap=True)
     if ledger["verdicts"]["no data"]:
         sys.exit(1)
-
-
-if __name__ == "__main__":
-    run_hydra(main)

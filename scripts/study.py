@@ -1,0 +1,36 @@
+"""Do a study: python scripts/study.py NAME [overrides], such as python scripts/study.py claims (make claims)."""
+
+import importlib
+import sys
+
+import hydra
+from omegaconf import DictConfig
+from rich.console import Console
+
+from crossover.cli import one_line_errors, resolved, run_hydra
+
+STUDIES = {
+    "claims": "claims.study",
+    "demo": "demo",
+    "dose": "dose",
+    "probe": "probes.study",
+    "recipes": "recipes",
+    "transfer": "transfer",
+}
+"""Name of a study and of its config: its module in crossover.studies, whose `main` does it."""
+
+
+def study_app(name: str) -> None:
+    @hydra.main(version_base="1.3", config_path="../conf", config_name=name)
+    @one_line_errors
+    def app(config: DictConfig) -> None:
+        importlib.import_module(f"crossover.studies.{STUDIES[name]}").main(resolved(config), Console())
+
+    run_hydra(app)
+
+
+if __name__ == "__main__":
+    if len(sys.argv) < 2 or sys.argv[1] not in STUDIES:
+        print(f"usage: python scripts/study.py NAME [overrides]; NAME is one of {', '.join(STUDIES)}", file=sys.stderr)
+        sys.exit(2)
+    study_app(sys.argv.pop(1))

@@ -1,0 +1,104 @@
+"""The probes of a sweep, or of published weights, as a table and as a section of the sweep's report."""
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from rich.console import Console
+
+from crossover.config import CrossoverError
+from crossover.report.section import Part, Section, write_section
+from crossover.report.table import Cell, Table, columns, terminal_table
+from crossover.store import read_sweep, write_text
+from crossover.studies.claims.measures import probe_table
+from crossover.studies.probes.measure import probe_runs
+from crossover.studies.probes.published import probe_published
+from crossover.sweep.launch import slots_for
+from crossover.sweep.plan import sweep_dir
+from crossover.sweep.progress import tracked, working
+
+NAME = "probes.csv"
+KEYS = ["probe", "model", "layer"]
+HEADER = ("measure", "model", "layer", "untrained", "without learning")
+NOTE = (
+    "Means over chains ± their standard deviation, by number of training images; beside them the same networks before"
+    " training, and what it would be without learning, where that is known."
+)
+MIXED = "Runs that differ in more than the chain (seed, budget or recipe) are averaged here."
+
+
+def main(values: dict[str, Any], console: Console) -> None:
+    """Write the table of probes of the sweep `name`, with its section, or of the weights `init_from` on `images`."""
+    if values["init_from"] is None:
+        path, table = _probe_sweep(values, console)
+    else:
+        path = Path(values["output"] or f"outputs/probes/{values['init_from'].replace(':', '-')}.csv")
+        with working(console, f"probing {values['init_from']}"):
+            table = probe_published(values["init_from"], None if values["images"] is None else Path(values["images"]))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, table.to_csv(index=False, float_format="%.6g", na_rep="NaN"))
+    console.print(terminal_table(_over_runs(table)))
+    console.print(f"table: {path}", highlight=False, markup=False, soft_wrap=True)
+    if path.name == NAME and values["init_from"] is None:
+        write_section(probe_section(table), path.parent)
+        console.print("make report puts it on the sweep's page", highlight=False)
+
+
+def _probe_sweep(values: dict[str, Any], console: Console) -> tuple[Path, pd.DataFrame]:
+    """Return where the table of a sweep belongs, and the probes of its runs that are done."""
+    outputs = Path(values["outputs"])
+    sweep = read_sweep(outputs, values["name"])
+    folders = [outputs / "runs" / record["run_id"] for record in sweep.records]
+    if not folders:
+        raise CrossoverError(f"no run of sweep {sweep.name} is done; {sweep.command} does them")
+    for _ in tracked(probe_runs(folders, len(slots_for([], values["parallel"], 1))), "probing", len(folders), console):
+        pass
+    if len(folders) < len(sweep.planned):
+        console.print(f"{len(folders)} of {len(sweep.planned)} runs are done and probed", style="red")
+    return Path(values["output"] or sweep_dir(outputs, sweep.name) / NAME), probe_table(folders)
+
+
+def _over_runs(table: pd.DataFrame) -> Table:
+    """Return the means over runs of the measures of whole networks."""
+    numbers = ["value", "untrained", "analytic"]
+    means = table[table["layer"] == ""].groupby(["model", "probe"], sort=False)[numbers].mean()
+    rows = tuple((str(model), str(probe), *row) for (model, probe), *row in means.itertuples(name=None))
+    titles = columns("model", "measure", "value", "untrained", "without learning", left=2)
+    return Table(caption="means over runs", columns=titles, rows=rows)
+
+
+def probe_section(table: pd.DataFrame) -> Section:
+    """Return a part for each world and augmentation, with a row for each measure, model and layer.
+
+    The similarities of single pairs of layers (`cka`) are left out: they are in the table itself.
+    """
+    shown = table[table["probe"] != "cka"]
+    parts = [
+        Part(title=f"{world}, augmentation {augment}", sentences=_notes(part), tables=(_means(part),))
+        for (world, augment), part in shown.groupby(["world", "augment"], sort=False)
+    ]
+    return Section(name="probes", title="What the networks have learned", parts=tuple(parts), files=(NAME,))
+
+
+def _notes(table: pd.DataFrame) -> tuple[str, ...]:
+    mixed = table.duplicated([*KEYS, "n_train", "chain"]).any()
+    return (NOTE, MIXED) if mixed else (NOTE,)
+
+
+def _means(table: pd.DataFrame) -> Table:
+    sizes = sorted(table["n_train"].unique())
+    order = {name: i for i, name in enumerate(dict.fromkeys(table["probe"]))}
+    means = table.groupby([*KEYS, "n_train"], sort=False)["value"].agg(["mean", "std"])
+    cells = {key: _cell(*numbers) for key, numbers in zip(means.index, means.to_numpy(), strict=True)}
+    start = table.groupby(KEYS, sort=False)[["untrained", "analytic"]].mean()
+    rows: list[tuple[Cell, ...]] = [
+        (*key, *(_cell(value) for value in start.loc[key]), *(cells.get((*key, n)) for n in sizes))
+        for key in sorted(start.index, key=lambda key: order[key[0]])
+    ]
+    return Table(caption="", columns=columns(*HEADER, *(f"{n:,}" for n in sizes), left=3), rows=tuple(rows))
+
+
+def _cell(mean: float, deviation: float = float("nan")) -> str | None:
+    if pd.isna(mean):
+        return None
+    return f"{mean:.3g}" + ("" if pd.isna(deviation) else f" ± {deviation:.2g}")
