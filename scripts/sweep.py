@@ -29,11 +29,11 @@ def main(config: DictConfig) -> None:
     runs = plan_runs(sweep, compose_train, extra=values["set"], outputs=values["outputs"])
     left = [run for run in runs if not is_done(run.run_dir)]
     console.print(f"sweep {sweep.name}: {len(runs)} runs, {len(left)} to do", highlight=False, soft_wrap=True)
+    command = make_command(HydraConfig.get().runtime.choices["sweep"], values["set"], HydraConfig.get().overrides.task)
     if values["dry_run"]:
-        console.print("\n".join(run.run_id for run in runs), highlight=False)
+        print(*(run.run_id for run in runs), f"repeat: {command}", sep="\n")
         return
     outputs, directory = Path(values["outputs"]), sweep_dir(values["outputs"], sweep.name)
-    command = make_command(HydraConfig.get().runtime.choices["sweep"], values["set"], HydraConfig.get().overrides.task)
 
     def ready() -> None:
         write_plan(directory, sweep.name, command, runs)

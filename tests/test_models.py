@@ -317,7 +317,7 @@ def test_wrong_model_is_refused_in_one_line(config: ModelConfig, size: int, word
 
 
 def test_every_model_sets_the_recipe_of_its_family_and_size() -> None:
-    large = ("resnet18", "resnet50", "resnet_5m", "hybrid_256x6", "vit_256x6", "vit_ti", "vit_s")
+    large = ("resnet18", "resnet50", "resnet_5m", "hybrid_256x6", "vit_256x6", "vit_deit_ti", "vit_s")
     with initialize_config_dir(str(CONF), version_base="1.3"):
         for name, model in MODELS.items():
             small_recipe = "adamw_resnet" if model.family == "resnet" else "adamw_vit"

@@ -2,11 +2,13 @@ import re
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
+from crossover.analysis.verdict import analyse
 from crossover.cli import one_line, resolved
 from crossover.config import CrossoverError
 from crossover.sweep.plan import SweepConfig, named, override, parse_sweep, plan_runs
@@ -47,12 +49,22 @@ def test_every_shipped_choice_composes_into_a_valid_run(group: str) -> None:
         assert name is None or name in (path.stem, "cifar10_jpeg", "pets")
 
 
-def test_quick_is_36_runs_where_both_models_share_chains_and_seeds() -> None:
+def test_quick_is_24_runs_of_the_published_study_whose_verdict_is_the_same() -> None:
+    """N* between 1,000 and 4,000 images, and its whole interval inside the range."""
+    ids = {run.run_id for run in plan_runs(shipped("quick"), compose_train, outputs="o")}
+    runs = pd.read_csv(CONF.parent / "results" / "cues" / "runs.csv")
+    part = runs[runs["run_id"].isin(ids)]
+    assert len(ids) == len(part) == 24
+    ((pair,),) = (study["pairs"] for study in analyse(part, seed=0)["studies"])
+    assert pair["verdict"] == "crossover"
+    assert 1000 < pair["ci_low"] < pair["n_star"] < pair["ci_high"] < 4000
+
+
+def test_in_quick_both_models_share_chains_and_seeds() -> None:
     runs = plan_runs(shipped("quick"), compose_train, outputs="o")
     by_model: dict[str, set[tuple[int, int, int]]] = {}
     for run in runs:
         by_model.setdefault(run.model.name, set()).add((run.n_train, run.chain, run.seed))
-    assert len(runs) == 36
     assert by_model["resnet_tiny"] == by_model["vit_tiny"]
     assert all(chain == seed for points in by_model.values() for _, chain, seed in points)
 

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytorch_lightning as pl
+import torch
+from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from crossover.store import write_atomically
 from crossover.training.module import Classifier
@@ -80,6 +82,13 @@ class ResumePoint(pl.Callback):
             write_atomically(self.path, trainer.save_checkpoint)
         else:
             trainer.save_checkpoint(self.path)  # takes part, writes nothing
+
+
+class InPlace(TorchCheckpointIO):
+    """Writes a checkpoint where it shall be: Lightning's own way stages it in TMPDIR, which may be small."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        torch.save(checkpoint, path)
 
 
 @contextmanager

@@ -42,7 +42,7 @@ from crossover.training.machine import (
 from crossover.training.models import build_model, count_parameters, forward_flops, share_batch_norm
 from crossover.training.module import Classifier, label_smoothing_floor
 from crossover.training.ranks import Rank, companions, this_rank
-from crossover.training.resume import ResumePoint, StoppedError, stop_on_sigterm, whole
+from crossover.training.resume import InPlace, ResumePoint, StoppedError, stop_on_sigterm, whole
 from crossover.training.weights import start_from
 
 TRAIN_SAMPLE = 2_000
@@ -151,7 +151,7 @@ def fit(
         max_epochs=len(data.bounds) - 1,
         logger=logger or False,
         callbacks=[ResumePoint(checkpoint, data.bounds, stop)],
-        plugins=[SLURMEnvironment(auto_requeue=False) if rank.by_slurm else LightningEnvironment()],
+        plugins=[SLURMEnvironment(auto_requeue=False) if rank.by_slurm else LightningEnvironment(), InPlace()],
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,

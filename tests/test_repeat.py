@@ -1,0 +1,88 @@
+"""The command that a page shows plans the runs of the page, whatever was typed, through make and the shell."""
+
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+
+from crossover.cli import quoted, run_hydra
+from crossover.sweep.plan import LONGEST_NAME, SweepConfig, make_command, named
+
+ROOT = Path(__file__).parents[1]
+PLAIN = SweepConfig(name="quick", axes={"chain": [0]})
+
+
+def dry_run(*words: str) -> list[str]:
+    """Return the run ids that a `make sweep` command plans, and the command that it says to repeat."""
+    variables = dict(word.split("=", 1) for word in words)
+    variables["ARGS"] = f"{variables.get('ARGS', '')} dry_run=true"
+    given = [f"{name}={value}" for name, value in variables.items()]
+    done = subprocess.run(
+        ["make", "--no-print-directory", "sweep", f"PYTHON={sys.executable}", *given],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()[1:]
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (['SET=budget.steps=5 data.root="/my data (2)/it\'s, ü & #1~"', "SWEEP=tiny-imagenet-cpu"], 18),
+        (["ARGS='sweep.axes.n_train=[256,512]' sweep.name=mine 'sweep.axes.chain=[0, 4]'"], 8),
+        (["SET=budget.steps=10", "ARGS='sweep.axes.n_train=[256,512]' 'outputs=/a b/$$c'"], 12),
+    ],
+    ids=["SET", "ARGS", "both"],
+)
+def test_the_command_of_a_page_plans_its_runs(words: list[str], expected: int) -> None:
+    *ids, said = dry_run(*words)
+    assert len(ids) == expected
+    again = shlex.split(said.removeprefix("repeat: "))
+    assert again[:2] == ["make", "sweep"]
+    assert dry_run(*again[2:]) == [*ids, said]
+
+
+def test_a_command_has_what_decides_its_runs_and_not_how_they_were_done() -> None:
+    how = ["launcher=local", "launcher.parallel=2", "dry_run=true"]
+    command = make_command("quick", ["a=1"], ["sweep=quick", "set=[a=1]", "sweep.axes.chain=[0]", *how])
+    assert command == """make sweep SWEEP=quick SET="a=1" ARGS="'sweep.axes.chain=[0]'\""""
+    assert make_command("quick", [], ["sweep=quick"]) == "make sweep SWEEP=quick"
+
+
+@pytest.mark.parametrize(
+    "path", ["/my images", "a=b", "a&b", "a#b", "it's", "x (2)", "one,two", "bücher", "${oc.env:HOME}/x", "'/images'"]
+)
+def test_a_path_is_typed_as_it_is(path: str) -> None:
+    (override,) = OverridesParser.create().parse_overrides(quoted([f"machine.data_dir={path}"]))
+    assert not override.is_sweep_override()
+    assert str(override.value()) == path.strip("'") if path[0] == "'" else path
+
+
+def test_a_tilde_is_the_home_of_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/ada")
+    assert quoted(["data.root=~/pets"]) == ["data.root='/home/ada/pets'"]
+    assert quoted(["n_train=~3", "data.root=null"]) == ["n_train=~3", "data.root=null"]
+
+
+def test_names_of_changed_sweeps_are_short_safe_and_their_own() -> None:
+    many = [f"recipe.option_number_{i}={i}" for i in range(10)]
+    changes = [many, ["data.alpha=0"], ["data.alpha=-0"], ["data.root=/a/b"], ["data.root=/a_b"], ["+x=1"], ["x=1"]]
+    names = [named(PLAIN, items).name for items in changes]
+    assert names[1] == "quick--data.alpha-0"
+    assert len(set(names)) == len(names)
+    assert all(len(name) <= LONGEST_NAME and set("+=~/").isdisjoint(name) for name in names)
+    assert named(PLAIN, ["machine.device=cpu"]) == PLAIN
+
+
+def test_an_unclosed_quote_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("CROSSOVER_SET", "data.root=it's")
+    monkeypatch.setattr(sys, "argv", ["sweep.py"])
+    with pytest.raises(SystemExit):
+        run_hydra(lambda: pytest.fail("it went on"))
+    assert "SET cannot be read (No closing quotation)" in capsys.readouterr().err
