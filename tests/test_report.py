@@ -9,13 +9,14 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.collections import LineCollection
 from rich.console import Console
 
 from crossover.config import CrossoverError
 from crossover.record import Record
 from crossover.report.build import Ceiling, Extras, Report, write_report
-from crossover.report.figures import learning_curves
-from crossover.report.style import styles
+from crossover.report.figures import data_equivalence, learning_curves
+from crossover.report.style import FAMILIES, styles
 from crossover.report.terminal import terminal_summary
 from crossover.store import State, SweepRecords
 
@@ -96,9 +97,7 @@ def test_known_crossover_is_in_the_verdict_the_page_and_the_contract(report: Cal
 def test_all_files_are_written_and_the_page_asks_for_nothing_else(report: Callable[..., Report]) -> None:
     directory = report(crossing_records()).directory
     made = {str(p.relative_to(directory)) for p in directory.rglob("*") if p.is_file()}
-    figures = {
-        f"figures/{n}.{k}" for n in ("learning-curves", "gap", "data-equivalence") for k in ("svg", "png", "pdf")
-    }
+    figures = {f"figures/{n}.{k}" for n in ("learning-curves", "gap", "data-equivalence") for k in ("svg", "png")}
     tables = {"runs.csv", "curves.csv", "stability.csv", "crossover.json", "environment.json"}
     names = {"report.html", "report.md"} | tables
     assert made == figures | names
@@ -202,7 +201,7 @@ def test_single_classes_have_curves_a_table_and_a_file(tmp_path: Path) -> None:
     }
     words = visible((written.directory / "report.html").read_text())
     assert "elk 0.0 % [0.0 %, 0.0 %] 100.0 % [100.0 %, 100.0 %]" in words
-    assert (written.directory / "figures" / "classes.pdf").exists()
+    assert (written.directory / "figures" / "classes.png").exists()
 
 
 def test_page_says_how_far_the_verdict_carries(tmp_path: Path) -> None:
@@ -216,7 +215,7 @@ def test_page_says_how_far_the_verdict_carries(tmp_path: Path) -> None:
     assert "would be found in at least 80% of repetitions with 3 chains" in written.calibrations[0][0]
     assert written.pairs[0][1]["verdict"] == "crossover"
     page = (tmp_path / "report.html").read_text()
-    for text in ("survive other choices", "a better (differs)", "Could this design find", "Fitted laws", "M2"):
+    for text in ("survive other choices", "resnet_tiny leads (differs)", "Could this design find", "Fitted laws", "M2"):
         assert text in page
     saved = pd.read_csv(tmp_path / "stability.csv")
     assert saved.loc[saved["value"] == "1280 steps", "flips"].all()
@@ -261,7 +260,7 @@ def test_a_ceiling_of_zero_is_not_on_a_logarithmic_axis(tmp_path: Path) -> None:
 
 def test_labels_of_ceilings_keep_clear_of_curves_and_of_the_band(tmp_path: Path) -> None:
     written = write_report(sweep(crossing_records()), tmp_path)
-    ceilings = [Ceiling("best possible (exact Bayes)", 0.01), Ceiling("local cue alone", 0.18)]
+    ceilings = [Ceiling("best possible (exact Bayes)", 0.05), Ceiling("local cue alone", 0.18)]
     figure = learning_curves(written.runs, written.curves, written.result["studies"][0], ceilings)
     (axes,) = figure.axes
     labels = [text.get_window_extent() for text in axes.texts if "%" in text.get_text()]
@@ -277,11 +276,43 @@ def test_labels_of_ceilings_keep_clear_of_curves_and_of_the_band(tmp_path: Path)
     plt.close(figure)
 
 
+def test_a_ceiling_far_below_the_errors_is_named_and_squeezes_no_curve(tmp_path: Path) -> None:
+    written = write_report(sweep(crossing_records()), tmp_path)
+    study, ceilings = written.result["studies"][0], [Ceiling("best possible", 0.004)]
+    figure = learning_curves(written.runs, written.curves, study, ceilings)
+    (axes,) = figure.axes
+    assert "best possible, 0.4 %" in axes.get_xlabel()
+    assert axes.get_ylim()[0] > 0.5 * written.curves["error_mean"].min()
+    plt.close(figure)
+
+
+def test_bounds_on_either_side_of_the_equivalence_are_drawn(tmp_path: Path) -> None:
+    written = write_report(sweep(crossing_records()), tmp_path)
+    pair = dict(written.pairs[0][1])
+    rows = [(100, None, 2.0, None), (200, None, None, 0.5), (400, 1.5, 1.2, 1.8), (800, None, 0.2, 0.4)]
+    pair["data_equivalence"] = [dict(zip(("n_train", "factor", "ci_low", "ci_high"), row, strict=True)) for row in rows]
+    figure = data_equivalence([pair])
+    (axes,) = figure.axes
+    drawn = {line.get_label(): np.asarray(line.get_xydata()).T.tolist() for line in axes.lines}
+    assert drawn["more than (95%)"] == [[100], [2.0]]
+    assert drawn["less than (95%)"] == [[200], [0.5]]
+    parts = cast(list[LineCollection], list(axes.collections))
+    segments = [np.asarray(segment).tolist() for part in parts for segment in part.get_segments()]
+    assert segments == [[[400, 1.2], [400, 1.8]], [[800, 0.2], [800, 0.4]]]
+    plt.close(figure)
+
+
 def test_a_model_keeps_its_colour_and_marker(report: Callable[..., Report]) -> None:
     both, one = styles(["resnet_tiny", "vit_tiny"]), styles(["vit_tiny"])
     assert both["vit_tiny"] == one["vit_tiny"]
     many = styles(["resnet_a", "resnet_b", "hybrid", "vit", "other"])
     assert len(set(many.values())) == 5
+    twelve = styles([f"m{i}" for i in range(12)] + [f"vit_{size}" for size in "abcdefghijkl"] + ["resnet"])
+    assert len(set(map(str, twelve.values()))) == 25
+    members = {twelve[f"vit_{size}"].colour for size in "abcdefghijkl"}
+    assert members == set(FAMILIES["vit"]), "the members of a family share its colours"
+    assert members.isdisjoint({style.colour for model, style in twelve.items() if not model.startswith("vit")})
+    assert styles(["a", "b"], {"b": "vit"})["b"].colour == FAMILIES["vit"][0], "a family is a field"
 
 
 def test_terminal_summary_ends_with_verdict_and_page(report: Callable[..., Report]) -> None:

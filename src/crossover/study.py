@@ -1,4 +1,4 @@
-"""What goes on the page of a sweep besides its records? The known ceilings of the embedded world, and sample images."""
+"""What goes on the page of a sweep besides its records: ceilings of the embedded world, sample images, recipes."""
 
 import hashlib
 import json
@@ -18,9 +18,10 @@ from crossover.data.cache import cache_folder, open_dataset
 from crossover.data.cues import bayes_accuracy, local_only_accuracy
 from crossover.data.samples import sample_picture
 from crossover.record import runs_table
-from crossover.report.build import Ceiling, Extras, Report, Sample, write_findings, write_report
+from crossover.report.build import Ceiling, Extras, Report, write_findings, write_report
 from crossover.report.publish import Study, keep_one_format, study_findings
-from crossover.report.section import PAGE
+from crossover.report.section import PAGE, Drawing
+from crossover.report.words import recipe_table
 from crossover.store import SweepRecords, read_done, write_atomically
 from crossover.sweep.plan import parse_sweep, plan_runs
 from crossover.sweep.pool import Progress
@@ -35,7 +36,10 @@ def report_sweep(
     sweep: SweepRecords, directory: Path, *, also: Sequence[SweepRecords] = (), seed: int = 0, designs: int = 0
 ) -> Report:
     """Write the report of a sweep into `directory`; the rest as in write_report."""
-    kinds = {(record["dataset"], record["augment"]): record["config"] for record in sweep.records}
+    kinds = {
+        (r["dataset"], r["augment"], r["model"], r["recipe"], r["budget"], r.get("lr")): r["config"]
+        for r in sweep.records
+    }
     extras = describe_data([parse_run(config) for config in kinds.values()], directory)
     return write_report(sweep, directory, also=also, seed=seed, extras=extras, designs=designs)
 
@@ -93,20 +97,20 @@ def study_runs(study: Study, compose: Compose, outputs: str, changes: Sequence[s
 
 
 def describe_data(runs: Sequence[RunConfig], directory: Path) -> Extras:
-    """Return the ceilings and sample images of the data sets of some runs; pictures go to directory/figures."""
+    """Return what is known of some runs besides their records; pictures go to directory/figures."""
     data = {run.dataset: run.data for run in runs}
     ceilings = {name: cues_ceilings(config) for name, config in data.items() if isinstance(config, CuesData)}
     kinds = {(run.dataset, run.augment.name): run for run in runs}
     try:
-        samples = tuple(_sample(run, directory / "figures") for run in kinds.values())
+        known: dict[str, Any] = {"samples": tuple(_sample(run, directory / "figures") for run in kinds.values())}
     except ImportError:
-        return Extras(ceilings, no_samples="No sample images: they need PyTorch, which is not installed here.")
+        known = {"no_samples": "No sample images: they need PyTorch, which is not installed here."}
     except CrossoverError as error:
-        return Extras(ceilings, no_samples=f"No sample images: {error}")
-    return Extras(ceilings, samples)
+        known = {"no_samples": f"No sample images: {error}"}
+    return Extras(ceilings, **known, recipes=recipe_table(runs))
 
 
-def _sample(run: RunConfig, folder: Path) -> Sample:
+def _sample(run: RunConfig, folder: Path) -> Drawing:
     """Return the picture of a data set and an augmentation, drawn unless it lies there from an earlier report."""
     path = folder / f"samples-{run.dataset}-{run.augment.name}.png"
     parts = run.model_dump(mode="json", include={"data": True, "augment": True}) | {"seed": run.seed}
@@ -115,7 +119,7 @@ def _sample(run: RunConfig, folder: Path) -> Sample:
     if path.exists():
         with Image.open(path) as image:
             if image.info.get("config") == digest:
-                return Sample(run.dataset, run.augment.name, tuple(json.loads(image.info["classes"])), path)
+                return _drawing(run, path, json.loads(image.info["classes"]))
     cache = cache_folder(run.data, Path(run.machine.data_dir))
     if not cache.is_dir():
         raise CrossoverError(f"the images of {run.dataset} are not on this machine ({cache})")
@@ -125,7 +129,15 @@ def _sample(run: RunConfig, folder: Path) -> Sample:
     words.add_text("classes", json.dumps(classes))
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(path, lambda temporary: Image.fromarray(pixels).save(temporary, "PNG", pnginfo=words))
-    return Sample(run.dataset, run.augment.name, classes, path)
+    return _drawing(run, path, classes)
+
+
+def _drawing(run: RunConfig, path: Path, classes: Sequence[str]) -> Drawing:
+    named = ", ".join(classes)
+    words = f"One training image of each of {len(classes)} classes of {run.dataset} ({named})"
+    changed = f"below each, the same image as augmented ({run.augment.name}) in three steps of a training."
+    more = "Nothing is augmented." if run.augment.name == "none" else changed
+    return Drawing(name=path.stem, kind="png", alt=f"{words}. {more}")
 
 
 def cues_ceilings(config: CuesData) -> list[Ceiling]:

@@ -188,14 +188,14 @@ def test_words_and_lines_of_figures_stand_out(
     words = page.evaluate(f"[...document.querySelectorAll('svg text')].map({colour.format('fill')})")
     assert len(words) > 50
     assert min(contrast(tuple(word), tuple(paper)) for word in words) >= least_words
-    for model_colour, _ in styles(["resnet_a", "hybrid_a", "vit_a", *"abcd"]).values():
+    for model_colour, *_ in styles(["resnet_a", "hybrid_a", "vit_a", *"abcd"]).values():
         rgb = tuple(int(model_colour[i : i + 2], 16) for i in (1, 3, 5))
         assert contrast(rgb, tuple(paper)) >= least_lines, model_colour
     page.close()
 
 
 def test_a_model_has_one_colour_in_figures_and_tables(page: Any) -> None:
-    for model, (colour, _) in styles(list(MODELS)).items():
+    for model, (colour, *_) in styles(list(MODELS)).items():
         chips = page.evaluate(
             """model => [...document.querySelectorAll("td, .models span")].filter(x => x.textContent === model)
                  .map(x => x.querySelector("i").style.background)""",

@@ -1,8 +1,8 @@
-"""What did a sweep find? Tables, figures and pages: a pure function of its records."""
+"""Write a report: tables, figures and pages, a pure function of the records of a sweep."""
 
-import shlex
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,138 +13,24 @@ from crossover.analysis.classes import class_table
 from crossover.analysis.pairing import Predictions
 from crossover.analysis.robustness import calibrate, stability_table
 from crossover.analysis.runs import primary_runs
-from crossover.analysis.sentences import calibration_sentence, extrapolation_sentence, stability_sentence
 from crossover.analysis.verdict import analyse, curve_summary
 from crossover.config import CrossoverError
 from crossover.record import Record, runs_table
 from crossover.report import figures
+from crossover.report.contents import report_sections, shown_classes
 from crossover.report.figures import Ceiling
-from crossover.report.markdown import markdown_page
-from crossover.report.page import html_page, shown_classes
-from crossover.report.style import save
-from crossover.store import State, SweepRecords, file_name, write_json, write_text
+from crossover.report.findings import Extras, Findings, Report
+from crossover.report.page import html_page, markdown_page
+from crossover.report.section import PAGE, Drawing
+from crossover.report.style import save, styles
+from crossover.store import SweepRecords, file_name, write_json, write_text
 
-__all__ = ["Ceiling", "Extras", "Findings", "Report", "Sample", "write_curves_report", "write_findings", "write_report"]
+__all__ = ["Ceiling", "Extras", "Findings", "Report", "write_curves_report", "write_findings", "write_report"]
 
-
-@dataclass(frozen=True)
-class Sample:
-    """A picture of what networks are trained on: images of a data set above, augmented below."""
-
-    dataset: str
-    augment: str
-    classes: tuple[str, ...]
-    """Of the columns."""
-    path: Path
-    """PNG."""
-
-
-@dataclass(frozen=True)
-class Extras:
-    """What is known of the data sets besides the records; by data set."""
-
-    ceilings: Mapping[str, Sequence[Ceiling]] = field(default_factory=dict)
-    samples: tuple[Sample, ...] = ()
-    no_samples: str = "No sample images: only curves were given."
-    """Why there are none."""
-
-
-@dataclass(frozen=True)
-class Findings:
-    """What goes into a report: runs, and what is known of them."""
-
-    title: str
-    command: str
-    """What repeats it."""
-    runs: pd.DataFrame
-    planned: int
-    conditions: dict[str, Any] = field(default_factory=dict)
-    unfinished: Mapping[str, State] = field(default_factory=dict)
-    """Run id to state of the planned runs that are not done."""
-    errors: Mapping[str, str] = field(default_factory=dict)
-    """Run id to the message of a failed run."""
-    predictions: Predictions = field(default_factory=dict)
-    names: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    """Data set to its classes."""
-    chance: Mapping[str, float] = field(default_factory=dict)
-    """Data set to the error of guessing."""
-    extras: Extras = Extras()
-    sizes: str = "training images"
-    """What n_train counts."""
-
-
-@dataclass(frozen=True)
-class Report:
-    """A finished report and what it says."""
-
-    findings: Findings
-    directory: Path
-    curves: pd.DataFrame
-    result: dict[str, Any]
-    stability: pd.DataFrame
-    classes: pd.DataFrame
-    calibration: dict[str, Any] | None = None
-
-    @property
-    def runs(self) -> pd.DataFrame:
-        return self.findings.runs
-
-    @property
-    def pairs(self) -> list[tuple[str, dict[str, Any]]]:
-        return [(study["dataset"], pair) for study in self.result["studies"] for pair in study["pairs"]]
-
-    @property
-    def verdicts(self) -> list[str]:
-        """One sentence for each pair, or why there is none."""
-        said = [f"{dataset}: {pair['summary']}" for dataset, pair in self.pairs]
-        return said or [f"One model only, {self.runs['model'].iloc[0]}: there is nothing to compare it with."]
-
-    @property
-    def trouble(self) -> list[str]:
-        """What failed or is missing, one line each."""
-        lines = [
-            f"{run_id} failed: {text.strip().splitlines()[-1] if text.strip() else 'no message'}"
-            for run_id, text in self.findings.errors.items()
-        ]
-        left = sum(state != "failed" for state in self.findings.unfinished.values())
-        if left:
-            lines.append(
-                f"{left} of {self.findings.planned} runs are not done yet; continue with: {self.findings.command}"
-            )
-        return lines
-
-    @property
-    def notes(self) -> list[str]:
-        """What was left out, changed or could not be established."""
-        said = [
-            (study["dataset"], note)
-            for study in self.result["studies"]
-            for note in (*study["notes"], *(note for pair in study["pairs"] for note in pair["notes"]))
-        ]
-        return list(dict.fromkeys(f"{dataset}: {note}" for dataset, note in said))
-
-    @property
-    def extrapolations(self) -> list[str]:
-        said = [(dataset, extrapolation_sentence(pair)) for dataset, pair in self.pairs]
-        return [f"{dataset}: {sentence}" for dataset, sentence in said if sentence]
-
-    @property
-    def stabilities(self) -> list[tuple[str, pd.DataFrame]]:
-        """What the alternatives of each pair say together, and their rows."""
-        groups = self.stability.groupby(["dataset", "a", "b"], sort=False)
-        return [(f"{dataset}, {a} and {b}: {stability_sentence(rows)}", rows) for (dataset, a, b), rows in groups]
-
-    @property
-    def calibrations(self) -> list[tuple[str, list[dict[str, Any]]]]:
-        """What the simulated repetitions of each pair say, and their rows by number of chains."""
-        entries = self.calibration["pairs"] if self.calibration else []
-        return [(f"{e['dataset']}, {e['a']} and {e['b']}: {calibration_sentence(e)}", e["rows"]) for e in entries]
-
-    @property
-    def commands(self) -> list[str]:
-        """What repeats the study, from a clone of the code."""
-        commits = [str(commit) for commit in self.findings.conditions.get("commit", []) if commit]
-        return [*(f"git checkout {shlex.quote(commit)}" for commit in commits[:1]), self.findings.command]
+TOLD_EVERY = 10.0
+"""Seconds between two words on what is being drawn."""
+MOST_PANELS = 3
+"""Pairs of a data set up to which each has a panel of its gap and data-equivalence; those of more are in tables."""
 
 
 def write_report(
@@ -252,8 +138,9 @@ def write_findings(findings: Findings, directory: Path, *, seed: int = 0, design
             write_text(directory / f"{name}.csv", table.to_csv(index=False, float_format="%.6g"))
     if report.calibration:
         write_json(directory / "calibration.json", report.calibration)
-    write_text(directory / "report.md", markdown_page(report, drawings))
-    write_text(directory / "report.html", html_page(report, drawings))
+    sections = report_sections(report, drawings)
+    write_text(directory / "report.md", markdown_page(report, sections))
+    write_text(directory / PAGE, html_page(report, sections))
     return report
 
 
@@ -261,31 +148,44 @@ def _calibration(findings: Findings, seed: int, designs: int) -> dict[str, Any]:
     return calibrate(findings.runs, seed=seed, designs=designs, predictions=findings.predictions)
 
 
-def _draw(report: Report) -> list[tuple[str, str]]:
-    """Write the figures; return the name and the text alternative of each."""
-    folder, drawn = report.directory / "figures", []
-    several, shown = len(report.result["studies"]) > 1, shown_classes(report)
-    sizes = report.findings.sizes
+def _draw(report: Report) -> dict[str, list[Drawing]]:
+    """Write the figures; return those of each data set."""
+    studies = report.result["studies"]
+    return {study["dataset"]: _draw_study(report, study, len(studies) > 1) for study in _told(studies)}
+
+
+def _told(studies: Sequence[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
+    """Yield the studies, and say how far the drawing is where it takes long."""
+    since = time.monotonic()
+    for done, study in enumerate(studies):
+        if time.monotonic() - since > TOLD_EVERY:
+            print(f"figures of {done} of {len(studies)} data sets are drawn", file=sys.stderr, flush=True)
+            since = time.monotonic()
+        yield study
+
+
+def _draw_study(report: Report, study: Mapping[str, Any], several: bool) -> list[Drawing]:
+    dataset, folder, sizes = study["dataset"], report.directory / "figures", report.findings.sizes
+    suffix = f"-{file_name(dataset)}" if several else ""
     x_label = figures.X_LABEL if sizes == "training images" else sizes
-    for study in report.result["studies"]:
-        dataset, suffix = study["dataset"], f"-{file_name(study['dataset'])}" if several else ""
-        runs, curves = (table[table["dataset"] == dataset] for table in (report.runs, report.curves))
-        said = " ".join(pair["summary"] for pair in study["pairs"])
-        drawn.append((f"learning-curves{suffix}", f"Test error over {sizes} on {dataset}. {said}".strip()))
-        ceilings = report.findings.extras.ceilings.get(dataset, ())
-        save(figures.learning_curves(primary_runs(runs)[0], curves, study, ceilings, x_label), folder, drawn[-1][0])
-        pairs = [pair for pair in study["pairs"] if pair["gap"]]
-        if pairs:
-            named = " and of ".join(f"{pair['b']} to {pair['a']}" for pair in pairs)
-            drawn.append((f"gap{suffix}", f"Log error ratio of {named} over {sizes} on {dataset}."))
-            save(figures.gap(pairs, x_label), folder, drawn[-1][0])
-            named = "; ".join(f"{pair['b']} for the error of {pair['a']}" for pair in pairs)
-            drawn.append((f"data-equivalence{suffix}", f"How many images a model needs on {dataset}: {named}."))
-            save(figures.data_equivalence(pairs, x_label), folder, drawn[-1][0])
-        if dataset in shown:
-            kept = report.classes[report.classes["dataset"] == dataset]
-            chosen = kept[kept["class"].isin(shown[dataset])]
-            words = f"Test error over {sizes} on {dataset} for {len(shown[dataset])} classes."
-            drawn.append((f"classes{suffix}", words))
-            save(figures.by_class(chosen, list(dict.fromkeys(curves["model"]))), folder, drawn[-1][0])
-    return drawn
+    runs, curves = (table[table["dataset"] == dataset] for table in (report.runs, report.curves))
+    ceilings = report.findings.extras.ceilings.get(dataset, ())
+    said = " ".join(pair["summary"] for pair in study["pairs"][:MOST_PANELS])
+    drawn = [(f"learning-curves{suffix}", f"Test error over {sizes} on {dataset}. {said}".strip())]
+    save(figures.learning_curves(primary_runs(runs)[0], curves, study, ceilings, x_label), folder, drawn[-1][0])
+    pairs = [pair for pair in study["pairs"] if pair["gap"]]
+    if 0 < len(pairs) <= MOST_PANELS:
+        named = " and of ".join(f"{pair['b']} to {pair['a']}" for pair in pairs)
+        drawn.append((f"gap{suffix}", f"Log error ratio of {named} over {sizes} on {dataset}."))
+        save(figures.gap(pairs, x_label), folder, drawn[-1][0])
+        named = "; ".join(f"{pair['b']} for the error of {pair['a']}" for pair in pairs)
+        drawn.append((f"data-equivalence{suffix}", f"How many images a model needs on {dataset}: {named}."))
+        save(figures.data_equivalence(pairs, x_label), folder, drawn[-1][0])
+    names = shown_classes(report).get(dataset, [])
+    if names:
+        kept = report.classes[(report.classes["dataset"] == dataset) & report.classes["class"].isin(names)]
+        shown = styles(list(dict.fromkeys(curves["model"])), figures.families_of(runs))
+        words = f"Test error over {sizes} on {dataset} for {len(names)} classes; bands are the range of chains."
+        drawn.append((f"classes{suffix}", words))
+        save(figures.by_class(kept, shown, x_label), folder, drawn[-1][0])
+    return [Drawing(name=name, alt=alt) for name, alt in drawn]

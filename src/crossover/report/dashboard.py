@@ -14,9 +14,8 @@ import wandb_workspaces.workspaces as ws
 
 from crossover.config import CrossoverError
 from crossover.record import ACCURACY, CONFUSION_TABLE, GPU_SECONDS, HISTORY, N_TRAIN, SAMPLES, SUMMARY
-from crossover.report.markdown import code
 from crossover.report.style import styles
-from crossover.report.table import plain
+from crossover.report.table import code, plain
 from crossover.report.wandb import CURVE, CURVE_JOB, EQUIVALENCE, GAP, PAIR_JOB, run_id
 from crossover.store import SweepRecords, write_text
 
@@ -61,7 +60,7 @@ class Dashboard:
     @property
     def colours(self) -> dict[str, str]:
         """The colour of each run: that of its model, the same as in every figure."""
-        chosen = {model: colour for model, (colour, _) in styles(list(dict.fromkeys(self.models.values()))).items()}
+        chosen = {model: colour for model, (colour, *_) in styles(list(dict.fromkeys(self.models.values()))).items()}
         curves = {
             run_id(CURVE_JOB, self.sweep.name, f"{model} on {study['dataset']}"): colour
             for study in self.studies

@@ -1,11 +1,10 @@
-"""What does a crossover look like? Learning curves, the gap, data-equivalence and the curves of single classes."""
+"""The figures of a report: learning curves, the gap, data-equivalence and the curves of single classes."""
 
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -13,13 +12,20 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator, PercentFor
 from matplotlib.transforms import Bbox
 
 from crossover.analysis.sentences import images
-from crossover.report.style import DASHES, FAINT, INK, SOFT, WIDTH, error_axis, panels, size_axis, styles
+from crossover.report.style import DASHES, FAINT, INK, SOFT, WIDTH, Style, error_axis, panels, size_axis, styles
 
 MANY = 20
 """Sizes of one curve from which on only its points and its law are drawn."""
 X_LABEL = "training images (n_train)"
 MOST_IN_COLUMN = 3
 """Pairs in one column; more make two."""
+MOST_CROSSINGS = 3
+"""Crossings that are drawn with the learning curves; of more nothing could be read."""
+LEGEND_COLUMNS = 3
+SMALL = 9.5
+"""Points of the smaller words: 9 px on a phone."""
+FAR_BELOW = 0.5
+"""Ceilings below this share of the lowest error are not drawn as lines."""
 
 
 @dataclass(frozen=True)
@@ -39,19 +45,25 @@ def learning_curves(
 ) -> Figure:
     """Return error over n_train, log-log: means, chains as points, intervals, laws, ceilings, N* with its interval.
 
-    A ceiling of zero is left out: it has no place on a logarithmic axis.
+    A ceiling far below all errors is named below the axis, as a line it would squeeze the curves; one of zero has no
+    place on a logarithmic axis.
     """
-    ceilings = [ceiling for ceiling in ceilings if ceiling.error > 0]
-    figure, (axes,) = panels(1, size=(WIDTH, 3.9))
-    chosen = styles(list(dict.fromkeys(curves["model"])))
+    lowest = float(curves["error_mean"].min())
+    below = [ceiling for ceiling in ceilings if 0 < ceiling.error < FAR_BELOW * lowest]
+    ceilings = [ceiling for ceiling in ceilings if ceiling.error >= FAR_BELOW * lowest > 0]
+    models = list(dict.fromkeys(curves["model"]))
+    legend_rows = -(-len(models) // LEGEND_COLUMNS)
+    figure, (axes,) = panels(1, size=(WIDTH, 3.6 + 0.2 * legend_rows))
+    chosen = styles(models, families_of(runs))
     for model, rows in curves.groupby("model", sort=False):
-        colour, marker = chosen[str(model)]
+        colour, marker, style = chosen[str(model)]
         points = runs[runs["model"] == model]
         many = len(rows) > MANY  # then the points say it, and the law is the line
         dots: dict[str, Any] = {"s": 10, "color": colour, "alpha": 0.5, "linewidth": 0, "zorder": 3, "rasterized": many}
         axes.scatter(points["n_train"], points["test_error"], **dots)
         line = rows[:0] if many else rows
-        axes.plot(line["n_train"], line["error_mean"], color=colour, marker=marker, label=str(model), linewidth=2)
+        drawn: dict[str, Any] = {"color": colour, "marker": marker, "linestyle": style, "linewidth": 1.8}
+        axes.plot(line["n_train"], line["error_mean"], label=str(model), markersize=5, **drawn)
         low, high = rows["error_low"], rows["error_high"]
         axes.fill_between(rows["n_train"], low, high, color=colour, alpha=0.15, linewidth=0)
         law = next((entry["curve"] for entry in study["laws"] if entry["model"] == model), None)
@@ -62,10 +74,11 @@ def learning_curves(
         axes.plot([], [], color=SOFT, linestyle=DASHES, linewidth=1.2, label="fitted laws")
     for ceiling in ceilings:
         axes.axhline(ceiling.error, color=SOFT, linestyle=":", linewidth=1)
-    for row, pair in enumerate(pair for pair in study["pairs"] if pair["n_star"] is not None):
+    crossings = [pair for pair in study["pairs"] if pair["n_star"] is not None]
+    for row, pair in enumerate(crossings if len(crossings) <= MOST_CROSSINGS else []):
         _draw_crossing(axes, pair, row)
     size_axis(axes, sorted(curves["n_train"].unique()))
-    axes.set_xlabel(x_label)
+    axes.set_xlabel("\n".join([x_label, *(f"below: {one.label}, {100 * one.error:.2g} %" for one in below)]))
     error_axis(axes)
     axes.set_ylabel("test error")
     _legend_above(figure, axes)
@@ -75,10 +88,20 @@ def learning_curves(
     return figure
 
 
-def _legend_above(figure: Figure, axes: Axes) -> None:
-    """Name what `axes` shows above the figure, where no curve can be in the way."""
-    handles, labels = axes.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=min(3, len(labels)), frameon=False, fontsize=9)
+def families_of(runs: pd.DataFrame) -> dict[str, str]:
+    """Return the family of each model, where the runs tell it."""
+    return dict(zip(runs["model"], runs["family"], strict=True)) if "family" in runs else {}
+
+
+def _legend_above(figure: Figure, *drawn: Axes) -> None:
+    """Name what the panels show above the figure, where no curve can be in the way."""
+    named: dict[str, Any] = {}
+    for axes in drawn:
+        named |= {label: handle for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+    columns = min(LEGEND_COLUMNS, len(named))
+    if named:
+        how: dict[str, Any] = {"loc": "outside upper center", "ncols": columns, "frameon": False, "fontsize": SMALL}
+        figure.legend(list(named.values()), list(named), **how)
 
 
 def _label_ceilings(axes: Axes, ceilings: Sequence[Ceiling]) -> None:
@@ -123,7 +146,7 @@ def _draw_crossing(axes: Axes, pair: Mapping[str, Any], row: int) -> None:
         xytext=(0, 2 + 11 * row),  # one above the other: crossings may be close
         textcoords="offset points",
         ha="center",
-        fontsize=9,
+        fontsize=SMALL,
     )
 
 
@@ -132,6 +155,7 @@ def gap(pairs: Sequence[Mapping[str, Any]], x_label: str = X_LABEL) -> Figure:
     figure, drawn = _panels_of(pairs)
     for axes, pair in zip(drawn, pairs, strict=True):
         _draw_gap(axes, pair, x_label)
+    _legend_above(figure, *drawn)
     return figure
 
 
@@ -155,11 +179,9 @@ def _draw_gap(axes: Axes, pair: Mapping[str, Any], x_label: str) -> None:
     axes.margins(y=0.14)  # room for the words above and below
     axes.set_xlabel(x_label)
     axes.set_ylabel(f"log error ratio,\n{pair['b']} / {pair['a']}", linespacing=1.4)
-    words: dict[str, Any] = {"transform": axes.transAxes, "fontsize": 8.5, "color": SOFT}
+    words: dict[str, Any] = {"transform": axes.transAxes, "fontsize": SMALL, "color": SOFT}
     axes.text(0.01, 0.99, f"above zero: {pair['a']} leads", va="top", **words)
     axes.text(0.01, 0.02, f"below zero: {pair['b']} leads", **words)
-    if axes.get_legend_handles_labels()[0]:
-        axes.legend(frameon=False, fontsize=8.5)
 
 
 def data_equivalence(pairs: Sequence[Mapping[str, Any]], x_label: str = X_LABEL) -> Figure:
@@ -167,58 +189,63 @@ def data_equivalence(pairs: Sequence[Mapping[str, Any]], x_label: str = X_LABEL)
     figure, drawn = _panels_of(pairs)
     for axes, pair in zip(drawn, pairs, strict=True):
         _draw_equivalence(axes, pair, x_label)
+    _legend_above(figure, *drawn)
     return figure
 
 
 def _draw_equivalence(axes: Axes, pair: Mapping[str, Any], x_label: str) -> None:
     columns = ["n_train", "factor", "ci_low", "ci_high"]
-    every = pd.DataFrame(pair["data_equivalence"], columns=columns).astype(float)
-    table, beyond = every.dropna(subset=["factor"]), every[every["factor"].isna()].dropna(subset=["ci_low"])
-    error = np.abs(table[["ci_low", "ci_high"]].to_numpy().T - table["factor"].to_numpy())
-    error = np.nan_to_num(error)  # an unbounded end has no cap
-    axes.errorbar(table["n_train"], table["factor"], yerr=error, color=INK, marker="o", capsize=3, linewidth=1.5)
-    if not beyond.empty:
-        axes.plot(beyond["n_train"], beyond["ci_low"], "^", color=INK, fillstyle="none", label="more than (95%)")
-        axes.legend(frameon=False, fontsize=8.5)
-    empty = table.empty and beyond.empty
-    if not empty:
-        axes.axhline(1, color=SOFT, linewidth=1)
-        axes.set_yscale("log")
-        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"× {value:g}"))
-        axes.yaxis.set_minor_locator(NullLocator())
+    table = pd.DataFrame(pair["data_equivalence"], columns=columns).astype(float)
+    known = table.dropna(subset=["factor"])
+    axes.plot(known["n_train"], known["factor"], color=INK, marker="o", linewidth=1.5)
+    whole = table.dropna(subset=["ci_low", "ci_high"])
+    axes.vlines(whole["n_train"], whole["ci_low"], whole["ci_high"], color=INK, linewidth=1.5)
+    open_above = table[table["ci_high"].isna()].dropna(subset=["ci_low"])
+    open_below = table[table["ci_low"].isna()].dropna(subset=["ci_high"])
+    bound: dict[str, Any] = {"color": INK, "fillstyle": "none", "linestyle": "none"}
+    for rows, end, marker, label in (
+        (open_above, "ci_low", "^", "more than (95%)"),
+        (open_below, "ci_high", "v", "less than (95%)"),
+    ):
+        if not rows.empty:
+            axes.plot(rows["n_train"], rows[end], marker, label=label, **bound)
     sizes = [row["n_train"] for row in pair["gap"]]
     axes.set_xlim(min(sizes) / 1.3, max(sizes) * 1.3)
     size_axis(axes, sizes)
     axes.set_xlabel(x_label)
     axes.set_ylabel(f"images {pair['b']} needs\nper image of {pair['a']}", linespacing=1.4)
-    if empty:
-        said = f"the curve of {pair['b']} reaches the\nerror of {pair['a']} at no measured size"
+    if not table[["factor", "ci_low", "ci_high"]].notna().any(axis=None):
+        said = f"at no measured size is it known\nhow many images {pair['b']} needs"
         axes.text(0.5, 0.5, said, transform=axes.transAxes, ha="center", va="center")
         axes.set_yticks([])
+        return
+    axes.axhline(1, color=SOFT, linewidth=1)
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"× {value:g}"))
+    axes.yaxis.set_minor_locator(NullLocator())
 
 
-def by_class(classes: pd.DataFrame, models: Sequence[str]) -> Figure:
+def by_class(classes: pd.DataFrame, chosen: Mapping[str, Style], x_label: str = X_LABEL) -> Figure:
     """Return test error over n_train for each class of one data set, with the range of chains as a band."""
     names = list(dict.fromkeys(classes["class"]))
     figure, drawn = panels(len(names), columns=min(2, len(names)), size=(WIDTH / 2, 1.6))
-    chosen = styles(models)
     top = max(float(classes["error_max"].max()), 0.05)
     for axes, name in zip(drawn, names, strict=True):
         part = classes[classes["class"] == name]
         for model, rows in part.groupby("model", sort=False):
-            colour, marker = chosen[str(model)]
-            line = {"color": colour, "marker": marker, "linewidth": 1.5, "markersize": 4}
-            axes.plot(rows["n_train"], rows["error_mean"], label=str(model), **line)  # type: ignore[arg-type]
+            colour, marker, style = chosen[str(model)]
+            line = {"color": colour, "marker": marker, "linestyle": style, "linewidth": 1.5, "markersize": 4}
+            axes.plot(rows["n_train"], rows["error_mean"], label=str(model), **line)
             low, high = rows["error_min"], rows["error_max"]
             axes.fill_between(rows["n_train"], low, high, color=colour, alpha=0.2, linewidth=0)
         axes.set_title(f"class {name}" if str(name).isdigit() else str(name), fontsize=10, loc="left")
         size_axis(axes, sorted(classes["n_train"].unique()), short=True)
-        axes.tick_params(labelsize=9)
+        axes.tick_params(labelsize=SMALL)
         axes.set_ylim(0, 1.05 * top)
         axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     _legend_above(figure, drawn[0])
-    figure.supxlabel(X_LABEL, fontsize=10)
+    figure.supxlabel(x_label, fontsize=10)
     figure.supylabel("test error", fontsize=10)
     return figure
 
@@ -230,8 +257,9 @@ def best_of(curves: pd.DataFrame) -> Figure:
     chosen = styles(list(dict.fromkeys(curves["model"])))
     for axes, n in zip(drawn, sizes, strict=True):
         for model, rows in curves[curves["n_train"] == n].groupby("model", sort=False):
-            colour, marker = chosen[str(model)]
-            axes.plot(rows["trials"], rows["val_error"], color=colour, marker=marker, label=str(model), linewidth=2)
+            colour, marker, style = chosen[str(model)]
+            line: dict[str, Any] = {"color": colour, "marker": marker, "linestyle": style, "linewidth": 2}
+            axes.plot(rows["trials"], rows["val_error"], label=str(model), **line)
         axes.set_title(f"{n:,} training images", fontsize=10)
         axes.set_xlabel("trials")
         axes.set_ylabel("expected lowest\nvalidation error")

@@ -1,7 +1,7 @@
 """A section of a report: sentences, figures and tables under a title, and the file in which a study leaves one."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError
 
@@ -23,9 +23,10 @@ FileName = Annotated[str, Field(pattern=r"^[\w][\w.+,=@-]*$")]
 
 
 class Drawing(Frozen):
-    """A figure that lies in figures/ beside the report, as SVG or else PNG."""
+    """A figure that lies in figures/ beside the report."""
 
     name: FileName
+    kind: Literal["svg", "png"] = "svg"
     alt: str
     """Says the same in words."""
     caption: str = ""
@@ -50,8 +51,8 @@ class Section(Part):
     """A part of the page of its own. A study leaves it as section-NAME.json beside the report."""
 
     name: FileName
-    after: str = "classes"
-    """The section of the page that it follows; the last but one place where there is none such."""
+    after: str = ""
+    """The section of the page that it follows; else it stands before those on cost, runs and methods."""
     files: tuple[FileName, ...] = ()
     """Tables of the study that lie beside the report, to be downloaded and published with it."""
 
@@ -86,12 +87,12 @@ def report_files(directory: Path) -> list[str]:
 
 
 def markdown_part(part: Part, level: int = 2) -> list[str]:
-    """Return the lines of a part in Markdown, its figures as SVG."""
+    """Return the lines of a part in Markdown."""
     lines = ["#" * level + " " + plain(part.title), ""]
     for sentence in part.sentences:
         lines += [plain(sentence), ""]
     for drawing in part.drawings:
-        lines += [f"![{plain(drawing.alt)}](figures/{drawing.name}.svg)", ""]
+        lines += [f"![{plain(drawing.alt)}](figures/{drawing.name}.{drawing.kind})", ""]
     for table in part.tables:
         lines += [*([plain(table.caption), ""] if table.caption else []), *markdown_table(table), ""]
     if part.code:

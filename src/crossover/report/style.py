@@ -1,11 +1,13 @@
-"""What do all figures share? Colours and markers of models, axes, panels, and the files that a figure becomes."""
+"""What all figures share: styles of models, axes, panels, and the files that a figure becomes."""
 
 import itertools
 import re
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from html import escape
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib as mpl
 
@@ -15,7 +17,6 @@ import matplotlib.pyplot as plt
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.backends.backend_pdf import FigureCanvasPdf
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
@@ -23,10 +24,17 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocato
 from crossover.analysis.sentences import images
 from crossover.store import write_atomically
 
-FAMILIES = {"resnet": ("#0072B2", "o"), "hybrid": ("#009E73", "D"), "vit": ("#D55E00", "s")}
-OTHERS = (("#CC79A7", "^"), ("#A87900", "v"), ("#3D93C4", "P"), ("#808080", "X"))
-"""After Okabe and Ito 2008: told apart by the colour-blind, each with its marker; the light ones darkened, so that all
+FAMILIES = {
+    "resnet": ("#0072B2", "#3D93C4", "#4F74E0"),
+    "hybrid": ("#009E73", "#3F8F5C", "#1F7F8F"),
+    "vit": ("#D55E00", "#C4573D", "#B57A3A"),
+}
+"""Colours of a family and its members. After Okabe and Ito 2008: told apart by the colour-blind, darkened so that all
 have a contrast of 3 on a white and on a dark page."""
+OTHERS = ("#B65C8F", "#A87900", "#7A68D8", "#808080", "#2F8F8F", "#C05050", "#6F8F20")
+"""Colours of models whose family is not known."""
+MARKERS = {"resnet": "o^<hp8H", "hybrid": "DdPX*", "vit": "sv>XP", "": "^vPXDo<>ds*p"}
+LINES = ("-", (0, (5, 1.5)), (0, (5, 1.5, 1, 1.5)), (0, (1, 1.2)))
 INK, SOFT, FAINT = "#222222", "#555555", "#999999"
 """Of axes and words; on the page they follow its light or dark colours."""
 DASHES = (0, (4, 2))
@@ -35,7 +43,7 @@ TOP = 1.3
 """Of an axis of errors: an interval may go beyond 100 %, an error cannot."""
 DPI = 200
 """Of PNG files, and of what is rasterized in the others."""
-WIDTH = 5.0
+WIDTH = 4.6
 """Inches of a figure with one panel: its words can then be read on a phone."""
 _RC: Any = {
     "svg.hashsalt": "crossover",
@@ -52,14 +60,29 @@ _RC: Any = {
 }
 
 
-def styles(models: Sequence[str]) -> dict[str, tuple[str, str]]:
-    """Return colour and marker of each model: the first of a family has the family's, others take what is left."""
-    chosen: dict[str, tuple[str, str]] = {}
-    spare = iter(OTHERS)
+class Style(NamedTuple):
+    """How a model is drawn, in every figure."""
+
+    colour: str
+    marker: str
+    line: Any
+
+
+def styles(models: Sequence[str], families: Mapping[str, str] | None = None) -> dict[str, Style]:
+    """Return as many styles as models: a family shares colours, and its members differ in marker, shade and line.
+
+    `families` maps a model to its family; else the name begins with it.
+    """
+    chosen: dict[str, Style] = {}
+    members: Counter[str] = Counter()
     for model in models:
-        family = next((f for f in FAMILIES if model.startswith(f)), None)
-        free = family is not None and FAMILIES[family] not in chosen.values()
-        chosen[model] = FAMILIES[family] if family is not None and free else next(spare, OTHERS[-1])
+        family = (families or {}).get(model) or next((f for f in FAMILIES if model.startswith(f)), "")
+        family = family if family in FAMILIES else ""
+        colours, markers, place = FAMILIES.get(family, OTHERS), MARKERS[family], members[family]
+        members[family] += 1
+        again = place // len(colours)
+        line = LINES[again] if again < len(LINES) else (0, (again, 1.5))
+        chosen[model] = Style(colours[place % len(colours)], markers[place % len(markers)], line)
     return chosen
 
 
@@ -117,7 +140,7 @@ def _error_ticks(low: float, high: float) -> list[float]:
     return ticks
 
 
-def save(figure: Figure, folder: Path, name: str, kinds: Sequence[str] = ("svg", "png", "pdf")) -> None:
+def save(figure: Figure, folder: Path, name: str, kinds: Sequence[str] = ("svg", "png")) -> None:
     """Write a figure in each format, the same bytes for the same figure, and close it."""
     folder.mkdir(parents=True, exist_ok=True)
     with mpl.rc_context(_RC):
@@ -127,7 +150,6 @@ def save(figure: Figure, folder: Path, name: str, kinds: Sequence[str] = ("svg",
         writers: dict[str, tuple[Callable[..., object], str]] = {
             "svg": (FigureCanvasSVG(figure).print_svg, "Date"),
             "png": (FigureCanvasAgg(figure).print_png, "Software"),
-            "pdf": (FigureCanvasPdf(figure).print_pdf, "CreationDate"),
         }
         for kind in kinds:
             write, changing = writers[kind]
@@ -149,10 +171,6 @@ def inline_svg(path: Path, name: str, alt: str) -> str:
     width, height = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', body).groups()  # type: ignore[union-attr]
     start = body.index(">") + 1
     wide = ' class="wide"' if float(width) > 1.2 * 72 * WIDTH else ""
-    head = f'<svg{wide} role="img" aria-label="{_escaped(alt)}" viewBox="0 0 {width} {height}"'
+    head = f'<svg{wide} role="img" aria-label="{escape(alt)}" viewBox="0 0 {width} {height}"'
     namespaces = 'xmlns:xlink="http://www.w3.org/1999/xlink" xmlns="http://www.w3.org/2000/svg"'
     return re.sub(r"\n\s*", "\n", f'{head} style="max-width: {width}pt" {namespaces}>{body[start:]}')
-
-
-def _escaped(text: str) -> str:
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace('"', "&quot;")

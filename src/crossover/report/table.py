@@ -3,7 +3,6 @@
 import re
 from collections.abc import Sequence
 from math import isnan
-from typing import Literal
 
 from matplotlib.ticker import EngFormatter
 from pydantic import BaseModel, ConfigDict
@@ -15,7 +14,6 @@ from crossover.analysis.sentences import images
 Number = int | float | None
 Cell = str | int | float | tuple[Number, ...] | None
 """A word, a number, or a number with the two ends of its interval; None is unknown, and an unknown end unbounded."""
-Unit = Literal["", "%", "points", "images", "ratio", "SI", "s", "/s", "h", "B"]
 DASH = "–"
 
 
@@ -27,8 +25,8 @@ class Column(Frozen):
     """Heading, unit and side of the cells below it."""
 
     title: str
-    unit: Unit = ""
-    """`%` shows a fraction in percent, `points` a difference of fractions, `images` and `SI` round to a prefix."""
+    unit: str = ""
+    """`%` shows a fraction in percent, `points` a difference of fractions, `images`, `SI` and `B` round to a prefix."""
     left: bool = False
     """Words are read from the left; numbers are compared at the right."""
 
@@ -49,13 +47,22 @@ class Table(Frozen):
         """The rows as they are shown."""
         return [[shown(cell, column.unit) for cell, column in zip(row, self.columns, strict=True)] for row in self.rows]
 
+    def with_columns(self, titles: Sequence[str]) -> "Table":
+        """Return the table with some of its columns."""
+        places = [self.header.index(name) for name in titles]
+        rows = tuple(tuple(row[place] for place in places) for row in self.rows)
+        return Table(caption=self.caption, columns=tuple(self.columns[place] for place in places), rows=rows)
+
+    def with_caption(self, caption: str) -> "Table":
+        return self.model_copy(update={"caption": caption})
+
 
 def columns(*titles: str, left: int = 0) -> tuple[Column, ...]:
     """Return columns without units, of which the first `left` hold words."""
     return tuple(Column(title=title, left=place < left) for place, title in enumerate(titles))
 
 
-def shown(cell: Cell, unit: Unit = "") -> str:
+def shown(cell: Cell, unit: str = "") -> str:
     """Return a cell as a reader sees it, such as `12.3 % [11.0 %, 14.1 %]`, `576.0 G` or `–`."""
     if isinstance(cell, str):
         return cell
@@ -70,7 +77,7 @@ def _known(value: Number) -> bool:
     return value is not None and not isnan(value)
 
 
-def _number(value: Number, unit: Unit) -> str:
+def _number(value: Number, unit: str) -> str:
     if value is None or isnan(value):
         return DASH
     match unit:
@@ -86,7 +93,8 @@ def _number(value: Number, unit: Unit) -> str:
             return EngFormatter("B" if unit == "B" else "", places=1)(value).strip()
         case "s" | "/s" | "h":
             return f"{value:,.3g} {unit}" if abs(value) < 1000 else f"{value:,.0f} {unit}"
-    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
+    number = f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
+    return f"{number} {unit}".strip()
 
 
 def markdown_table(table: Table) -> list[str]:
@@ -114,3 +122,8 @@ def terminal_table(table: Table) -> TerminalTable:
     for row in table.cells:
         made.add_row(*map(escape, row))
     return made
+
+
+def code(text: str) -> str:
+    """Return text for a place between backticks, which it does not end."""
+    return " ".join(text.split()).replace("`", "'")

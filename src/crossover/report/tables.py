@@ -1,236 +1,259 @@
-"""Which words and numbers stand in the tables of a report? Cells as text, the same on every page."""
-
-from __future__ import annotations
+"""The tables of a report: verdicts, numbers by size, laws, classes, cost and runs, as data."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
 from crossover.analysis.laws import LAST_VALUE
-from crossover.analysis.sentences import images
+from crossover.analysis.sentences import images, size
 from crossover.record import COLUMNS
-
-if TYPE_CHECKING:
-    from crossover.report.build import Report
+from crossover.report.findings import Report
+from crossover.report.table import Cell, Column, Table, columns
+from crossover.report.words import parameter_words, title, verdict_words
 
 MOST_SIZES = 40
 """Sizes of a data set up to which all are in its table; curves with more are shown where they are compared."""
-ERRORS = "mean test error over chains, with its 95% interval for one size"
-SMOOTHED = "the smoothed curves, where they are compared; the measured points are in runs.csv"
-"""What a table by size shows."""
-CALIBRATION = (
-    ("chains", "chains", "d"),
-    ("power", "power", ".2f"),
-    ("false crossovers", "false_crossover", ".3f"),
-    ("coverage of N*", "coverage", ".3f"),
-    ("width of its interval (ratio)", "width", ".2f"),
-    ("of a pointwise Fieller set", "fieller_width", ".2f"),
-)
-"""Column of the table, key of a row of calibration.json, format."""
-COST = tuple(column for column in COLUMNS if column.cost)
-TOTALS = (
-    ("images seen", "images_seen", ""),
-    ("training FLOPs", "flops", ""),
-    ("hours in all", "total_seconds", "h"),
-)
-RUN_COLUMNS = tuple(column.name for column in COLUMNS if column.listed)
+ERRORS = "Mean test error over chains, with its 95% interval for one size"
+SMOOTHED = "The smoothed curves, where they are compared; the measured points are in runs.csv"
+SCORES = ("test_error", "val_error", "train_error")
 VARYING = ("dataset", "budget", "augment", "recipe")
-"""Shown only where they differ between runs of a model."""
+"""Columns of runs that are shown only where they differ between runs of a model."""
+RATIO_UNITS = {"power": "ratio", "false_crossover": "%", "coverage": "%", "width": "ratio", "fieller_width": "ratio"}
+EQUATIONS = (
+    "M1: e = b n^-c. M2: e = e∞ + b n^-c. M3: e = b (1/n + g)^c. M4: (e - e∞) / (e₀ - e)^a = b n^-c. chance: e = e∞ +"
+    " (e₀ - e∞) (1 + n / n₀)^-c. e₀ is the error of guessing (Alabdulmohsin, Neyshabur and Zhai 2022)."
+)
 
 
-def percent(value: float | None, digits: int = 1) -> str:
-    """Return a fraction in percent, or a dash."""
-    return "–" if value is None or pd.isna(value) else f"{100 * value:.{digits}f} %"
+def verdict_table(report: Report) -> Table:
+    """Return a row for each pair: verdict, N* with its interval, and the sizes that were measured."""
+    heads = (
+        *columns("data set", "pair", "verdict", left=3),
+        Column(title="N* [95% interval]", unit="images"),
+        *columns("measured from", "to", "chains"),
+        Column(title="probability that N* lies in the range", unit="ratio"),
+        Column(title="the gap is", left=True),
+    )
+    rows: list[tuple[Cell, ...]] = [
+        (
+            dataset,
+            f"{pair['b']} and {pair['a']}",
+            verdict_words(pair),
+            _place(pair),
+            *(None if pair[end] is None else size(pair[end]) for end in ("n_min", "n_max")),
+            pair["chains"],
+            pair["p_in_range"],
+            pair["trend"],
+        )
+        for dataset, pair in report.pairs
+    ]
+    table = Table(caption="", columns=heads, rows=tuple(rows))
+    return table if len(report.result["studies"]) > 1 else table.with_columns(table.header[1:])
 
 
-def quantity(value: float | None, unit: str = "") -> str:
-    """Return a number with three figures and a prefix, such as `576 G` or `9.02 s`; a dash for what is unknown."""
-    if value is None or pd.isna(value):
-        return "–"
-    if unit in ("s", "/s", "h"):
-        return f"{value:,.3g} {unit}" if value < 1000 else f"{value:,.0f} {unit}"
-    for limit, prefix in ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if abs(value) >= 0.9995 * limit:
-            scaled = value / limit
-            digits = 0 if scaled >= 99.95 else 1 if scaled >= 9.995 else 2
-            return f"{scaled:.{digits}f} {prefix}{unit}"
-    return f"{value:.3g} {unit}".strip()
+def _place(pair: Mapping[str, Any]) -> Cell:
+    """Return N* with its interval, or on which side of the range it is, where that is known."""
+    if pair["n_star"] is not None:
+        return pair["n_star"], pair["ci_low"], pair["ci_high"]
+    if pair["verdict"] == "a_better":
+        return f"> {size(pair['n_max'])} or never"
+    if pair["verdict"] == "b_better":
+        return f"< {images(pair['ci_high'] or pair['n_min'])} or none"
+    return None
 
 
-def interval(value: float | None, low: float | None, high: float | None, spec: str = ".2f") -> str:
-    """Return such as `1.20 [1.00, 1.50]`, with a dash for what is unbounded or unknown."""
-    if value is None:
-        return "–"
-    ends = ", ".join("–" if end is None else format(end, spec) for end in (low, high))
-    return f"{value:{spec}} [{ends}]"
-
-
-def size_tables(report: Report) -> list[dict[str, Any]]:
-    """Return, for each dataset, the table by n_train: errors of the models and the gap of a pair.
+def size_tables(report: Report, study: Mapping[str, Any]) -> list[Table]:
+    """Return the tables of a data set by n_train: errors of the models and the gap of a pair.
 
     Of several pairs each has its own table: one of all would be wider than a sheet of paper.
     """
-    tables = []
-    for study in report.result["studies"]:
-        curves = report.curves[report.curves["dataset"] == study["dataset"]]
-        models = list(dict.fromkeys(curves["model"]))
-        errors = {(row.model, row.n_train): _error(row) for row in curves.itertuples()}
-        sizes = sorted(curves["n_train"].unique())
-        if len(sizes) > MOST_SIZES:
-            sizes = sorted({row["n_train"] for pair in study["pairs"] for row in pair["gap"]})
-            models = []
-        parts = [(ERRORS if models else SMOOTHED, models, [[errors.get((m, n), "–") for n in sizes] for m in models])]
-        for pair in study["pairs"]:
-            titles, cells = _pair_columns(pair, sizes)
-            if len(study["pairs"]) == 1:
-                about, header, columns = parts.pop()
-                parts.append((about, header + titles, columns + cells))
-            else:
-                parts.append((f"{pair['b']} and {pair['a']}", titles, cells))
-        for about, header, columns in (part for part in parts if part[1]):
-            rows = [[f"{n:,}", *(column[i] for column in columns)] for i, n in enumerate(sizes)]
-            title = f"{study['dataset']}: {about}"
-            tables.append({"title": title, "header": [report.findings.sizes, *header], "rows": rows})
-    return tables
+    curves = report.curves[report.curves["dataset"] == study["dataset"]]
+    models = list(dict.fromkeys(curves["model"]))
+    errors = {(row.model, row.n_train): (row.error_mean, row.error_low, row.error_high) for row in curves.itertuples()}
+    sizes = sorted(curves["n_train"].unique())
+    caption = ERRORS
+    if len(sizes) > MOST_SIZES:
+        sizes = sorted({row["n_train"] for pair in study["pairs"] for row in pair["gap"]})
+        models, caption = [], SMOOTHED
+    heads = [Column(title=f"test error of {model}", unit="%") for model in models]
+    cells: list[list[Cell]] = [[errors.get((model, n)) for n in sizes] for model in models]
+    parts = [(caption, heads, cells)]
+    for pair in study["pairs"]:
+        if len(study["pairs"]) == 1:
+            heads += _pair_heads(pair)
+            cells += _pair_cells(pair, sizes)
+        else:
+            parts.append((f"{pair['b']} and {pair['a']}", _pair_heads(pair), _pair_cells(pair, sizes)))
+    first = Column(title=report.findings.sizes)
+    return [
+        Table(
+            caption=f"{study['dataset']}: {about}",
+            columns=(first, *shown),
+            rows=tuple((size(int(n)), *row) for n, row in zip(sizes, zip(*values, strict=True), strict=True)),
+        )
+        for about, shown, values in parts
+        if shown
+    ]
 
 
-def _error(row: Any) -> str:
-    ends = "" if pd.isna(row.error_low) else f" [{percent(row.error_low)}, {percent(row.error_high)}]"
-    return percent(row.error_mean) + ends
+def _pair_heads(pair: Mapping[str, Any]) -> list[Column]:
+    return [
+        Column(title=f"error {pair['b']} - {pair['a']} (points)", unit="points"),
+        Column(title=f"log error ratio {pair['b']} / {pair['a']} [95% band]", unit="ratio"),
+        Column(title=f"images {pair['b']} needs per image of {pair['a']} [95% CI]", unit="ratio"),
+    ]
 
 
-def _pair_columns(pair: Mapping[str, Any], sizes: Sequence[int]) -> tuple[list[str], list[list[str]]]:
-    """Return titles and columns of a pair: accuracy gap, log error ratio and data-equivalence at the sizes."""
+def _pair_cells(pair: Mapping[str, Any], sizes: Sequence[int]) -> list[list[Cell]]:
+    """Return accuracy gap, log error ratio and data-equivalence of a pair at the sizes."""
     gaps = {row["n_train"]: row for row in pair["gap"]}
     factors = {row["n_train"]: row for row in pair["data_equivalence"]}
-    gap, ratio, factor = [], [], []
-    for n in sizes:
-        g, f = gaps.get(n), factors.get(n)
-        gap.append("–" if g is None else f"{100 * g['accuracy_gap']:+.1f}")
-        ratio.append("–" if g is None else interval(g["log_error_ratio"], g["ci_low"], g["ci_high"]))
-        factor.append("–" if f is None else interval(f["factor"], f["ci_low"], f["ci_high"]))
-    named = f"{pair['b']} - {pair['a']}"
-    titles = [
-        f"error {named} (points)",
-        f"log error ratio {pair['b']} / {pair['a']} [95% band]",
-        f"images {pair['b']} needs per image of {pair['a']} [95% CI]",
+    return [
+        [gaps[n]["accuracy_gap"] if n in gaps else None for n in sizes],
+        [_ends(gaps.get(n), "log_error_ratio") for n in sizes],
+        [_ends(factors.get(n), "factor") for n in sizes],
     ]
-    return titles, [gap, ratio, factor]
 
 
-def calibration_cells(rows: list[dict[str, Any]]) -> list[list[str]]:
-    """Return what simulated repetitions found, by number of chains."""
-    return [["–" if row[name] is None else format(row[name], form) for _, name, form in CALIBRATION] for row in rows]
+def _ends(row: Mapping[str, Any] | None, name: str) -> Cell:
+    return None if row is None else (row[name], row["ci_low"], row["ci_high"])
 
 
-def stability_cells(rows: pd.DataFrame) -> list[list[str]]:
+def stability_rows(rows: pd.DataFrame) -> Table:
     """Return choice, value, verdict and N* with its interval; a verdict that differs from the main one is marked."""
-    table = []
+    made: list[tuple[Cell, ...]] = []
     for row in rows.astype(object).where(rows.notna(), None).to_dict("records"):
-        verdict = row["note"] if row["verdict"] is None else row["verdict"].replace("_", " ")
-        place = "–" if row["n_star"] is None else f"{images(row['n_star'])} [{_ends(row)}]"
-        table.append([row["choice"], str(row["value"]), f"{verdict} (differs)" if row["flips"] else verdict, place])
-    return table
+        verdict = row["note"] if row["verdict"] is None else verdict_words(row)
+        said = f"{verdict} (differs)" if row["flips"] else verdict
+        made.append((title(row["choice"]), title(row["value"]), said, (row["n_star"], row["ci_low"], row["ci_high"])))
+    heads = (*columns("choice", "value", "verdict", left=3), Column(title="N* [95% CI]", unit="images"))
+    return Table(caption="", columns=heads, rows=tuple(made))
 
 
-def _ends(row: Mapping[Any, Any]) -> str:
-    return ", ".join("–" if row[end] is None else images(row[end]) for end in ("ci_low", "ci_high"))
+def calibration_rows(rows: list[dict[str, Any]]) -> Table:
+    """Return what simulated repetitions of the design found, by number of chains."""
+    heads = (
+        Column(title="chains"),
+        Column(title="power", unit="ratio"),
+        Column(title="false crossovers", unit="%"),
+        Column(title="coverage of N*", unit="%"),
+        Column(title="width of its interval (ratio)", unit="ratio"),
+        Column(title="of a pointwise Fieller set", unit="ratio"),
+    )
+    names = ("chains", "power", "false_crossover", "coverage", "width", "fieller_width")
+    made = tuple(tuple(row[name] for name in names) for row in rows)
+    return Table(caption="Simulated repetitions of this design", columns=heads, rows=made)
 
 
-def law_cells(report: Report) -> list[list[str]]:
+def law_table(report: Report) -> Table:
     """Return, for each model, its fitted laws with parameters and held-out error, the best first."""
-    table = []
+    rows: list[tuple[Cell, ...]] = []
     for study in report.result["studies"]:
         for entry in study["laws"]:
             for fit in entry["fits"]:
-                errors = fit["standard_errors"]
-                params = ", ".join(
-                    f"{k} = {v:.3g}" + ("" if errors[k] is None else f" ± {errors[k]:.2g}")
-                    for k, v in fit["params"].items()
-                )
                 rmse = (entry["holdout_rmse"].get(name) for name in (fit["law"], LAST_VALUE))
-                cells = ("–" if value is None else f"{value:.3f}" for value in rmse)
-                table.append([study["dataset"], entry["model"], fit["law"], params, *cells])
-    return table
+                said = parameter_words(fit["params"], fit["standard_errors"])
+                rows.append((study["dataset"], entry["model"], fit["law"], said, *rmse))
+    heads = columns("data set", "model", "law", "parameters ± standard error", left=4)
+    errors = (Column(title="held-out RMSE of log error"), Column(title="of the last value"))
+    caption = (
+        "The error of each law on the largest sizes when fitted without them, beside that of repeating the last value."
+        f" A law is a description within the measured sizes. {EQUATIONS}"
+    )
+    return Table(caption=caption, columns=(*heads, *errors), rows=tuple(rows))
 
 
-def extrapolation_cells(report: Report) -> list[list[str]]:
+def extrapolation_table(report: Report) -> Table:
     """Return, for each pair that calls for one, the extrapolated range or why it is refused."""
-    table = []
+    rows: list[tuple[Cell, ...]] = []
     for dataset, pair in report.pairs:
         found = pair["extrapolation"]
-        if found is None:
-            continue
-        ends = "–" if found["low"] is None else f"{images(found['low'])} to {_far(found)}"
-        laws = "; ".join(f"{pair[side]}: {', '.join(found['laws'][side]) or 'none'}" for side in ("a", "b"))
-        table.append(
-            [dataset, f"{pair['a']}, {pair['b']}", ends, images(found["limit"]), laws, found["refused"] or "–"]
-        )
-    return table
+        if found is not None:
+            far = "never" if found["high"] is None else images(found["high"])
+            ends = None if found["low"] is None else f"{images(found['low'])} to {far}"
+            laws = "; ".join(f"{pair[side]}: {', '.join(found['laws'][side]) or 'none'}" for side in ("a", "b"))
+            rows.append((dataset, f"{pair['a']}, {pair['b']}", ends, images(found["limit"]), laws, found["refused"]))
+    heads = ("data set", "models", "crossing", "looked up to", "laws that predict the largest sizes", "refused, since")
+    caption = "An extrapolation rests on laws that cannot be checked beyond the largest size; a range, never an N*."
+    return Table(caption=caption, columns=columns(*heads, left=6), rows=tuple(rows))
 
 
-def _far(found: Mapping[str, Any]) -> str:
-    return "never" if found["high"] is None else images(found["high"])
+def class_table(report: Report, dataset: str, names: Sequence[str]) -> Table:
+    """Return the error of some classes of a data set by model, at the largest size of each."""
+    part = report.classes[report.classes["dataset"] == dataset]
+    largest = part.groupby("model", sort=False)["n_train"].max()
+    at = part[part["n_train"] == part["model"].map(largest)]
+    cells: dict[tuple[str, str], Cell] = {
+        (row["model"], row["class"]): (row["error_mean"], row["error_min"], row["error_max"])
+        for row in at.to_dict("records")
+    }
+    heads = [Column(title=f"{model} at {n:,} images", unit="%") for model, n in largest.items()]
+    rows = tuple((name, *(cells.get((str(model), name)) for model in largest.index)) for name in names)
+    caption = f"{dataset}: mean error [least, greatest of the chains]"
+    return Table(caption=caption, columns=(Column(title="class", left=True), *heads), rows=rows)
 
 
-def cost_table(report: Report) -> tuple[list[str], list[list[str]]]:
-    """Return header and rows by dataset and model: the mean cost of a run (peaks: the largest); unknown is a dash."""
-    known = [column for column in COST if column.name in report.runs and report.runs[column.name].notna().any()]
-    rows = []
+def cost_table(report: Report) -> Table:
+    """Return the mean cost of a run by data set and model (peaks: the largest)."""
+    known = [column for column in COLUMNS if column.cost and _is_known(report.runs, column.name)]
+    rows: list[tuple[Cell, ...]] = []
     for (dataset, model), part in report.runs.groupby(["dataset", "model"], sort=False):
-        cells = (quantity(part[column.name].agg(column.cost), column.unit) for column in known)
-        rows.append([str(dataset), str(model), f"{len(part)}", *cells])
-    return ["dataset", "model", "runs", *(column.title for column in known)], rows
+        costs = (float(part[column.name].agg(str(column.cost))) for column in known)
+        rows.append((str(dataset), str(model), len(part), *costs))
+    heads = (Column(title=column.title, unit=column.unit or "SI") for column in known)
+    caption = (
+        "Mean of the runs of a model; memory is the largest. FLOPs are counted from the architecture: three forward"
+        " passes for each image seen."
+    )
+    return Table(caption=caption, columns=(*columns("data set", "model", "runs", left=2), *heads), rows=tuple(rows))
 
 
-def totals(report: Report) -> list[tuple[str, str]]:
-    """Return what all runs took together; what not all of them recorded is left out."""
-    said = []
-    for title, name, unit in TOTALS:
-        if name in report.runs and report.runs[name].notna().all():
-            total = report.runs[name].sum() / (3600 if unit == "h" else 1)
-            said.append((title, quantity(total, unit)))
-    return said
+def totals(report: Report) -> Table:
+    """Return what all runs took together; what not all of them recorded is unknown."""
+    runs = report.runs
+    names = ("images_seen", "flops", "total_seconds")
+    sums = [float(runs[name].sum()) if name in runs and runs[name].notna().all() else None for name in names]
+    hours = None if sums[2] is None else sums[2] / 3600
+    heads = (Column(title="images seen", unit="SI"), Column(title="training FLOPs", unit="SI"))
+    caption = "All runs together"
+    return Table(caption=caption, columns=(*heads, Column(title="hours", unit="h")), rows=((*sums[:2], hours),))
 
 
-def class_tables(report: Report, shown: Mapping[str, Sequence[str]]) -> list[dict[str, Any]]:
-    """Return, for each dataset, the error of the shown classes by model at the largest size of each."""
-    tables = []
-    for dataset, names in shown.items():
-        part = report.classes[report.classes["dataset"] == dataset]
-        models = list(dict.fromkeys(part["model"]))
-        largest = {model: part.loc[part["model"] == model, "n_train"].max() for model in models}
-        cells: dict[tuple[str, str], str] = {}
-        for model, rows in part.groupby("model", sort=False):
-            for row in rows[rows["n_train"] == largest[str(model)]].to_dict("records"):
-                span = f"[{percent(row['error_min'])}, {percent(row['error_max'])}]"
-                cells[str(model), row["class"]] = f"{percent(row['error_mean'])} {span}"
-        header = ["class", *(f"{model} at {largest[model]:,} images" for model in models)]
-        body = [[name, *(cells.get((model, name), "–") for model in models)] for name in names]
-        tables.append({"dataset": dataset, "header": header, "rows": body})
-    return tables
-
-
-def run_rows(report: Report) -> tuple[list[str], list[list[str]]]:
-    """Return header and rows of all planned runs: what is known of each, its state, and its id."""
+def run_table(report: Report) -> Table:
+    """Return all planned runs: what is known of each, its state, and its id."""
     runs = report.runs
     shown = [
-        name
-        for name in RUN_COLUMNS
-        if name in runs and runs[name].notna().any() and (name not in VARYING or _varies(runs, name))
+        column
+        for column in COLUMNS
+        if column.listed and _is_known(runs, column.name) and (column.name not in VARYING or _varies(runs, column.name))
     ]
-    columns = [_column(runs[name]) for name in shown]
-    rows = [[*cells, "done", run_id] for *cells, run_id in zip(*columns, runs["run_id"], strict=True)]
-    rows += [[*[""] * len(shown), state, run_id] for run_id, state in report.findings.unfinished.items()]
-    return [*(name.replace("_", " ") for name in shown), "state", "run id"], rows
+    heads = [
+        Column(title=title(c.name), unit="%" if c.name in SCORES else c.unit, left=not _is_number(runs, c.name))
+        for c in shown
+    ]
+    values = [_cells(runs[column.name]) for column in shown]
+    rows = [(*cells, "done", run_id) for *cells, run_id in zip(*values, runs["run_id"], strict=True)]
+    blank = [""] * len(shown)
+    rows += [(*blank, state, run_id) for run_id, state in report.findings.unfinished.items()]
+    return Table(caption="", columns=(*heads, *columns("state", "run id", left=2)), rows=tuple(rows))
+
+
+def _is_known(runs: pd.DataFrame, name: str) -> bool:
+    return name in runs and bool(runs[name].notna().any())
+
+
+def _is_number(runs: pd.DataFrame, name: str) -> bool:
+    return runs[name].dtype.kind in "if"
 
 
 def _varies(runs: pd.DataFrame, name: str) -> bool:
     return bool((runs.groupby("model")[name].nunique() > 1).any())
 
 
-def _column(values: pd.Series) -> list[str]:
-    if values.dtype.kind == "f" and values.name not in ("n_train", "chain", "seed", "best_step"):
-        return ["" if pd.isna(v) else f"{v:.4g}" for v in values]
-    return ["" if pd.isna(v) else f"{v:.0f}" if isinstance(v, float) else str(v) for v in values]
+def _cells(values: pd.Series) -> list[Cell]:
+    """Return numbers as such, whole ones without a fraction, and anything else as text."""
+    if values.dtype.kind not in "if":
+        return ["" if pd.isna(value) else str(value) for value in values]
+    whole = bool((values.dropna() % 1 == 0).all()) and values.name not in SCORES
+    return ["" if pd.isna(value) else int(value) if whole else float(value) for value in values]

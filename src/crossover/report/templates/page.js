@@ -23,7 +23,7 @@ for (const table of document.querySelectorAll("table")) {
 // Filter the runs: every word must occur, and a chosen model or state must be that of the run.
 const words = document.getElementById("filter");
 if (words) {
-  const rows = [...document.getElementById("all-runs").tBodies[0].rows].map(row => [row, row.textContent.toLowerCase()]);
+  const rows = [...document.querySelector("#runs table").tBodies[0].rows].map(row => [row, row.textContent.toLowerCase()]);
   const choices = [...document.querySelectorAll("#runs select")], shown = document.getElementById("shown");
   const filter = () => {
     const wanted = words.value.toLowerCase().split(/\s+/);

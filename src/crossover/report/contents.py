@@ -1,0 +1,173 @@
+"""The sections of a report, in their order: its own and those that studies left beside it."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from crossover.analysis.classes import telling_classes
+from crossover.report import tables
+from crossover.report.findings import HEADLINES, Report, notes_of
+from crossover.report.section import Drawing, Part, Section, read_sections
+from crossover.report.table import Table, columns
+from crossover.report.words import METHODS, title, verdict_words
+
+MOST_RUNS = 2_000
+"""Runs in the table of the page; more would make it slow."""
+MOST_CLASSES = 10
+CLASSES = "classes"
+"""The section and the figures of single classes."""
+STUDIES_BEFORE = "cost"
+"""The section that those of studies stand before, unless they say where."""
+
+
+def report_sections(report: Report, drawings: Mapping[str, Sequence[Drawing]]) -> list[Section]:
+    """Return all sections that say something; `drawings` are those of each data set."""
+    blocks = [_data_set(report, study, drawings[study["dataset"]]) for study in report.result["studies"]]
+    own = [
+        *([Section(name="verdicts", title="Verdicts", tables=(tables.verdict_table(report),))] if report.pairs else []),
+        *_of_data_sets(blocks),
+        _carries(report),
+        _laws(report),
+        _cost(report),
+        _samples(report),
+        _runs(report),
+        _missing(report),
+        _methods(report),
+        _repeat(report),
+    ]
+    made = [section for section in own if section.sentences or section.tables or section.drawings or section.parts]
+    for left in read_sections(report.directory):
+        names = [section.name for section in made]
+        after = names.index(left.after) + 1 if left.after in names else None
+        before = next(i for i, name in enumerate(names) if name in (STUDIES_BEFORE, "samples", "runs", "missing"))
+        made.insert(before if after is None else after, left)
+    return made
+
+
+def shown_classes(report: Report) -> dict[str, list[str]]:
+    """Return, for each dataset with predictions, the classes that have a figure."""
+    parts = report.classes.groupby("dataset", sort=False)
+    return {str(dataset): telling_classes(part, MOST_CLASSES) for dataset, part in parts}
+
+
+def _data_set(report: Report, study: Mapping[str, Any], drawings: Sequence[Drawing]) -> Part:
+    """Return what is known of one data set, folded."""
+    pairs, dataset = study["pairs"], study["dataset"]
+    short = "; ".join(dict.fromkeys(verdict_words(pair) for pair in pairs))
+    return Part(
+        title=f"{dataset}: {short}" if 0 < len(pairs) <= HEADLINES else f"{dataset}: {len(pairs)} pairs",
+        sentences=(*(pair["summary"] for pair in pairs), *notes_of(study)),
+        drawings=tuple(one for one in drawings if not one.name.startswith(CLASSES)),
+        tables=tuple(tables.size_tables(report, study)),
+        parts=_single_classes(report, dataset, drawings),
+        folded=True,
+    )
+
+
+def _single_classes(report: Report, dataset: str, drawings: Sequence[Drawing]) -> tuple[Part, ...]:
+    """Return the errors of single classes, where predictions are known."""
+    names = shown_classes(report).get(dataset, [])
+    if not names:
+        return ()
+    count = report.classes.loc[report.classes["dataset"] == dataset, "class"].nunique()
+    most = f"The {len(names)} of {count} classes in which the models differ most; all are in classes.csv."
+    drawn = tuple(one for one in drawings if one.name.startswith(CLASSES))
+    table = tables.class_table(report, dataset, names)
+    said = (most,) if count > len(names) else ()
+    return (Part(title="Single classes", sentences=said, drawings=drawn, tables=(table,)),)
+
+
+def _of_data_sets(blocks: Sequence[Part]) -> list[Section]:
+    """Return the sections of the only data set, or one with a folded part for each of several."""
+    if len(blocks) > 1:
+        return [Section(name="curves", title="Data sets", parts=tuple(blocks))]
+    classes = (Section(name=CLASSES, **dict(part)) for part in blocks[0].parts)
+    return [
+        Section(name="curves", title="Learning curves", drawings=blocks[0].drawings),
+        Section(name="sizes", title="Numbers by size", tables=blocks[0].tables),
+        *classes,
+    ]
+
+
+def _carries(report: Report) -> Section:
+    parts = []
+    if report.stabilities:
+        ways = tuple(
+            Part(title=sentence, tables=(tables.stability_rows(rows),), folded=True)
+            for sentence, rows in report.stabilities
+        )
+        parts.append(Part(title="Does the verdict survive other choices?", parts=ways, folded=len(ways) > HEADLINES))
+    if report.extrapolations:
+        said = tuple(report.extrapolations) if len(report.extrapolations) <= HEADLINES else ()
+        table = tables.extrapolation_table(report)
+        parts.append(Part(title="Beyond the measured sizes", sentences=said, tables=(table,)))
+    simulated = tuple(
+        Part(title=sentence, tables=(tables.calibration_rows(rows),) if rows else (), folded=len(report.pairs) > 1)
+        for sentence, rows in report.calibrations
+    )
+    command = f"make report SWEEP={report.findings.title} ARGS=calibrate=500"
+    how = "Repetitions of this design with a known N* are simulated; power needs a crossing as steep as measured."
+    if not simulated:
+        how = f"Whether this design could find the crossover was not simulated here: {command}"
+    if simulated or report.stabilities:
+        parts.append(Part(title="Could this design find the crossover?", sentences=(how,), parts=simulated))
+    return Section(name="carries", title="How far the verdict carries", parts=tuple(parts))
+
+
+def _laws(report: Report) -> Section:
+    table = tables.law_table(report)
+    return Section(name="laws", title="Fitted laws", tables=(table,) if table.rows else ())
+
+
+def _cost(report: Report) -> Section:
+    table = tables.cost_table(report)
+    made = (table, tables.totals(report)) if len(table.columns) > 3 else ()
+    return Section(name="cost", title="Cost", tables=made)
+
+
+def _samples(report: Report) -> Section:
+    pictures = report.findings.extras.samples
+    said = () if pictures else (report.findings.extras.no_samples,)
+    return Section(name="samples", title="What the networks see", sentences=said, drawings=pictures)
+
+
+def _runs(report: Report) -> Section:
+    table = tables.run_table(report)
+    if len(table.rows) > MOST_RUNS:
+        said = f"{len(report.runs):,} rows are too many for a page; they are in runs.csv."
+        return Section(name="runs", title="All runs", sentences=(said,))
+    return Section(name="runs", title="All runs", tables=(table,))
+
+
+def _missing(report: Report) -> Section:
+    found = report.findings
+    said = tuple(report.trouble) or (f"Nothing: all {found.planned:,} runs are done.",)
+    failed = tuple(
+        Part(title=run_id, code=text.strip() or "no message", folded=True) for run_id, text in found.errors.items()
+    )
+    return Section(name="missing", title="What failed or is missing", sentences=said, parts=failed)
+
+
+def _methods(report: Report) -> Section:
+    recipes = report.findings.extras.recipes
+    how = Part(title="How it was measured", sentences=METHODS)
+    return Section(name="methods", title="Methods", tables=() if recipes is None else (recipes,), parts=(how,))
+
+
+def _repeat(report: Report) -> Section:
+    conditions = report.findings.conditions
+    changed = "The code had changes that are in no commit."
+    rows = tuple((title(name), ", ".join(map(_condition, values))) for name, values in conditions.items())
+    table = Table(caption="", columns=columns("condition", "of the runs", left=2), rows=rows)
+    return Section(
+        name="repeat",
+        title="Repeat it",
+        sentences=(changed,) if True in conditions.get("dirty", []) else (),
+        tables=(table,) if rows else (),
+        parts=(Part(title="Command", code="\n".join(report.commands)),),
+    )
+
+
+def _condition(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "not known" if value is None else str(value)

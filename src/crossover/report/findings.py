@@ -1,0 +1,150 @@
+"""What goes into a report, and what it says: runs and what is known of them, the analysis and its sentences."""
+
+import shlex
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from crossover.analysis.pairing import Predictions
+from crossover.analysis.sentences import calibration_sentence, extrapolation_sentence, stability_sentence
+from crossover.report.figures import Ceiling
+from crossover.report.section import Drawing
+from crossover.report.table import Table
+from crossover.store import State
+
+HEADLINES = 4
+"""Verdicts that a report begins with; more are counted, and stand in a table."""
+
+
+@dataclass(frozen=True)
+class Extras:
+    """What is known of the runs besides their records."""
+
+    ceilings: Mapping[str, Sequence[Ceiling]] = field(default_factory=dict)
+    """By data set."""
+    samples: tuple[Drawing, ...] = ()
+    """Pictures of what networks are trained on."""
+    no_samples: str = "No sample images: only curves were given."
+    """Why there are none."""
+    recipes: Table | None = None
+    """Models and recipes in words."""
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What goes into a report: runs, and what is known of them."""
+
+    title: str
+    command: str
+    """What repeats it."""
+    runs: pd.DataFrame
+    planned: int
+    conditions: dict[str, list[Any]] = field(default_factory=dict)
+    unfinished: Mapping[str, State] = field(default_factory=dict)
+    """Run id to state of the planned runs that are not done."""
+    errors: Mapping[str, str] = field(default_factory=dict)
+    """Run id to the message of a failed run."""
+    predictions: Predictions = field(default_factory=dict)
+    names: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """Data set to its classes."""
+    chance: Mapping[str, float] = field(default_factory=dict)
+    """Data set to the error of guessing."""
+    extras: Extras = Extras()
+    sizes: str = "training images"
+    """What n_train counts."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """A finished report and what it says."""
+
+    findings: Findings
+    directory: Path
+    curves: pd.DataFrame
+    result: dict[str, Any]
+    stability: pd.DataFrame
+    classes: pd.DataFrame
+    calibration: dict[str, Any] | None = None
+
+    @property
+    def runs(self) -> pd.DataFrame:
+        return self.findings.runs
+
+    @property
+    def pairs(self) -> list[tuple[str, dict[str, Any]]]:
+        return [(study["dataset"], pair) for study in self.result["studies"] for pair in study["pairs"]]
+
+    @property
+    def verdicts(self) -> list[str]:
+        """One sentence for each pair, or why there is none."""
+        said = [f"{dataset}: {pair['summary']}" for dataset, pair in self.pairs]
+        return said or [f"One model only, {self.runs['model'].iloc[0]}: there is nothing to compare it with."]
+
+    @property
+    def headline(self) -> list[str]:
+        """The verdicts, or their count where they are many."""
+        if len(self.verdicts) <= HEADLINES:
+            return self.verdicts
+        kinds = Counter(pair["verdict"] for _, pair in self.pairs)
+        leads = kinds["a_better"] + kinds["b_better"]
+        counted = (
+            ("a crossover", kinds["crossover"]),
+            ("one model ahead", leads),
+            ("several crossings", kinds["several_crossings"]),
+            ("undecided", kinds["undecided"]),
+        )
+        said = ", ".join(f"{count} {words}" for words, count in counted if count)
+        many = len(self.result["studies"])
+        return [f"{len(self.pairs)} pairs of models on {many} data set{'s' if many > 1 else ''}: {said}."]
+
+    @property
+    def trouble(self) -> list[str]:
+        """What failed or is missing, one line each."""
+        lines = [
+            f"{run_id} failed: {text.strip().splitlines()[-1] if text.strip() else 'no message'}"
+            for run_id, text in self.findings.errors.items()
+        ]
+        left = sum(state != "failed" for state in self.findings.unfinished.values())
+        if left:
+            lines.append(
+                f"{left} of {self.findings.planned} runs are not done yet; continue with: {self.findings.command}"
+            )
+        return lines
+
+    @property
+    def notes(self) -> list[str]:
+        """What was left out, changed or could not be established."""
+        said = [f"{study['dataset']}: {note}" for study in self.result["studies"] for note in notes_of(study)]
+        return list(dict.fromkeys(said))
+
+    @property
+    def extrapolations(self) -> list[str]:
+        said = [(dataset, extrapolation_sentence(pair)) for dataset, pair in self.pairs]
+        return [f"{dataset}: {sentence}" for dataset, sentence in said if sentence]
+
+    @property
+    def stabilities(self) -> list[tuple[str, pd.DataFrame]]:
+        """What the alternatives of each pair say together, and their rows."""
+        groups = self.stability.groupby(["dataset", "a", "b"], sort=False)
+        return [(f"{dataset}, {a} and {b}: {stability_sentence(rows)}", rows) for (dataset, a, b), rows in groups]
+
+    @property
+    def calibrations(self) -> list[tuple[str, list[dict[str, Any]]]]:
+        """What the simulated repetitions of each pair say, and their rows by number of chains."""
+        entries = self.calibration["pairs"] if self.calibration else []
+        return [(f"{e['dataset']}, {e['a']} and {e['b']}: {calibration_sentence(e)}", e["rows"]) for e in entries]
+
+    @property
+    def commands(self) -> list[str]:
+        """What repeats the study, from a clone of the code."""
+        commits = [str(commit) for commit in self.findings.conditions.get("commit", []) if commit]
+        return [*(f"git checkout {shlex.quote(commit)}" for commit in commits[:1]), self.findings.command]
+
+
+def notes_of(study: Mapping[str, Any]) -> list[str]:
+    """Return the notes of a study of crossover.json and of its pairs, each once."""
+    return list(dict.fromkeys((*study["notes"], *(note for pair in study["pairs"] for note in pair["notes"]))))

@@ -1,0 +1,120 @@
+"""Words of the code in plain English: verdicts, metrics, choices, laws, models, recipes and methods."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from crossover.config import ModelConfig, RunConfig
+from crossover.record import COLUMNS
+from crossover.report.table import Table, columns
+
+METHODS = (
+    "Every model trains on the same class-stratified, nested subsets (chains); a chain is the random unit.",
+    "Recipes and checkpoints are selected on validation images held out once; the test set is read once per run.",
+    "The verdict comes from D(n) = log error(b) - log error(a), paired by chain, with a simultaneous 95% band over the"
+    " measured sizes: a model leads where the whole band is on its side, and a change of lead is a crossover.",
+    "N* is where the mean of D, interpolated in log n, changes sign; its confidence set, where the band contains zero.",
+    "Data-equivalence is how many times the images of a model b needs for the error of a; its interval is for one"
+    " size.",
+    "With few chains an interval is wide and rests on a t distribution; it does not speak of other recipes or budgets.",
+)
+TITLES = {column.name: column.title for column in COLUMNS if column.title} | {
+    "test_error": "test error",
+    "val_error": "validation error",
+    "train_error": "training error",
+    "last_val_error": "validation error after the last step",
+    "test_loss": "test loss",
+    "val_loss": "validation loss",
+    "augment": "augmentation",
+    "best_step": "step with the best validation error",
+    "dirty": "changes that are in no commit",
+    "size left out": "without a size",
+    "chain left out": "without a chain",
+    "selection": "weights tested",
+    "metric": "number compared",
+}
+"""A name in the code to what a reader calls it; other names have blanks for underscores."""
+LAW_PARAMETERS = {"e_inf": "e∞", "n0": "n₀", "e0": "e₀"}
+SMALLEST = 1e-12
+"""A fitted number below this is zero: its law does not need it."""
+ARGUMENTS = {
+    "widths": "widths",
+    "depths": "blocks",
+    "embed_dim": "width",
+    "depth": "layers",
+    "num_heads": "heads",
+    "mlp_ratio": "MLP ratio",
+}
+
+
+def title(name: str) -> str:
+    """Return a column, metric, choice or condition as a reader calls it."""
+    return TITLES.get(name) or name.replace("_", " ")
+
+
+def verdict_words(found: Mapping[Any, Any]) -> str:
+    """Return the verdict of a pair (`a`, `b`, `verdict`, and `direction` where it is known) in a few words."""
+    a, b = found["a"], found["b"]
+    match found["verdict"]:
+        case "crossover":
+            direction = found.get("direction")
+            return "crossover" if direction is None else f"{b if direction == 'b_overtakes_a' else a} overtakes"
+        case "a_better":
+            return f"{a} leads"
+        case "b_better":
+            return f"{b} leads"
+    return str(found["verdict"]).replace("_", " ")
+
+
+def parameter_words(params: Mapping[str, float], errors: Mapping[str, float | None]) -> str:
+    """Return the fitted parameters of a law with their standard errors."""
+    parts = []
+    for name, value in params.items():
+        unit, scale = (" %", 100.0) if name == "e_inf" else ("", 1.0)
+        number = "0" if abs(value) < SMALLEST else f"{scale * value:.3g}"
+        error = errors[name]
+        spread = "" if error is None or number == "0" else f" ± {scale * error:.2g}"
+        parts.append(f"{LAW_PARAMETERS.get(name, name)} = {number}{spread}{unit}")
+    return ", ".join(parts)
+
+
+def model_words(model: ModelConfig) -> str:
+    """Return what a model is, such as `Vision Transformer: width 64, layers 4, heads 4; mean of the tokens`."""
+    kinds = {"basic_resnet": "ResNet of basic blocks", "vit": "Vision Transformer"}
+    said = [f"{ARGUMENTS.get(name, title(name))} {_value(value)}" for name, value in model.args.items()]
+    words = kinds.get(model.arch, f"{model.arch} of timm") + (f": {', '.join(said)}" if said else "")
+    if model.family == "resnet":
+        return words
+    patch = "patches by image size" if model.patch_size is None else f"patches of {model.patch_size} px"
+    pool = "mean of the tokens" if model.pool == "avg" else "class token"
+    return f"{words}; {patch}, position embedding {model.position}, {pool}"
+
+
+def _value(value: Any) -> str:
+    return "-".join(map(str, value)) if isinstance(value, Sequence) and not isinstance(value, str) else f"{value}"
+
+
+def recipe_table(runs: Sequence[RunConfig]) -> Table | None:
+    """Return the models and recipes of some runs in words, one row for each model; None without runs."""
+    if not runs:
+        return None
+    facts = {
+        "model": lambda run: run.model.name,
+        "what it is": lambda run: model_words(run.model),
+        "optimiser": lambda run: {"adamw": "AdamW", "sgd": "SGD"}[run.recipe.optimizer],
+        "peak learning rate": lambda run: f"{run.recipe.lr:g}",
+        "weight decay": lambda run: f"{run.recipe.weight_decay:g}",
+        "batch": lambda run: str(run.recipe.batch_size),
+        "label smoothing": lambda run: f"{run.recipe.label_smoothing:g}",
+        "augmentation": lambda run: run.augment.name,
+        "image side": lambda run: f"{run.data.image_size} px",
+        "budget": lambda run: run.budget.label,
+    }
+    by_model: dict[str, list[RunConfig]] = {}
+    for run in runs:
+        by_model.setdefault(run.model.name, []).append(run)
+    rows = tuple(tuple(_distinct(map(fact, part)) for fact in facts.values()) for part in by_model.values())
+    return Table(caption="Models and recipes", columns=columns(*facts, left=len(facts)), rows=rows)
+
+
+def _distinct(values: Iterable[str]) -> str:
+    return " or ".join(dict.fromkeys(values))
