@@ -43,7 +43,7 @@ TOP = 1.3
 """Of an axis of errors: an interval may go beyond 100 %, an error cannot."""
 DPI = 200
 """Of PNG files, and of what is rasterized in the others."""
-WIDTH = 4.6
+WIDTH = 4.8
 """Inches of a figure with one panel: its words can then be read on a phone."""
 _RC: Any = {
     "svg.hashsalt": "crossover",
