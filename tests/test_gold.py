@@ -10,7 +10,8 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 from crossover.cli import resolved
-from crossover.studies.gold import compare_study
+from crossover.report.section import markdown_part
+from crossover.studies.gold import NOT, compare_study, gold_page, with_curves
 
 ROOT = Path(__file__).parents[1]
 
@@ -18,13 +19,19 @@ ROOT = Path(__file__).parents[1]
 @pytest.fixture(scope="module")
 def gold() -> dict[str, Any]:
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        return resolved(compose("gold"))
+        return with_curves(resolved(compose("gold")), ROOT / "data" / "published")
 
 
 def runs(accuracy: float, **changes: Any) -> pd.DataFrame:
     """Return three chains of a ViT at the condition of a published one: 6.3M parameters, 200 epochs of CIFAR-10."""
     row: dict[str, Any] = {"dataset": "cifar10", "model": "vit_x", "family": "vit", "n_train": 45_000, "n_test": 10_000}
-    row |= {"params": 6.3e6, "steps": 20_000, "images_seen": 1.0e7, "test_error": 1 - accuracy} | changes
+    row |= {
+        "params": 6.3e6,
+        "steps": 20_000,
+        "images_seen": 1.0e7,
+        "test_error": 1 - accuracy,
+        "augment": "none",
+    } | changes
     return pd.DataFrame([row] * 3)
 
 
@@ -70,15 +77,32 @@ def test_no_model_passes_the_exact_bound(gold: dict[str, Any]) -> None:
         assert list(table["outcome"]) == ["not comparable", said]
 
 
-def test_published_table_of_gold_checks_is_that_of_the_published_studies(gold: dict[str, Any]) -> None:
+def test_a_published_curve_is_gold_at_each_of_its_sizes_and_for_its_augmentation(gold: dict[str, Any]) -> None:
+    small: dict[str, Any] = {"model": "hybrid_x", "family": "hybrid", "params": 0.75e6, "augment": "crop_flip"}
+    sizes = {5000: 0.681, 12500: 0.792, 25000: 0.849, 45000: 0.897}
+    table = pd.concat(runs(value, **small, n_train=n, images_seen=150 * n) for n, value in sizes.items())
+    found = compare_study("s", table, gold)
+    assert list(found["n_train"]) == list(sizes)
+    assert set(found["outcome"]) == {"inside"}
+    plain = compare_study("s", table.assign(augment="none"), gold)
+    assert "outside" in set(plain["outcome"])
+    assert set(plain["source"]) == {"trozki_cifar10: cct_small"}
+    (short,) = compare_study("s", table.assign(images_seen=50 * table["n_train"]), gold).to_dict("records")
+    assert short["outcome"] == NOT
+    (other,) = compare_study("s", table.assign(augment="randaugment"), gold).to_dict("records")
+    assert "augmentation randaugment, published" in other["why"]
+
+
+def test_what_is_published_is_what_is_comparable_and_how_much_is_not(gold: dict[str, Any]) -> None:
     published = pd.read_csv(ROOT / "results" / "gold.csv")
     studies = sorted(path.parent for path in (ROOT / "results").glob("*/plan.json"))
-    assert sorted(set(published["study"])) == [path.name for path in studies]
-    for folder in studies:
-        again = compare_study(folder.name, pd.read_csv(folder / "runs.csv"), gold)
-        was = published[published["study"] == folder.name].reset_index(drop=True)
-        pd.testing.assert_series_equal(again["outcome"], was["outcome"])
-        pd.testing.assert_series_equal(again["accuracy"], was["accuracy"], atol=1e-4)
+    again = pd.concat([compare_study(path.name, pd.read_csv(path / "runs.csv"), gold) for path in studies])
+    same = again[again["outcome"] != NOT].reset_index(drop=True)
+    assert list(same["outcome"]) == list(published["outcome"])
+    pd.testing.assert_series_equal(same["accuracy"], published["accuracy"], atol=1e-4)
+    page = gold_page(again)
+    assert f"{len(again) - len(same)} models of a study and data set are not" in page.sentences[0]
+    assert "\n".join(markdown_part(page, 1)) == (ROOT / "results" / "gold.md").read_text()
 
 
 def test_no_studies_is_one_line(tmp_path: Path) -> None:

@@ -2,11 +2,16 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from crossover.report.section import Part
+from crossover.report.table import Table, columns
+
 COLUMNS = ["study", "dataset", "model", "n_train", "accuracy", "expected", "outcome", "why", "source"]
+NOT = "not comparable"
 COPIES = {"cifar10_jpeg": "cifar10"}
 """Data sets that count as another: a JPEG copy changes the pixels slightly."""
 UNSTATED = 1000.0
@@ -14,23 +19,41 @@ UNSTATED = 1000.0
 UNITS = {"params": "parameters", "n_train": "training images", "images_seen": "images seen", "steps": "steps"}
 
 
-def compare_study(study: str, runs: pd.DataFrame, gold: Mapping[str, Any]) -> pd.DataFrame:
-    """Return one row per data set and model of a study beside the published number nearest to it, and one per bound.
+def with_curves(gold: Mapping[str, Any], data: Path) -> dict[str, Any]:
+    """Return conf/gold.yaml with the numbers of the sets of curves that it names (in `data`) among those published."""
+    entries = list(gold["published"])
+    for part in gold["curves"]:
+        table = pd.read_csv(data / f"{part['set']}.csv")
+        table = table[(table["task"] == part["task"]) & table["model"].isin(part["models"])]
+        for row in table.itertuples():
+            family, params = part["models"][row.model]
+            facts = {"source": f"{part['set']}: {row.model}", "dataset": part["dataset"], "augment": part["augment"]}
+            facts |= {"family": family, "params": params, "full": row.n_train == table["n_train"].max()}
+            facts |= {"n_train": row.n_train, "images_seen": part["epochs"] * row.n_train, "accuracy": 1 - row.error}
+            entries.append(facts)
+    return {**gold, "published": entries}
 
-    `runs` is a runs.csv and `gold` conf/gold.yaml. Means over chains are compared; a bound is broken by more than 3
-    binomial standard deviations.
+
+def compare_study(study: str, runs: pd.DataFrame, gold: Mapping[str, Any]) -> pd.DataFrame:
+    """Return one row per data set, model and size of a study beside a published number of the same condition, or one
+    beside the nearest where there is none such; and one per bound.
+
+    `runs` is a runs.csv and `gold` comes from with_curves. Means over chains are compared; a bound is broken by more
+    than 3 binomial standard deviations.
     """
     rows: list[dict[str, Any]] = []
     for (dataset, model), part in runs.groupby(["dataset", "model"], sort=False):
         name, family = COPIES.get(str(dataset), str(dataset)), str(part["family"].iloc[0])
         near = [entry for entry in gold["published"] if (entry["dataset"], entry["family"]) == (name, family)]
-        found = [_beside(size, entry, gold) for _, size in part.groupby("n_train") for entry in near]
+        sizes = [size for _, size in part.groupby("n_train")] if near else []
+        found = [min((_beside(size, entry, gold) for entry in near), key=_distance) for size in sizes]
         base: dict[str, Any] = {"study": study, "dataset": dataset, "model": model}
         if found:
-            rows.append(base | min(found, key=_distance))
+            same = [row for row in found if row["outcome"] != NOT]
+            rows += [base | row for row in same or [min(found, key=_distance)]]
         else:
             why = f"no published number of a {family} on {dataset}"
-            rows.append(base | {"outcome": "not comparable", "why": why})
+            rows.append(base | {"outcome": NOT, "why": why})
         for entry in gold["bounds"]:
             if entry["study"] == study:
                 rows.append(base | _below(part, entry))
@@ -53,12 +76,15 @@ def _beside(runs: pd.DataFrame, entry: Mapping[str, Any], gold: Mapping[str, Any
         far += math.log(ratio)
         if ratio > limit:
             reasons.append(f"{mine[name]:,.0f} {UNITS[name]}, published {low:,.0f}")
+    if "augment" in entry and entry["augment"] != mine["augment"]:
+        far += 1.0
+        reasons.append(f"augmentation {mine['augment']}, published {entry['augment']}")
     margin = gold["margin"]["full" if entry["full"] else "subset"]
     low, high = _ends(entry["accuracy"])
     low, high = low - margin, high + margin
     accuracy = 1 - float(runs["test_error"].mean())
     why = "; ".join(reasons)
-    outcome = "not comparable" if reasons else "inside" if low <= accuracy <= high else "outside"
+    outcome = NOT if reasons else "inside" if low <= accuracy <= high else "outside"
     return {
         "n_train": int(mine["n_train"]),
         "accuracy": accuracy,
@@ -93,3 +119,23 @@ def _below(runs: pd.DataFrame, entry: Mapping[str, Any]) -> dict[str, Any]:
 
 def _ends(value: float | Sequence[float]) -> tuple[float, float]:
     return (value[0], value[-1]) if isinstance(value, Sequence) else (value, value)
+
+
+def gold_page(table: pd.DataFrame) -> Part:
+    """Return what is comparable, and how much is not and why."""
+    same = table[table["outcome"] != NOT]
+    other = table[table["outcome"] == NOT]
+    inside, unknown = int((same["outcome"] == "inside").sum()), int(other["n_train"].isna().sum())
+    differ = len(other) - unknown
+    said = (
+        f"{len(same)} numbers of {same['study'].nunique()} studies are comparable, {inside} of them inside."
+        f" {len(other)} models of a study and data set are not: of {unknown} no number is published, and {differ}"
+        " differ from the nearest in parameters, images, budget or augmentation."
+    )
+    shown = ("study", "model", "n_train", "accuracy", "expected", "outcome", "source")
+    rows = tuple(tuple(row[name] for name in shown) for row in same.to_dict("records"))
+    return Part(
+        title="The published studies beside published numbers and exact bounds",
+        sentences=(said,),
+        tables=(Table(caption="", columns=columns(*shown, left=len(shown)), rows=rows),),
+    )
