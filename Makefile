@@ -97,7 +97,7 @@ test-slow: .venv/ready ## the long tests: simulations, killed sweeps (15 min)
 	@$(python) -m pytest -m slow $(ARGS)
 
 test-gpu: .venv/ready ## the tests that need a CUDA device (2 min)
-	@$(python) -m pytest -n 0 -m gpu $(ARGS)
+	@$(python) -m pytest -n 0 -m gpu tests/gpu $(ARGS)
 
 .PHONY: test-cluster faults
 test-cluster: .venv/ready ## the sweep on a real Slurm on this machine, which needs root and Debian's packages (10 min)

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import mean
-from typing import Any
+from typing import Any, get_args
 
 import torch
 
@@ -80,17 +80,18 @@ def gpu(bench: Bench, save: Save) -> None:
         rows.append(row)
         save({"matmul_flops_per_second": peak, "rows": list(rows), "table": page_table(rows)})
 
-    ways = bench.config.ways or ["eager", "graph", "compile", "idiomatic", "idiomatic_tuned"]
+    ways: list[Way] = [*(bench.config.ways or get_args(Way)[1:-1]), *(["timm"] if bench.script else [])]  # type: ignore[list-item]
     cases = list(itertools.product(bench.config.batches, bench.models))
-    for batch, model in cases:
-        for way in [*ways, *(["timm"] if bench.script else [])]:
-            add(model, batch, way, 1, None)  # type: ignore[arg-type]
-    for batch, model in cases:
-        for count in (2, 4):
-            add(model, batch, "ours", count, None)
+    for (batch, model), way in itertools.product(cases, ways):
+        if way != "compile":
+            add(model, batch, way, 1, None)
+    for (batch, model), count in itertools.product(cases, (2, 4)):
+        add(model, batch, "ours", count, None)
     with mps_daemon() as environment:
         for (batch, model), count in itertools.product(cases if environment else [], (1, 2, 4)):
             add(model, batch, "ours", count, environment)
+    for batch, model in cases if "compile" in ways else []:  # last: compiling takes a minute
+        add(model, batch, "compile", 1, None)
 
 
 @contextmanager

@@ -71,9 +71,9 @@ first() {
   for engine in eager graph; do
     step "run-$engine" 40 run_small $engine
   done
-  step gpu-tests 120 $python -m pytest -n 0 -p no:cacheprovider ${TESTS:--m gpu}
+  step gpu-tests 120 $python -m pytest -n 0 -p no:cacheprovider ${TESTS:--m gpu tests/gpu}
   wait $images
-  step bench 180 $python -m benchmarks "only=[gpu]" device="$device" steps=60 "ways=[${engines// /,},idiomatic]" \
+  step bench 180 $python -m benchmarks "only=[gpu]" device="$device" steps=60 "ways=[${engines// /,},plain,idiomatic]" \
     limit_seconds=$((150 * patience)) output="$out/bench.json" $([ ! -e carry/train.py ] || echo timm=carry) ${BENCH:-}
 }
 
@@ -84,7 +84,7 @@ second() {
   deadline=$((deadline - 50 * patience)) # for the report
   step study 600 study
   deadline=$((deadline + 50 * patience))
-  step report 40 $python scripts/report.py "name=$(basename "$(dirname carry/"$ENGINE"/sweeps/*/plan.json)")" outputs="carry/$ENGINE"
+  step report 40 $python scripts/report.py "name=\"$(basename carry/"$ENGINE"/sweeps/*)\"" outputs="carry/$ENGINE"
   step bring-home 30 bring_home
 }
 

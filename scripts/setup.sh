@@ -7,7 +7,7 @@ set -euo pipefail
 cd -P "$(dirname "$0")/.."
 # wheels are unpacked in .venv: TMPDIR may be small
 export UV_PYTHON_DOWNLOADS=never VIRTUAL_ENV="$PWD/.venv" TMPDIR="$PWD/.venv/tmp" PIP_DISABLE_PIP_VERSION_CHECK=1
-python=${PYTHON:-} wheels=${WHEELS:-} system=${SYSTEM_TORCH:-} extras=${EXTRAS:-test,wandb} versions="3.13 3.12 3.11"
+python=${PYTHON:-} wheels=${WHEELS:-} system=${SYSTEM_TORCH:-} extras=${EXTRAS:-tensorboard,test,wandb} versions="3.13 3.12 3.11"
 packages=$(cat requirements.lock pyproject.toml | cksum) mode=${system:+SYSTEM_TORCH=1 }${wheels:+WHEELS=$wheels}
 without_network="Without a network: on a machine that has one, \`make wheels PYTHON_VERSION=3.12\` fills the folder wheels/; copy it here,
 then \`make setup WHEELS=wheels\` (both times with SYSTEM_TORCH=1 where torch is already here). Or name a Python that has

@@ -74,7 +74,9 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--python", default="3.12", help="version of the other machine's Python (default: 3.12)")
     parser.add_argument("--platform", default="manylinux_2_28_x86_64", help="manylinux_2_N_x86_64 or …_aarch64")
     parser.add_argument("--folder", type=Path, default=Path("wheels"), help="where they go (default: wheels)")
-    parser.add_argument("--extras", default="test,wandb", help="groups of pyproject.toml (default: test,wandb)")
+    parser.add_argument(
+        "--extras", default="tensorboard,test,wandb", help="groups of pyproject.toml (default: %(default)s)"
+    )
     parser.add_argument("--system-torch", action="store_true", help="leave out torch and what it brings for a GPU")
     parser.add_argument("--have", type=Path, help="leave out what is in this `pip list --format=freeze` of the machine")
     given = parser.parse_args(arguments)

@@ -85,6 +85,8 @@ def _cifar10_arrays(root: Path, complaint: str) -> Raw:
     """Return what torchvision reads below `root`; it unpacks an archive there, and verifies the checksums first."""
     from torchvision.datasets import CIFAR10
 
+    # torchvision before 0.29 unpacks without a filter, of which Python 3.12 warns
+    tarfile.TarFile.extraction_filter = staticmethod(tarfile.data_filter)
     download = (root / CIFAR10.filename).exists()
     try:
         with warnings.catch_warnings():  # the archive was pickled by an old numpy
