@@ -35,8 +35,8 @@ def test_cells_are_means_and_deviations_over_chains_by_size() -> None:
     (found,) = probe_section(pd.concat([*parts, rows("vit", 100, 0.9, probe="cka", layer="a~b")])).parts
     assert found.tables[0].header[3:] == ["untrained", "without learning", "100", "1,000"]
     assert found.tables[0].cells == [
-        ["linear_probe", "vit", "stages.0", "0.2", "0.1", "0.3", "0.6 ± 0.14"],
-        ["consistency", "resnet", "stages.0", "0.2", "0.1", "0.3 ± 0.071", "–"],
+        ["accuracy of a linear probe", "vit", "stages.0", "0.2", "0.1", "0.3", "0.6 ± 0.14"],
+        ["same answer for two shifts", "resnet", "stages.0", "0.2", "0.1", "0.3 ± 0.071", "–"],
     ]
     assert MIXED not in found.sentences
 
@@ -48,7 +48,7 @@ def test_worlds_have_tables_of_their_own_and_mixed_runs_are_told() -> None:
     assert MIXED in first.sentences
     assert MIXED not in second.sentences
     unknown = rows("vit", 100, 0.3).assign(untrained=np.nan)
-    assert "| linear_probe | vit | stages.0 | – | 0.1 | 0.3 |" in markdown_part(probe_section(unknown))
+    assert "| accuracy of a linear probe | vit | stages.0 | – | 0.1 | 0.3 |" in markdown_part(probe_section(unknown))
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +92,7 @@ def test_the_probes_of_a_sweep_go_from_its_folder_of_images_to_the_published_stu
     (shown,) = found.tables
     assert shown.header[5:] == ["16", "48"]
     assert {row[1] for row in shown.cells} == {"resnet_test", "vit_test"}
-    pixels = next(row for row in shown.cells if row[0] == "linear_probe" and row[2] == "pixels")
+    pixels = next(row for row in shown.cells if row[0] == "accuracy of a linear probe" and row[2] == "pixels")
     assert pixels[3] == pixels[5] == pixels[6] == "1", "the reader of the pixels sees the blue of the dogs"
     assert pixels[4] != "1", "and guessing does not"
     assert "| accuracy | vit_test |  | – | – |" in (swept / "results" / "pets" / "report.md").read_text()

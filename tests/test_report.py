@@ -15,8 +15,9 @@ from rich.console import Console
 from crossover.config import CrossoverError
 from crossover.record import Record
 from crossover.report.build import Ceiling, Extras, Report, write_report
+from crossover.report.contents import report_sections
 from crossover.report.figures import data_equivalence, learning_curves
-from crossover.report.style import FAMILIES, styles
+from crossover.report.style import FAMILIES, PAPER, styles
 from crossover.report.terminal import terminal_summary
 from crossover.store import State, SweepRecords
 
@@ -300,6 +301,29 @@ def test_bounds_on_either_side_of_the_equivalence_are_drawn(tmp_path: Path) -> N
     segments = [np.asarray(segment).tolist() for part in parts for segment in part.get_segments()]
     assert segments == [[[400, 1.2], [400, 1.8]], [[800, 0.2], [800, 0.4]]]
     plt.close(figure)
+
+
+def test_what_limits_a_curve_is_on_the_page_and_hollow_in_the_figure(tmp_path: Path) -> None:
+    written = write_report(sweep(crossing_records()), tmp_path)
+    (study,) = written.result["studies"]
+    numbers = {"gain": 0.2, "ci_low": 0.1, "ci_high": 0.3, "chains": 3}
+    states = dict.fromkeys(SIZES, "budget-limited") | {256: "data-limited", 1024: "not checked"}
+    points = [{"n_train": n, "state": state} | numbers for n, state in states.items()]
+    study["saturation"] = [{"model": model} | point for model in ("resnet_tiny", "vit_tiny") for point in points]
+    study["estimand"] = "About new images."
+    study["pairs"][0] |= {"interval": "chains", "family": {"pairs": 1, "holds": True}}
+    sections = {part.name: part for part in report_sections(written, {"cues": ()})}
+    verdict = dict(zip(sections["verdicts"].tables[0].header, sections["verdicts"].tables[0].cells[0], strict=True))
+    assert verdict["limited by the budget"] == "yes at 3, no at 1, not known at 1 of 5 sizes"
+    assert (verdict["interval from"], verdict["holds among all pairs"]) == ("paired chains", "yes")
+    assert sections["limits"].sentences == ("About new images.",)
+    checked = sections["limits"].parts[0].tables[0].cells
+    assert checked[0] == ["cues", "resnet_tiny", "256", "data", "0.20 [0.10, 0.30]"]
+    assert len(checked) == 8, "sizes that were not checked are left out"
+    (axes,) = learning_curves(written.runs, written.curves, study, []).axes
+    drawn = [np.asarray(line.get_xydata()) for line in axes.lines if line.get_markerfacecolor() == PAPER]
+    assert [line[:, 0].tolist() for line in drawn if len(line)] == [[4096, 16384, 65536]] * 2
+    plt.close("all")
 
 
 def test_a_model_keeps_its_colour_and_marker(report: Callable[..., Report]) -> None:

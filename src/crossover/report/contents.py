@@ -15,6 +15,7 @@ MOST_RUNS = 2_000
 MOST_CLASSES = 10
 CLASSES = "classes"
 """The section and the figures of single classes."""
+BEYOND = "Laws cannot be checked beyond the largest size: an extrapolation is a range, never an N*."
 STUDIES_BEFORE = "cost"
 """The section that those of studies stand before, unless they say where."""
 
@@ -25,6 +26,7 @@ def report_sections(report: Report, drawings: Mapping[str, Sequence[Drawing]]) -
     own = [
         *([Section(name="verdicts", title="Verdicts", tables=(tables.verdict_table(report),))] if report.pairs else []),
         *_of_data_sets(blocks),
+        _limits(report),
         _carries(report),
         _laws(report),
         _cost(report),
@@ -88,6 +90,17 @@ def _of_data_sets(blocks: Sequence[Part]) -> list[Section]:
     ]
 
 
+def _limits(report: Report) -> Section:
+    """Return whether the curves speak of data or of the budget, and of what the intervals are."""
+    checked, far = tables.saturation_table(report), tables.influential_table(report)
+    about = dict.fromkeys(study["estimand"] for study in report.result["studies"] if "estimand" in study)
+    parts = (
+        *([Part(title="Data or budget?", tables=(checked,))] if checked.rows else []),
+        *([Part(title="Runs far from their replicates", tables=(far,))] if far.rows else []),
+    )
+    return Section(name="limits", title="What the verdict is about", sentences=tuple(about), parts=parts)
+
+
 def _carries(report: Report) -> Section:
     parts = []
     if report.stabilities:
@@ -97,9 +110,8 @@ def _carries(report: Report) -> Section:
         )
         parts.append(Part(title="Does the verdict survive other choices?", parts=ways, folded=len(ways) > HEADLINES))
     if report.extrapolations:
-        said = tuple(report.extrapolations) if len(report.extrapolations) <= HEADLINES else ()
-        table = tables.extrapolation_table(report)
-        parts.append(Part(title="Beyond the measured sizes", sentences=said, tables=(table,)))
+        said = (*report.extrapolations, BEYOND)
+        parts.append(Part(title="Beyond the measured sizes", sentences=said, folded=len(said) > HEADLINES))
     simulated = tuple(
         Part(title=sentence, tables=(tables.calibration_rows(rows),) if rows else (), folded=len(report.pairs) > 1)
         for sentence, rows in report.calibrations

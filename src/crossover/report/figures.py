@@ -12,7 +12,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator, PercentFor
 from matplotlib.transforms import Bbox
 
 from crossover.analysis.sentences import images
-from crossover.report.style import DASHES, FAINT, INK, SOFT, WIDTH, Style, error_axis, panels, size_axis, styles
+from crossover.report.style import DASHES, FAINT, INK, PAPER, SOFT, WIDTH, Style, error_axis, panels, size_axis, styles
 
 MANY = 20
 """Sizes of one curve from which on only its points and its law are drawn."""
@@ -21,6 +21,7 @@ MOST_IN_COLUMN = 3
 """Pairs in one column; more make two."""
 MOST_CROSSINGS = 3
 """Crossings that are drawn with the learning curves; of more nothing could be read."""
+BUDGET = "budget-limited"
 LEGEND_COLUMNS = 3
 SMALL = 9.5
 """Points of the smaller words: 9 px on a phone."""
@@ -64,6 +65,8 @@ def learning_curves(
         line = rows[:0] if many else rows
         drawn: dict[str, Any] = {"color": colour, "marker": marker, "linestyle": style, "linewidth": 1.8}
         axes.plot(line["n_train"], line["error_mean"], label=str(model), markersize=5, **drawn)
+        hollow = rows[rows["n_train"].isin(_limited_by_budget(study, str(model)))]
+        axes.plot(hollow["n_train"], hollow["error_mean"], marker, color=colour, markerfacecolor=PAPER, zorder=5)
         low, high = rows["error_low"], rows["error_high"]
         axes.fill_between(rows["n_train"], low, high, color=colour, alpha=0.15, linewidth=0)
         law = next((entry["curve"] for entry in study["laws"] if entry["model"] == model), None)
@@ -72,6 +75,8 @@ def learning_curves(
             axes.plot(fitted["n_train"], fitted["error"], color=colour, linestyle=DASHES, linewidth=1.2, zorder=4)
     if any(entry["curve"] for entry in study["laws"]):
         axes.plot([], [], color=SOFT, linestyle=DASHES, linewidth=1.2, label="fitted laws")
+    if any(point["state"] == BUDGET for point in study.get("saturation", ())):
+        axes.plot([], [], "o", color=SOFT, markerfacecolor=PAPER, label="limited by the budget")
     for ceiling in ceilings:
         axes.axhline(ceiling.error, color=SOFT, linestyle=":", linewidth=1)
     crossings = [pair for pair in study["pairs"] if pair["n_star"] is not None]
@@ -86,6 +91,12 @@ def learning_curves(
         figure.draw_without_rendering()  # now it is known where everything is
         _label_ceilings(axes, ceilings)
     return figure
+
+
+def _limited_by_budget(study: Mapping[str, Any], model: str) -> list[int]:
+    """Return the sizes at which more training would lower the error of a model."""
+    points = (point for point in study.get("saturation", ()) if point["model"] == model)
+    return [point["n_train"] for point in points if point["state"] == BUDGET]
 
 
 def families_of(runs: pd.DataFrame) -> dict[str, str]:

@@ -92,9 +92,9 @@ class Report:
         kinds = Counter(pair["verdict"] for _, pair in self.pairs)
         leads = kinds["a_better"] + kinds["b_better"]
         counted = (
-            ("a crossover", kinds["crossover"]),
-            ("one model ahead", leads),
-            ("several crossings", kinds["several_crossings"]),
+            ("with a crossover", kinds["crossover"]),
+            ("with one model ahead", leads),
+            ("with several crossings", kinds["several_crossings"]),
             ("undecided", kinds["undecided"]),
         )
         said = ", ".join(f"{count} {words}" for words, count in counted if count)

@@ -35,7 +35,7 @@ OTHERS = ("#B65C8F", "#A87900", "#7A68D8", "#808080", "#2F8F8F", "#C05050", "#6F
 """Colours of models whose family is not known."""
 MARKERS = {"resnet": "o^<hp8H", "hybrid": "DdPX*", "vit": "sv>XP", "": "^vPXDo<>ds*p"}
 LINES = ("-", (0, (5, 1.5)), (0, (5, 1.5, 1, 1.5)), (0, (1, 1.2)))
-INK, SOFT, FAINT = "#222222", "#555555", "#999999"
+INK, SOFT, FAINT, PAPER = "#222222", "#555555", "#999999", "#ffffff"
 """Of axes and words; on the page they follow its light or dark colours."""
 DASHES = (0, (4, 2))
 MANY_TICKS = 12
@@ -166,7 +166,7 @@ def inline_svg(path: Path, name: str, alt: str) -> str:
     body = re.sub(r'\b(id="|href="#|url\(#)', rf"\g<1>{name}-", body)
     body = re.sub(r"font-family: [^;\"]*;?", "", body)
     body = re.sub(r"font: (\d+px) [^;\"]*", r"font-size: \1", body)
-    for colour, variable in ((INK, "--ink"), (SOFT, "--soft"), (FAINT, "--faint"), ("#ffffff", "--paper")):
+    for colour, variable in ((INK, "--ink"), (SOFT, "--soft"), (FAINT, "--faint"), (PAPER, "--paper")):
         body = body.replace(colour, f"var({variable})")
     width, height = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', body).groups()  # type: ignore[union-attr]
     start = body.index(">") + 1

@@ -10,7 +10,7 @@ from crossover.analysis.sentences import images, size
 from crossover.record import COLUMNS
 from crossover.report.findings import Report
 from crossover.report.table import Cell, Column, Table, columns
-from crossover.report.words import parameter_words, title, verdict_words
+from crossover.report.words import INTERVALS, parameter_words, title, verdict_words
 
 MOST_SIZES = 40
 """Sizes of a data set up to which all are in its table; curves with more are shown where they are compared."""
@@ -33,8 +33,9 @@ def verdict_table(report: Report) -> Table:
         Column(title="N* [95% interval]", unit="images"),
         *columns("measured from", "to", "chains"),
         Column(title="probability that N* lies in the range", unit="ratio"),
-        Column(title="the gap is", left=True),
+        *columns("the gap is", "limited by the budget", "interval from", "holds among all pairs", left=4),
     )
+    points = {study["dataset"]: study.get("saturation", ()) for study in report.result["studies"]}
     rows: list[tuple[Cell, ...]] = [
         (
             dataset,
@@ -45,11 +46,15 @@ def verdict_table(report: Report) -> Table:
             pair["chains"],
             pair["p_in_range"],
             pair["trend"],
+            _limits(pair, points[dataset]),
+            INTERVALS.get(pair.get("interval", "")),
+            {True: "yes", False: "no"}.get(pair.get("family", {}).get("holds")),
         )
         for dataset, pair in report.pairs
     ]
     table = Table(caption="", columns=heads, rows=tuple(rows))
-    return table if len(report.result["studies"]) > 1 else table.with_columns(table.header[1:])
+    said = [name for name, *cells in zip(table.header, *rows, strict=True) if any(cell is not None for cell in cells)]
+    return table.with_columns(said if len(report.result["studies"]) > 1 else said[1:])
 
 
 def _place(pair: Mapping[str, Any]) -> Cell:
@@ -61,6 +66,56 @@ def _place(pair: Mapping[str, Any]) -> Cell:
     if pair["verdict"] == "b_better":
         return f"< {images(pair['ci_high'] or pair['n_min'])} or none"
     return None
+
+
+def _limits(pair: Mapping[str, Any], points: Sequence[Mapping[str, Any]]) -> str:
+    """Return at how many sizes of a pair more training would lower an error, would not, or was not tried."""
+    states: dict[int, set[str]] = {row["n_train"]: set() for row in pair["gap"]}
+    for point in points:
+        if point["model"] in (pair["a"], pair["b"]) and point["n_train"] in states:
+            states[point["n_train"]].add(point["state"])
+    found = [state for state in states.values() if state and "not checked" not in state]
+    data = sum(state == {"data-limited"} for state in found)
+    budget = sum("budget-limited" in state for state in found)
+    if not found:
+        return "not checked"
+    return f"yes at {budget}, no at {data}, not known at {len(states) - budget - data} of {len(states)} sizes"
+
+
+def saturation_table(report: Report) -> Table:
+    """Return the sizes of each model at which twin runs with half the budget tell what limits it."""
+    rows: list[tuple[Cell, ...]] = [
+        (
+            study["dataset"],
+            point["model"],
+            size(point["n_train"]),
+            point["state"].replace("-limited", ""),
+            (point["gain"], point["ci_low"], point["ci_high"]),
+        )
+        for study in report.result["studies"]
+        for point in study.get("saturation", ())
+        if point["state"] != "not checked"
+    ]
+    heads = (
+        *columns("data set", "model", left=2),
+        Column(title="training images"),
+        Column(title="limited by", left=True),
+    )
+    caption = "What the last doubling of the budget brought; the next one brings less"
+    gain = Column(title="fall of the log error [95% CI]", unit="ratio")
+    return Table(caption=caption, columns=(*heads, gain), rows=tuple(rows))
+
+
+def influential_table(report: Report) -> Table:
+    """Return the runs that are far from their replicates."""
+    rows: list[tuple[Cell, ...]] = [
+        (found["run_id"], size(found["n_train"]), found["error"], found["typical"], found["verdict_without"])
+        for _, pair in report.pairs
+        for found in pair.get("influential", ())
+    ]
+    errors = (Column(title="test error", unit="%"), Column(title="of its replicates", unit="%"))
+    heads = (Column(title="run", left=True), Column(title="training images"), *errors)
+    return Table(caption="", columns=(*heads, Column(title="verdict without it", left=True)), rows=tuple(rows))
 
 
 def size_tables(report: Report, study: Mapping[str, Any]) -> list[Table]:
@@ -162,21 +217,6 @@ def law_table(report: Report) -> Table:
         f" A law is a description within the measured sizes. {EQUATIONS}"
     )
     return Table(caption=caption, columns=(*heads, *errors), rows=tuple(rows))
-
-
-def extrapolation_table(report: Report) -> Table:
-    """Return, for each pair that calls for one, the extrapolated range or why it is refused."""
-    rows: list[tuple[Cell, ...]] = []
-    for dataset, pair in report.pairs:
-        found = pair["extrapolation"]
-        if found is not None:
-            far = "never" if found["high"] is None else images(found["high"])
-            ends = None if found["low"] is None else f"{images(found['low'])} to {far}"
-            laws = "; ".join(f"{pair[side]}: {', '.join(found['laws'][side]) or 'none'}" for side in ("a", "b"))
-            rows.append((dataset, f"{pair['a']}, {pair['b']}", ends, images(found["limit"]), laws, found["refused"]))
-    heads = ("data set", "models", "crossing", "looked up to", "laws that predict the largest sizes", "refused, since")
-    caption = "An extrapolation rests on laws that cannot be checked beyond the largest size; a range, never an N*."
-    return Table(caption=caption, columns=columns(*heads, left=6), rows=tuple(rows))
 
 
 def class_table(report: Report, dataset: str, names: Sequence[str]) -> Table:

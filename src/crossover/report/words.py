@@ -33,6 +33,13 @@ TITLES = {column.name: column.title for column in COLUMNS if column.title} | {
     "metric": "number compared",
 }
 """A name in the code to what a reader calls it; other names have blanks for underscores."""
+INTERVALS = {
+    "chains": "paired chains",
+    "seeds": "seeds of one chain",
+    "unpaired": "chains, not paired",
+    "roughness": "roughness of single curves",
+}
+"""What an interval comes from."""
 LAW_PARAMETERS = {"e_inf": "e∞", "n0": "n₀", "e0": "e₀"}
 SMALLEST = 1e-12
 """A fitted number below this is zero: its law does not need it."""

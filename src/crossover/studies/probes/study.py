@@ -24,6 +24,31 @@ NOTE = (
     "Means over chains ± their standard deviation, by number of training images; beside them the same networks before"
     " training, and what it would be without learning, where that is known."
 )
+WORDS = {
+    "accuracy_shifted": "accuracy on shifted images",
+    "attention_adaptive": "how far attention varies with the image",
+    "attention_beyond": "attention beyond neighbours, over that of even attention",
+    "attention_distance": "mean attention distance (tokens)",
+    "attention_local": "share of local heads",
+    "cka_ends": "similarity of the first and last layer (CKA)",
+    "consistency": "same answer for two shifts",
+    "consistency_correct": "same answer for two shifts, of images that are right",
+    "dense_ratio": "weights of fully connected layers, over those of the convolutions",
+    "equivariance_1px": "equivariance error, 1 px",
+    "equivariance_4px": "equivariance error, 4 px",
+    "filters_low_frequency": "low-frequency energy of the first filters",
+    "filters_top4": "variance of the first filters in four components",
+    "lie_margin": "change of the margin per pixel of movement",
+    "lie_rate": "change of the logits per pixel of movement",
+    "linear_probe": "accuracy of a linear probe",
+    "patch_order": "change of the logits when patches are shuffled",
+    "position_loss": "accuracy lost without positions",
+    "position_nearness": "likeness of near positions",
+    "receptive_rms": "spread of the receptive field (px)",
+    "rollout_distance": "attention distance through all layers (tokens)",
+    "support": "side of the receptive field (px)",
+}
+"""Names of probes to what a reader calls them (docs/claims.md); other names have blanks for underscores."""
 MIXED = "Runs that differ in more than the chain (seed, budget or recipe) are averaged here."
 
 
@@ -62,7 +87,7 @@ def _over_runs(table: pd.DataFrame) -> Table:
     """Return the means over runs of the measures of whole networks."""
     numbers = ["value", "untrained", "analytic"]
     means = table[table["layer"] == ""].groupby(["model", "probe"], sort=False)[numbers].mean()
-    rows = tuple((str(model), str(probe), *row) for (model, probe), *row in means.itertuples(name=None))
+    rows = tuple((str(model), _words(str(probe)), *row) for (model, probe), *row in means.itertuples(name=None))
     titles = columns("model", "measure", "value", "untrained", "without learning", left=2)
     return Table(caption="means over runs", columns=titles, rows=rows)
 
@@ -92,10 +117,14 @@ def _means(table: pd.DataFrame) -> Table:
     cells = {key: _cell(*numbers) for key, numbers in zip(means.index, means.to_numpy(), strict=True)}
     start = table.groupby(KEYS, sort=False)[["untrained", "analytic"]].mean()
     rows: list[tuple[Cell, ...]] = [
-        (*key, *(_cell(value) for value in start.loc[key]), *(cells.get((*key, n)) for n in sizes))
+        (_words(key[0]), *key[1:], *(_cell(value) for value in start.loc[key]), *(cells.get((*key, n)) for n in sizes))
         for key in sorted(start.index, key=lambda key: order[key[0]])
     ]
     return Table(caption="", columns=columns(*HEADER, *(f"{n:,}" for n in sizes), left=3), rows=tuple(rows))
+
+
+def _words(probe: str) -> str:
+    return WORDS.get(probe, probe.replace("_", " "))
 
 
 def _cell(mean: float, deviation: float = float("nan")) -> str | None:
