@@ -10,11 +10,14 @@ from rich.console import Console
 from crossover.cli import one_line_errors, resolved, run_hydra
 
 STUDIES = {
+    "atlas": "atlas_pages",
     "claims": "claims.study",
     "demo": "demo",
     "dose": "dose",
+    "gold": "gold",
     "probe": "probes.study",
     "recipes": "recipes",
+    "reproduce": "reproduction",
     "transfer": "transfer",
 }
 """Name of a study and of its config: its module in crossover.studies, whose `main` does it."""

@@ -106,7 +106,7 @@ def test_what_is_published_is_what_is_comparable_and_how_much_is_not(gold: dict[
 
 
 def test_no_studies_is_one_line(tmp_path: Path) -> None:
-    command = [sys.executable, str(ROOT / "scripts" / "gold.py"), f"results={tmp_path}"]
+    command = [sys.executable, str(ROOT / "scripts" / "study.py"), "gold", f"results={tmp_path}"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stderr == f"error: {tmp_path} has no study; make publish writes one\n"

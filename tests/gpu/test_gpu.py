@@ -12,7 +12,8 @@ import torch
 from crossover.config import RunConfig
 from crossover.data.loader import TrainBatches
 from crossover.store import freeze, read_record
-from crossover.sweep.pool import local_slots, run_pool
+from crossover.sweep.launch import slots_for
+from crossover.sweep.pool import Pool
 from crossover.training import run as running
 from crossover.training.module import Chunk, Classifier
 from crossover.training.ranks import visible_gpus
@@ -98,7 +99,7 @@ def test_the_gpus_that_are_named_are_those_that_torch_has(monkeypatch: pytest.Mo
 def test_two_runs_at_a_time_go_through_the_fork_server(tmp_path: Path) -> None:
     runs = [small_run(tmp_path, seed=seed, **ON_GPU) for seed in range(4)]
     freeze(runs)
-    progress = run_pool(runs, slots=local_slots(None, 2)[:2], report=lambda _: None)
+    progress = Pool(runs, slots=slots_for([], None, 2)[:2], report=lambda _: None).run()
     assert set(progress.states.values()) == {"done"}
     records = [read_record(run.run_dir / "record.json") for run in runs]
     assert {record["device"] for record in records} == {torch.cuda.get_device_name(0)}
@@ -160,7 +161,7 @@ def test_a_run_that_does_not_fit_beside_another_is_done_after_it(tmp_path: Path,
 
     def pooled(runs: list[RunConfig], at_once: int) -> list[str]:
         freeze(runs)
-        progress = run_pool(runs, slots=local_slots(None, at_once)[:at_once], report=lambda _: None)
+        progress = Pool(runs, slots=slots_for([], None, at_once)[:at_once], report=lambda _: None).run()
         assert set(progress.states.values()) == {"done"}
         return progress.notes
 

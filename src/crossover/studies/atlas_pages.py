@@ -1,16 +1,20 @@
 """The files of the atlas: table, figure, the page of all pairs and one for each set, and the block of the README."""
 
+import os
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from rich.console import Console
 
+from crossover.analysis.runs import AnalysisError
 from crossover.analysis.sentences import images
+from crossover.config import CrossoverError
 from crossover.report.section import Drawing, Part, markdown_part
 from crossover.report.style import save
 from crossover.report.table import Table, columns, plain
-from crossover.store import file_name, write_text
-from crossover.studies.atlas import PublishedSet
+from crossover.store import file_name, replace_block, write_text
+from crossover.studies.atlas import PublishedSet, atlas_table, read_sets
 from crossover.studies.atlas_figure import draw_atlas, line_of
 
 BEGIN, END = "<!-- atlas: written by make atlas -->\n", "<!-- end of atlas -->\n"
@@ -130,3 +134,17 @@ def readme_block(table: pd.DataFrame) -> str:
     first, *others = map(plain, summary(table))
     figure = f"![{plain(ALT)}](results/atlas/figures/atlas.svg)"
     return "\n".join([f"**{first}**", "", *(f"- {line}" for line in others), "", figure]) + "\n"
+
+
+def main(values: dict[str, Any], console: Console) -> None:
+    """Put every published pair through the engine and write its table, figure and pages."""
+    data, output = Path(values["data"]), Path(values["output"])
+    try:
+        table = atlas_table(data, values["parallel"] or len(os.sched_getaffinity(0)))
+        write_atlas(table, read_sets(data), data, output)
+    except AnalysisError as error:
+        raise CrossoverError(str(error)) from None
+    if values["readme"] is not None:
+        replace_block(Path(values["readme"]), BEGIN, END, readme_block(table))
+    console.print("\n".join(summary(table)).replace("*", "").replace("\\", ""), highlight=False, markup=False)
+    console.print(f"page: {output / 'atlas.md'}", soft_wrap=True)

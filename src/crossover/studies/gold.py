@@ -1,14 +1,18 @@
 """Does a study land where published work, or an exact bound, says it must? Inside, outside, or not comparable."""
 
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from rich.console import Console
 
-from crossover.report.section import Part
-from crossover.report.table import Table, columns
+from crossover.config import CrossoverError
+from crossover.report.section import Part, markdown_part
+from crossover.report.table import Table, columns, terminal_table
+from crossover.store import write_text
 
 COLUMNS = ["study", "dataset", "model", "n_train", "accuracy", "expected", "outcome", "why", "source"]
 NOT = "not comparable"
@@ -17,6 +21,23 @@ COPIES = {"cifar10_jpeg": "cifar10"}
 UNSTATED = 1000.0
 """Ratio that an unstated condition counts as, when the published number nearest to a run is looked for."""
 UNITS = {"params": "parameters", "n_train": "training images", "images_seen": "images seen", "steps": "steps"}
+
+
+def main(values: dict[str, Any], console: Console) -> None:
+    """Write gold.csv and gold.md beside the published studies; exit with 1 when one is outside."""
+    results = Path(values["results"])
+    studies = sorted(path.parent for path in results.glob("*/plan.json"))
+    if not studies:
+        raise CrossoverError(f"{results} has no study; make publish writes one")
+    gold = with_curves(values, Path(values["data"]))
+    table = pd.concat([compare_study(path.name, pd.read_csv(path / "runs.csv"), gold) for path in studies])
+    write_text(results / "gold.csv", table[table["outcome"] != NOT].to_csv(index=False, float_format="%.4f"))
+    page = gold_page(table)
+    write_text(results / "gold.md", "\n".join(markdown_part(page, 1)))
+    console.print(terminal_table(page.tables[0]), highlight=False)
+    console.print(page.sentences[0], markup=False, highlight=False)
+    print(f"page: {results / 'gold.md'}")
+    sys.exit(1 if (table["outcome"] == "outside").any() else 0)
 
 
 def with_curves(gold: Mapping[str, Any], data: Path) -> dict[str, Any]:

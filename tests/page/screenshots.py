@@ -1,4 +1,4 @@
-"""Screenshots of a report at three widths, light and dark: python scripts/screenshots.py results/cues/report.html DIR.
+"""Screenshots of a report at three widths, light and dark: python -m tests.page.screenshots REPORT.html DIR.
 
 Needs Chromium (Debian: apt-get install chromium) and the dev dependency playwright.
 """
@@ -25,7 +25,7 @@ HEIGHT = 1100
 
 def main(arguments: list[str]) -> int:
     if len(arguments) not in (2, 3):
-        print("usage: python scripts/screenshots.py REPORT.html DIR [full]", file=sys.stderr)
+        print("usage: python -m tests.page.screenshots REPORT.html DIR [full]", file=sys.stderr)
         return 2
     page_file, folder, whole = Path(arguments[0]).resolve(), Path(arguments[1]), len(arguments) == 3
     folder.mkdir(parents=True, exist_ok=True)
