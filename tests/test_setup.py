@@ -84,7 +84,7 @@ def test_without_a_network_it_is_said_what_to_do(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_the_packages_of_the_machine_are_used_and_a_change_of_the_lock_is_refused(tmp_path: Path) -> None:
     folder = checkout(tmp_path)
-    done = set_up(folder, "setup", "SYSTEM_TORCH=1", f"PYTHON={sys.executable}")
+    done = set_up(folder, "setup", "SYSTEM_TORCH=1", "EXTRAS=test", f"PYTHON={sys.executable}")
     assert done.returncode == 0, done.stderr
     code = "import crossover, hydra, importlib.util as u; print(crossover.__file__, u.find_spec('torch').origin)"
     found = subprocess.run([folder / ".venv/bin/python", "-c", code], check=True, capture_output=True, text=True).stdout
