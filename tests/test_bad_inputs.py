@@ -13,7 +13,8 @@ from crossover.analysis.runs import read_curves
 from crossover.cli import one_line, resolved
 from crossover.config import ImageData, parse_run
 from crossover.data.cache import open_dataset
-from crossover.data.readers import decode, read_cifar10, read_folder, read_tiny_imagenet
+from crossover.data.folders import decode, read_folder, read_tiny_imagenet
+from crossover.data.readers import read_cifar10
 from crossover.store import read_frozen, read_plan, read_record, read_sweep
 from crossover.sweep.launch import parse_launcher
 from crossover.sweep.plan import named, parse_sweep, plan_runs
@@ -143,7 +144,7 @@ LAUNCHERS = [
     Bad("empty jobs", launcher(kind="slurm", runs_per_job=0), "runs_per_job: Input should be greater"),
 ]
 IMAGES = [
-    Bad("text as PNG", on(lambda p: decode(p, 16), "x.png"), "(not an image): replace", (("x.png", "hi"),)),
+    Bad("text as PNG", on(lambda p: decode(p, 16), "x.png"), "(not an image): put a whole one", (("x.png", "hi"),)),
     Bad("empty PNG", on(lambda p: decode(p, 16), "x.png"), "(not an image)", (("x.png", b""),)),
     Bad("cut PNG", on(lambda p: decode(p, 16), "x.png"), "images are never skipped", (("x.png", PNG[:50]),)),
     Bad("cut JPEG", on(lambda p: decode(p, 16), "x.jpg"), "images are never skipped", (("x.jpg", JPEG[:300]),)),
@@ -158,8 +159,8 @@ IMAGES = [
     Bad(
         "a stray file",
         on(read_folder, "p"),
-        "notes.txt is not an image of the allowed types",
-        (("p/train/a/notes.txt", "x"), ("p/train/b/1.png", PNG), ("p/test/a/1.png", PNG), ("p/test/b/1.png", PNG)),
+        "photo.heic is not an image of the allowed types",
+        (("p/train/a/photo.heic", "x"), ("p/train/b/1.png", PNG), ("p/test/a/1.png", PNG), ("p/test/b/1.png", PNG)),
     ),
     Bad(
         "a class that is not tested",

@@ -59,13 +59,11 @@ def test_fewer_parts_are_another_dataset_and_other_sizes_are_resized(root: Path)
     assert opened(root, 1, size=16).images.shape == (COUNT, 16, 16, 3)
 
 
-def test_no_part_is_read_whole(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(np, "load", lambda *_, **__: pytest.fail("np.load reads an array at once"))
-    stream = parts.PartImages([root / "part0.npz", root / "part1.npz"], [COUNT, COUNT])
-    sizes = [len(stream[start : start + 256]) for start in range(0, 2 * COUNT, 256)]
-    assert sizes == [256, 256, 256, 256, 176]
-    with pytest.raises(RuntimeError, match="read in order"):
-        stream[0:5]
+def test_parts_are_mapped_and_not_read_whole(root: Path, tmp_path: Path) -> None:
+    images, labels, test_images, _ = parts.read_cifar5m(root, 2, tmp_path / "scratch")
+    assert [len(part) for part in (*images, *test_images)] == [COUNT, COUNT, 40]
+    assert all(isinstance(part, np.memmap) for part in (*images, *test_images))
+    assert len(labels) == 2 * COUNT
 
 
 def test_a_missing_part_says_where_it_is(root: Path) -> None:
@@ -90,6 +88,6 @@ def test_a_damaged_part_is_one_line_and_leaves_no_cache(root: Path, how: str) ->
     else:
         changed = {"labels": {"X": x, "Y": y + 9}, "shape": {"X": x[:, :16], "Y": y}, "empty": {"Y": y}}[how]
         np.savez(path, **changed)  # type: ignore[arg-type]
-    with pytest.raises(CrossoverError, match=r"part0\.npz is damaged \(.*delete it and fetch https.*again"):
+    with pytest.raises(CrossoverError, match=r"part0\.npz is damaged \(.*fetch https.*again in its place"):
         opened(root)
     assert not list((root.parent / "cache").glob("*"))

@@ -1,4 +1,5 @@
 import errno
+import json
 import os
 import shutil
 import subprocess
@@ -18,7 +19,7 @@ from crossover import lock
 from crossover.config import CrossoverError, ImageData
 from crossover.data import cache as images
 from crossover.data.cache import Dataset, cache_folder, open_dataset
-from crossover.data.readers import decode
+from crossover.data.folders import decode
 from tests.worlds import small_run
 
 SIZE = 12
@@ -244,7 +245,7 @@ def empty_class(pets: Path) -> None:
 
 
 def stray_file(pets: Path) -> None:
-    (pets / "train" / "dog" / "notes.txt").write_text("x")
+    (pets / "train" / "dog" / "photo.heic").write_text("x")
 
 
 def one_class(pets: Path) -> None:
@@ -259,8 +260,11 @@ def one_class(pets: Path) -> None:
         (no_root, r"pets does not exist: put the images there as \{train,val,test\}/<class>/\*\{.jpeg,.*data.root=DIR"),
         (no_test, r"pets has no train folder beside a val or test folder: .*data.root=DIR"),
         (no_class, r"pets/test and .*pets/train must have the same class folders; only one of them has dog"),
-        (empty_class, r"train/dog holds no image: add some, or remove the folder"),
-        (stray_file, r"notes.txt is not an image of the allowed types .jpeg, .jpg, .png: remove it"),
+        (empty_class, r"train/dog holds no image: put some there"),
+        (
+            stray_file,
+            r"photo.heic is not an image of the allowed types .jpeg, .*: convert it, or move it out",
+        ),
         (one_class, r"train has 1 class folders: at least two are needed"),
     ],
 )
@@ -310,7 +314,7 @@ def test_tiny_imagenet_reads_the_public_layout_with_val_as_test_set(tmp_path: Pa
         (".", r"wnids.txt does not exist: unpack the public archive tiny-imagenet-200.zip there"),
         ("val/val_annotations.txt", r"val_annotations.txt does not exist: unpack"),
         ("val/images/val_1.JPEG", r"cannot read the image .*val_1.JPEG"),
-        ("train/n02/images", r"cannot read .*train/n02/images: No such file"),
+        ("train/n02/images", r"train/n02 holds no image"),
     ],
 )
 def test_incomplete_tiny_imagenet_names_what_is_missing(tmp_path: Path, missing: str, message: str) -> None:
@@ -327,7 +331,7 @@ def test_a_builder_that_lost_its_lock_while_it_was_stopped_begins_again(
     monkeypatch.setattr(lock, "BEAT_SECONDS", 0.01)
     write, calls = images._write, []
 
-    def lose_once(raw: Any, config: Any, folder: Path) -> None:
+    def lose_once(raw: Any, config: Any, folder: Path, source: str | None) -> None:
         calls.append(folder)
         if len(calls) == 1:
             (held,) = folder.parent.glob(".*.lock")
@@ -336,7 +340,7 @@ def test_a_builder_that_lost_its_lock_while_it_was_stopped_begins_again(
                 time.sleep(0.01)
             os.utime(held, (0, 0))  # the other one died as well
             raise FileNotFoundError(errno.ENOENT, "No such file or directory")
-        write(raw, config, folder)
+        write(raw, config, folder, source)
 
     monkeypatch.setattr(images, "_write", lose_once)
     assert len(open_dataset(CONFIG, data_dir).labels) == 24
@@ -407,3 +411,124 @@ def test_an_unreadable_raw_folder_is_one_line(data_dir: Path, monkeypatch: pytes
     monkeypatch.setattr(os, "scandir", fail)
     with pytest.raises(CrossoverError, match=r"cannot read .*train/cat: Permission denied"):
         open_dataset(CONFIG, data_dir)
+
+
+def test_images_that_changed_are_noticed_and_made_anew(data_dir: Path) -> None:
+    """A label that is corrected, an image that is added or replaced."""
+    first = open_dataset(CONFIG, data_dir, verify=True)
+    dog, cat = data_dir / "pets/train/dog", data_dir / "pets/train/cat"
+    for change in (
+        lambda: (dog / "003.png").rename(cat / "moved.png"),
+        lambda: Image.fromarray(picture(7)).save(cat / "new.png"),
+        lambda: Image.fromarray(picture(8)).save(dog / "000.png"),
+    ):
+        change()
+        assert same(open_dataset(CONFIG, data_dir), first)  # a run that began with them goes on
+        with pytest.raises(CrossoverError, match=r"files of pets have changed .*rebuild=true data=folder"):
+            open_dataset(CONFIG, data_dir, verify=True)
+        changed = open_dataset(CONFIG, data_dir, rebuild=True)
+        assert changed.hash != first.hash
+        first = open_dataset(CONFIG, data_dir, verify=True)
+        assert same(first, changed)
+    assert leftovers(data_dir) == []
+
+
+def test_a_cache_without_a_fingerprint_is_still_read(data_dir: Path) -> None:
+    folder = open_dataset(CONFIG, data_dir).folder
+    meta = json.loads((folder / "meta.json").read_text())
+    del meta["source"]
+    (folder / "meta.json").write_text(json.dumps(meta))
+    assert len(open_dataset(CONFIG, data_dir, verify=True).labels) == 24
+
+
+@pytest.mark.parametrize(("suffix", "exact"), [("webp", False), ("bmp", True), ("tiff", True), ("PNG", True)])
+def test_images_of_the_usual_types_are_read(tmp_path: Path, suffix: str, exact: bool) -> None:
+    for part in ("train", "test"):
+        for label, name in enumerate(CLASSES):
+            (tmp_path / "pets" / part / name).mkdir(parents=True)
+            for i in range(2):
+                Image.fromarray(picture(10 * label + i)).save(tmp_path / "pets" / part / name / f"{i}.{suffix}")
+    dataset = open_dataset(CONFIG, tmp_path)
+    assert dataset.images.shape == (6, SIZE, SIZE, 3)
+    assert not exact or np.array_equal(dataset.images[3], picture(11))
+
+
+def test_nested_folders_belong_to_their_class_and_other_files_are_told(
+    data_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = data_dir / "pets/train/dog"
+    (folder / "images").mkdir()
+    for path in folder.glob("*.png"):
+        path.rename(folder / "images" / path.name)
+    (folder / "boxes.txt").write_text("1 2 3 4")
+    dataset = open_dataset(CONFIG, data_dir)
+    np.testing.assert_array_equal(dataset.images[8:16], [picture(100 + i) for i in range(8)])
+    assert "1 files in" in (told := capsys.readouterr().err)
+    assert "boxes.txt" in told
+
+
+def test_a_test_folder_without_labels_gives_way_to_val(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_pets(tmp_path, train=4, val=3)
+    (tmp_path / "pets/test").mkdir()
+    Image.fromarray(picture(0)).save(tmp_path / "pets/test/unknown.png")
+    dataset = open_dataset(CONFIG, tmp_path)
+    np.testing.assert_array_equal(dataset.test_images[0], picture(1000))
+    assert "no labels" in capsys.readouterr().err
+    shutil.rmtree(tmp_path / "pets/val")
+    with pytest.raises(CrossoverError, match="has no class folders, and so no labels; sort it, or add a labelled val"):
+        open_dataset(CONFIG.model_copy(update={"name": "other"}), tmp_path)
+
+
+@pytest.mark.parametrize("name", ["valid", "Validation", "dev"])
+def test_the_usual_names_of_the_parts_are_read_and_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    write_pets(tmp_path, train=4, test=2, val=3)
+    (tmp_path / "pets/val").rename(tmp_path / f"pets/{name}")
+    assert len(open_dataset(CONFIG, tmp_path).val) == 9
+    assert f"{name} is read as the val folder" in capsys.readouterr().err
+
+
+def test_names_that_nearly_match_and_two_folders_for_a_part_are_told(
+    data_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (data_dir / "pets/tests").mkdir()
+    open_dataset(CONFIG, data_dir)
+    assert "tests is not read; rename it if it is the test folder" in capsys.readouterr().err
+    (data_dir / "pets/testing").mkdir()
+    with pytest.raises(CrossoverError, match=r"pets/test and .*pets/testing are both the test folder"):
+        open_dataset(CONFIG.model_copy(update={"name": "other"}), data_dir)
+
+
+def test_class_names_are_text_however_they_are_spelled(tmp_path: Path) -> None:
+    composed, parted, latin = "caf\u00e9", "cafe\u0301", os.fsdecode(b"th\xe9")
+    for part, name in (("train", composed), ("test", parted)):
+        for folder in (name, latin, "a"):
+            (tmp_path / "pets" / part / folder).mkdir(parents=True)
+            for i in range(2):
+                Image.fromarray(picture(i)).save(tmp_path / "pets" / part / folder / f"{i}.png")
+    dataset = open_dataset(CONFIG, tmp_path)
+    assert dataset.classes == ("a", composed, "th\u00e9")
+    (tmp_path / "pets/train" / parted).mkdir()
+    with pytest.raises(CrossoverError, match=r"two folders for the class caf\u00e9.*'cafe\\u0301' and 'caf\\xe9'"):
+        open_dataset(CONFIG.model_copy(update={"name": "other"}), tmp_path)
+
+
+def test_a_class_of_one_image_is_named(data_dir: Path) -> None:
+    for path in sorted((data_dir / "pets/train/dog").iterdir())[1:]:
+        path.unlink()
+    with pytest.raises(CrossoverError, match="class dog has 1 training image: two are needed"):
+        open_dataset(CONFIG, data_dir)
+
+
+def test_tiny_imagenet_with_val_sorted_into_classes_is_read(tmp_path: Path) -> None:
+    config = write_tiny(tmp_path / "tiny")
+    val = tmp_path / "tiny/val"
+    for line in (val / "val_annotations.txt").read_text().splitlines():
+        name, wnid = line.split("\t")[:2]
+        (val / wnid / "images").mkdir(parents=True, exist_ok=True)
+        (val / "images" / name).rename(val / wnid / "images" / name)
+    (val / "val_annotations.txt").unlink()
+    dataset = open_dataset(config, tmp_path)
+    np.testing.assert_array_equal(dataset.test_labels, [0, 0, 1])
+    assert [int(image.mean()) for image in dataset.test_images] == [0, 20, 10]

@@ -29,7 +29,7 @@ def wait(seconds, sleep=time.sleep):
     sleep(seconds)
 
 images._write, images.WAIT_SECONDS = counted, 0.02
-images.time = types.SimpleNamespace(sleep=wait, time=time.time)
+images.time = types.SimpleNamespace(sleep=wait, time=time.time, monotonic=time.monotonic)
 print("ready", flush=True)
 sys.stdin.readline()
 print(images.open_dataset(ImageData.model_validate_json(config), Path(data_dir)).hash)

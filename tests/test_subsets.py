@@ -37,16 +37,16 @@ def test_chains_are_independent_draws() -> None:
 
 
 def test_holdout_is_stratified_fixed_and_disjoint() -> None:
-    pool, held = stratified_holdout(SKEWED, 0.1)
+    pool, held = stratified_holdout(SKEWED, 0.1, "abc")
     np.testing.assert_array_equal(np.bincount(SKEWED[held]), [70, 25, 5])
     assert len(np.intersect1d(pool, held)) == 0
     assert len(pool) + len(held) == 1000
-    np.testing.assert_array_equal(held, stratified_holdout(SKEWED, 0.1)[1])
+    np.testing.assert_array_equal(held, stratified_holdout(SKEWED, 0.1, "abc")[1])
 
 
 def test_holdout_needs_two_images_of_each_class() -> None:
-    with pytest.raises(CrossoverError, match="class 1 has 1 training image"):
-        stratified_holdout(np.array([0, 0, 0, 1]), 0.1)
+    with pytest.raises(CrossoverError, match="class dog has 1 training image"):
+        stratified_holdout(np.array([0, 0, 0, 1]), 0.1, ("cat", "dog"))
 
 
 @pytest.mark.parametrize("n", [9, 1001])
@@ -58,3 +58,13 @@ def test_impossible_sizes_name_what_is_allowed(n: int) -> None:
 def test_index_hash_depends_on_order_not_on_integer_width() -> None:
     assert index_hash(np.array([1, 2], np.int32)) == index_hash(np.array([1, 2], np.int64))
     assert index_hash(np.array([1, 2])) != index_hash(np.array([2, 1]))
+
+
+def test_as_many_images_as_classes_have_one_of_each() -> None:
+    labels = np.repeat([0, 1, 2], [400, 8, 100])
+    for chain in range(20):
+        order = chain_order(labels, chain)
+        assert sorted(labels[order[:3]]) == [0, 1, 2]
+        assert sorted(order) == list(range(508))
+        counts = np.bincount(labels[order[:254]])
+        assert abs(counts - [200, 4, 50]).max() <= 1

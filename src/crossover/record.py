@@ -52,7 +52,8 @@ class Record(TypedDict):
     loss_floor: float
     """The lowest training loss that label smoothing allows."""
     best_step: int
-    test_error_by_class: list[float]
+    test_error_by_class: list[float | None]
+    """In the order of `classes`; null for a class without test images."""
     n_test: int
     steps: int
     images_seen: int

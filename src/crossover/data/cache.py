@@ -1,6 +1,6 @@
-"""What does every dataset become? One uint8 array with labels, memory-mapped from a cache that is built once.
+"""The cache of a dataset: one uint8 array with labels, decoded once and memory-mapped.
 
-The cache is not compared with the raw files again: remove its folder after changing them.
+It knows names, sizes and times of the files it was built from: images that were changed since are noticed.
 """
 
 import hashlib
@@ -8,9 +8,10 @@ import json
 import os
 import re
 import shutil
+import sys
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,8 +21,10 @@ import numpy as np
 from PIL import Image
 
 from crossover.config import CrossoverError, CuesData, ImageData
+from crossover.data.folders import decode
 from crossover.data.permute import pixel_order
-from crossover.data.readers import Images, Raw, decode, raw_root, read_raw
+from crossover.data.raw import Images, Raw
+from crossover.data.readers import fingerprint, raw_root, read_raw
 from crossover.data.subsets import stratified_holdout
 from crossover.lock import HeldError, Lock
 
@@ -29,6 +32,7 @@ CACHE_VERSION = 1
 """Raise it when the same raw data would give other arrays."""
 CHUNK = 256
 """Images decoded and written at a time."""
+TELL_SECONDS = 5.0
 STALE_SECONDS = 3600
 """What nobody has written to for so long is a leftover of a killed process."""
 WAIT_SECONDS = 0.5
@@ -65,17 +69,33 @@ class Dataset:
     """int64 (S * S,): the fixed permutation of pixels that networks see, applied to batches; None for none."""
 
 
-def open_dataset(config: CuesData | ImageData, data_dir: Path) -> Dataset:
+def open_dataset(
+    config: CuesData | ImageData, data_dir: Path, *, verify: bool = False, rebuild: bool = False
+) -> Dataset:
     """Return a dataset from its cache; the cache is built when absent, which for files takes about 0.2 ms an image.
 
-    Of processes that ask for the same cache together one builds it and the others wait; the work of one that died is
-    begun again by the next. Raise CrossoverError when raw data is missing or damaged, or when the cache cannot be
-    written.
+    With `verify` the raw files are compared with those it was built from, with `rebuild` it is built anew. Of processes
+    that ask for the same cache together one builds it and the others wait; the work of one that died is begun again by
+    the next. Raise CrossoverError when raw data is missing, damaged or changed, or when the cache cannot be written.
     """
     folder = cache_folder(config, data_dir)
-    while not folder.is_dir():
-        _build_or_wait(config, data_dir, folder)
-    return replace(_load(folder), order=pixel_order(config.permute, config.image_size))
+    while not folder.is_dir() or rebuild:
+        rebuild = not _build_or_wait(config, data_dir, folder, rebuild) and rebuild
+    dataset, source = _load(folder)
+    if verify and source is not None and fingerprint(config, data_dir) not in (None, source):
+        raise CrossoverError(
+            f"the files of {config.name} have changed since {folder} was made from them; make it anew:"
+            f" python scripts/data.py rebuild=true {_overrides(config)} (or take another data.name beside the old one)"
+        )
+    return replace(dataset, order=pixel_order(config.permute, config.image_size))
+
+
+def _overrides(config: CuesData | ImageData) -> str:
+    """Return the overrides of the command line that name a dataset of image files."""
+    values = {"data": config.kind, "data.name": config.name, "data.image_size": config.image_size}
+    if isinstance(config, ImageData):
+        values |= {"data.root": f"'{config.root}'", "data.val_fraction": config.val_fraction}
+    return " ".join(f"{key}={value}" for key, value in values.items())
 
 
 def cache_folder(config: CuesData | ImageData, data_dir: Path) -> Path:
@@ -89,7 +109,8 @@ def cache_folder(config: CuesData | ImageData, data_dir: Path) -> Path:
     return data_dir / "cache" / f"{name}-{config.image_size}px-{fingerprint}"
 
 
-def _load(folder: Path) -> Dataset:
+def _load(folder: Path) -> tuple[Dataset, str | None]:
+    """Return a dataset and the fingerprint of the files it was made from; caches of version 0.1 have none."""
     try:
         meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
         arrays = {
@@ -102,17 +123,19 @@ def _load(folder: Path) -> Dataset:
         raise CrossoverError(
             f"the cache {folder} is damaged ({error}): remove it (rm -r {folder}) and repeat the command"
         ) from None
-    return Dataset(name=name, classes=classes, mean=mean, std=std, hash=digest, folder=folder, **arrays)
+    dataset = Dataset(name=name, classes=classes, mean=mean, std=std, hash=digest, folder=folder, **arrays)
+    return dataset, meta.get("source")
 
 
-def _build_or_wait(config: CuesData | ImageData, data_dir: Path, folder: Path) -> None:
-    """Build the cache, or wait for a moment where another process is building it."""
+def _build_or_wait(config: CuesData | ImageData, data_dir: Path, folder: Path, rebuild: bool) -> bool:
+    """Build the cache and return True, or wait for a moment where another process is building it."""
     lock = Lock(folder.with_name(f".{folder.name}.lock"), exit_when_lost=False)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with lock:
-            if not folder.is_dir():
+            if rebuild or not folder.is_dir():
                 _build(config, data_dir, folder)
+        return True
     except HeldError:
         time.sleep(WAIT_SECONDS)
     except CrossoverError:
@@ -120,23 +143,33 @@ def _build_or_wait(config: CuesData | ImageData, data_dir: Path, folder: Path) -
             raise
     except OSError as error:
         raise _unwritable(folder, error) from None
+    return False
 
 
 def _build(config: CuesData | ImageData, data_dir: Path, folder: Path) -> None:
     """Write the cache in a folder beside its place and rename it. The lock is ours."""
-    raw = read_raw(config, data_dir)
-    size = (len(raw.labels) + len(raw.test_labels)) * config.image_size**2 * 3
     temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.tmp")
+    scratch = temporary.with_name(f"{temporary.name[:-4]}.raw.tmp")
+    size = 0
+    print(f"making the cache {folder}", file=sys.stderr, flush=True)
     try:
         _remove_leftovers(folder)
+        source = fingerprint(config, data_dir)
+        raw = read_raw(config, data_dir, scratch)
+        for note in raw.notes:
+            print(f"note: {note}", file=sys.stderr, flush=True)
+        size = (len(raw.labels) + len(raw.test_labels)) * config.image_size**2 * 3
         _check_space(folder.parent, size)
         temporary.mkdir()
-        _write(raw, config, temporary)
+        _write(raw, config, temporary, source)
+        if folder.is_dir():  # to be made anew; who has it open keeps what is there
+            folder.rename(temporary.with_name(f"{temporary.name[:-4]}.old.tmp"))
         temporary.rename(folder)
     except OSError as error:
         raise _unwritable(folder, error, f"it takes {size / 1e9:.1f} GB: ") from None
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        for left in folder.parent.glob(f"{temporary.name[:-4]}*"):
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def _unwritable(folder: Path, error: OSError, size: str = "") -> CrossoverError:
@@ -169,21 +202,24 @@ def _check_space(parent: Path, size: int) -> None:
         raise OSError(f"{free / 1e9:.1f} GB are free")
 
 
-def _write(raw: Raw, config: CuesData | ImageData, folder: Path) -> None:
+def _write(raw: Raw, config: CuesData | ImageData, folder: Path, source: str | None) -> None:
     if raw.n_val is None and isinstance(config, ImageData):
-        pool, val = stratified_holdout(raw.labels, config.val_fraction)
+        pool, val = stratified_holdout(raw.labels, config.val_fraction, raw.classes)
     else:
         pool, val = np.split(np.arange(len(raw.labels)), [len(raw.labels) - (raw.n_val or 0)])
     in_pool = np.zeros(len(raw.labels), bool)
     in_pool[pool] = True
     digest, counts = hashlib.sha256(), np.zeros((3, 256), np.int64)
     for key, images in (("images", raw.images), ("test_images", raw.test_images)):
-        shape = (len(images), config.image_size, config.image_size, 3)
+        count = len(raw.labels if key == "images" else raw.test_labels)
+        shape = (count, config.image_size, config.image_size, 3)
+        clock = Clock(f"{config.name}, {key.replace('_', ' ')}", count)
         with (folder / f"{key}.npy").open("wb") as file:
             _write_header(file, shape)
             for start, chunk in _decoded(images, config.image_size):
                 file.write(chunk.data)  # not through a memory map: on a full disk that ends in SIGBUS, not in an error
                 digest.update(chunk.data)
+                clock.tell(start + len(chunk))
                 if key == "images":
                     counts += _histogram(chunk[in_pool[start : start + len(chunk)]])
     arrays = {"labels": raw.labels, "pool": pool, "val": val, "test_labels": raw.test_labels}
@@ -192,7 +228,7 @@ def _write(raw: Raw, config: CuesData | ImageData, folder: Path) -> None:
         digest.update(f"{key} {len(array)}".encode() + array.astype("<i8").tobytes())
     mean, std = _moments(counts)
     meta: dict[str, Any] = {"name": config.name, "hash": digest.hexdigest(), "mean": mean, "std": std}
-    meta |= {"classes": raw.classes, "config": config.model_dump(mode="json", exclude={"permute"})}
+    meta |= {"classes": raw.classes, "source": source, "config": config.model_dump(mode="json", exclude={"permute"})}
     (folder / "meta.json").write_text(json.dumps(meta, indent=1) + "\n", encoding="utf-8")
 
 
@@ -202,12 +238,29 @@ def _write_header(file: BinaryIO, shape: tuple[int, ...]) -> None:
 
 def _decoded(images: Images, size: int) -> Iterator[tuple[int, np.ndarray]]:
     """Yield the position of the first image and the images, C-contiguous uint8 (n, size, size, 3), n <= CHUNK."""
-    ready = not isinstance(images, Sequence) and images.shape[1:] == (size, size, 3)
+    first = 0
     with ThreadPoolExecutor() as threads:  # Pillow decodes outside the interpreter's lock
-        for start in range(0, len(images), CHUNK):
-            part = images[start : start + CHUNK]
-            chunk = part if ready else np.stack(list(threads.map(lambda image: decode(image, size), part)))
-            yield start, np.ascontiguousarray(chunk)
+        for array in images if isinstance(images, tuple) else (images,):
+            ready = isinstance(array, np.ndarray) and array.shape[1:] == (size, size, 3)
+            for start in range(0, len(array), CHUNK):
+                part = array[start : start + CHUNK]
+                chunk = part if ready else np.stack(list(threads.map(lambda image: decode(image, size), part)))
+                yield first + start, np.ascontiguousarray(chunk)
+            first += len(array)
+
+
+class Clock:
+    """Tells every few seconds how far something long is, on standard error."""
+
+    def __init__(self, what: str, total: int) -> None:
+        self.what, self.total = what, total
+        self._began = self._told = time.monotonic()
+
+    def tell(self, done: int) -> None:
+        now = time.monotonic()
+        if now - self._told > TELL_SECONDS:
+            self._told, left = now, (now - self._began) / done * (self.total - done)
+            print(f"{self.what}: {done:,} of {self.total:,}, {left:.0f} s left", file=sys.stderr, flush=True)
 
 
 def _histogram(images: np.ndarray) -> np.ndarray:

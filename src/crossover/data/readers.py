@@ -1,44 +1,22 @@
-"""What does a raw dataset hold? Readers of CIFAR-10, image folders, Tiny-ImageNet and the embedded world."""
+"""Readers of raw data: CIFAR-10 from its archive, and the choice among all readers."""
 
 import hashlib
 import http.client
 import os
 import shutil
-import struct
 import tarfile
 import tempfile
 import warnings
 import zlib
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
 
 from crossover.config import CrossoverError, CuesData, ImageData
 from crossover.data import cues
-from crossover.data.cifar5m import CLASSES, PARTS, PartImages, read_cifar5m
-
-SUFFIXES = (".jpeg", ".jpg", ".png")
-_DECODE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
-
-Images = Sequence[Path] | np.ndarray | PartImages
-"""Image files, or uint8 (N, H, W, 3), at once or as a stream."""
-
-
-@dataclass(frozen=True)
-class Raw:
-    """The images of a dataset as they come, before they are decoded and resized."""
-
-    classes: tuple[str, ...]
-    images: Images
-    """For training; the last `n_val` of them for validation."""
-    labels: np.ndarray
-    test_images: Images
-    test_labels: np.ndarray
-    n_val: int | None = None
-    """None: the dataset has no validation set of its own; it is held out of the training images."""
+from crossover.data.cifar5m import CLASSES, PARTS, read_cifar5m
+from crossover.data.folders import read_folder, read_tiny_imagenet
+from crossover.data.raw import Raw
 
 
 def raw_root(config: ImageData, data_dir: Path) -> Path:
@@ -46,8 +24,11 @@ def raw_root(config: ImageData, data_dir: Path) -> Path:
     return (data_dir / Path(config.root).expanduser()).resolve()
 
 
-def read_raw(config: CuesData | ImageData, data_dir: Path) -> Raw:
-    """Return the raw images; image files are listed, not opened. Raise CrossoverError when they are not all there."""
+def read_raw(config: CuesData | ImageData, data_dir: Path, scratch: Path) -> Raw:
+    """Return the raw images; image files are listed, not opened. Raise CrossoverError when they are not all there.
+
+    `scratch` is a folder that is there until the images have been read.
+    """
     if isinstance(config, CuesData):
         images, labels, test_images, test_labels = cues.generate(config)
         names = tuple(str(i) for i in range(config.classes))
@@ -56,10 +37,26 @@ def read_raw(config: CuesData | ImageData, data_dir: Path) -> Raw:
     readers = {"cifar10": read_cifar10, "folder": read_folder, "tiny_imagenet": read_tiny_imagenet}
     try:
         if config.kind == "cifar5m":
-            return Raw(CLASSES, *read_cifar5m(root, config.parts or PARTS - 1))
+            return Raw(CLASSES, *read_cifar5m(root, config.parts or PARTS - 1, scratch))
         return readers[config.kind](root)
     except OSError as error:
         raise CrossoverError(f"cannot read {error.filename or root}: {error.strerror or error}") from None
+
+
+def fingerprint(config: CuesData | ImageData, data_dir: Path) -> str | None:
+    """Return a hash of names, sizes and times of the raw files: cheap, and enough to see that an image was added, moved
+    to another class or replaced. None for images that are generated or verified by checksums, and where none are left.
+    """
+    if isinstance(config, CuesData) or config.kind == "cifar10" or not raw_root(config, data_dir).is_dir():
+        return None
+    root, found = raw_root(config, data_dir), hashlib.sha256()
+    for parent, folders, names in os.walk(root):
+        folders[:] = sorted(name for name in folders if not name.startswith(".") and name != "cache")
+        for name in sorted(name for name in names if not name.startswith(".")):
+            state = Path(parent, name).stat()
+            place = os.path.relpath(Path(parent, name), root)
+            found.update(os.fsencode(f"{place} {state.st_size} {state.st_mtime_ns}\n"))
+    return found.hexdigest()
 
 
 def read_cifar10(root: Path) -> Raw:
@@ -118,101 +115,3 @@ def _download_cifar10(archive: Path) -> None:
 def _md5(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
-
-
-def read_folder(root: Path) -> Raw:
-    """Return an image folder `{train,val,test}/<class>/*` of JPEG or PNG files; classes in the order of their names.
-
-    `test` is the test set and `val` the validation set. Without `test`, `val` is the test set (as in ImageNet).
-    """
-    layout = f"{{train,val,test}}/<class>/*{{{','.join(SUFFIXES)}}}, of which train and one more are needed"
-    if not (root / "train").is_dir() or not any((root / part).is_dir() for part in ("val", "test")):
-        state = "has no train folder beside a val or test folder" if root.is_dir() else "does not exist"
-        raise CrossoverError(f"{root} {state}: put the images there as {layout}, or give their folder: data.root=DIR")
-    parts = {name: _class_files(root / name) for name in ("train", "val", "test") if (root / name).is_dir()}
-    classes = tuple(parts["train"])
-    for name, files in parts.items():
-        if differing := sorted(set(files) ^ set(classes)):
-            raise CrossoverError(
-                f"{root / name} and {root / 'train'} must have the same class folders;"
-                f" only one of them has {', '.join(differing[:5])}"
-            )
-    (images, labels), (test_images, test_labels) = (
-        _flatten(list(parts[name].values())) for name in ("train", "test" if "test" in parts else "val")
-    )
-    if len(parts) < 3:
-        return Raw(classes, images, labels, test_images, test_labels)
-    val_images, val_labels = _flatten(list(parts["val"].values()))
-    labels = np.concatenate([labels, val_labels])
-    return Raw(classes, images + val_images, labels, test_images, test_labels, len(val_images))
-
-
-def read_tiny_imagenet(root: Path) -> Raw:
-    """Return Tiny-ImageNet in its public layout. Its labelled `val` is the test set; `test` has no labels."""
-    for part in ("wnids.txt", "words.txt", "train", "val/val_annotations.txt", "val/images"):
-        if not (root / part).exists():
-            raise CrossoverError(
-                f"{root / part} does not exist: unpack the public archive tiny-imagenet-200.zip there,"
-                " or give its folder: data.root=DIR"
-            )
-    ids = sorted((root / "wnids.txt").read_text().split())
-    words = dict(line.split("\t", 1) for line in (root / "words.txt").read_text().splitlines() if "\t" in line)
-    short = [words.get(wnid, wnid).split(",")[0].strip() for wnid in ids]
-    names = tuple(name if short.count(name) == 1 else f"{name} ({wnid})" for name, wnid in zip(short, ids, strict=True))
-    images, labels = _flatten([_image_files(root / "train" / wnid / "images") for wnid in ids])
-    rows = [line.split("\t")[:2] for line in (root / "val" / "val_annotations.txt").read_text().splitlines()]
-    if unknown := [row for row in rows if len(row) < 2 or row[1] not in ids]:
-        raise CrossoverError(f"{root / 'val' / 'val_annotations.txt'}: no class of wnids.txt in the line {unknown[0]}")
-    test_labels = np.array([ids.index(wnid) for _, wnid in rows], np.int64)
-    return Raw(names, images, labels, [root / "val" / "images" / name for name, _ in rows], test_labels)
-
-
-def _class_files(folder: Path) -> dict[str, list[Path]]:
-    classes = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
-    if len(classes) < 2:
-        raise CrossoverError(f"{folder} has {len(classes)} class folders: at least two are needed, one per class")
-    return {path.name: _image_files(path) for path in classes}
-
-
-def _image_files(folder: Path) -> list[Path]:
-    """Return the images of one class by name. Hidden files are ignored; any other stray file is an error."""
-    files = sorted(entry.path for entry in os.scandir(folder) if not entry.name.startswith("."))
-    if not files:
-        raise CrossoverError(f"{folder} holds no image: add some, or remove the folder (one folder is one class)")
-    if strays := [path for path in files if not path.lower().endswith(SUFFIXES)]:
-        raise CrossoverError(f"{strays[0]} is not an image of the allowed types {', '.join(SUFFIXES)}: remove it")
-    return [Path(path) for path in files]
-
-
-def _flatten(by_class: list[list[Path]]) -> tuple[list[Path], np.ndarray]:
-    labels = np.repeat(np.arange(len(by_class)), [len(files) for files in by_class])
-    return [path for files in by_class for path in files], labels
-
-
-def decode(image: Path | np.ndarray, size: int) -> np.ndarray:
-    """Return the central square of an image, resized to uint8 (size, size, 3); images of that size stay untouched.
-
-    Resizing is bicubic with antialiasing. Grey, palette and CMYK become RGB, alpha is dropped; the pixels are taken as
-    stored, without EXIF rotation, as torchvision does. Raise CrossoverError for a file that is not a whole image.
-    """
-    if isinstance(image, np.ndarray):
-        return _fit(Image.fromarray(image), size)
-    try:
-        with Image.open(image) as opened:
-            return _fit(opened, size)
-    except _DECODE_ERRORS as error:
-        reason = "not an image" if isinstance(error, UnidentifiedImageError) else error
-        raise CrossoverError(
-            f"cannot read the image {image} ({reason}): replace or remove it; images are never skipped"
-        ) from None
-
-
-def _fit(image: Image.Image, size: int) -> np.ndarray:
-    if image.mode.startswith(("I", "F")):
-        raise ValueError(f"pixels of type {image.mode}, allowed are 8 bits a channel")
-    if image.mode == "P" and "transparency" in image.info:
-        image = image.convert("RGBA")
-    image = image.convert("RGB")
-    if image.size != (size, size):
-        image = ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC)
-    return np.asarray(image)

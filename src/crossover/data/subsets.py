@@ -1,6 +1,7 @@
-"""Which images does a run train on? Class-stratified, nested, and the same for every model."""
+"""The images that a run trains on: class-stratified, nested, and the same for every model."""
 
 import hashlib
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -9,7 +10,7 @@ from crossover.config import CrossoverError
 _HOLDOUT_STREAM, _CHAIN_STREAM = 0, 1
 
 
-def stratified_holdout(labels: np.ndarray, fraction: float) -> tuple[np.ndarray, np.ndarray]:
+def stratified_holdout(labels: np.ndarray, fraction: float, classes: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
     """Return (pool, held out) as sorted int64 indices; `fraction` of each class, rounded, at least one image.
 
     Fixed: it depends on the labels alone, so that every run of every sweep selects on the same images.
@@ -19,7 +20,10 @@ def stratified_holdout(labels: np.ndarray, fraction: float) -> tuple[np.ndarray,
     for label in np.unique(labels):
         members = rng.permutation(np.flatnonzero(labels == label))
         if len(members) < 2:
-            raise CrossoverError(f"class {label} has {len(members)} training image: two are needed to hold one out")
+            raise CrossoverError(
+                f"class {classes[label]} has {len(members)} training image: two are needed, as one is held out for"
+                " validation; add another one, or a val folder"
+            )
         held.append(members[: min(max(1, round(fraction * len(members))), len(members) - 1)])
     out = np.sort(np.concatenate(held))
     return np.setdiff1d(np.arange(len(labels)), out), out
@@ -29,16 +33,25 @@ def chain_order(labels: np.ndarray, chain: int) -> np.ndarray:
     """Return a permutation (N,) of the pool positions whose every prefix has the class proportions of the whole.
 
     Each class is shuffled and spread evenly over the order (its j-th image at (j + u) / size, with an own u per class),
-    so that in a balanced pool the class counts of a prefix differ by at most one. Chains are independent draws.
+    so that in a balanced pool the class counts of a prefix differ by at most one. Where a small class would come too
+    late, the first images of all come as early as that of the largest: a prefix as long as there are classes has one of
+    each. Chains are independent draws.
     """
     rng = np.random.default_rng([_CHAIN_STREAM, chain])
     values = np.unique(labels)
     phase = (rng.permutation(len(values)) + 0.5) / len(values)
     place = np.empty(len(labels))
+    early = np.empty(len(labels))
+    largest = np.unique(labels, return_counts=True)[1].max()
     for label, start in zip(values, phase, strict=True):
         members = rng.permutation(np.flatnonzero(labels == label))
         place[members] = (np.arange(len(members)) + start) / len(members)
-    return np.argsort(place, kind="stable")
+        early[members] = place[members]
+        early[members[0]] = start / largest
+    order = np.argsort(place, kind="stable")
+    if len(np.unique(labels[order[: len(values)]])) < len(values):
+        return np.argsort(early, kind="stable")
+    return order
 
 
 def check_size(n_train: int, classes: int, pool: int) -> None:

@@ -183,7 +183,8 @@ def _measure(run: RunConfig, module: Classifier, data: SubsetData, precision: Pr
     test = results["test"]
     write_atomically(run.run_dir / "predictions.npz", lambda path: _save_predictions(path, test))
     wrong = test.predictions != test.labels
-    by_class = [float(wrong[test.labels == label].mean()) for label in np.unique(test.labels)]
+    of_class = (wrong[test.labels == label] for label in range(len(data.dataset.classes)))
+    by_class = [float(part.mean()) if len(part) else None for part in of_class]
     errors = {f"{part}_error": result.error for part, result in results.items()}
     losses = {f"{part}_loss": result.loss for part, result in results.items()}
     return (

@@ -12,7 +12,7 @@ from timm.data.config import resolve_model_data_config
 from torch import Tensor
 
 from crossover.config import CrossoverError
-from crossover.data.readers import SUFFIXES
+from crossover.data.folders import SUFFIXES
 from crossover.studies.probes.measure import compare_networks
 from crossover.training.weights import load_timm
 
