@@ -41,7 +41,7 @@ def main(config: DictConfig) -> None:
             importlib.import_module(module)
 
     if values["commands"] is not None:
-        check_data(left, console)
+        check_data(runs, console)
         freeze(left)
         ready()
         done = {run.run_id: read_record(run.run_dir / "record.json") for run in runs if is_done(run.run_dir)}
@@ -52,7 +52,7 @@ def main(config: DictConfig) -> None:
         from crossover.sweep import slurm
 
         slurm.require_slurm()
-        check_data(left, console)
+        check_data(runs, console)
         ready()
         slurm.submit_left(runs, launcher, directory, console)
         if not launcher.wait:

@@ -1,18 +1,23 @@
 import io
 import os
+import shutil
 import signal
 import sys
 import time
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from rich.console import Console
 
 from crossover.config import CrossoverError, RunConfig
+from crossover.data.cache import open_dataset
 from crossover.store import freeze, read_record, read_sweep, run_state, write_plan
 from crossover.sweep import pool
 from crossover.sweep.launch import check_data, parse_launcher, slots_for
 from crossover.sweep.pool import Pool, Progress
+from crossover.training import run as running
+from crossover.training.run import execute
 from tests.worlds import VIT, results, small_run
 
 SILENT = Console(quiet=True)
@@ -88,6 +93,40 @@ def test_missing_or_small_data_is_refused_before_any_run_starts(tmp_path: Path) 
     folder = {"kind": "folder", "name": "pets", "root": "pets", "image_size": 16, "val_fraction": 0.1}
     with pytest.raises(CrossoverError, match="pets"):
         check_data([small_run(tmp_path, data=folder)], SILENT)
+
+
+def write_pets(root: Path, first: int) -> None:
+    for part in ("train", "test"):
+        for label, name in enumerate(("cat", "dog")):
+            (root / part / name).mkdir(parents=True)
+            for i in range(6):
+                shade = Image.new("RGB", (16, 16), (first + i, 100 * label, 0))
+                shade.save(root / part / name / f"{i}.png")
+
+
+def test_finished_runs_are_not_taken_for_those_of_other_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two folders under one name, a changed folder, and one that was made anew."""
+    monkeypatch.setattr(running, "tune_allocator", lambda: None)  # it is for the whole process
+    pets = {"kind": "folder", "name": "pets", "root": str(tmp_path / "pets"), "image_size": 16, "val_fraction": 0.2}
+    write_pets(tmp_path / "pets", 0)
+    write_pets(tmp_path / "other", 50)
+    first, same = (
+        small_run(tmp_path, data=pets | {"root": str(tmp_path / name)}, n_train=8) for name in ("pets", "other")
+    )
+    assert first.run_id == same.run_id
+    execute(first)
+    check_data([first], SILENT)
+    with pytest.raises(CrossoverError, match=r"1 finished runs on pets, such as .*other images .*data.name=NAME"):
+        check_data([same], SILENT)
+    (tmp_path / "pets/train/cat/0.png").rename(tmp_path / "pets/train/dog/new.png")
+    with pytest.raises(CrossoverError, match=r"have changed since .*rebuild=true"):
+        check_data([first], SILENT)
+    open_dataset(first.data, tmp_path / "data", rebuild=True)
+    with pytest.raises(CrossoverError, match="were done with other images"):
+        check_data([first], SILENT)
+    shutil.rmtree(tmp_path / "data")
+    shutil.rmtree(tmp_path / "pets")
+    check_data([first], SILENT)  # done, and nothing is left that could differ
 
 
 def test_one_slot_per_core_without_gpus_and_runs_per_gpu_with(monkeypatch: pytest.MonkeyPatch) -> None:

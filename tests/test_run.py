@@ -191,6 +191,17 @@ def test_a_moving_average_of_version_01_is_continued(tmp_path: Path, monkeypatch
     assert results(execute(run)) == results(whole)
 
 
+def test_a_run_does_not_go_on_with_other_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = small_run(tmp_path)
+    checkpoint = stopped(run, monkeypatch)
+    torch.save(checkpoint | {"dataset_hash": "of others"}, run.run_dir / "last.ckpt")
+    with pytest.raises(CrossoverError, match="was begun with other images"):
+        execute(run)
+    del checkpoint["dataset_hash"]  # as version 0.1 wrote it
+    torch.save(checkpoint, run.run_dir / "last.ckpt")
+    assert execute(run)["best_step"] > 0
+
+
 def test_the_moving_average_is_that_of_torch() -> None:
     network: Any = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4))
     average = copy.deepcopy(network)

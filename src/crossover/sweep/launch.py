@@ -16,9 +16,10 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from rich.console import Console
 
 from crossover.config import CrossoverError, RunConfig, describe
-from crossover.data.cache import cache_folder, open_dataset
+from crossover.data.cache import Dataset, cache_folder, open_dataset
+from crossover.data.readers import fingerprint
 from crossover.data.subsets import check_size
-from crossover.store import freeze, is_done, read_error
+from crossover.store import freeze, is_done, read_error, read_record
 from crossover.sweep.pool import Pool, Progress, Slot, fork_server
 from crossover.sweep.progress import Display, working
 from crossover.training.ranks import visible_gpus
@@ -110,7 +111,7 @@ def do_runs(
     left = [run for run in runs if not is_done(run.run_dir)]
     if left and context is None:
         fork_server()  # imports while the data is prepared
-    check_data(left, console)
+    check_data(runs, console)
     if not frozen:
         freeze(left)
     if ready is not None:
@@ -136,8 +137,12 @@ def do_runs(
 
 def check_data(runs: Sequence[RunConfig], console: Console) -> None:
     """Build the caches that the runs need and print a line for each dataset; raise CrossoverError, before any run
-    starts, for data that is missing or too small, and for a logger that is not installed."""
-    kind = next((run.logger.kind for run in runs if run.logger.kind.startswith("wandb")), None)
+    starts, for data that is missing, too small or changed since a run was done, and for a logger that is not
+    installed."""
+    done = {run.run_id for run in runs if is_done(run.run_dir)}
+    kind = next(
+        (run.logger.kind for run in runs if run.run_id not in done and run.logger.kind.startswith("wandb")), None
+    )
     if kind is not None and importlib.util.find_spec("wandb") is None:
         raise CrossoverError(
             f"logger={kind} needs the package wandb, which is not installed; take logger=csv or logger=none"
@@ -147,10 +152,15 @@ def check_data(runs: Sequence[RunConfig], console: Console) -> None:
     for config, group in itertools.groupby(runs, key=lambda run: run.data):
         members = list(group)
         data_dir = Path(members[0].machine.data_dir)
-        with working(console, None if cache_folder(config, data_dir).is_dir() else f"preparing {config.name}, once"):
-            dataset = open_dataset(config, data_dir)
+        cached = cache_folder(config, data_dir).is_dir()
+        finished = [run for run in members if run.run_id in done]
+        if not cached and len(finished) == len(members) and fingerprint(config, data_dir) is None:
+            continue  # nothing is left that could differ
+        with working(console, None if cached else f"preparing {config.name}, once"):
+            dataset = open_dataset(config, data_dir, verify=True)
         for run in members:
             check_size(run.n_train, len(dataset.classes), len(dataset.pool))
+        refuse_other_images(finished, dataset)
         line = (
             f"{dataset.name}: {len(dataset.pool):,} training images to draw from, {len(dataset.val):,} for validation,"
             f" {len(dataset.test_labels):,} for test"
@@ -158,6 +168,17 @@ def check_data(runs: Sequence[RunConfig], console: Console) -> None:
         if line not in lines:
             console.print(line, highlight=False, markup=False)
         lines.add(line)
+
+
+def refuse_other_images(runs: Sequence[RunConfig], dataset: Dataset) -> None:
+    """Raise CrossoverError when finished `runs` were done with other images than those of `dataset`."""
+    other = [run for run in runs if read_record(run.run_dir / "record.json")["dataset_hash"] != dataset.hash]
+    if other:
+        raise CrossoverError(
+            f"{len(other)} finished runs on {dataset.name}, such as {other[0].run_dir}, were done with other images"
+            f" than those in {dataset.folder} now: give the new images another name (data.name=NAME), or move the"
+            " folders of these runs away to do them again"
+        )
 
 
 def slots_for(runs: Sequence[RunConfig], parallel: int | None, runs_per_gpu: int) -> list[Slot]:

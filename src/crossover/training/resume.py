@@ -12,6 +12,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
+from crossover.config import CrossoverError
 from crossover.store import write_atomically
 from crossover.training.module import Classifier
 
@@ -31,8 +32,8 @@ class ResumePoint(pl.Callback):
     that decides is the module's own.
     """
 
-    def __init__(self, path: Path, bounds: Sequence[int], stop: threading.Event) -> None:
-        self.path, self._bounds, self._stop = path, frozenset(bounds), stop
+    def __init__(self, path: Path, bounds: Sequence[int], stop: threading.Event, dataset_hash: str = "") -> None:
+        self.path, self._bounds, self._stop, self._dataset_hash = path, frozenset(bounds), stop, dataset_hash
         self._handler = signal.getsignal(signal.SIGTERM)
         self._loops: dict[str, Any] | None = None
         self._asked = 0
@@ -58,6 +59,7 @@ class ResumePoint(pl.Callback):
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
+        checkpoint["dataset_hash"] = self._dataset_hash
         if self._at_bound(pl_module):
             self._loops = checkpoint["loops"]
         else:
@@ -68,6 +70,11 @@ class ResumePoint(pl.Callback):
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
+        if checkpoint.get("dataset_hash", self._dataset_hash) != self._dataset_hash:
+            raise CrossoverError(
+                f"{self.path} was begun with other images than there are now; give these another name (data.name=NAME),"
+                " or move that file away to begin anew"
+            )
         self._loops = checkpoint.get("loops")
 
     def _at_bound(self, module: pl.LightningModule) -> bool:

@@ -150,7 +150,7 @@ def fit(
         strategy="ddp" if rank.count > 1 else "auto",
         max_epochs=len(data.bounds) - 1,
         logger=logger or False,
-        callbacks=[ResumePoint(checkpoint, data.bounds, stop)],
+        callbacks=[ResumePoint(checkpoint, data.bounds, stop, data.dataset.hash)],
         plugins=[SLURMEnvironment(auto_requeue=False) if rank.by_slurm else LightningEnvironment(), InPlace()],
         enable_checkpointing=False,
         enable_progress_bar=False,
