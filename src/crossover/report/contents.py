@@ -170,13 +170,12 @@ def _repeat(report: Report) -> Section:
     changed = "The code had changes that are in no commit."
     rows = tuple((title(name), ", ".join(map(_condition, values))) for name, values in conditions.items())
     table = Table(caption="", columns=columns("condition", "of the runs", left=2), rows=rows)
-    return Section(
-        name="repeat",
-        title="Repeat it",
-        sentences=(changed,) if True in conditions.get("dirty", []) else (),
-        tables=(table,) if rows else (),
-        parts=(Part(title="Command", code="\n".join(report.commands)),),
+    parts = (
+        Part(title="Command", code="\n".join(report.commands)),
+        *([Part(title="Conditions", tables=(table,))] if rows else []),
     )
+    said = (changed,) if True in conditions.get("dirty", []) else ()
+    return Section(name="repeat", title="Repeat it", sentences=said, parts=parts)
 
 
 def _condition(value: Any) -> str:
