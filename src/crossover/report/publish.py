@@ -101,7 +101,7 @@ def read_study(folder: Path) -> Study:
         command=plan["command"],
         changes=tuple(given.get("SET", "").split()),
         run_ids=tuple(plan["runs"]),
-        runs=pd.read_csv(folder / "runs.csv"),
+        runs=pd.read_csv(folder / "runs.csv", dtype={"run_id": str, "dataset": str, "model": str}),
         result=result,
         environment=environment,
     )
