@@ -215,7 +215,7 @@ def test_a_claim_names_its_evidence() -> None:
 
 
 def test_the_published_ledger_reads_the_published_atlas() -> None:
-    default = {"world": "cues", "augment": "none", "layer": ""}
+    default: Place = {"world": "cues", "augment": "none", "layer": ""}
     atlas = ledger.measures_of_atlas(ROOT / "results" / "atlas" / "atlas.csv", default)
     kept = ledger.read_measures(ROOT / "results" / "claims" / "measures.csv")
     kept = kept[kept["state"] == "published"]

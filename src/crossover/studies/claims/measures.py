@@ -96,7 +96,8 @@ def measures_of_atlas(path: Path, default: Place) -> pd.DataFrame:
     b is not seen to pass a within it.
     """
     rows: list[dict[str, Any]] = []
-    for row in pd.read_csv(path).itertuples():
+    pairs: Iterable[Any] = pd.read_csv(path).itertuples()
+    for row in pairs:
         place = default | {"study": row.set, "world": row.task, "model": f"{row.b} / {row.a}", "state": PUBLISHED}
         place |= {"n_train": row.n_max, "chain": 0 if pd.isna(row.p_in_range) else EXACT}
         passes = row.verdict == "crossover" and row.direction == "b_overtakes_a"
