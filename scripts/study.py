@@ -7,10 +7,12 @@ import hydra
 from omegaconf import DictConfig
 from rich.console import Console
 
+from crossover.analysis.runs import AnalysisError
 from crossover.cli import one_line_errors, resolved, run_hydra
+from crossover.config import CrossoverError
 
 STUDIES = {
-    "atlas": "atlas_pages",
+    "atlas": "atlas",
     "claims": "claims.study",
     "demo": "demo",
     "dose": "dose",
@@ -27,7 +29,10 @@ def study_app(name: str) -> None:
     @hydra.main(version_base="1.3", config_path="../conf", config_name=name)
     @one_line_errors
     def app(config: DictConfig) -> None:
-        importlib.import_module(f"crossover.studies.{STUDIES[name]}").main(resolved(config), Console())
+        try:
+            importlib.import_module(f"crossover.studies.{STUDIES[name]}").main(resolved(config), Console())
+        except AnalysisError as error:
+            raise CrossoverError(str(error)) from None
 
     run_hydra(app)
 

@@ -9,9 +9,19 @@ import pandas as pd
 import pytest
 
 from crossover.analysis.runs import AnalysisError
-from crossover.studies.atlas import COLUMNS, SETS, atlas_table, compare_pair, read_sets, set_pairs
+from crossover.studies.atlas import (
+    BEGIN,
+    COLUMNS,
+    END,
+    SETS,
+    atlas_table,
+    compare_pair,
+    read_sets,
+    readme_block,
+    set_pairs,
+    write_atlas,
+)
 from crossover.studies.atlas_figure import line_of, merged
-from crossover.studies.atlas_pages import BEGIN, END, readme_block, write_atlas
 
 ROOT = Path(__file__).parents[1]
 DATA, RESULTS = ROOT / "data" / "published", ROOT / "results" / "atlas"
@@ -156,7 +166,7 @@ def test_a_set_is_added_by_one_file_and_three_lines(tmp_path: Path) -> None:
     assert set(table["interval_covers"]) == {"nothing: no replicates"}
     assert set(table["source"]) == {"not stated"}
     write_atlas(table, read_sets(data), data, tmp_path / "atlas")
-    assert "means cross near 3.2k" in (tmp_path / "atlas" / "atlas.md").read_text()
+    assert "their means cross near 3.2k" in next((tmp_path / "atlas").glob("new-set*.md")).read_text()
     page = next((tmp_path / "atlas").glob("new-set*.md")).read_text()
     assert "# Odd \\| one" in page
     assert "vit\\|odd [x](y" not in page
@@ -177,8 +187,12 @@ def test_tasks_are_compared_apart_and_empty_columns_count_as_none(tmp_path: Path
 
 
 BAD = {
-    "no entry": ({"s.csv": curves({"resnet": 0.1, "vit": 0.2})}, "other: {title: O}\n", "other.csv|s.csv has no entry"),
-    "no file": ({}, ENTRY.format("s", "S"), r"there is no .*s\.csv; add the file"),
+    "no entry": (
+        {"s.csv": curves({"resnet": 0.1, "vit": 0.2})},
+        "other: {title: O}\n",
+        r"other\.csv and an entry `other:`",
+    ),
+    "no file": ({}, ENTRY.format("s", "S"), r"s\.csv and an entry `s:` in .*sets\.yaml go together"),
     "no title": (
         {"s.csv": curves({"resnet": 0.1, "vit": 0.2})},
         "s: {counts: images}\n",
@@ -221,7 +235,7 @@ def test_pairs_without_a_common_size_are_named_and_not_drawn(tmp_path: Path) -> 
     table = atlas_table(folder(tmp_path, {"s.csv": text}, "s: {title: S}\n"), workers=1)
     assert table["verdict"].tolist() == ["undecided"] * 2
     write_atlas(table, read_sets(tmp_path), tmp_path, tmp_path / "out")
-    assert "cannot be compared" in (tmp_path / "out" / "atlas.md").read_text()
+    assert "cannot be compared" in (tmp_path / "out" / "s.md").read_text()
 
 
 def test_lines_without_a_crossing_are_merged_and_no_pair_is_lost(published: pd.DataFrame) -> None:

@@ -1,5 +1,9 @@
-"""The atlas: every published pair of a stronger and a weaker inductive bias, through the engine of the verdicts."""
+"""The atlas: every published pair of a stronger and a weaker inductive bias, through the engine of the verdicts.
 
+Learning curves that others published, in data/published, become one table, one figure, and a page for each set.
+"""
+
+import os
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -10,10 +14,17 @@ from typing import Any, Literal
 import pandas as pd
 import yaml
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from rich.console import Console
 
 from crossover.analysis.runs import AnalysisError, bias_rank, read_curves, validate_runs
+from crossover.analysis.sentences import images
 from crossover.analysis.verdict import compare
 from crossover.config import describe
+from crossover.report.section import Drawing, Part, markdown_part
+from crossover.report.style import save
+from crossover.report.table import Table, columns, plain
+from crossover.store import file_name, replace_block, write_text
+from crossover.studies.atlas_figure import draw_atlas
 
 SETS = "sets.yaml"
 FAMILIES = ("cnn", "hybrid", "transformer")
@@ -30,6 +41,31 @@ COLUMNS = {
 """Of atlas.csv. `a` has the stronger bias; replicates are of the sizes with the fewest and with the most; log_ratio is
 the mean log error of b less that of a, low and high its simultaneous 95% band."""
 GAP = ("log_error_ratio", "ci_low", "ci_high")
+
+BEGIN, END = "<!-- atlas: written by make atlas -->\n", "<!-- end of atlas -->\n"
+ALT = (
+    "A line for each pair of models over the sizes it was measured at, in the colour of the family that leads there,"
+    " with N* and its interval where they cross. The numbers stand above; results/atlas/atlas.md has all pairs."
+)
+READING = (
+    "The pairs are all models of one task whose families differ, the stronger inductive bias first: CNN, then hybrid"
+    " (convolution and attention, or attention in local windows), then transformer.",
+    "N* is where log error changes sides, with its 95% interval. The page of each set says what that covers; none"
+    " covers other recipes, budgets or test sets.",
+    "Beyond and below, if at all: not in the measured range. Not clear: the band of the difference holds zero where it"
+    " matters. Means: one run a size, so no interval and no verdict.",
+    "A crossing is one of recipe as well as of bias: what differs between the models is on the page of each set.",
+)
+
+
+def main(values: dict[str, Any], console: Console) -> None:
+    """Write the atlas of a folder of published curves, and its block of the README."""
+    data, folder = Path(values["data"]), Path(values["output"])
+    table = atlas_table(data, values["parallel"] or len(os.sched_getaffinity(0)))
+    write_atlas(table, read_sets(data), data, folder)
+    if values["readme"] is not None:
+        replace_block(Path(values["readme"]), BEGIN, END, readme_block(table))
+    console.print("\n".join([*summary(table), f"page: {folder / 'atlas.md'}"]), highlight=False, markup=False)
 
 
 class PublishedSet(BaseModel):
@@ -65,14 +101,8 @@ def read_sets(folder: Path) -> dict[str, PublishedSet]:
         raise AnalysisError(f"{path}: {describe(error)}; each set needs a title, its head says what else") from None
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise AnalysisError(f"{path} cannot be read: {' '.join(str(error).split())}") from None
-    found = {file.stem for file in folder.glob("*.csv")}
-    for name in sorted(found ^ sets.keys()):
-        file = folder / f"{name}.csv"
-        raise AnalysisError(
-            f"{file} has no entry in {SETS}; add `{name}:` with its title, counts and differs"
-            if name in found
-            else f"{path} names {name}, but there is no {file}; add the file or remove the entry"
-        )
+    for name in sorted({file.stem for file in folder.glob("*.csv")} ^ sets.keys()):
+        raise AnalysisError(f"{folder / name}.csv and an entry `{name}:` in {path} go together; add what is missing")
     return sets
 
 
@@ -153,3 +183,82 @@ def atlas_table(folder: Path, workers: int) -> pd.DataFrame:
             f"{folder}: column n_train: no two models of a task share a size; give both at the same sizes"
         )
     return table
+
+
+def write_atlas(table: pd.DataFrame, sets: dict[str, PublishedSet], data: Path, folder: Path) -> None:
+    """Write atlas.csv, the figure, atlas.md and the page of each set; the table is the atlas of `sets` in `data`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(folder / "atlas.csv", table.to_csv(index=False, float_format="%.4g"))
+    save(draw_atlas(table, {name: entry.title for name, entry in sets.items()}), folder / "figures", "atlas", ["svg"])
+    links = []
+    for name, entry in sets.items():
+        page = set_page(data / f"{name}.csv", entry, table[table["set"] == name])
+        links.append(f"- [{plain(entry.title)}]({file_name(name)}.md)")
+        write_text(folder / f"{file_name(name)}.md", "\n".join(markdown_part(page, 1)))
+    title = "The atlas: published learning curves through one engine"
+    whole = Part(title=title, sentences=(*summary(table), *READING), drawings=(Drawing(name="atlas", alt=ALT),))
+    write_text(folder / "atlas.md", "\n".join([*markdown_part(whole, 1), *links]) + "\n")
+
+
+def set_page(path: Path, entry: PublishedSet, rows: pd.DataFrame) -> Part:
+    """Return the page of a set, the CSV `path`: what it is, its pairs, and how to see more."""
+    heads = columns("pair", "task", "verdict", "sizes", "runs a size", "the interval covers", left=6)
+    cells = []
+    for row in rows.to_dict("records"):
+        sizes = "none shared" if pd.isna(row["n_min"]) else f"{images(row['n_min'])} to {images(row['n_max'])}"
+        runs = " to ".join(dict.fromkeys(str(row[f"replicates_{end}"]) for end in ("min", "max")))
+        pair = f"{row['a']} ({row['family_a']}) / {row['b']} ({row['family_b']})"
+        cells.append((pair, row["task"], row["summary"], sizes, runs, row["interval_covers"]))
+    first = rows.iloc[0]
+    about = f"Source: {first['source']}. n counts {first['n_counts']}. Protocols: {entry.differs}."
+    whole = Part(title="The whole report", code=f"python scripts/report.py curves={path} output=outputs/{path.stem}")
+    table = Table(caption="", columns=heads, rows=tuple(cells))
+    return Part(title=entry.title, sentences=(about,), tables=(table,), parts=(whole,))
+
+
+def summary(table: pd.DataFrame) -> list[str]:
+    """Return what the atlas says in numbers: its pairs by outcome, and for each thing that n counts who passes whom."""
+    crossing, bare = table["verdict"] == "crossover", table["p_in_range"].isna()
+    counts = {
+        "the stronger bias leads to the end": table["verdict"] == "a_better",
+        "the weaker bias leads at the end and is nowhere behind": table["verdict"] == "b_better",
+        "the curves of single runs cross, without an interval": bare & table["crossing_of_means"].notna(),
+        "the curves of single runs do not cross": bare & table["crossing_of_means"].isna(),
+    }
+    counts["it is not clear"] = ~(crossing | pd.concat(counts, axis=1).any(axis=1))
+    lines = [
+        f"{len(table)} pairs of {table['set'].nunique()} published sets. N* lies in the measured range in"
+        f" {crossing.sum()} of them ({(crossing & (table['replicates_max'] > 1)).sum()} with replicated runs);"
+        f" {'; '.join(f'in {rows.sum()} {said}' for said, rows in counts.items() if rows.any())}."
+    ]
+    groups = table.groupby("n_counts", sort=False)
+    return lines + [f"n counts {name}: {_passes(rows)}." for name, rows in groups]
+
+
+def _passes(rows: pd.DataFrame) -> str:
+    """Return whom a model passes and where, and who stays ahead of it: the one with the most decided pairs."""
+    forward = rows["direction"] != "a_overtakes_b"
+    rows = rows.assign(winner=rows["b"].where(forward, rows["a"]), loser=rows["a"].where(forward, rows["b"]))
+    crossings = rows[rows["verdict"] == "crossover"].sort_values("n_star")
+    if crossings.empty:
+        return "no crossing with an interval"
+    decided = rows.loc[~rows["verdict"].isin(["undecided", "several_crossings"]), "winner"].value_counts()
+    best = max(dict.fromkeys(crossings["winner"]), key=lambda model: decided[model])
+    tasks = rows["task"].nunique()
+    said = []
+    for loser, part in crossings[crossings["winner"] == best].groupby("loser", sort=False):
+        first, last = part.iloc[0], part.iloc[-1]
+        where = f"{images(first.n_star)} ({images(first.ci_low)} to {images(first.ci_high)})"
+        if len(part) > 1:
+            where = f"{images(first.n_star)} to {images(last.n_star)} ({len(part)} of {tasks} tasks)"
+        said.append(f"{loser} at {where}")
+    ahead = rows.loc[(rows["verdict"] == "a_better") & (rows["b"] == best), "a"].value_counts(sort=False)
+    stay = [f"{model} ({count} of {tasks} tasks)" if count > 1 else str(model) for model, count in ahead.items()]
+    return f"{best} passes {', '.join(said)}" + (f"; not in range: {', '.join(stay)}" if stay else "")
+
+
+def readme_block(table: pd.DataFrame) -> str:
+    """Return what the README says about real images."""
+    first, *others = map(plain, summary(table))
+    figure = f"![{plain(ALT)}](results/atlas/figures/atlas.svg)"
+    return "\n".join([f"**{first}**", "", *(f"- {line}" for line in others), "", figure]) + "\n"
