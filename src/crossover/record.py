@@ -84,6 +84,8 @@ class Record(TypedDict):
     weight_decay: NotRequired[float]
     batch_size: NotRequired[int]
     image_size: NotRequired[int]
+    n_pool: NotRequired[int]
+    """Images that the chains are drawn from."""
 
 
 @dataclass(frozen=True)
@@ -130,6 +132,7 @@ COLUMNS = (
     Column("loss_floor", unit="nats"),
     Column("best_step", listed=True),
     Column("n_test", "test images"),
+    Column("n_pool", "images in the training pool"),
     Column("steps", config=True),
     Column("params", "parameters", config=True, cost="mean"),
     Column("forward_flops", "forward FLOPs per image", config=True, cost="mean"),

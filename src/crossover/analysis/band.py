@@ -1,17 +1,18 @@
-"""Where does a difference curve change sign? The band, the verdict, the root and its confidence set.
+"""Where a difference curve changes sign: its band, the verdict, the root and the confidence set of the root.
 
-D(n) = log err_b - log err_a at the measured sizes. Between them it is taken to be smooth: the centre of the band is
-the PCHIP interpolant in log n (Fritsch and Carlson 1980), its standard error that of linear interpolation. The band
-holds at all n of the range at once (max-|t|). The confidence set of a root is the band inverted, as in Fieller (1954):
-an interval, several, or unbounded on a side where the band never leaves zero. Unreliable where sizes are so far apart
-that D bends between them.
+D(n) = log err_b - log err_a at the measured sizes. The band holds at all sizes at once (max-|t|); its standard error
+between sizes is that of linear interpolation. What D does between two sizes is not measured: every curve from one to
+the other is allowed whose slope is at most that of the steepest of the interval and its neighbours, and steeper by as
+much as these slopes differ. Straight curves keep a narrow band; where all of a change happens between two sizes, the
+band fills the box between them. The confidence set of a root is this band inverted, as in Fieller (1954): an interval,
+several, or unbounded on a side where the band never leaves zero. It assumes that D does not turn back between sizes.
 """
 
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from scipy import interpolate, optimize
+from scipy import interpolate, optimize, stats
 
 from crossover.analysis.estimate import TINY, Estimate, Floats
 
@@ -21,6 +22,10 @@ STEPS = 24
 """Points of the band between two neighbouring sizes; edges are interpolated further."""
 BETWEEN = 4
 """The same for the critical value of the whole range."""
+STEEP = 1e6
+"""In place of an infinite ratio of slopes."""
+BEND = 0.25
+"""How much steeper D may be between two sizes, per unit by which the slopes around them differ."""
 
 
 @dataclass(frozen=True)
@@ -28,16 +33,19 @@ class Band:
     """A band around the interpolated difference, on a fine grid of log n that contains the sizes."""
 
     x: Floats
-    centre: Floats
-    half: Floats
+    low: Floats
+    high: Floats
     n: Floats
     """The sizes, every STEPS-th point of the grid."""
     half_at_knots: Floats
+    ratio: Floats
+    """|mean| / standard error at the sizes."""
+    critical: float
 
     @property
     def signs(self) -> Floats:
         """+1 where the whole band is above zero (a is better), -1 where it is below, else 0."""
-        return np.sign(self.centre) * (np.abs(self.centre) > self.half)
+        return (self.low > 0).astype(float) - (self.high < 0)
 
     @property
     def knot_signs(self) -> Floats:
@@ -72,12 +80,52 @@ def infer(values: Estimate, confidence: float, rng: np.random.Generator) -> tupl
 
 
 def band(values: Estimate, critical: float) -> Band:
-    """Return mean +- critical * standard error, interpolated."""
+    """Return the band of all curves that D may be between the sizes, with critical * standard error around them."""
     grid, weights = _weights(values.x, STEPS)
     half = critical * np.sqrt(np.sum((weights @ values.cov) * weights, axis=1))
-    one = len(values.n) == 1
-    centre = values.mean if one else interpolate.PchipInterpolator(values.x, values.mean)(grid)
-    return Band(grid, centre, half, values.n, critical * values.se)
+    low = high = values.mean
+    if len(values.n) > 1:
+        centre = interpolate.PchipInterpolator(values.x, values.mean)(grid)
+        low, high = (end(centre, part) for end, part in zip((np.minimum, np.maximum), _between(values), strict=True))
+    ratio = np.abs(values.mean) / np.maximum(values.se, TINY)
+    return Band(grid, low - half, high + half, values.n, critical * values.se, ratio, critical)
+
+
+def _between(values: Estimate) -> tuple[Floats, Floats]:
+    """Return the least and the greatest value on the grid of a curve from size to size with a bounded slope."""
+    rise, width = np.diff(values.mean), np.diff(values.x)
+    sign = np.where(rise < 0, -1.0, 1.0)
+    slopes = rise / width
+    around = np.full((3, len(rise)), np.nan)
+    around[1] = slopes
+    around[0, 1:], around[2, :-1] = slopes[:-1], slopes[1:]
+    around = np.clip(around * sign, 0, None)  # a neighbour that turns back says nothing about how flat D can be
+    steepest, flattest = np.nanmax(around, axis=0), np.nanmin(around, axis=0)
+    if len(rise) == 1:
+        flattest = np.zeros(1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        most = steepest * (1 + BEND * np.nan_to_num(steepest / flattest - 1, posinf=STEEP)) * width
+    t = np.arange(STEPS) / STEPS
+    first, last = (part[:, None] for part in (np.zeros(len(rise)), np.abs(rise)))
+    upper = np.minimum(last, first + most[:, None] * t)
+    lower = np.maximum(first, last - most[:, None] * (1 - t))
+    ends = [values.mean[:-1, None] + sign[:, None] * part for part in (lower, upper)]
+    low, high = (np.append(end(*ends).ravel(), values.mean[-1]) for end in (np.minimum, np.maximum))
+    return low, high
+
+
+def p_value(bounds: Band, confidence: float, df: float) -> float:
+    """Return the significance at which the verdict would be lost; 1 without a clear lead.
+
+    Of the weakest lead that the verdict needs, by the tails of the t distribution, scaled to the simultaneous band.
+    """
+    signs = bounds.knot_signs
+    at = np.flatnonzero(signs)
+    if verdict(signs) == "undecided":
+        return 1.0
+    leads = np.split(at, np.flatnonzero(np.diff(signs[at])) + 1)
+    needed = float(bounds.ratio[-1]) if len(leads) == 1 else min(float(bounds.ratio[lead].max()) for lead in leads)
+    return float(min(1.0, (1 - confidence) * stats.t.sf(needed, df) / stats.t.sf(bounds.critical, df)))
 
 
 def verdict(signs: Floats) -> Verdict:
@@ -129,16 +177,15 @@ def confidence_set(bounds: Band, signs: Floats | None = None) -> list[Interval]:
 
 def _edge(bounds: Band, knot: int, step: Literal[-1, 1]) -> float:
     """Return the n at which the band first contains zero, walking from a significant knot."""
-    distance = np.abs(bounds.centre) - bounds.half
     i = knot * STEPS if len(bounds.n) > 1 else 0
     sign = bounds.signs[i]
+    distance = bounds.low if sign > 0 else -bounds.high
     while 0 <= i + step < len(bounds.x) and bounds.signs[i + step] == sign:
         i += step
     j = i + step
     if not 0 <= j < len(bounds.x):
         return float(bounds.n[knot])
-    inner = sign * bounds.centre[j] - bounds.half[j]
-    share = distance[i] / (distance[i] - inner)
+    share = distance[i] / (distance[i] - distance[j])
     return float(np.exp(bounds.x[i] + share * (bounds.x[j] - bounds.x[i])))
 
 
@@ -196,14 +243,3 @@ def root_probabilities(values: Estimate, falling: bool, rng: np.random.Generator
     none, every = float((split == 0).mean()), float((split == len(weights)).mean())
     before, beyond = (none, every) if falling else (every, none)
     return before, 1 - none - every, beyond
-
-
-def slope(values: Estimate, critical: float) -> tuple[float, float, float]:
-    """Return the weighted least-squares slope of the mean per factor e of n, with its interval."""
-    x = values.x
-    weights = 1 / np.maximum(values.se, TINY) ** 2
-    centred = x - np.average(x, weights=weights)
-    contrast = weights * centred / (weights * centred**2).sum()
-    value = float(contrast @ values.mean)
-    half = critical * float(np.sqrt(contrast @ values.cov @ contrast))
-    return value, value - half, value + half

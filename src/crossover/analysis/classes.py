@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from crossover.analysis.pairing import Predictions
 from crossover.analysis.runs import primary_runs
+from crossover.analysis.testset import Predictions
 
 COLUMNS = ["dataset", "model", "n_train", "class", "error_mean", "error_min", "error_max", "chains"]
 

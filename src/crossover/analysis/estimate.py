@@ -1,11 +1,11 @@
-"""How uncertain is a mean curve? Joint estimates over sizes from few replicate chains.
+"""Joint estimates of a mean curve over sizes from few replicate chains.
 
 Chains are the random unit. A size's variance from 3 chains is poor (2 degrees of freedom), so it is moderated:
 shrunk towards the variance common to all sizes, by as much as the sizes agree (empirical Bayes; Smyth 2004,
-"Linear models and empirical Bayes methods", Stat. Appl. Genet. Mol. Biol. 3:3, equations of section 6.2). Sizes of one
-chain are correlated (nested subsets): the correlation falls geometrically with the distance in log n, and reduces the
-degrees of freedom gained by pooling. The intervals are unreliable when errors of a size are far from log-normal,
-such as runs that sometimes fail.
+"Linear models and empirical Bayes methods", Stat. Appl. Genet. Mol. Biol. 3:3, equations of section 6.2), but never
+below what the size itself shows, since one noisy size among quiet ones cannot be told from chance. Sizes of one chain
+are correlated (nested subsets): the correlation falls geometrically with the distance in log n, and reduces the
+degrees of freedom gained by pooling. Trends do not rely on it: they have a t interval from one slope per chain.
 """
 
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import special
+from scipy import special, stats
 
 Floats = NDArray[np.floating[Any]]
 DRAWS = 10_000
@@ -40,6 +40,8 @@ class Estimate:
     """(K, J) of complete chains, scaled to the moderated variance; resampled whole when there are enough."""
     extra: Floats | None = None
     """The part of `cov` that is not between chains: test images."""
+    values: Floats | None = None
+    """(K, J) of complete chains as measured; None for curves without chains."""
 
     @property
     def x(self) -> Floats:
@@ -92,13 +94,57 @@ def estimate(n: Floats, values: Floats, extra: Floats | None = None) -> Estimate
     raw = (residuals**2).sum(axis=0) / np.maximum(dfs, 1)
     correlation = _correlation(np.log(n), residuals, raw)
     variance, df = _moderate(np.log(n), raw, dfs, correlation)
+    variance = np.maximum(variance, raw)
     shared = present.T.astype(float) @ present / np.outer(counts, counts)
     noise = np.sqrt(np.outer(variance, variance)) * correlation
     cov = noise * shared
     scaled = residuals * np.sqrt(variance / np.maximum(raw, TINY**2)) if present.all() else None
-    if extra is None:
-        return Estimate(n, mean, cov, df, noise, scaled)
-    return Estimate(n, mean, cov + extra, df, noise, scaled, extra)
+    whole = values[present.all(axis=1)]
+    return Estimate(n, mean, cov if extra is None else cov + extra, df, noise, scaled, extra, whole)
+
+
+def difference(one: Estimate, other: Estimate) -> Estimate:
+    """Return other - one at the same sizes, of curves whose chains are not paired (Welch and Satterthwaite)."""
+    first, second = (float(np.diag(part.cov).mean()) for part in (one, other))
+    df = (first + second) ** 2 / (first**2 / one.df + second**2 / other.df)
+    return Estimate(one.n, other.mean - one.mean, one.cov + other.cov, df)
+
+
+def for_new_images(values: Estimate, share: Floats) -> Estimate | None:
+    """Return the estimate for chains of new images, of those sizes that are below `share` 1 of the pool.
+
+    Subsets of n images from one pool of N hold the same images by a share f = n / N, so that their spread shows only
+    1 - f of the variance of a mean over images, and the shared part does not shrink with the number of chains K: the
+    variance of the mean grows by 1 + K f / (1 - f). All of the spread is taken to come from the subsets (seeds would
+    not be shared), so the interval is wide enough rather than exact.
+    """
+    kept = np.flatnonzero(share < 1)
+    if values.noise is None or len(kept) < min(2, len(share)):
+        return None
+    grown = np.sqrt(share[kept] / (1 - share[kept]))
+    block = np.ix_(kept, kept)
+    shared = values.noise[block] * np.outer(grown, grown)
+    return Estimate(values.n[kept], values.mean[kept], values.cov[block] + shared, values.df)
+
+
+def trend(values: Estimate, confidence: float) -> tuple[float, float, float]:
+    """Return the mean slope per factor e of n, all sizes weighing the same, with its t interval.
+
+    From one slope per complete chain, whatever the correlation of sizes; from the covariance without chains.
+    """
+    centred = values.x - values.x.mean()
+    contrast = centred / (centred**2).sum()
+    middle, df = float(contrast @ values.mean), values.df
+    variance = float(contrast @ values.cov @ contrast)
+    if values.values is not None and len(values.values) > 1:
+        chains = len(values.values)
+        slopes = values.values @ contrast
+        between = float(slopes.var(ddof=1)) / chains
+        images = 0.0 if values.extra is None else float(contrast @ values.extra @ contrast)
+        variance, middle = max(between + images, TINY**2), float(slopes.mean())
+        df = (chains - 1) * (variance / max(between, TINY**2)) ** 2
+    half = float(stats.t.ppf((1 + confidence) / 2, df)) * np.sqrt(variance)
+    return middle, middle - half, middle + half
 
 
 def _correlation(x: Floats, residuals: Floats, variance: Floats) -> Floats:

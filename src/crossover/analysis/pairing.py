@@ -1,22 +1,25 @@
-"""What do the runs say about two models, side by side? Pairs them by chain, or smooths curves without replicates."""
+"""Two models side by side: paired by chain, compared without pairs, or smoothed where there are no replicates."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
-from crossover.analysis.estimate import Estimate, Floats, estimate, without_replicates
+from crossover.analysis.estimate import Estimate, Floats, difference, estimate, without_replicates
 from crossover.analysis.runs import AnalysisError, listed
 from crossover.analysis.smooth import GRID, MIN_SIZES, Smooth, smooth
+from crossover.analysis.testset import McNemar, Predictions, TestImages, binomial, mcnemar, sampling
 
-Predictions = Mapping[str, tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]]
-
+Kind = Literal["chains", "seeds", "unpaired", "roughness", "none"]
+"""What an interval comes from: paired chains, paired seeds of one chain, chains of each model apart, the roughness of
+single curves, or nothing."""
 NO_REPLICATES = (
     "No replicates: nothing says how noisy the curves are, so no interval and no verdict; run at least 3 chains."
 )
+ONE_CHAIN = "One chain: the intervals cover the variation between seeds, not between training subsets; add chains."
+UNPAIRED = "The models share no chain, so their means are compared without pairs; the same chains give a narrower band."
 
 
 @dataclass(frozen=True)
@@ -33,42 +36,71 @@ class Pairing:
     anchors: list[tuple[float, Estimate | None]]
     """For every size of a: log err_b (at the sizes of b) minus log err_a at that size."""
     chains: int
+    kind: Kind
     notes: list[str] = field(default_factory=list)
-    mcnemar: list[dict[str, Any]] = field(default_factory=list)
+    mcnemar: list[McNemar] = field(default_factory=list)
 
 
-def pair_models(runs: pd.DataFrame, a: str, b: str, metric: str, predictions: Predictions | None) -> Pairing:
-    """Return the pairing of two models in runs of one data set and setting."""
+def pair_models(
+    runs: pd.DataFrame,
+    a: str,
+    b: str,
+    metric: str,
+    predictions: Predictions | None,
+    smoothed: Callable[[str], Smooth] | None = None,
+) -> Pairing:
+    """Return the pairing of two models in runs of one data set and setting; `smoothed` keeps the curves of models."""
     one, other = (runs[runs["model"] == model] for model in (a, b))
-    unit, notes = _unit(one, other)
+    images, said = sampling(one, other, metric, predictions)
+    paired = _pair(runs, a, b, metric, images, predictions or {}, smoothed)
+    return replace(paired, notes=[*paired.notes, *said])
+
+
+def _pair(
+    runs: pd.DataFrame,
+    a: str,
+    b: str,
+    metric: str,
+    images: TestImages,
+    predictions: Predictions,
+    smoothed: Callable[[str], Smooth] | None,
+) -> Pairing:
+    one, other = (runs[runs["model"] == model] for model in (a, b))
+    unit = _unit(one, other)
+    notes = [ONE_CHAIN] if unit == "seed" else []
     la, lb = (_table(part, unit, metric, log=True) for part in (one, other))
-    notes += _unequal(a, b, la, lb)
-    shared = _shared_sizes(la, lb)
-    if any(len(_paired(la, lb, n)) > 1 for n in shared):
-        return _paired_by_unit(one, other, unit, metric, predictions, notes)
+    shared = _pairs(la, lb)
+    tests = mcnemar(one, other, unit, predictions) if metric == "test_error" else []
+    if max(shared.values(), default=0) > 1:
+        return _paired_by_unit(one, other, unit, metric, images, notes + _unequal(a, b, la, lb), tests)
+    both = [n for n in _sizes(la) if n in _sizes(lb)]
+    apart = [estimate(np.array(both), table[both].to_numpy()) for table in (la, lb)] if both else []
+    if apart and not la.index.intersection(lb.index).size and apart[0] is not None and apart[1] is not None:
+        return _apart(la[both], lb[both], apart[0], apart[1], images, [*notes, UNPAIRED])
     if len(la.index.intersection(lb.index)) > 1 and min(la.shape[1], lb.shape[1]) > 1:
         moved = _interpolated(la, lb, notes)
         if moved is not None:
             return moved
     if min(one["n_train"].nunique(), other["n_train"].nunique()) >= MIN_SIZES:
-        return _smoothed(one, other, metric)
+        own = smoothed or (lambda model: smooth_model(runs, model, metric))
+        return _smoothed(one, other, own(a), own(b), notes)
     if shared:
-        return _paired_by_unit(one, other, unit, metric, predictions, [*notes, NO_REPLICATES])
-    return _unpaired(la, lb, notes)
+        return _paired_by_unit(
+            one, other, unit, metric, images, [*notes, *_unequal(a, b, la, lb), NO_REPLICATES], tests
+        )
+    return _undescribed(la, lb, notes)
 
 
-def _unit(one: pd.DataFrame, other: pd.DataFrame) -> tuple[str, list[str]]:
+def smooth_model(runs: pd.DataFrame, model: str, metric: str) -> Smooth:
+    """Return the smoothed curve of a model."""
+    part = runs[runs["model"] == model]
+    return smooth(part["n_train"].to_numpy(float), part[metric].to_numpy(float))
+
+
+def _unit(one: pd.DataFrame, other: pd.DataFrame) -> Literal["chain", "seed"]:
     """Return the column of the random unit: chains, or seeds when there is but one chain."""
-    chains = set(one["chain"]) & set(other["chain"])
-    seeds = set(one["seed"]) & set(other["seed"])
-    if len(set(one["chain"]) | set(other["chain"])) == 1 and len(seeds) > 1:
-        return "seed", [
-            "One chain: the intervals cover the variation between seeds, not between training subsets;"
-            " add chains to cover both."
-        ]
-    if not chains:
-        return "chain", ["The models share no chain, so no difference can be paired; run both on the same chains."]
-    return "chain", []
+    one_chain = len(set(one["chain"]) | set(other["chain"])) == 1
+    return "seed" if one_chain and len(set(one["seed"]) & set(other["seed"])) > 1 else "chain"
 
 
 def _table(part: pd.DataFrame, unit: str, metric: str, log: bool) -> pd.DataFrame:
@@ -77,28 +109,25 @@ def _table(part: pd.DataFrame, unit: str, metric: str, log: bool) -> pd.DataFram
     return values.pivot_table(index=unit, columns="n_train", values="value", aggfunc="mean")
 
 
-def _paired(la: pd.DataFrame, lb: pd.DataFrame, n: float) -> pd.Index:
-    return la[n].dropna().index.intersection(lb[n].dropna().index)
-
-
 def _sizes(table: pd.DataFrame) -> list[float]:
     return [float(n) for n in table.columns]
 
 
-def _shared_sizes(la: pd.DataFrame, lb: pd.DataFrame) -> list[float]:
-    both = set(_sizes(lb))
-    return [n for n in _sizes(la) if n in both and len(_paired(la, lb, n))]
+def _pairs(la: pd.DataFrame, lb: pd.DataFrame) -> dict[float, int]:
+    """Return how many units both models have, at the sizes where there are any."""
+    units, both = la.index.intersection(lb.index), la.columns.intersection(lb.columns)
+    counts = (la.loc[units, both].notna() & lb.loc[units, both].notna()).sum()
+    return {float(str(n)): int(count) for n, count in counts.items() if count}
 
 
 def _unequal(a: str, b: str, la: pd.DataFrame, lb: pd.DataFrame) -> list[str]:
     """Say which sizes and runs have no partner."""
     notes = []
-    shared = _shared_sizes(la, lb)
+    counts = _pairs(la, lb)
     for model, table in ((a, la), (b, lb)):
-        alone = [f"{n:,.0f}" for n in _sizes(table) if n not in shared]
+        alone = [f"{n:,.0f}" for n in _sizes(table) if n not in counts]
         if alone:
             notes.append(f"Only {model} has runs at {listed(alone)} images: the difference is not measured there.")
-    counts = {n: len(_paired(la, lb, n)) for n in shared}
     most = max(counts.values(), default=0)
     fewer = [f"{count} at {n:,.0f}" for n, count in counts.items() if count < most]
     if fewer:
@@ -107,100 +136,57 @@ def _unequal(a: str, b: str, la: pd.DataFrame, lb: pd.DataFrame) -> list[str]:
 
 
 def _paired_by_unit(
-    one: pd.DataFrame, other: pd.DataFrame, unit: str, metric: str, predictions: Predictions | None, notes: list[str]
+    one: pd.DataFrame,
+    other: pd.DataFrame,
+    unit: Literal["chain", "seed"],
+    metric: str,
+    images: TestImages,
+    notes: list[str],
+    tests: list[McNemar],
 ) -> Pairing:
     la, lb = (_table(part, unit, metric, log=True) for part in (one, other))
-    n = _shared_sizes(la, lb)
+    n = list(_pairs(la, lb))
     units = la.index.intersection(lb.index)
     la, lb = la.loc[units], lb.loc[units]
     values = (lb[n] - la[n]).to_numpy()
     raw = [_table(part, unit, metric, log=False).loc[units, n].to_numpy() for part in (one, other)]
     sizes = np.array(n)
-    extra: Floats | None = None
-    mcnemar: list[dict[str, Any]] = []
-    if predictions and metric == "test_error":
-        influence, mcnemar, said = _test_images(one, other, unit, n, predictions)
-        notes = notes + said
-        extra = None if influence is None else np.cov(influence.T, ddof=1).reshape(len(n), len(n)) / len(influence)
-    anchors = [_anchor(size, la, lb) for size in _sizes(la)]
+    anchors = [_anchor(size, la, lb, images) for size in _sizes(la)]
     gap = np.nanmean(np.where(np.isfinite(values), raw[1] - raw[0], np.nan), axis=0)
-    mean = np.nanmean(values, axis=0)
-    return Pairing(sizes, mean, gap, estimate(sizes, values, extra), anchors, len(units), notes, mcnemar)
+    found = estimate(sizes, values, images.of(n, n))
+    kind: Kind = "none" if found is None else "chains" if unit == "chain" else "seeds"
+    return Pairing(sizes, np.nanmean(values, axis=0), gap, found, anchors, len(units), kind, notes, tests)
 
 
-def _anchor(size: float, la: pd.DataFrame, lb: pd.DataFrame) -> tuple[float, Estimate | None]:
+def _anchor(size: float, la: pd.DataFrame, lb: pd.DataFrame, images: TestImages) -> tuple[float, Estimate | None]:
     """Return log err_b at its sizes minus log err_a at one size, paired by unit."""
     values = lb.sub(la[size], axis=0).dropna(axis=1, how="all")
     if values.empty:
         return size, None
-    sizes = values.columns.to_numpy(float)
-    return size, estimate(sizes, values.to_numpy()) or without_replicates(sizes, values.mean().to_numpy())
+    n = _sizes(values)
+    extra = images.of([size] * len(n), n)
+    return size, estimate(np.array(n), values.to_numpy(), extra) or without_replicates(
+        np.array(n), values.mean().to_numpy()
+    )
 
 
-def _test_images(
-    one: pd.DataFrame, other: pd.DataFrame, unit: str, sizes: list[float], predictions: Predictions
-) -> tuple[Floats | None, list[dict[str, Any]], list[str]]:
-    """Return the influence of each test image on the mean difference (T, J), McNemar's tests, and notes.
-
-    The linearised form of drawing test images again, once for all runs: the same as the bootstrap to first order in
-    1 / T. It counts the interaction of images and chains twice, which widens the band slightly.
-    """
-    influence: list[Floats] = []
-    tests: list[dict[str, Any]] = []
-    paired = _run_pairs(one, other, unit)
-    for n in sizes:
-        pairs = paired[n]
-        if any(run not in predictions for pair in pairs for run in pair):
-            note = "Predictions are missing for some runs: the band leaves out the sampling of test images."
-            return None, tests, [note]
-        wrong = [np.array([_wrong(predictions[run]) for run in side], float) for side in zip(*pairs, strict=True)]
-        rates = [np.maximum(side.mean(), 0.5 / side.size) for side in wrong]
-        influence.append(wrong[1].mean(axis=0) / rates[1] - wrong[0].mean(axis=0) / rates[0])
-        tests.append(_mcnemar(n, *wrong))
-    if len({len(part) for part in influence}) > 1:
-        raise AnalysisError("the predictions have different numbers of test images; analyse one test set at a time")
-    return np.stack(influence, axis=1), tests, []
-
-
-def _run_pairs(one: pd.DataFrame, other: pd.DataFrame, unit: str) -> dict[float, list[tuple[str, str]]]:
-    """Return by size (run of a, run of b): all that share the unit and, where possible, the rank of the seed."""
-    keys = ["n_train", unit]
-    ranked = [part.sort_values([*keys, "seed"]) for part in (one, other)]
-    ranked = [part.assign(rank=part.groupby(keys).cumcount()) for part in ranked]
-    both = ranked[0].merge(ranked[1], on=[*keys, "rank"])
-    pairs: dict[float, list[tuple[str, str]]] = {}
-    for n, *pair in zip(both["n_train"], both["run_id_x"], both["run_id_y"], strict=True):
-        pairs.setdefault(float(n), []).append((pair[0], pair[1]))
-    return pairs
-
-
-def _wrong(prediction: tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]) -> np.ndarray[Any, Any]:
-    labels, predicted = (np.asarray(part) for part in prediction)
-    if labels.shape != predicted.shape:
-        raise AnalysisError(f"a run has {labels.size} test labels but {predicted.size} predictions; repeat the run")
-    return labels != predicted
-
-
-def _mcnemar(n: float, wrong_a: Floats, wrong_b: Floats) -> dict[str, Any]:
-    """Return McNemar's exact test for one pair of runs; for more, its form for images seen repeatedly.
-
-    Several pairs share the test images: the sum over pairs is taken per image, then tested over images (Durkalski et
-    al. 2003, "Analysis of clustered matched-pair data", Stat. Med. 22).
-    """
-    only_a, only_b = int((wrong_a > wrong_b).sum()), int((wrong_b > wrong_a).sum())
-    if len(wrong_a) == 1:
-        p = stats.binomtest(only_a, only_a + only_b).pvalue if only_a + only_b else 1.0
-    else:
-        per_image = (wrong_b - wrong_a).sum(axis=0)
-        scale = np.sqrt((per_image**2).sum())
-        p = 2 * stats.norm.sf(abs(per_image.sum()) / scale) if scale else 1.0
-    return {
-        "n_train": int(n),
-        "pairs": len(wrong_a),
-        "only_a_wrong": only_a,
-        "only_b_wrong": only_b,
-        "p_value": float(p),
-    }
+def _apart(
+    la: pd.DataFrame, lb: pd.DataFrame, one: Estimate, other: Estimate, images: TestImages, notes: list[str]
+) -> Pairing:
+    """Return the pairing of two replicated curves whose chains have nothing to do with each other."""
+    n = _sizes(la)
+    extra = images.of(n, n)
+    found = difference(one, other)
+    if extra is not None:
+        found = replace(found, cov=found.cov + extra, extra=extra)
+    anchors: list[tuple[float, Estimate | None]] = []
+    for i, size in enumerate(n):
+        level = Estimate(one.n, np.full(len(n), one.mean[i]), np.full(one.cov.shape, one.cov[i, i]), one.df)
+        against = difference(level, other)
+        more = images.of([size] * len(n), n)
+        anchors.append((size, against if more is None else replace(against, cov=against.cov + more)))
+    gap = np.exp(lb).mean().to_numpy() - np.exp(la).mean().to_numpy()
+    return Pairing(np.array(n), found.mean, gap, found, anchors, min(len(la), len(lb)), "unpaired", notes)
 
 
 def _interpolated(la: pd.DataFrame, lb: pd.DataFrame, notes: list[str]) -> Pairing | None:
@@ -223,8 +209,11 @@ def _interpolated(la: pd.DataFrame, lb: pd.DataFrame, notes: list[str]) -> Pairi
     errors = [np.exp(table.to_numpy()) for table in moved]
     gap = np.nanmean((errors[1] - errors[0])[:, present], axis=0)
     note = "Too few runs share chain and size: each chain's curve is interpolated linearly in log-log."
-    anchors = [_anchor(n, moved[0], lb) for n in sizes]
-    return Pairing(sizes, np.nanmean(values, axis=0), gap, estimate(sizes, values), anchors, len(units), [*notes, note])
+    none = TestImages([], [], None)
+    anchors = [_anchor(n, moved[0], lb, none) for n in sizes]
+    found = estimate(sizes, values)
+    kind: Kind = "none" if found is None else "chains"
+    return Pairing(sizes, np.nanmean(values, axis=0), gap, found, anchors, len(units), kind, [*notes, note])
 
 
 def _along(row: "pd.Series[float]", sizes: Floats) -> Floats:
@@ -233,27 +222,29 @@ def _along(row: "pd.Series[float]", sizes: Floats) -> Floats:
     return np.interp(np.log(sizes), x, known.to_numpy(), left=np.nan, right=np.nan)
 
 
-def _smoothed(one: pd.DataFrame, other: pd.DataFrame, metric: str) -> Pairing:
+def _smoothed(one: pd.DataFrame, other: pd.DataFrame, a: Smooth, b: Smooth, notes: list[str]) -> Pairing:
     """Return the pairing of two noisy curves without replicates: smoothed, then compared on a common grid."""
-    curves = [smooth(part["n_train"].to_numpy(float), part[metric].to_numpy(float)) for part in (one, other)]
-    low, high = max(c.x[0] for c in curves), min(c.x[-1] for c in curves)
+    low, high = max(c.x[0] for c in (a, b)), min(c.x[-1] for c in (a, b))
     if low >= high:
         raise AnalysisError(
             f"{one['model'].iloc[0]} and {other['model'].iloc[0]} have no range of n_train in common; add sizes"
         )
     grid = np.linspace(low, high, GRID)
-    (ya, cov_a), (yb, cov_b) = (curve.at(grid) for curve in curves)
-    df = min(curve.df for curve in curves)
+    (ya, cov_a), (yb, cov_b) = a.at(grid), b.at(grid)
+    if "n_test" in one and not (one["n_test"].isna().any() or other["n_test"].isna().any()):
+        images = [np.full(GRID, float(part["n_test"].min())) for part in (one, other)]
+        cov_a = cov_a + binomial(np.minimum(np.exp(ya), 0.999), images[0])
+        cov_b = cov_b + binomial(np.minimum(np.exp(yb), 0.999), images[1])
+    df = min(a.df, b.df)
     sizes = np.exp(grid)
     note = (
-        f"One replicate: log error was smoothed over log n (local quadratic, bandwidths {curves[0].bandwidth:g} and"
-        f" {curves[1].bandwidth:g}) and the band comes from the noise along each curve; it leaves out the variation"
+        f"One replicate: log error was smoothed over log n (local quadratic, bandwidths {a.bandwidth:g} and"
+        f" {b.bandwidth:g}) and the band comes from the noise along each curve; it leaves out the variation"
         " between training runs."
     )
-    anchors = _smooth_anchors(curves[1], grid, ya, np.diag(cov_a), df)
-    return Pairing(
-        sizes, yb - ya, np.exp(yb) - np.exp(ya), Estimate(sizes, yb - ya, cov_a + cov_b, df), anchors, 1, [note]
-    )
+    anchors = _smooth_anchors(b, grid, ya, np.diag(cov_a), df)
+    found = Estimate(sizes, yb - ya, cov_a + cov_b, df)
+    return Pairing(sizes, yb - ya, np.exp(yb) - np.exp(ya), found, anchors, 1, "roughness", [*notes, note])
 
 
 def _smooth_anchors(
@@ -267,7 +258,7 @@ def _smooth_anchors(
     ]
 
 
-def _unpaired(la: pd.DataFrame, lb: pd.DataFrame, notes: list[str]) -> Pairing:
+def _undescribed(la: pd.DataFrame, lb: pd.DataFrame, notes: list[str]) -> Pairing:
     """Return what can be described when no run of a has a partner."""
     a, b = la.mean(), lb.mean()
     shared = a.index.intersection(b.index)
@@ -275,4 +266,4 @@ def _unpaired(la: pd.DataFrame, lb: pd.DataFrame, notes: list[str]) -> Pairing:
     gap = np.exp(b[shared].to_numpy()) - np.exp(a[shared].to_numpy())
     if not len(d):
         notes = [*notes, "The models have no size in common: nothing can be compared; run both at the same sizes."]
-    return Pairing(np.array(shared, float), d, gap, None, [], 0, notes)
+    return Pairing(np.array(shared, float), d, gap, None, [], 0, "none", notes)

@@ -7,7 +7,7 @@ these: power depends on how steeply the curves cross, and a variance from 3 chai
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -15,8 +15,9 @@ from scipy import interpolate, stats
 
 from crossover.analysis.band import band, confidence_set, infer, root, verdict
 from crossover.analysis.estimate import Estimate, Floats, estimate
-from crossover.analysis.pairing import Predictions, pair_models
+from crossover.analysis.pairing import pair_models
 from crossover.analysis.runs import CONDITIONS, AnalysisError, ordered_pairs, primary_runs, validate_runs
+from crossover.analysis.testset import Predictions
 from crossover.analysis.verdict import compare, pair_generator
 
 METRICS = {
@@ -27,6 +28,7 @@ METRICS = {
     "last_val_error": "selection",
 }
 """Column of the runs to the choice it stands for; `last_val_error` is that of the last step, selected by nothing."""
+Change = Literal["same", "weaker", "stronger", "contradicts"]
 _FOUND = ("verdict", "n_star", "ci_low", "ci_high", "p_in_range")
 MAX_LEFT_OUT = 12
 """Sizes, and chains, are left out one by one only up to this number: of more, none matters much alone."""
@@ -51,7 +53,9 @@ def stability_table(
     predictions: Predictions | None = None,
     confidence: float = 0.95,
 ) -> pd.DataFrame:
-    """Return one row per pair and alternative; `flips` is true where the verdict differs from the main one.
+    """Return one row per pair and alternative; `change` compares its verdict with the main one.
+
+    `same`; `contradicts`: another model leads at the largest size; `weaker`: less is clear; `stronger`: more is.
 
     Empty for a data set that allows no alternative, or a pair without a verdict. `choice` is `as analysed`, `metric`,
     `selection`, `budget`, `augment`, `recipe`, `size left out` or `chain left out`. An alternative that cannot be
@@ -68,11 +72,23 @@ def stability_table(
                 continue  # without replicates there is no verdict to shake
             for way in (main, *others):
                 found = first if way is main else _verdict(way, a, b, seed, predictions, confidence)
-                flips = found["verdict"] is not None and found["verdict"] != first["verdict"]
                 row = {"dataset": dataset, "a": a, "b": b, "choice": way.choice, "value": way.value}
-                rows.append(row | found | {"flips": flips})
-    columns = ["dataset", "a", "b", "choice", "value", "verdict", "n_star", "ci_low", "ci_high", "flips", "note"]
+                rows.append(row | found | {"change": _change(first, found)})
+    columns = ["dataset", "a", "b", "choice", "value", "verdict", "n_star", "ci_low", "ci_high", "change", "note"]
     return pd.DataFrame(rows, columns=columns)
+
+
+def _change(main: Mapping[str, Any], other: Mapping[str, Any]) -> Change | None:
+    """Return what an alternative does to a verdict; None where there is none."""
+    if other["verdict"] is None:
+        return None
+    if other["verdict"] == main["verdict"]:
+        return "same" if other["ahead"] == main["ahead"] else "contradicts"
+    if "undecided" in (main["verdict"], other["verdict"]):
+        return "weaker" if other["verdict"] == "undecided" else "stronger"
+    if other["ahead"] != main["ahead"]:
+        return "contradicts"
+    return "stronger" if other["verdict"] in ("crossover", "several_crossings") else "weaker"
 
 
 def _alternatives(runs: pd.DataFrame, metric: str) -> Iterator[Alternative]:
@@ -100,10 +116,21 @@ def _verdict(
         kept = primary_runs(validate_runs(way.runs, way.metric)[0], way.setting)[0]
         if not {a, b} <= set(kept["model"]):
             raise AnalysisError("one of the two models has no such run")
-        pair = compare(kept, a, b, seed=seed, metric=way.metric, predictions=predictions, confidence=confidence)
+        pair = compare(
+            kept,
+            a,
+            b,
+            seed=seed,
+            metric=way.metric,
+            predictions=predictions,
+            confidence=confidence,
+            look_for_influence=False,
+        )
     except AnalysisError as error:
-        return dict.fromkeys(_FOUND) | {"note": str(error)}
-    return {name: pair[name] for name in _FOUND} | {"note": " ".join(pair["notes"])}
+        return dict.fromkeys((*_FOUND, "ahead")) | {"note": str(error)}
+    found = {name: value for name, value in pair.items() if name in _FOUND}
+    ahead = None if pair["verdict"] == "undecided" else pair["gap"][-1]["log_error_ratio"] > 0
+    return found | {"note": " ".join(pair["notes"]), "ahead": ahead}
 
 
 POWER = 0.8
@@ -221,6 +248,8 @@ def calibrate(
 ) -> dict[str, Any]:
     """Return, for every pair of models, coverage, false crossovers and power by number of chains.
 
+    False crossovers are those of a boundary null: a leads at the first two sizes, then both are equal.
+
     `chains_needed` is the smallest of `chains` whose power is at least 0.8 (lower 95% limit of the simulation), null
     if none is. Takes about 3 seconds a pair and number of chains with 500 designs.
     """
@@ -245,7 +274,9 @@ def _rows(
     if design is None:
         note = "Not simulated: it needs at least 3 sizes, 2 chains, and a difference shaped to cross zero once."
         return {"n_star": None, "rows": [], "chains_needed": None, "note": note}
-    same = Design(design.n, np.zeros(len(design.n)), None, design.noise, design.extra)
+    # The hardest null: a leads at the first two sizes, as far as the models ever are apart, and then nobody does.
+    led = np.where(np.arange(len(design.n)) < 2, np.abs(design.truth).max(), 0.0)
+    same = Design(design.n, led, None, design.noise, design.extra)
     rows = []
     for count in sorted(set(chains)):
         row = simulate(design, count, designs, rng, confidence)

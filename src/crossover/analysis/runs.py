@@ -3,8 +3,10 @@
 Nothing is dropped in silence: what cannot be used is an AnalysisError or a sentence in `notes`.
 """
 
+import unicodedata
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -19,6 +21,11 @@ FAMILIES = {
     2: ("vit", "deit", "beit", "cait"),
 }
 """Rank of the inductive bias (0 = strongest) to the beginnings of model names; the first match counts."""
+
+
+SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars"}
+ROUNDING = 1e-6
+"""An error above one by no more than this is one."""
 
 
 class AnalysisError(ValueError):
@@ -42,6 +49,8 @@ def validate_runs(runs: pd.DataFrame, metric: str = "test_error") -> tuple[pd.Da
     if runs.empty:
         raise AnalysisError("the table of runs is empty: no run is finished yet; make sweep makes the runs")
     runs, notes = runs.copy(), []
+    for name in ("dataset", "model"):
+        runs[name] = text(runs[name])
     for name in ("dataset", "model", "n_train", "chain", "seed"):
         if runs[name].isna().any():
             raise AnalysisError(f"{name} is missing in {runs[name].isna().sum()} rows; every run needs it")
@@ -55,8 +64,9 @@ def validate_runs(runs: pd.DataFrame, metric: str = "test_error") -> tuple[pd.Da
     if unknown.any():
         notes.append(f"{unknown.sum()} runs have no {metric} and are left out: {listed(runs.loc[unknown, 'run_id'])}.")
     runs = runs[~unknown]
-    _check_range(runs, metric)
-    runs = _clip_zeros(runs, metric)
+    runs = _check_range(runs, metric)
+    runs, said = _clip_zeros(runs, metric)
+    notes += said + _rising(runs, metric)
     key = ["dataset", "model", "n_train", "chain", "seed", *(c for c in CONDITIONS if c in runs.columns)]
     repeated = runs.duplicated(key, keep=False)
     if repeated.any():
@@ -68,6 +78,11 @@ def validate_runs(runs: pd.DataFrame, metric: str = "test_error") -> tuple[pd.Da
     return runs.reset_index(drop=True), notes
 
 
+def text(names: "pd.Series[str]") -> "pd.Series[str]":
+    """Return names as text of one spelling: composed letters (NFC), no blanks at the ends; what is missing stays so."""
+    return names.map(lambda name: unicodedata.normalize("NFC", str(name)).strip() or None, na_action="ignore")
+
+
 def _numbers(runs: pd.DataFrame, name: str) -> pd.Series:
     values = pd.to_numeric(runs[name], errors="coerce")
     words = values.isna() & runs[name].notna()
@@ -76,31 +91,57 @@ def _numbers(runs: pd.DataFrame, name: str) -> pd.Series:
     return values.astype(float)
 
 
-def _check_range(runs: pd.DataFrame, metric: str) -> None:
-    low, high = runs[metric].min(), runs[metric].max()
+def _check_range(runs: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """Return runs with an error that rounding put above one brought back to it."""
     top = 1.0 if metric.endswith("error") else np.inf
+    rounded = (runs[metric] > top) & (runs[metric] <= top + ROUNDING)
+    runs = runs.assign(**{metric: runs[metric].mask(rounded, top)})
+    low, high = runs[metric].min(), runs[metric].max()
     if low < 0 or high > top or not np.isfinite(high):
         hint = "divide percent by 100" if top < high <= 100 else "check the values"
-        raise AnalysisError(f"{metric} must be a fraction in (0, {top:g}); got {low:g} to {high:g}; {hint}")
+        raise AnalysisError(f"{metric} must be a fraction in (0, {top:g}); got {low:.10g} to {high:.10g}; {hint}")
+    return runs
 
 
-def _clip_zeros(runs: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """Replace zero errors, whose logarithm does not exist, by half an image, or half the smallest error there is."""
+def _rising(runs: pd.DataFrame, metric: str) -> list[str]:
+    """Return a warning when the error rises with n for most models of a data set: it may be an accuracy."""
+    notes = []
+    for dataset, part in runs.groupby("dataset", sort=False):
+        means = part.groupby(["model", "n_train"])[metric].mean().unstack()
+        ends = [(row.iloc[0], row.iloc[-1]) for _, values in means.iterrows() if len(row := values.dropna()) > 1]
+        up = sum(last > first for first, last in ends)
+        if 2 * up > len(ends):
+            notes.append(
+                f"The {metric} of {up} of {len(ends)} models on {dataset} rises with n_train: is it an accuracy? Then"
+                " give 1 - accuracy, or every verdict here is reversed."
+            )
+    return notes
+
+
+def _clip_zeros(runs: pd.DataFrame, metric: str) -> tuple[pd.DataFrame, list[str]]:
+    """Replace zero errors, whose logarithm does not exist, by half an image.
+
+    Where the number of images is not known nothing can stand for them: the model is left out at that size.
+    """
     zero = runs[metric] == 0
     runs = runs.assign(clipped="")
     if not zero.any():
-        return runs
-    images = runs["n_train"] if metric.startswith("train") else runs.get("n_test")
-    if images is not None and images[zero].notna().all():
-        floor, how = 0.5 / images[zero].astype(float), "half an image"
-    elif (~zero).any():
-        smallest = runs.loc[~zero, metric].min()
-        floor, how = pd.Series(smallest / 2, runs.index[zero]), f"half the smallest {metric} ({smallest / 2:.2g})"
-    else:
-        raise AnalysisError(f"every {metric} is zero: there is nothing to compare; choose another metric")
-    runs.loc[zero, metric] = floor
-    runs.loc[zero, "clipped"] = how
-    return runs
+        return runs, []
+    images = runs["n_train"] if metric.startswith("train") else runs.get("n_test", pd.Series(np.nan, runs.index))
+    known = zero & images.notna()
+    runs.loc[known, metric] = 0.5 / images[known].astype(float)
+    runs.loc[known, "clipped"] = "half an image"
+    keys = ["dataset", "model", "n_train"]
+    lost = (zero & ~known).groupby([runs[name] for name in keys]).transform("any")
+    if lost.all():
+        raise AnalysisError(f"every {metric} is zero, or beside one that is: add a column n_test, the number of images")
+    if not lost.any():
+        return runs, []
+    cells = [
+        f"{row.model} at {row.n_train:,.0f} on {row.dataset}" for row in runs[lost].drop_duplicates(keys).itertuples()
+    ]
+    note = f"An error of zero has no logarithm, and n_test is not given: left out are {listed(cells)}."
+    return runs[~lost], [note]
 
 
 def clip_notes(runs: pd.DataFrame, metric: str) -> list[str]:
@@ -130,7 +171,10 @@ def primary_runs(
         keep = runs[column].astype(str) == runs["model"].astype(str).map(chosen)
         if not keep.all():
             used = listed(sorted(set(chosen.values())))
-            notes.append(f"{(~keep).sum()} runs of another {column} than {used} count only in the stability table.")
+            notes.append(
+                f"{(~keep).sum()} runs of another {column} than {used} count only in the stability table and"
+                " the check of saturation."
+            )
         if column != "recipe" and len(set(chosen.values())) > 1:
             notes.append(f"The models do not share a {column}: {listed(f'{m}: {v}' for m, v in chosen.items())}.")
         runs, setting[column] = runs[keep], chosen
@@ -154,37 +198,64 @@ def ordered_pairs(models: list[str]) -> list[tuple[str, str]]:
 
 
 def read_curves(path: Path | str) -> pd.DataFrame:
-    """Return external curves (CSV: model, n_train, error; optional task, chain, seed) as a table of runs."""
+    """Return external curves as a table of runs.
+
+    CSV with model, n_train, error (or test_error); optional: task or dataset, chain, seed, n_test, n_pool, images_seen.
+    """
     path = Path(path)
+    names = {"model": str, "task": str, "dataset": str, "chain": str, "seed": str}
     try:
-        curves = pd.read_csv(path)
+        curves = pd.read_csv(path, dtype=names, keep_default_na=False, na_values=[""], skipinitialspace=True)
     except (OSError, ValueError) as error:
         raise AnalysisError(f"{path} cannot be read as CSV ({error}); needed columns: model, n_train, error") from None
+    curves = curves.rename(columns=lambda name: str(name).strip().removeprefix("\ufeff"))
+    if "error" not in curves:
+        curves = curves.rename(columns={"test_error": "error"})
     missing = [name for name in ("model", "n_train", "error") if name not in curves.columns]
     if missing:
+        separator = next(
+            (word for sign, word in SEPARATORS.items() if len(curves.columns) == 1 and sign in curves.columns[0]), ""
+        )
+        hint = f" Its columns are separated by {separator}: save it with commas." if separator else ""
         raise AnalysisError(
             f"{path} lacks the column {listed(missing)}; it has {listed(curves.columns, 20)};"
-            " needed: model, n_train, error; optional: task, chain, seed"
+            f" needed: model, n_train, error; optional: task, chain, seed, n_test.{hint}"
         )
     curves = curves.drop(columns=[name for name in ("chain", "seed") if name in curves and curves[name].isna().all()])
+    sets = [text(curves[name]) for name in ("dataset", "task") if name in curves and curves[name].notna().any()]
     rows = pd.DataFrame(
         {
             "run_id": [f"{path.stem}:{line}" for line in range(2, len(curves) + 2)],
-            "dataset": curves["task"].astype(str) if "task" in curves else path.stem,
-            "model": curves["model"],
+            "dataset": path.stem
+            if not sets
+            else sets[0]
+            if len(sets) == 1 or sets[0].equals(sets[1])
+            else sets[0] + " " + sets[1],
+            "model": text(curves["model"]),
             "n_train": curves["n_train"],
-            "chain": curves.get("chain", 0),
-            "seed": curves.get("seed", 0),
+            "chain": _labels(curves, "chain"),
+            "seed": _labels(curves, "seed"),
             "budget": "as given",
             "test_error": curves["error"],
         }
     )
-    others = ("val_error", "train_error", "steps", "images_seen", "params", "flops", "train_seconds")
+    others = ("val_error", "train_error", "steps", "params", "flops", "train_seconds")
     rows = rows.assign(**dict.fromkeys(others, np.nan))
+    rows = rows.assign(**{name: curves.get(name, np.nan) for name in ("n_test", "n_pool", "images_seen")})
     if rows.empty:
         raise AnalysisError(f"{path} has a header but no rows; give one row per model and n_train")
     try:
+        for name in ("n_test", "n_pool", "images_seen"):
+            rows[name] = _numbers(rows, name)
         validate_runs(rows)  # complain about the file now, where its name is known
     except AnalysisError as error:
         raise AnalysisError(f"{path}: {str(error).replace('test_error', 'error')}") from None
     return rows
+
+
+def _labels(curves: pd.DataFrame, name: str) -> "pd.Series[Any] | int":
+    """Return chains or seeds: numbers where all are, else text."""
+    if name not in curves:
+        return 0
+    numbers = pd.to_numeric(curves[name], errors="coerce")
+    return numbers if numbers.notna().all() else text(curves[name])

@@ -1,8 +1,12 @@
-"""What does a verdict say in one sentence?"""
+"""What verdicts, stability, extrapolation and calibration say in a sentence."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
+
+from crossover.analysis.contract import Pair
+from crossover.analysis.saturation import Saturation, saturation_sentence
 
 
 def images(n: float) -> str:
@@ -18,8 +22,21 @@ def size(n: int) -> str:
     return f"{n:,}" if n < 1e6 else images(n)
 
 
-def summarise(pair: dict[str, Any], confidence: float = 0.95) -> str:
-    """Return the verdict of a pair of crossover.json as a sentence."""
+def summarise(pair: Pair, points: Sequence[Saturation] = (), chance: float | None = None) -> str:
+    """Return the verdict of a pair, what its interval comes from, and what limits it."""
+    said = [_verdict(pair)]
+    if pair["family"]["holds"] is False:
+        said.append(f"Taken alone: among the {pair['family']['pairs']} pairs of this data set it is not clear.")
+    near = pair["near_chance"]
+    if near and chance is not None:
+        where = "throughout" if len(near) == len(pair["gap"]) else f"at {', '.join(size(n) for n in near)} images"
+        said.append(f"Both models are near chance {where} (guessing: {chance:.0%} error).")
+    if pair["gap"]:
+        said.append(saturation_sentence(pair, list(points)))
+    return " ".join(said)
+
+
+def _verdict(pair: Pair) -> str:
     a, b = pair["a"], pair["b"]
     if pair["n_min"] is None:
         return f"{a} and {b} cannot be compared: no size has runs of both."
@@ -27,45 +44,67 @@ def summarise(pair: dict[str, Any], confidence: float = 0.95) -> str:
         case "crossover":
             first, second = (a, b) if pair["direction"] == "b_overtakes_a" else (b, a)
             return (
-                f"{second} overtakes {first} at N* = {images(pair['n_star'])} images ({100 * confidence:g}% CI"
-                f" {images(pair['ci_low'])} to {images(pair['ci_high'])}; P(in range) {pair['p_in_range']:.2f})."
+                f"{second} overtakes {first} at N* = {_n(pair['n_star'])} images ({_source(pair, 'CI')}:"
+                f" {_n(pair['ci_low'])} to {_n(pair['ci_high'])}; P(in range) {pair['p_in_range']:.2f})."
             )
         case "several_crossings":
-            places = " and ".join(f"{images(low)} to {images(high)}" for low, high in pair["confidence_set"])
-            return f"{a} and {b} cross more than once {_span(pair)}: between {places} images."
+            places = " and ".join(f"{_n(low)} to {_n(high)}" for low, high in pair["confidence_set"])
+            return f"{a} and {b} cross more than once {_span(pair)}: between {places} images ({_source(pair, 'band')})."
         case "a_better":
-            return _leads(pair, a, b, +1, f"N* > {size(pair['n_max'])} or never")
+            return _leads(pair, a, b, +1, f"N* > {size(pair['n_max'] or 0)} or never")
         case "b_better":
-            return _leads(pair, b, a, -1, f"N* < {images(pair['ci_high'])} or no crossover")
+            return _leads(pair, b, a, -1, f"N* < {_n(pair['ci_high'])} or no crossover")
     return _undecided(pair, a, b)
 
 
-def _span(pair: dict[str, Any]) -> str:
-    if pair["n_min"] == pair["n_max"]:
-        return f"at {size(pair['n_min'])} images"
-    return f"from {size(pair['n_min'])} to {size(pair['n_max'])} images"
+def _n(value: float | None) -> str:
+    return "?" if value is None else images(value)
 
 
-def _leads(pair: dict[str, Any], leader: str, other: str, sign: int, where: str) -> str:
-    clear = [sign * row["ci_low" if sign > 0 else "ci_high"] > 0 for row in pair["gap"]]
+def _source(pair: Pair, what: str) -> str:
+    """Return what kind of interval it is, such as `95% CI from 3 chains`."""
+    only = "only " if pair["chains"] == 2 else ""
+    kinds = {
+        "chains": f"from {only}{pair['chains']} chains",
+        "seeds": f"from {only}{pair['chains']} seeds of one chain",
+        "unpaired": f"from {only}{pair['chains']} chains of each, not paired",
+        "roughness": "from the roughness of single curves, not from repeated training",
+        "none": "from nothing",
+    }
+    return f"{100 * pair['confidence']:g}% {what} {kinds[pair['interval']]}"
+
+
+def _span(pair: Pair) -> str:
+    return _sizes(pair["n_min"] or 0, pair["n_max"] or 0)
+
+
+def _sizes(first: int, last: int) -> str:
+    return f"at {size(first)} images" if first == last else f"from {size(first)} to {size(last)} images"
+
+
+def _leads(pair: Pair, leader: str, other: str, sign: int, where: str) -> str:
+    ends = [row["ci_low"] if sign > 0 else row["ci_high"] for row in pair["gap"]]
+    clear = [end is not None and sign * end > 0 for end in ends]
+    where = f"{where} ({_source(pair, 'band')})"
     if all(clear):
         throughout = "throughout, " if len(clear) > 1 else ""
         return f"{leader} leads {other} {throughout}{_span(pair)}; {where}."
     since = next(row["n_train"] for i, row in enumerate(pair["gap"]) if all(clear[i:]))
-    span = _span(pair | {"n_min": since})
+    span = _sizes(since, pair["n_max"] or 0)
     return f"{leader} leads {other} clearly {span}, but not clearly at every smaller size; {where}."
 
 
-def _undecided(pair: dict[str, Any], a: str, b: str) -> str:
+def _undecided(pair: Pair, a: str, b: str) -> str:
     low, high = pair["ci_low"], pair["ci_high"]
     if pair["p_in_range"] is None:
         means = pair["crossing_of_means"]
         seen = "" if means is None else f" (their means cross near {images(means)})"
         return f"Undecided: nothing says how noisy {a} and {b} are {_span(pair)}{seen}."
     if low is not None:
-        return f"Undecided: {a} leads, but not clearly up to {size(pair['n_max'])} images; N* > {images(low)} or never."
+        lead = f"Undecided: {a} leads, but not clearly up to {size(pair['n_max'] or 0)} images"
+        return f"{lead}; N* > {images(low)} or never."
     if high is not None:
-        lost = f"Undecided: {b} leads, but not clearly up to {size(pair['n_max'])} images, where {a} may be ahead"
+        lost = f"Undecided: {b} leads, but not clearly up to {size(pair['n_max'] or 0)} images, where {a} may be ahead"
         return f"{lost}; if {b} overtook {a}, then below {images(high)}."
     return f"Undecided: {a} and {b} cannot be told apart {_span(pair)}."
 
@@ -75,13 +114,22 @@ def stability_sentence(rows: pd.DataFrame) -> str:
     others = rows[(rows["choice"] != "as analysed") & rows["verdict"].notna()]
     if others.empty:
         return "The runs allow no alternative analysis."
-    flips = [f"{row.choice} {row.value} ({row.verdict})" for row in others[others["flips"].astype(bool)].itertuples()]
-    if not flips:
+    said = []
+    for change, words in (
+        ("contradicts", "another leader"),
+        ("weaker", "no clear verdict"),
+        ("stronger", "a clearer one"),
+    ):
+        part = [f"{row.choice} {row.value}" for row in others[others["change"] == change].itertuples()]
+        if part:
+            said.append(f"{len(part)} give {words} ({', '.join(part)})")
+    same = int((others["change"] == "same").sum())
+    if not said:
         return f"The verdict is the same under all {len(others)} alternative analyses."
-    return f"The verdict changes under {len(flips)} of {len(others)} alternative analyses: {', '.join(flips)}."
+    return f"Of {len(others)} alternative analyses {same} give the same verdict; {'; '.join(said)}."
 
 
-def extrapolation_sentence(pair: dict[str, Any]) -> str | None:
+def extrapolation_sentence(pair: Pair) -> str | None:
     """Return the labelled extrapolation of a pair, why there is none, or None where none is called for."""
     found = pair["extrapolation"]
     if found is None:
@@ -91,7 +139,7 @@ def extrapolation_sentence(pair: dict[str, Any]) -> str | None:
     end = f"and {images(found['high'])}" if found["high"] is not None else "and never"
     return (
         f"Extrapolated (not measured): fitted laws let {pair['b']} overtake {pair['a']} between"
-        f" {images(found['low'])} {end} images; {size(pair['n_max'])} is the largest size measured."
+        f" {images(found['low'])} {end} images; {size(pair['n_max'] or 0)} is the largest size measured."
     )
 
 

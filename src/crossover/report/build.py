@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 
 from crossover.analysis.classes import class_table
-from crossover.analysis.pairing import Predictions
 from crossover.analysis.robustness import calibrate, stability_table
 from crossover.analysis.runs import primary_runs
+from crossover.analysis.testset import Predictions
 from crossover.analysis.verdict import analyse, curve_summary
 from crossover.config import CrossoverError
 from crossover.record import Record, runs_table

@@ -9,8 +9,9 @@ from typing import Any
 
 import pandas as pd
 
-from crossover.analysis.pairing import Predictions
+from crossover.analysis.contract import Pair, Result
 from crossover.analysis.sentences import calibration_sentence, extrapolation_sentence, stability_sentence
+from crossover.analysis.testset import Predictions
 from crossover.report.figures import Ceiling
 from crossover.report.section import Drawing
 from crossover.report.table import Table
@@ -65,7 +66,7 @@ class Report:
     findings: Findings
     directory: Path
     curves: pd.DataFrame
-    result: dict[str, Any]
+    result: Result
     stability: pd.DataFrame
     classes: pd.DataFrame
     calibration: dict[str, Any] | None = None
@@ -75,7 +76,7 @@ class Report:
         return self.findings.runs
 
     @property
-    def pairs(self) -> list[tuple[str, dict[str, Any]]]:
+    def pairs(self) -> list[tuple[str, Pair]]:
         return [(study["dataset"], pair) for study in self.result["studies"] for pair in study["pairs"]]
 
     @property

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from crossover.analysis.contract import Result
 from crossover.analysis.robustness import stability_table
 from crossover.analysis.verdict import analyse, curve_summary
 from crossover.config import CrossoverError
@@ -134,7 +135,7 @@ def study_findings(folder: Path, extras: Extras | None = None) -> Findings:
     )
 
 
-def regenerate(folder: Path, seed: int = 0) -> tuple[dict[str, Any], pd.DataFrame, pd.DataFrame]:
+def regenerate(folder: Path, seed: int = 0) -> tuple[Result, pd.DataFrame, pd.DataFrame]:
     """Return crossover.json, curves and stability of a study, made again from its runs and predictions."""
     found = study_findings(folder)
     runs, predictions = found.runs, found.predictions

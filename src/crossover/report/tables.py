@@ -42,13 +42,13 @@ def verdict_table(report: Report) -> Table:
             f"{pair['b']} and {pair['a']}",
             verdict_words(pair),
             _place(pair),
-            *(None if pair[end] is None else size(pair[end]) for end in ("n_min", "n_max")),
+            *(None if end is None else size(end) for end in (pair["n_min"], pair["n_max"])),
             pair["chains"],
             pair["p_in_range"],
             pair["trend"],
             _limits(pair, points[dataset]),
             INTERVALS.get(pair.get("interval", "")),
-            {True: "yes", False: "no"}.get(pair.get("family", {}).get("holds")),
+            {True: "yes", False: "no", None: None}.get(pair.get("family", {}).get("holds")),
         )
         for dataset, pair in report.pairs
     ]
@@ -62,7 +62,7 @@ def _place(pair: Mapping[str, Any]) -> Cell:
     if pair["n_star"] is not None:
         return pair["n_star"], pair["ci_low"], pair["ci_high"]
     if pair["verdict"] == "a_better":
-        return f"> {size(pair['n_max'])} or never"
+        return f"> {size(pair['n_max'] or 0)} or never"
     if pair["verdict"] == "b_better":
         return f"< {images(pair['ci_high'] or pair['n_min'])} or none"
     return None
@@ -180,7 +180,7 @@ def stability_rows(rows: pd.DataFrame) -> Table:
     made: list[tuple[Cell, ...]] = []
     for row in rows.astype(object).where(rows.notna(), None).to_dict("records"):
         verdict = row["note"] if row["verdict"] is None else verdict_words(row)
-        said = f"{verdict} (differs)" if row["flips"] else verdict
+        said = verdict if row["change"] in (None, "same") else f"{verdict} ({row['change']})"
         made.append((title(row["choice"]), title(row["value"]), said, (row["n_star"], row["ci_low"], row["ci_high"])))
     heads = (*columns("choice", "value", "verdict", left=3), Column(title="N* [95% CI]", unit="images"))
     return Table(caption="", columns=heads, rows=tuple(made))

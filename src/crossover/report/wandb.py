@@ -60,7 +60,7 @@ def aggregates(report: Report) -> Iterator[Aggregate]:
         label = f"{pair['b']} and {pair['a']}"
         points = _rows(pair["gap"], GAP) + _rows(pair["data_equivalence"], EQUIVALENCE)
         config = {"dataset": dataset, "pair": label, "sweep": sweep}
-        summary = {name: pair[name] for name in VERDICT if pair.get(name) is not None}
+        summary = {name: value for name, value in pair.items() if name in VERDICT and value is not None}
         yield Aggregate(PAIR_JOB, f"{label} on {dataset}", config, points, summary)
     config = {"command": report.findings.command, "sweep": sweep, "runs": len(report.runs)}
     summary = {"verdicts": "\n".join(report.verdicts), "trouble": "\n".join(report.trouble)}

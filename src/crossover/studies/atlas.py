@@ -148,7 +148,7 @@ def _first(column: "pd.Series[str]") -> str:
 
 def compare_pair(pair: Pair) -> dict[str, Any]:
     """Return a pair's row of the atlas."""
-    found = compare(pair.runs, *pair.models, seed=0)
+    found: Any = compare(pair.runs, *pair.models, seed=0)
     sizes, gap = pair.runs.groupby(["model", "n_train"]).size(), found["gap"] or [dict.fromkeys(GAP)]
     covers = f"variation between {pair.varies}"
     if found["p_in_range"] is None:

@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -36,6 +36,9 @@ class SweepConfig(BaseModel):
     axes: dict[str, list[Any]]
     """Config key or group to its values; a value may be a mapping of several overrides, such as a model with a recipe.
     `seed` follows `chain` unless it is an axis itself."""
+    saturation: dict[Literal["n_train", "chain"], list[int]] | None = None
+    """Sizes and chains whose runs get a twin with half the budget and its own whole schedule; all, where one is left
+    out. Twins tell whether a point is limited by data or by the budget, and enter nothing else."""
 
 
 def parse_sweep(values: dict[str, Any]) -> SweepConfig:
@@ -114,6 +117,10 @@ def plan_runs(sweep: SweepConfig, compose: Compose, *, extra: Sequence[str] = ()
                 chosen = {"seed": chosen["chain"]} | chosen
             run = parse_run(values | chosen)
             runs[run.run_id] = run
+    for run in list(runs.values()) if sweep.saturation is not None else []:
+        if all(getattr(run, name) in kept for name, kept in (sweep.saturation or {}).items()):
+            twin = run.model_copy(update={"budget": run.budget.halved()})
+            runs.setdefault(twin.run_id, twin)
     return sorted(runs.values(), key=lambda run: run.chain)
 
 

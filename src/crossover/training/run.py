@@ -118,6 +118,7 @@ def _execute(run: RunConfig, rank: Rank, stop: threading.Event) -> dict[str, Any
         "threads": run.machine.threads,
         "dataset_hash": dataset.hash,
         "subset_hash": index_hash(indices),
+        "n_pool": len(dataset.pool),
         "init_hash": init_hash,
         "git": git_state(),
         "config": run.model_dump(mode="json"),
