@@ -1,4 +1,7 @@
-"""Fetch and cache a dataset: python scripts/data.py data=cifar10 (make data DATA=cifar10)."""
+"""Fetch and cache a dataset: python scripts/data.py data=cifar10 (make data DATA=cifar10).
+
+rebuild=true makes the cache anew from the raw files.
+"""
 
 from pathlib import Path
 
@@ -10,11 +13,13 @@ from crossover.config import parse_run
 from crossover.data.cache import open_dataset
 
 
-@hydra.main(version_base="1.3", config_path="../conf", config_name="train")
+@hydra.main(version_base="1.3", config_path="../conf", config_name="dataset")
 @one_line_errors
 def main(config: DictConfig) -> None:
-    run = parse_run(resolved(config))
-    dataset = open_dataset(run.data, Path(run.machine.data_dir))
+    values = resolved(config)
+    rebuild = values.pop("rebuild")
+    run = parse_run(values)
+    dataset = open_dataset(run.data, Path(run.machine.data_dir), verify=True, rebuild=rebuild)
     size = sum(path.stat().st_size for path in dataset.folder.iterdir())
     print(
         f"{dataset.name}: {len(dataset.pool):,} training, {len(dataset.val):,} validation and"

@@ -1,28 +1,58 @@
 """Train one run: python scripts/train.py model=vit_tiny n_train=5000 seed=1 (add -m for several)."""
 
+import signal
+import sys
+import traceback
+
 import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig
 from rich.console import Console
 
-from crossover.cli import one_line_errors, resolved, run_hydra
-from crossover.config import CrossoverError, parse_run
+from crossover.cli import one_line, one_line_errors, resolved, run_hydra
+from crossover.config import CrossoverError, RunConfig, parse_run
 from crossover.lock import HeldError
-from crossover.store import freeze, read_record
+from crossover.store import freeze, is_done, read_record
 from crossover.sweep.job import execute_locked
 from crossover.sweep.launch import check_data
 from crossover.training.ranks import this_rank
+
+failed: list[str] = []
+"""The runs of -m that failed: the others go on."""
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="train")
 @one_line_errors
 def main(config: DictConfig) -> None:
-    run = parse_run(resolved(config))
+    if HydraConfig.get().mode != RunMode.MULTIRUN:
+        train(parse_run(resolved(config)))
+        return
+    try:
+        train(parse_run(resolved(config)))
+    except Exception as error:  # noqa: BLE001 - told, and the others go on
+        failed.append(f"run {HydraConfig.get().job.num + 1}")
+        if not isinstance(error, CrossoverError | OSError):
+            traceback.print_exc()
+        print(f"error: {failed[-1]}: {one_line(error)}", file=sys.stderr)
+
+
+def train(run: RunConfig) -> None:
+    """Do a run unless it is done, and say how it ended; end the process when it was interrupted and saved."""
+    from crossover.training.resume import StoppedError, stop_on_signals  # torch, after all that may be wrong
+
+    if is_done(run.run_dir):
+        print(f"{run.run_id} is done already; move its folder away to do it again")
     check_data([run], Console())
     freeze([run])
-    try:
-        execute_locked(run)
-    except HeldError as error:
-        raise CrossoverError(f"{error}; wait for it, or end that process") from None
+    with stop_on_signals(signal.SIGTERM, signal.SIGINT) as stop:
+        try:
+            execute_locked(run, stop)
+        except HeldError as error:
+            raise CrossoverError(f"{error}; wait for it, or end that process") from None
+        except StoppedError:
+            print(f"interrupted: {run.run_id} is saved, and the same command continues it", file=sys.stderr)
+            sys.exit(128 + stop.number)
     if this_rank(run.trainer).index > 0:
         return
     record = read_record(run.run_dir / "record.json")
@@ -32,5 +62,12 @@ def main(config: DictConfig) -> None:
     )
 
 
+def train_all() -> None:
+    main()
+    if failed:
+        print(f"{len(failed)} runs failed: {', '.join(failed)}", file=sys.stderr)
+        sys.exit(1)
+
+
 if __name__ == "__main__":
-    run_hydra(main)
+    run_hydra(train_all)

@@ -2,6 +2,7 @@
 
 import signal
 import threading
+import time
 import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,6 +19,37 @@ from crossover.training.module import Classifier
 
 ASK_STEPS = 10
 """Steps between two questions whether any process of a run is to stop: the answer makes the device wait for Python."""
+
+
+TELL_SECONDS = 5.0
+"""Between two lines that say how far a run is."""
+
+
+class Tell(pl.Callback):
+    """Prints after each validation, and every few seconds, how far a run is; nothing is read from the device for it."""
+
+    def __init__(self) -> None:
+        self._told = time.monotonic()
+        self._begun: tuple[int, float] | None = None
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
+        step = cast(Classifier, pl_module).step
+        if self._begun is None:
+            self._begun = step, time.monotonic()
+        if time.monotonic() - self._told > TELL_SECONDS:
+            self._tell(cast(Classifier, pl_module), "")
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        module = cast(Classifier, pl_module)
+        row = module.history[-1]
+        self._tell(module, f", loss {row['train_loss']:.3f}, validation error {row['val_error']:.3f}")
+
+    def _tell(self, module: Classifier, numbers: str) -> None:
+        now = self._told = time.monotonic()
+        first, began = self._begun or (module.step, now)
+        seconds = (now - began) / max(1, module.step - first) * (module.total_steps - module.step)
+        left = f", {seconds:.0f} s left" if module.step > first else ""
+        print(f"step {module.step:,} of {module.total_steps:,}{numbers}{left}", flush=True)
 
 
 class StoppedError(Exception):
@@ -98,15 +130,38 @@ class InPlace(TorchCheckpointIO):
         torch.save(checkpoint, path)
 
 
+class Stop(threading.Event):
+    """Asks a run to stop; `number` is the signal that did, 0 for none."""
+
+    number = 0
+
+
 @contextmanager
-def stop_on_sigterm() -> Iterator[threading.Event]:
-    """Give an event that SIGTERM sets: the run saves, and ends with StoppedError."""
-    stop = threading.Event()
-    previous = signal.signal(signal.SIGTERM, lambda *_: stop.set())
+def stop_on_signals(*numbers: signal.Signals) -> Iterator[Stop]:
+    """Give an event that the signals set: the run saves, and ends with StoppedError. A second one ends it at once."""
+    stop = Stop()
+    previous = {number: signal.getsignal(number) for number in numbers}
+
+    def note(number: int, _: object) -> None:
+        stop.number = number
+        stop.set()
+        if number == signal.SIGINT:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    for each in numbers:
+        signal.signal(each, note)
     try:
         yield stop
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def stop_on_sigterm() -> Iterator[Stop]:
+    """Give an event that SIGTERM sets; see stop_on_signals."""
+    with stop_on_signals(signal.SIGTERM) as stop:
+        yield stop
 
 
 def whole(checkpoint: Path) -> Path | None:

@@ -42,7 +42,7 @@ from crossover.training.machine import (
 from crossover.training.models import build_model, count_parameters, forward_flops, share_batch_norm
 from crossover.training.module import Classifier, label_smoothing_floor
 from crossover.training.ranks import Rank, companions, this_rank
-from crossover.training.resume import InPlace, ResumePoint, StoppedError, stop_on_sigterm, whole
+from crossover.training.resume import InPlace, ResumePoint, StoppedError, Tell, stop_on_sigterm, whole
 from crossover.training.weights import start_from
 
 TRAIN_SAMPLE = 2_000
@@ -126,7 +126,7 @@ def _execute(run: RunConfig, rank: Rank, stop: threading.Event) -> dict[str, Any
     run.run_dir.mkdir(parents=True, exist_ok=True)
     logger, exit_code = make_logger(run, facts), 1
     try:
-        fit(run, module, data, rank, logger, stop)
+        fit(run, module, data, rank, logger, stop, Tell())
         record = facts | _measure(run, module, data, precision) | _provenance(device, started)
         record["classes"] = list(dataset.classes)
         write_json(run.run_dir / "record.json", record)
@@ -139,11 +139,18 @@ def _execute(run: RunConfig, rank: Rank, stop: threading.Event) -> dict[str, Any
 
 
 def fit(
-    run: RunConfig, module: Classifier, data: SubsetData, rank: Rank, logger: Logger | None, stop: threading.Event
+    run: RunConfig,
+    module: Classifier,
+    data: SubsetData,
+    rank: Rank,
+    logger: Logger | None,
+    stop: threading.Event,
+    *more: pl.Callback,
 ) -> None:
     checkpoint = run.run_dir / "last.ckpt"
     # where Slurm is installed Lightning wants srun; we start our own processes
     warnings.filterwarnings("ignore", message="The `srun` command is available")
+    warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated")  # Lightning 2.6 with torch 2.14
     trainer = pl.Trainer(
         accelerator="gpu" if data.device.type == "cuda" else "cpu",
         devices=run.trainer.devices if data.device.type == "cpu" or rank.count > 1 else [data.device.index],
@@ -151,7 +158,7 @@ def fit(
         strategy="ddp" if rank.count > 1 else "auto",
         max_epochs=len(data.bounds) - 1,
         logger=logger or False,
-        callbacks=[ResumePoint(checkpoint, data.bounds, stop, data.dataset.hash)],
+        callbacks=[ResumePoint(checkpoint, data.bounds, stop, data.dataset.hash), *more],
         plugins=[SLURMEnvironment(auto_requeue=False) if rank.by_slurm else LightningEnvironment(), InPlace()],
         enable_checkpointing=False,
         enable_progress_bar=False,
@@ -180,7 +187,7 @@ def _measure(run: RunConfig, module: Classifier, data: SubsetData, precision: Pr
     }
     selected = next(row for row in module.history if row["step"] == module.best["step"])
     weights = {k: v.contiguous().cpu() for k, v in network.state_dict().items()}
-    write_atomically(run.run_dir / "weights.safetensors", lambda path: save_file(weights, path))
+    write_atomically(run.run_dir / "weights.safetensors", lambda path: _save_weights(path, weights, run))
     test = results["test"]
     write_atomically(run.run_dir / "predictions.npz", lambda path: _save_predictions(path, test))
     wrong = test.predictions != test.labels
@@ -202,6 +209,14 @@ def _measure(run: RunConfig, module: Classifier, data: SubsetData, precision: Pr
             "history": module.history,
         }
     )
+
+
+def _save_weights(path: Path, weights: dict[str, torch.Tensor], run: RunConfig) -> None:
+    """Write the weights with the model's settings, as readable as other files: safetensors makes its own private."""
+    path.touch()
+    mode = path.stat().st_mode
+    save_file(weights, path, {"run_id": run.run_id, "model": run.model.model_dump_json()})
+    path.chmod(mode)
 
 
 def _save_predictions(path: Path, test: Evaluation) -> None:
