@@ -7,15 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.campaign import page_with
+from crossover.store import with_block
+from tests.faults.campaign import BEGIN, END, table
 
 ROOT = Path(__file__).parents[1]
 
 
 def test_the_page_holds_the_table_of_the_campaign() -> None:
-    page = (ROOT / "docs" / "reliability.md").read_text(encoding="utf-8")
+    page = ROOT / "docs" / "reliability.md"
     result = json.loads((ROOT / "results" / "faults" / "faults.json").read_text())
-    assert page == page_with(page, result)
+    assert page.read_text(encoding="utf-8") == with_block(page, BEGIN, END, table(result))
     assert result["faults"] == len(result["hits"]) >= 200
     assert result["sweeps_identical"] == result["sweeps"]
 

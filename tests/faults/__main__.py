@@ -14,8 +14,9 @@ import tempfile
 from pathlib import Path
 
 from crossover.config import CrossoverError
+from crossover.store import replace_block, write_json
 from crossover.sweep.pool import ONE_THREAD, PRELOAD
-from tests.faults.campaign import run_campaign, write_results
+from tests.faults.campaign import BEGIN, END, run_campaign, table
 
 INSIDE = "CROSSOVER_FAULTS_INSIDE"
 """In the environment of a process that has a mount namespace of its own."""
@@ -45,7 +46,9 @@ def main(arguments: list[str]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     if options.results:
-        write_results(result, options.results, Path("docs/reliability.md"))
+        options.results.mkdir(parents=True, exist_ok=True)
+        write_json(options.results / "faults.json", result)
+        replace_block(Path("docs/reliability.md"), BEGIN, END, table(result))
     print(f"{result['faults']} faults, {result['sweeps']} sweeps, {result['sweeps_identical']} identical")
     if result["wrong"]:
         print(f"what went wrong is in {folder}", file=sys.stderr)

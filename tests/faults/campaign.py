@@ -1,26 +1,25 @@
-"""Does a disturbed sweep end with the records of an undisturbed one? Many trials, each with several random faults."""
+"""Many trials, each a sweep with several random faults, compared with the records of an undisturbed sweep."""
 
-import json
+import itertools
 import platform
 import random
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from multiprocessing.connection import Connection, wait
-from multiprocessing.context import ForkProcess
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from crossover.config import CrossoverError
-from crossover.store import write_json, write_text
 from tests.faults.kinds import FAULTS, Fault
 from tests.faults.world import FORK, STEPS, World
 
 DISK_MB = 64
-BEGIN, END = "<!-- campaign: begin -->", "<!-- campaign: end -->"
+BEGIN, END = "<!-- campaign: begin -->\n", "\n<!-- campaign: end -->"
 
 
 @dataclass(frozen=True)
@@ -33,19 +32,6 @@ class Hit:
     done_before: int
     """Runs that were done when it began."""
     done_after: int
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What all trials share."""
-
-    folder: Path
-    reference: dict[str, Any]
-    """The records of the undisturbed sweep."""
-    seed: int
-    kinds: Sequence[Fault]
-    usual_seconds: float
-    mounts: bool
 
 
 @dataclass(frozen=True)
@@ -74,57 +60,47 @@ def run_campaign(folder: Path, *, seed: int, faults: int, at_once: int, mounts: 
     if wrong or again.records() != reference.records():
         raise CrossoverError(f"two undisturbed sweeps differ; see {folder}: {', '.join(wrong)}")
     trials: list[Trial] = []
-
-    def struck() -> int:
-        return sum(len(trial.hits) for trial in trials)
-
-    plan = Plan(folder, reference.records(), seed, kinds, usual, mounts)
-    for trial in _trials(plan, at_once, lambda: struck() < faults):
-        trials.append(trial)
-        names = ", ".join(hit.fault for hit in trial.hits)
-        print(f"{struck()} faults; sweep {trial.number}: {'; '.join(trial.wrong) or 'right'} ({names})", flush=True)
+    with ProcessPoolExecutor(at_once, mp_context=FORK) as workers:
+        trial = partial(_trial, folder, reference.records(), seed, kinds, usual, mounts)
+        numbers = itertools.count()
+        active, struck = {workers.submit(trial, next(numbers)) for _ in range(at_once)}, 0
+        while active:
+            ended, active = wait(active, return_when=FIRST_COMPLETED)
+            for done in (future.result() for future in ended):
+                trials.append(done)
+                struck += len(done.hits)
+                names = ", ".join(hit.fault for hit in done.hits)
+                print(f"{struck} faults; sweep {done.number}: {'; '.join(done.wrong) or 'right'} ({names})", flush=True)
+                if struck < faults:
+                    active.add(workers.submit(trial, next(numbers)))
     return summarise(trials, kinds, seed, usual, time.perf_counter() - started)
 
 
-def _trials(plan: Plan, at_once: int, more: Callable[[], bool]) -> Iterator[Trial]:
-    """Yield trials as they end, so many at a time, and start new ones while `more` says so."""
-    active: dict[Any, ForkProcess] = {}
-    number = 0
-    while active or more():
-        while len(active) < at_once and more():
-            number += 1
-            ours, theirs = FORK.Pipe(duplex=False)
-            process = FORK.Process(target=_trial, args=(theirs, plan, number))
-            process.start()
-            theirs.close()
-            active[ours] = process
-        ready = wait(list(active))
-        for pipe in [pipe for pipe in active if pipe in ready]:
-            process = active.pop(pipe)
-            try:
-                trial: Trial = pipe.recv()
-            except EOFError:
-                raise CrossoverError("a trial ended without a result; its traceback is above") from None
-            process.join()
-            yield trial
-
-
-def _trial(pipe: Connection, plan: Plan, number: int) -> None:
-    place = plan.folder / f"trial-{number}"
-    with _own_disk(place, plan.mounts):
-        world = World(place, plan.folder / "data", random.Random(f"{plan.seed}/{number}"), plan.usual_seconds)
+def _trial(
+    folder: Path,
+    reference: dict[str, Any],
+    seed: int,
+    kinds: Sequence[Fault],
+    usual_seconds: float,
+    mounts: bool,
+    number: int,
+) -> Trial:
+    """Disturb one sweep until it is done, and compare its records with those of the undisturbed one."""
+    place = folder / f"trial-{number}"
+    with _own_disk(place, mounts):
+        world = World(place, folder / "data", random.Random(f"{seed}/{number}"), usual_seconds)
         try:
-            hits, wrong = disturb(world, plan.kinds, number)
+            hits, wrong = disturb(world, kinds, number)
             wrong += world.finish()
-            if not wrong and world.records() != plan.reference:
+            if not wrong and world.records() != reference:
                 wrong.append("the records differ")
         finally:
             world.end()
         if wrong:
-            shutil.copytree(place, plan.folder / f"wrong-{number}")
-    pipe.send(Trial(number, hits, wrong))
+            shutil.copytree(place, folder / f"wrong-{number}")
     place.with_suffix(".log").unlink(missing_ok=True)
     shutil.rmtree(place)
+    return Trial(number, hits, wrong)
 
 
 def disturb(world: World, kinds: Sequence[Fault], number: int) -> tuple[list[Hit], list[str]]:
@@ -183,20 +159,6 @@ def summarise(
         "wrong": [{"sweep": trial.number, "wrong": trial.wrong} for trial in trials if trial.wrong],
         "hits": [asdict(hit) for hit in hits],
     }
-
-
-def write_results(result: dict[str, Any], folder: Path, page: Path) -> None:
-    """Write faults.json to `folder` and the table to `page`."""
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / "faults.json", result)
-    write_text(page, page_with(page.read_text(encoding="utf-8"), json.loads((folder / "faults.json").read_text())))
-
-
-def page_with(page: str, result: dict[str, Any]) -> str:
-    """Return the page with the table between its marks."""
-    before, _, rest = page.partition(BEGIN)
-    after = rest.partition(END)[2]
-    return f"{before}{BEGIN}\n{table(result)}\n{END}{after}"
 
 
 def table(result: dict[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""What can happen to a sweep? Each fault starts the command if it needs it running, strikes, and waits for its end."""
+"""What can happen to a sweep. Each fault starts the command if it needs it running, strikes, and waits for its end."""
 
 import contextlib
 import os
@@ -8,6 +8,7 @@ import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from tests.faults.world import World
@@ -26,15 +27,7 @@ class Fault:
     """Needs file systems of its own (Linux, a mount namespace)."""
 
 
-def kill_run(world: World) -> str | None:
-    return _signal_run(world, signal.SIGKILL)
-
-
-def stop_run(world: World) -> str | None:
-    return _signal_run(world, signal.SIGTERM)
-
-
-def _signal_run(world: World, number: signal.Signals) -> str | None:
+def signal_run(world: World, number: signal.Signals) -> str | None:
     process = world.start()
     world.pause(0.6)
     workers = world.workers(process)
@@ -44,70 +37,40 @@ def _signal_run(world: World, number: signal.Signals) -> str | None:
     return f"one of {len(workers)} running" if workers else None
 
 
-def kill_command(world: World) -> str | None:
-    """The pool is gone; its runs notice that and end."""
+def signal_command(world: World, number: signal.Signals, whole: bool = False) -> str | None:
+    """End the pool, or the `whole` group with its runs: those of a killed pool notice that and end."""
     process = world.start()
     world.pause(0.6)
     alive = process.is_alive()
-    process.kill()
+    if whole and alive:
+        _kill_group(process.pid)
+    else:
+        (process.kill if number == signal.SIGKILL else process.terminate)()
     process.join()
-    return "the pool" if alive else None
+    hit = alive if number == signal.SIGKILL else process.exitcode == 143
+    return ("the pool and its runs" if whole else "the pool") if hit else None
 
 
-def kill_all(world: World) -> str | None:
-    process = world.start()
-    world.pause(0.6)
-    return _kill_group(process.pid) if process.is_alive() else None
-
-
-def _kill_group(leader: int | None) -> str:
+def _kill_group(leader: int | None) -> None:
     while leader and os.getsid(leader) != leader:  # it has just been forked
         time.sleep(0.001)
     os.killpg(leader or 0, signal.SIGKILL)
-    return "the pool and its runs"
 
 
-def stop_command(world: World) -> str | None:
-    process = world.start()
-    world.pause(0.6)
-    process.terminate()
-    process.join()
-    return "the pool" if process.exitcode == 143 else None
-
-
-def two_commands(world: World) -> str | None:
+def two_commands(world: World, killed: bool) -> str | None:
     first = world.start()
-    world.pause(0.5)
-    both = first.is_alive()
-    second = world.start()
-    first.join()
-    second.join()
-    return "both ended" if both else None
-
-
-def two_commands_one_killed(world: World) -> str | None:
-    first, second = world.start(), world.start()
+    second = world.start() if killed else None
     world.pause(0.6)
     alive = first.is_alive()
-    first.kill()
+    if killed:
+        first.kill()
+    second = second or world.start()
     first.join()
     second.join()
     return "the first pool" if alive else None
 
 
-def torn_checkpoint(world: World) -> str | None:
-    return _tear_after(world, "last.ckpt")
-
-
-def torn_record(world: World) -> str | None:
-    return _tear_after(world, "record.json")
-
-
-def torn_config(world: World) -> str | None:
-    return _tear_after(world, "config.yaml")
-
-
-def _tear_after(world: World, name: str) -> str | None:
+def tear_after(world: World, name: str) -> str | None:
     """Let the command run until there is such a file, kill it with its runs, and damage one."""
     process = world.start()
     world.wait_for(lambda: world.some(name), process)
@@ -124,15 +87,13 @@ def _tear_after(world: World, name: str) -> str | None:
 
 def tear(path: Path, world: World) -> str:
     """Damage a file and return how. A changed byte is for checkpoints alone: they have checksums."""
-    content = path.read_bytes()
-    hows = ["empty", "truncated"] + (["one byte changed"] if path.suffix == ".ckpt" else [])
-    how = world.rng.choice(hows)
+    content = bytearray(path.read_bytes())
+    how = world.rng.choice(["empty", "truncated", *(["one byte changed"] if path.suffix == ".ckpt" else [])])
     if how == "one byte changed":
-        position = world.rng.randrange(len(content))
-        torn = content[:position] + bytes([content[position] ^ 0xFF]) + content[position + 1 :]
+        content[world.rng.randrange(len(content))] ^= 0xFF
     else:
-        torn = content[: world.rng.randrange(len(content) - 1) if how == "truncated" else 0]
-    path.write_bytes(torn)
+        del content[world.rng.randrange(len(content) - 1) if how == "truncated" else 0 :]
+    path.write_bytes(content)
     return how
 
 
@@ -179,30 +140,28 @@ def read_only(world: World) -> str | None:
     if not process.is_alive() or not runs.is_dir():
         process.join()
         return None
-    _mount("--bind", runs, runs)
+    subprocess.run(["mount", "--bind", runs, runs], check=True)
     try:
-        _mount("-o", "remount,bind,ro", runs)
+        subprocess.run(["mount", "-o", "remount,bind,ro", runs], check=True)
         process.join()
     finally:
         subprocess.run(["umount", "--lazy", runs], check=True)
     return "the folder of the runs"
 
 
-def _mount(*arguments: str | Path) -> None:
-    subprocess.run(["mount", *arguments], check=True)
-
-
+KILL, TERM = signal.SIGKILL, signal.SIGTERM
+AFTER = "after a kill: emptied or truncated"
 FAULTS = [
-    Fault("run killed", "SIGKILL of a run at a random moment", kill_run),
-    Fault("run told to stop", "SIGTERM to a run at a random moment", stop_run),
-    Fault("pool killed", "SIGKILL of the command; its runs are orphans", kill_command),
-    Fault("all killed", "SIGKILL of the command and its runs", kill_all),
-    Fault("sweep told to stop", "SIGTERM to the command", stop_command),
-    Fault("two at once", "a second command while one is at work", two_commands),
-    Fault("two at once, one killed", "two commands, SIGKILL of the first", two_commands_one_killed),
-    Fault("checkpoint torn", "after a kill: emptied, truncated, or one byte changed", torn_checkpoint),
-    Fault("record torn", "after a kill: emptied or truncated", torn_record),
-    Fault("frozen config torn", "after a kill: emptied or truncated", torn_config),
+    Fault("run killed", "SIGKILL of a run at a random moment", partial(signal_run, number=KILL)),
+    Fault("run told to stop", "SIGTERM to a run at a random moment", partial(signal_run, number=TERM)),
+    Fault("pool killed", "SIGKILL of the command; its runs are orphans", partial(signal_command, number=KILL)),
+    Fault("all killed", "SIGKILL of the command and its runs", partial(signal_command, number=KILL, whole=True)),
+    Fault("sweep told to stop", "SIGTERM to the command", partial(signal_command, number=TERM)),
+    Fault("two at once", "a second command while one is at work", partial(two_commands, killed=False)),
+    Fault("two at once, one killed", "two commands, SIGKILL of the first", partial(two_commands, killed=True)),
+    Fault("checkpoint torn", f"{AFTER}, or one byte changed", partial(tear_after, name="last.ckpt")),
+    Fault("record torn", AFTER, partial(tear_after, name="record.json")),
+    Fault("frozen config torn", AFTER, partial(tear_after, name="config.yaml")),
     Fault("clock jumped", "heartbeats off by 100 s to a year, then a second command", jumped_clock),
     Fault("disk full", "0 to 64 kB left from a random moment on", full_disk, mounts=True),
     Fault("folder read-only", "the folder of the runs, from a random moment on", read_only, mounts=True),

@@ -1,4 +1,4 @@
-"""What is disturbed? A sweep of small runs in a folder of its own, and the command that does what is left of it."""
+"""What is disturbed: a sweep of small runs in a folder of its own, and the command that does what is left of it."""
 
 import json
 import multiprocessing
@@ -14,14 +14,13 @@ from typing import Any
 
 from rich.console import Console
 
-from crossover.config import RunConfig, parse_run
+from crossover.config import RunConfig
 from crossover.store import run_state, write_plan
 from crossover.sweep.launch import do_runs
+from tests.worlds import VIT, results, small_run
 
 FORK = multiprocessing.get_context("fork")
 """What is imported once by the campaign: a command then starts in 0.01 s, where a fork server takes seconds."""
-CLOCKS = {"train_seconds", "total_seconds", "images_per_second", "finished", "peak_rss_bytes", "git", "config"}
-"""Fields of a record that differ between two runs of one config."""
 KEPT = {"config.yaml", "log.txt", "predictions.npz", "record.json", "weights.safetensors"}
 """The files of a run that is done."""
 ATTEMPTS = 8
@@ -31,27 +30,12 @@ STEPS = 40
 
 def campaign_runs(outputs: Path, data: Path) -> list[RunConfig]:
     """Return the sweep: four runs of 40 steps on the embedded world, of both families, one with a moving average."""
-    world = {"kind": "cues", "name": "cues", "image_size": 16, "classes": 10, "alpha": 0.15, "beta": 1.5, "q": 0.8}
-    world |= {"world_seed": 0, "n_pool": 1200, "n_val": 100, "n_test": 100}
-    convolutions = {"name": "resnet_small", "arch": "basic_resnet", "args": {"widths": [8, 8], "depths": [1, 1]}}
-    size = {"embed_dim": 16, "depth": 2, "num_heads": 2, "mlp_ratio": 2, "proj_drop_rate": 0.1}
-    attention = {"name": "vit_small", "arch": "vit", "args": size, "position_std": 0.5}
-    recipe = {"name": "small", "optimizer": "adamw", "lr": 0.003, "batch_size": 16, "label_smoothing": 0.1}
-    values: dict[str, Any] = {
-        "data": world,
-        "augment": {"name": "crop_flip", "crop": 2, "flip": True},
-        "budget": {"steps": STEPS, "evaluations": 8},
-        "n_train": 100,
-        "logger": {"kind": "none"},
-        "machine": {"device": "cpu", "data_dir": str(data), "outputs": str(outputs)},
-    }
-    kinds: list[tuple[dict[str, Any], dict[str, Any]]] = [
-        (convolutions, recipe),
-        (attention, recipe | {"ema_decay": 0.9}),
-    ]
+    attention = VIT | {"args": VIT["args"] | {"proj_drop_rate": 0.1}}
+    kinds: tuple[dict[str, Any], ...] = ({}, {"model": attention, "recipe__ema_decay": 0.9})
+    shared = {"augment": {"name": "crop_flip", "crop": 2, "flip": True}, "budget": {"steps": STEPS, "evaluations": 8}}
     return [
-        parse_run(values | {"model": model, "recipe": options, "chain": chain, "seed": chain})
-        for model, options in kinds
+        small_run(outputs.parent, chain=chain, seed=chain, machine__data_dir=str(data), **kind, **shared)
+        for kind in kinds
         for chain in (0, 1)
     ]
 
@@ -150,7 +134,7 @@ class World:
 
     def records(self) -> dict[str, Any]:
         """Return the comparable part of each record."""
-        return {run.run_id: comparable(json.loads((run.run_dir / "record.json").read_text())) for run in self.runs}
+        return {run.run_id: results(json.loads((run.run_dir / "record.json").read_text())) for run in self.runs}
 
     def end(self) -> None:
         """Kill what is left of the commands."""
@@ -158,12 +142,6 @@ class World:
             if process.is_alive():
                 process.kill()
             process.join()
-
-
-def comparable(record: dict[str, Any]) -> dict[str, Any]:
-    """Return what must be equal when a run is repeated or continued on a CPU."""
-    kept = {key: value for key, value in record.items() if key not in CLOCKS}
-    return kept | {"history": [{k: v for k, v in row.items() if k not in CLOCKS} for row in record["history"]]}
 
 
 def _with_log(log: Path, runs: Sequence[RunConfig], outputs: Path) -> None:

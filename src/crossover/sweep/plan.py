@@ -77,6 +77,7 @@ def make_command(preset: str, changes: Sequence[str], overrides: Sequence[str]) 
     matter (ARGS).
     """
     own = [item for item in overrides if item.lstrip("+~").startswith(("sweep.", "outputs="))]
+    own = [re.sub(r"^outputs='([^\\\\]*)'$", r"outputs=\1", item) for item in own]  # as it was typed
     words = ["make sweep", f"SWEEP={preset}"]
     words += [f"{name}={_shell(shlex.join(items))}" for name, items in (("SET", changes), ("ARGS", own)) if items]
     return " ".join(words)

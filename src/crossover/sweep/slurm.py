@@ -118,7 +118,8 @@ class Companion:
 def submit_left(runs: Sequence[RunConfig], launcher: SlurmLauncher, directory: Path, console: Console) -> None:
     """Freeze and submit the runs that are neither done nor in the queue: what is queued stays as it was."""
     left = [run for run in runs if not is_done(run.run_dir)]
-    queued = queued_runs(directory)
+    noted = noted_tasks(directory)
+    queued = {run_id for task in active_jobs(directory) for run_id in noted[task]}
     new = [run for run in left if run.run_id not in queued]
     if len(new) < len(left):
         console.print(f"{len(left) - len(new)} runs are in the queue already", highlight=False)
@@ -157,8 +158,16 @@ def submit(
     outputs = directory.parent.parent.resolve()
     executor = AutoExecutor(folder=folder, cluster="slurm", slurm_max_num_timeout=launcher.timeouts)
     ids = []
-    for chunk, parallel in split_array(groups, array_limit(), launcher.max_parallel):
-        executor.update_parameters(**sbatch_options(launcher, name=directory.name, parallel=parallel, shape=shape))
+    limit = array_limit()
+    chunks = [groups[start : start + limit] for start in range(0, len(groups), limit)]
+    if len(chunks) > launcher.max_parallel:
+        raise CrossoverError(
+            f"{len(groups)} tasks need {len(chunks)} arrays of {limit}, more than launcher.max_parallel="
+            f"{launcher.max_parallel}; raise it, or put more runs into a task: launcher.runs_per_job"
+        )
+    parallel = launcher.max_parallel // len(chunks)
+    executor.update_parameters(**sbatch_options(launcher, name=directory.name, parallel=parallel, shape=shape))
+    for chunk in chunks:
         settings = {"parallel": launcher.parallel, "runs_per_gpu": launcher.runs_per_gpu}
         try:
             jobs = executor.submit_array([RunGroup(outputs, group, **settings) for group in chunk])  # type: ignore[arg-type]
@@ -196,20 +205,6 @@ def array_limit() -> int:
     done = subprocess.run(["scontrol", "show", "config"], capture_output=True, text=True, check=False)
     found = re.search(r"^MaxArraySize\s*=\s*(\d+)", done.stdout, re.MULTILINE)
     return max(1, int(found[1]) - 1) if found else DEFAULT_ARRAY_LIMIT
-
-
-def split_array(
-    groups: Sequence[Sequence[str]], limit: int, max_parallel: int
-) -> list[tuple[Sequence[Sequence[str]], int]]:
-    """Return chunks of at most `limit` groups, each with its share of `max_parallel`."""
-    chunks = [groups[start : start + limit] for start in range(0, len(groups), limit)]
-    if len(chunks) > max_parallel:
-        raise CrossoverError(
-            f"{len(groups)} tasks need {len(chunks)} arrays of {limit}, more than launcher.max_parallel={max_parallel};"
-            " raise it, or put more runs into a task: launcher.runs_per_job"
-        )
-    shares = [max_parallel // len(chunks) + (number < max_parallel % len(chunks)) for number in range(len(chunks))]
-    return list(zip(chunks, shares, strict=True))
 
 
 def sbatch_options(launcher: SlurmLauncher, *, name: str, parallel: int, shape: TrainerConfig) -> dict[str, Any]:
@@ -271,12 +266,6 @@ def active_jobs(directory: Path) -> dict[str, JobState]:
     shown = _slurm("squeue", "--noheader", "--array", f"--user={getpass.getuser()}", "--format=%i %T")
     states = dict(line.split() for line in shown.splitlines() if line.strip())
     return {task: "queued" if states[task] in QUEUED else "running" for task in tasks if task in states}
-
-
-def queued_runs(directory: Path) -> set[str]:
-    """Return the runs that a queued or running task of the sweep already has."""
-    tasks = noted_tasks(directory)
-    return {run_id for task in active_jobs(directory) for run_id in tasks[task]}
 
 
 def count_jobs(directory: Path) -> Counter[JobState] | None:
