@@ -211,12 +211,18 @@ def test_page_says_how_far_the_verdict_carries(tmp_path: Path) -> None:
     for r in late:
         r["test_error"] = 0.3 if r["model"].startswith("resnet") else 0.4
     written = write_report(sweep(records), tmp_path, also=[sweep(late)], designs=20)
-    assert "The verdict changes under" in written.stabilities[0][0]
+    assert "alternative analyses" in written.stabilities[0][0]
     assert "budget 1280 steps (a_better)" in written.stabilities[0][0]
     assert "would be found in at least 80% of repetitions with 3 chains" in written.calibrations[0][0]
     assert written.pairs[0][1]["verdict"] == "crossover"
     page = (tmp_path / "report.html").read_text()
-    for text in ("survive other choices", "resnet_tiny leads (differs)", "Could this design find", "Fitted laws", "M2"):
+    for text in (
+        "survive other choices",
+        "resnet_tiny leads (contradicts)",
+        "Could this design find",
+        "Fitted laws",
+        "M2",
+    ):
         assert text in page
     saved = pd.read_csv(tmp_path / "stability.csv")
     assert (saved.loc[saved["value"] == "1280 steps", "change"] != "same").all()

@@ -120,7 +120,7 @@ def stability_sentence(rows: pd.DataFrame) -> str:
         ("weaker", "no clear verdict"),
         ("stronger", "a clearer one"),
     ):
-        part = [f"{row.choice} {row.value}" for row in others[others["change"] == change].itertuples()]
+        part = [f"{row.choice} {row.value} ({row.verdict})" for row in others[others["change"] == change].itertuples()]
         if part:
             said.append(f"{len(part)} give {words} ({', '.join(part)})")
     same = int((others["change"] == "same").sum())
