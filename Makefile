@@ -97,9 +97,14 @@ demo: .venv/ready # does an operation follow a moving image? the article's demon
 test: .venv/ready ## the tests (4 min on 2 cores)
 	@$(python) -m pytest $(ARGS)
 
-test-%: .venv/ready ## test-slow (15 min), test-gpu, test-cluster (Slurm; root; 10 min), test-page (Chromium; 1 min)
+test-%: .venv/ready ## test-slow (15 min), test-gpu, test-cluster (Slurm; root; 10 min), test-page (Chromium; 1 min), test-wandb (2 min)
 	@! [ $* = page ] || ! command -v npm >/dev/null || npm install --silent --no-save --no-audit --no-fund --prefix .venv/axe axe-core@4.14.1
 	@$(python) -m pytest $(if $(filter slow,$*),,-n 0) -rs -m $* $(if $(wildcard tests/$*),tests/$*) $(ARGS)
+
+test-wandb: .venv/openwandb/bin/openwandb
+.venv/openwandb/bin/openwandb: | .venv/ready # a server that speaks W&B's protocol, apart from what we need ourselves
+	@$(python) -m venv --clear .venv/openwandb
+	@.venv/openwandb/bin/python -m pip install --quiet --disable-pip-version-check openwandb==0.5.25
 
 check: .venv/ready ## formatting, lint and types (1 min)
 	@$(python) -m ruff format --check . && $(python) -m ruff check . && $(python) -m mypy

@@ -17,29 +17,30 @@ def main(arguments: list[str]) -> int:
         print(USAGE, file=sys.stderr)
         return 2
     try:
-        return sync(Path(arguments[0] if arguments else "outputs"))
+        sync(Path(arguments[0] if arguments else "outputs"))
     except CrossoverError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-
-
-def sync(outputs: Path) -> int:
-    """Upload what is left, but for runs that still train; return the exit status."""
-    places = [place for place in sorted(outputs.glob("*/*/wandb")) if wandb_runs.is_left(place)]
-    folders = [f for place in places if not is_held(place.parent / "lock") for f in wandb_runs.to_upload(place)]
-    if not folders:
-        print("nothing to upload: W&B has all that was logged")
-        return 0
-    wandb_runs.prepare(outputs)
-    url, count, log = wandb_runs.api().settings["base_url"], len(folders), outputs / "wandb-sync.log"
-    print(f"uploading {count} W&B runs to {url}", flush=True)
-    taken = wandb_runs.upload(
-        folders, log, patience=PATIENCE, report=lambda done: print(f"{done} of {count}", flush=True)
-    )
-    print(f"{taken} of {count} uploaded")
-    if taken < count:
-        raise CrossoverError(f"W&B has not taken the rest ({log} says more); nothing is lost: `make sync` tries again")
     return 0
+
+
+def sync(outputs: Path) -> None:
+    """Upload what is left, but for runs that still train or wait to be continued without a complete log."""
+    places = [place for place in sorted(outputs.glob("*/*/wandb")) if wandb_runs.is_left(place)]
+    places = [place for place in places if not is_held(place.parent / "lock") and wandb_runs.is_ready(place)]
+    if not places:
+        print("nothing to upload: W&B has all runs that are logged and do not train any more")
+        return
+    wandb_runs.prepare(outputs)
+    url, log = wandb_runs.api().settings["base_url"], outputs / "wandb-sync.log"
+    folders = [folder for place in places for folder in wandb_runs.to_upload(place)]
+    count = len(folders)
+    print(f"uploading {count} W&B runs to {url}", flush=True)
+    wandb_runs.upload(folders, log, patience=PATIENCE, report=lambda done: print(f"{done} of {count}", flush=True))
+    left = sum(map(wandb_runs.is_left, places))
+    if left:
+        raise CrossoverError(f"W&B has not taken {left} of {len(places)} ({log} says more); `make sync` tries again")
+    print(f"{count} of {count} uploaded")
 
 
 if __name__ == "__main__":

@@ -214,8 +214,7 @@ class LoggerConfig(_Frozen):
     """Where the history of a run goes besides its record."""
 
     kind: Literal["wandb", "wandb_offline", "csv", "tensorboard", "none"] = "wandb_offline"
-    project: str = Field(default="crossover", pattern=r"^[^/\\#?%:]{1,128}$")
-    """As W&B allows it: 1 to 128 characters, without / \\ # ? % :"""
+    project: str = "crossover"
     entity: str | None = None
     group: str | None = None
     """W&B group: the sweep."""

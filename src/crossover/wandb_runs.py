@@ -18,14 +18,16 @@ from crossover.record import CONFUSION, HISTORY, RUN_JOB, history_row, run_confi
 if TYPE_CHECKING:
     import wandb
 
-FINISH_SECONDS, UPLOAD_SECONDS = 60.0, 20.0
+FINISH_SECONDS, UPLOAD_SECONDS = 60.0, 30.0
 """Time that W&B has at the end of a run to close its files, and to take what is left of an online run."""
 NOT_LOGGED = "not-uploaded"
 """File in the W&B folder of a training whose logging failed: it says why."""
 MOST_CLASSES = 50
 """Classes up to which a confusion matrix is logged: it has their square as rows."""
 _WANDB = str(Path(sys.executable).with_name("wandb"))
-_WHILE_WE_LIVE = 'exec 3<&0; "$@" & upload=$!; { read -r _ <&3; kill -9 $upload; } & wait $upload; kill $!'
+_WHILE_WE_LIVE = (
+    'exec 3<&0; "$@" & upload=$!; { read -r _ <&3; kill -9 $upload; } & wait $upload; exec 2>/dev/null; kill $!'
+)
 """Shell code that runs a command until its standard input closes, as it does however this process ends."""
 
 
@@ -119,7 +121,9 @@ def to_upload(place: Path) -> list[Path]:
     """Return the W&B runs in a folder that W&B has not got; a training whose logging failed is logged again first."""
     if not (place / NOT_LOGGED).exists():
         return [folder for folder in offline_folders(place) if not is_uploaded(folder)]
-    return [log_again(place.parent)] if (place.parent / "record.json").exists() else []
+    with guarded(place.parent):
+        return [log_again(place.parent)]
+    return []
 
 
 @contextlib.contextmanager
@@ -138,16 +142,15 @@ def guarded(run_dir: Path) -> Iterator[None]:
 @contextlib.contextmanager
 def server_errors() -> Iterator[None]:
     """Turn what W&B's server says, which W&B raises in many types, into one line with what to do."""
-    import wandb
-
     try:
         yield
     except CrossoverError:
         raise
-    except wandb.errors.UsageError as error:
-        raise CrossoverError(f"W&B: {first_line(error)}; `.venv/bin/wandb login` logs in, or WANDB_API_KEY") from None
     except Exception as error:  # noqa: BLE001
-        raise CrossoverError(f"W&B: {first_line(error)}; nothing is lost, try again when the server answers") from None
+        advice = "nothing is lost, try again when the server answers"
+        if "API key" in str(error):
+            advice = "`.venv/bin/wandb login` logs in, or set WANDB_API_KEY"
+        raise CrossoverError(f"W&B: {first_line(error)}; {advice}") from None
 
 
 def api() -> "wandb.Api":
@@ -176,6 +179,11 @@ def is_left(place: Path) -> bool:
     return (place / NOT_LOGGED).exists() or not all(map(is_uploaded, offline_folders(place)))
 
 
+def is_ready(place: Path) -> bool:
+    """Return whether what is left can be uploaded: a log that failed is made good from the record, once it is there."""
+    return not (place / NOT_LOGGED).exists() or (place.parent / "record.json").exists()
+
+
 class LiveUpload:
     """An upload of a W&B run that goes on beside it, in a process of its own that ends with this one."""
 
@@ -187,21 +195,25 @@ class LiveUpload:
 
     def end(self) -> None:
         """Wait for the rest to be uploaded, UPLOAD_SECONDS at most; print what went wrong."""
-        with contextlib.suppress(subprocess.TimeoutExpired):
+        try:
             self._process.wait(UPLOAD_SECONDS)
+            why = (self._log.read_text(errors="replace").strip() or "it said nothing").splitlines()[-1]
+        except subprocess.TimeoutExpired:
+            why = f"not within {UPLOAD_SECONDS:g} s"
         self._process.communicate()  # closes its input, which ends it
         if not is_uploaded(self._folder):
-            why = (self._log.read_text(errors="replace").strip() or "it said nothing").splitlines()[-1]
             print(
                 f"W&B has not taken all of {self._folder.parents[1].name} ({why}); `make sync` uploads it", flush=True
             )
 
 
-def upload(folders: Sequence[Path], log: Path, *, patience: float, report: Callable[[int], object]) -> int:
-    """Upload W&B runs with `wandb sync`, which writes to `log`; return how many W&B has taken.
+def upload(folders: Sequence[Path], log: Path, *, patience: float, report: Callable[[int], object]) -> None:
+    """Upload W&B runs with `wandb sync`, which writes to `log`.
 
     It ends when none was taken for `patience` seconds. `report` is called with the number taken when that changes.
     """
+    if not folders:  # wandb sync would look for some by itself
+        return
     with log.open("w") as output:
         command = [_WANDB, "sync", *map(str, folders)]
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
@@ -215,4 +227,3 @@ def upload(folders: Sequence[Path], log: Path, *, patience: float, report: Calla
     finally:
         process.kill()
         process.wait()
-    return sum(map(is_uploaded, folders))

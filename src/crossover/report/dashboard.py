@@ -44,7 +44,7 @@ class Dashboard:
     def title(self) -> str:
         """The title by which view and report are found again: wandb-workspaces takes + and = for emojis."""
         name = "".join(" " if unicodedata.category(letter)[0] in "SC" else letter for letter in self.sweep.name)
-        mark = "" if name == self.sweep.name else f" {slug(self.sweep.name)[:6]}"
+        mark = "" if name[:100] == self.sweep.name else f" {slug(self.sweep.name)[:6]}"
         return f"Crossover: {name[:100]}{mark}"
 
     @property
@@ -167,46 +167,34 @@ def workspace(shown: Dashboard) -> ws.Workspace:
 
 
 def story(shown: Dashboard, *, offline: bool = False) -> wr.Report:
-    """Return the report of a sweep: curves, verdicts and what limits them, training, methods.
+    """Return the report of a sweep: verdicts and what limits them, the panels, and methods.
 
     Offline it names no project to look its runs up in, as that would ask the server.
     """
     place = {} if offline else {"entity": shown.entity, "project": shown.project}
     settings = {name: wr.RunSettings(color=colour) for name, colour in shown.colours.items()}
-    drawn = panels()
-
-    def grid(job: str, section: str) -> wr.PanelGrid:
-        filters = f"{shown.in_sweep} and Metric('JobType') == '{job}'"
-        runs = wr.Runset(name=shown.sweep.name, filters=filters, run_settings=settings, **place)
-        return wr.PanelGrid(runsets=[runs], panels=drawn[section])
-
-    trainings = wr.Runset(name="trainings", filters=shown.is_planned, **place)
-    training = ("All runs", "Training curves by training images", "Throughput and cost")
-    verdicts = [f"{dataset}: {pair['summary']}" for dataset, pair in shown.pairs] or ["no pair of models yet"]
+    jobs = {"Learning curves": CURVE_JOB, "Gap": PAIR_JOB, "Data equivalence": PAIR_JOB}
     notes = [(study["dataset"], note) for study in shown.studies for note in study["notes"]]
     notes += [(dataset, note) for dataset, pair in shown.pairs for note in pair["notes"]]
+    blocks: list[Any] = [
+        wr.P("At how many training images does one model overtake another, and how sure is that?"),
+        wr.UnorderedList(
+            [f"{dataset}: {pair['summary']}" for dataset, pair in shown.pairs] or ["no pair of models yet"]
+        ),
+        wr.H2("What limits it"),
+        wr.UnorderedList([f"{dataset}: {note}" for dataset, note in dict.fromkeys(notes)] or ["nothing noted"]),
+    ]
+    for section, drawn in panels().items():
+        job = jobs.get(section)
+        filters = f"{shown.in_sweep} and Metric('JobType') == '{job}'" if job else shown.is_planned
+        runs = wr.Runset(name=shown.sweep.name, filters=filters, run_settings=settings, **place)
+        blocks += [wr.H2(section), wr.PanelGrid(runsets=[runs], panels=drawn)]
     return wr.Report(
         entity=shown.entity,
         project=shown.project,
         title=shown.title,
         description=f"Made by `make dashboard` from the records of {len(shown.models)} runs.",
-        blocks=[
-            wr.H2("Learning curves"),
-            wr.P("At how many training images does one model overtake another, and how sure is that?"),
-            grid(CURVE_JOB, "Learning curves"),
-            wr.H2("Verdict"),
-            wr.UnorderedList(verdicts),
-            grid(PAIR_JOB, "Gap"),
-            wr.H2("Data equivalence"),
-            wr.P("How many times as many images the second model needs for the error of the first."),
-            grid(PAIR_JOB, "Data equivalence"),
-            wr.H2("What limits them"),
-            wr.UnorderedList([f"{dataset}: {note}" for dataset, note in dict.fromkeys(notes)] or ["nothing noted"]),
-            wr.H2("Training"),
-            wr.PanelGrid(runsets=[trainings], panels=[panel for section in training for panel in drawn[section]]),
-            wr.H2("Methods"),
-            wr.MarkdownBlock(methods(shown)),
-        ],
+        blocks=[*blocks, wr.H2("Methods"), wr.MarkdownBlock(methods(shown))],
         width="fluid",
     )
 
@@ -220,17 +208,13 @@ def troubles(shown: Dashboard) -> str:
 
 
 def methods(shown: Dashboard) -> str:
-    facts = [f"- {plain(name)}: {plain(', '.join(map(str, values)))}" for name, values in shown.environment.items()]
-    return "\n".join(
-        [
-            "Models share chains: nested, class-stratified orders of the training pool; chains are the random unit of",
-            "every interval. Checkpoints are chosen on validation images; the test set is read once per run.",
-            "",
-            *facts,
-            "",
-            troubles(shown),
-        ]
+    """Return how the runs were made, as Markdown."""
+    chains = (
+        "Models share chains: nested, class-stratified orders of the training pool; chains are the random unit of every"
+        " interval. Checkpoints are chosen on validation images; the test set is read once per run."
     )
+    facts = [f"- {plain(name)}: {plain(', '.join(map(str, values)))}" for name, values in shown.environment.items()]
+    return "\n".join([chains, "", *facts, "", troubles(shown)])
 
 
 def write_specs(shown: Dashboard, directory: Path) -> list[Path]:

@@ -136,7 +136,7 @@ def _log(report: Report, logger: LoggerConfig, aggregate: Aggregate) -> None:
 
 
 def _log_files(report: Report, run: "wandb.Run") -> None:
-    """Log the table of curves, the figures, and as an artifact its files."""
+    """Log the table of curves, the figures, and as an artifact the files of the report."""
     import wandb
 
     cells: Any = report.curves.astype(object).where(report.curves.notna(), None).to_numpy().tolist()
@@ -150,9 +150,8 @@ def _log_files(report: Report, run: "wandb.Run") -> None:
 
 def _upload(folder: Path, sweep: SweepRecords, say: Callable[[str], object]) -> None:
     """Upload the aggregates; say how many runs of the sweep are not there."""
-    new = [run for run in wandb_runs.offline_folders(folder) if not wandb_runs.is_uploaded(run)]
-    if new:
-        wandb_runs.upload(new, folder / "upload.log", patience=UPLOAD_SECONDS, report=lambda _: None)
+    new = wandb_runs.to_upload(folder)
+    wandb_runs.upload(new, folder / "upload.log", patience=UPLOAD_SECONDS, report=lambda _: None)
     places = [folder, *(folder.parents[3] / "runs" / name / "wandb" for name in sweep.states)]
     left = [place for place in places if wandb_runs.is_left(place)]
     if left:
