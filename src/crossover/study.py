@@ -18,7 +18,7 @@ from crossover.data.cache import cache_folder, open_dataset
 from crossover.data.cues import bayes_accuracy, local_only_accuracy
 from crossover.data.samples import sample_picture
 from crossover.record import runs_table
-from crossover.report.build import Ceiling, Extras, Report, write_findings, write_report
+from crossover.report.build import Ceiling, Extras, Report, read_predictions, write_findings, write_report
 from crossover.report.publish import Study, keep_one_format, study_findings
 from crossover.report.section import PAGE, Drawing
 from crossover.report.words import recipe_table
@@ -64,7 +64,8 @@ class Interim:
     def _say(self, chains: list[list[RunConfig]]) -> None:
         runs = [run for members in chains for run in members]
         try:
-            result = analyse(runs_table(read_done(runs)), seed=0)
+            predictions = read_predictions({run.run_id: run.run_dir / "predictions.npz" for run in runs})
+            result = analyse(runs_table(read_done(runs)), seed=0, predictions=predictions)
         except (AnalysisError, CrossoverError, OSError):
             return  # the report says it
         for study in result["studies"]:

@@ -29,6 +29,8 @@ SMALL = {
     "machine.device": "cpu",
 }
 RELEASE_TRIES = 50
+HANGS = 3600.0
+"""Seconds after which a test gives up: far more than the slowest machine takes."""
 T = TypeVar("T")
 Popen = subprocess.Popen[bytes]
 NEEDED = ("slurmctld", "slurmd", "srun", "sbatch", "munged")
@@ -60,7 +62,7 @@ class Cluster:
 
     def sweep(self, folder: Path, sweep: dict[str, Any], *settings: str, launcher: str = "slurm") -> str:
         """Run the sweep's command to its end and return all that was said in `folder`; it must succeed."""
-        assert self.start(folder, sweep, *settings, launcher=launcher).wait(480) == 0, said(folder)
+        assert self.start(folder, sweep, *settings, launcher=launcher).wait(HANGS) == 0, said(folder)
         return said(folder)
 
     def settle(self) -> None:
@@ -75,10 +77,10 @@ class Cluster:
                 del waiting[job]
             return not jobs
 
-        until(over, 300)
+        until(over)
 
 
-def until(condition: Callable[[], T], seconds: float = 180) -> T:
+def until(condition: Callable[[], T], seconds: float = HANGS) -> T:
     """Return what a condition returns once it holds; give up after so many seconds, not counting those in a stop."""
     for _ in range(round(seconds / 0.1)):
         if found := condition():

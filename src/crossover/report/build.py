@@ -62,7 +62,7 @@ def write_report(
         conditions=environment(records),
         unfinished={run_id: state for run_id, state in sweep.states.items() if state != "done"},
         errors=sweep.errors,
-        predictions=_read_predictions(paths),
+        predictions=read_predictions(paths),
         names=named,
         chance={dataset: 1 - 1 / len(classes) for dataset, classes in named.items()},
         extras=extras or Extras(),
@@ -81,7 +81,7 @@ def _check_names(records: Sequence[Mapping[str, Any]]) -> None:
             )
 
 
-def _read_predictions(paths: Mapping[str, Path]) -> Predictions:
+def read_predictions(paths: Mapping[str, Path]) -> Predictions:
     """Return labels and predictions of each run. Runs share the labels of one test set: size and checksum tell."""
     read: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     known: dict[tuple[int, int], np.ndarray] = {}
