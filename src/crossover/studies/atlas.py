@@ -45,7 +45,7 @@ GAP = ("log_error_ratio", "ci_low", "ci_high")
 BEGIN, END = "<!-- atlas: written by make atlas -->\n", "<!-- end of atlas -->\n"
 ALT = (
     "A line for each pair of models over the sizes it was measured at, in the colour of the family that leads there,"
-    " with N* and its interval where they cross. The numbers stand above; results/atlas/atlas.md has all pairs."
+    " with N* and its interval where they cross. The numbers stand above; results/atlas/atlas.csv has all pairs."
 )
 READING = (
     "The pairs are all models of one task whose families differ, the stronger inductive bias first: CNN, then hybrid"
@@ -60,7 +60,7 @@ READING = (
 
 def main(values: dict[str, Any], console: Console) -> None:
     """Write the atlas of a folder of published curves, and its block of the README."""
-    data, folder = Path(values["data"]), Path(values["output"])
+    data, folder = Path(values["sets"]), Path(values["output"])
     table = atlas_table(data, values["parallel"] or len(os.sched_getaffinity(0)))
     write_atlas(table, read_sets(data), data, folder)
     if values["readme"] is not None:

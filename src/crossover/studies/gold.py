@@ -29,7 +29,7 @@ def main(values: dict[str, Any], console: Console) -> None:
     studies = sorted(path.parent for path in results.glob("*/plan.json"))
     if not studies:
         raise CrossoverError(f"{results} has no study; make publish writes one")
-    gold = with_curves(values, Path(values["data"]))
+    gold = with_curves(values, Path(values["sets"]))
     table = pd.concat([compare_study(path.name, pd.read_csv(path / "runs.csv"), gold) for path in studies])
     write_text(results / "gold.csv", table[table["outcome"] != NOT].to_csv(index=False, float_format="%.4f"))
     page = gold_page(table)
