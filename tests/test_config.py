@@ -95,7 +95,7 @@ def test_an_option_at_its_neutral_default_does_not_rename_old_runs() -> None:
             {"recipe": {"name": "r", "optimizer": "lion", "lr": 1, "batch_size": 8}},
             "recipe.optimizer: .*'adamw' or 'sgd'",
         ),
-        ({"model": {"name": "mlp", "arch": "mlp"}}, "model.name: .*resnet"),
+        ({"model": {"name": "mlp", "arch": "mlp"}}, "model.name=mlp does not begin with its family"),
     ],
 )
 def test_bad_values_name_the_field_and_what_is_allowed(change: dict[str, Any], message: str) -> None:
@@ -130,3 +130,18 @@ def test_a_cap_on_epochs_is_named_and_its_absence_leaves_the_identity() -> None:
     plain, capped = (parse_run(values(budget={"steps": 100, "max_epochs": cap})) for cap in (None, 1000))
     assert capped.budget.label == "100 steps, at most 1000 epochs"
     assert capped.identity != plain.identity == parse_run(values()).identity
+
+
+def test_a_family_is_a_field_that_the_name_may_tell_and_no_part_of_the_identity() -> None:
+    tiny = parse_run(values())
+    assert tiny.model.family == "resnet"
+    told = parse_run(values(model=values()["model"] | {"family": "resnet"}))
+    assert told.run_id == tiny.run_id
+    named = {"name": "convnext_atto", "arch": "convnext_atto"}
+    assert parse_run(values(model=named | {"family": "resnet"})).run_id.startswith("cues-convnext_atto-n100")
+    with pytest.raises(
+        CrossoverError, match=r"convnext_atto does not begin with its family; give it one: model\.family"
+    ):
+        parse_run(values(model=named))
+    with pytest.raises(CrossoverError, match=r"model\.family"):
+        parse_run(values(model=named | {"family": "cnn"}))

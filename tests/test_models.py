@@ -277,9 +277,9 @@ def test_weight_decay_spares_biases_norms_and_tokens(config: ModelConfig) -> Non
     [
         (resnet("resnt18"), 32, ["model.arch=resnt18", "basic_resnet, vit, hybrid_vit", "did you mean resnet18"]),
         (resnet("resnetv2_50"), 32, ["resnetv2_50 at 32 px", "64 px and below"]),
-        (ModelConfig(name="vit_x", arch="resnet18"), 32, ["model.name=vit_x", "begin with resnet"]),
-        (vit(name="resnet_x"), 32, ["model.name=resnet_x", "begin with vit"]),
-        (vit("hybrid_vit", name="vit_x"), 32, ["model.name=vit_x", "begin with hybrid"]),
+        (ModelConfig(name="vit_x", arch="resnet18"), 32, ["model.family=vit", "of the family resnet"]),
+        (vit(name="resnet_x"), 32, ["model.family=resnet", "of the family vit"]),
+        (vit("hybrid_vit", name="vit_x"), 32, ["model.family=vit", "of the family hybrid"]),
         (vit(args={**VIT_ARGS, "heads": 2}), 32, ["model.args.heads", "num_heads"]),
         (vit(args={**VIT_ARGS, "stem_width": 8}), 32, ["model.args.stem_width of vit"]),
         (vit(args={"embed_dim": 32}), 32, ["lacks depth, num_heads"]),
@@ -347,7 +347,7 @@ def test_every_model_is_named_after_its_file() -> None:
     assert sorted(MODELS) == sorted(path.stem for path in (CONF / "model").glob("*.yaml"))
 
 
-@pytest.mark.parametrize("name", ["resnet18", "resnet_tiny", "vit_256x6", "hybrid_256x6", "vit_ti"])
+@pytest.mark.parametrize("name", ["resnet18", "resnet_tiny", "vit_256x6", "hybrid_256x6", "vit_deit_ti"])
 def test_every_family_takes_stochastic_depth(name: str) -> None:
     config = MODELS[name]
     config = config.model_copy(update={"args": config.args | {"drop_path_rate": 0.5}})
@@ -358,3 +358,9 @@ def test_every_family_takes_stochastic_depth(name: str) -> None:
     x = torch.randn(4, 3, 32, 32)
     assert not torch.equal(model.train()(x), model(x))
     torch.testing.assert_close(model.eval()(x), model(x), rtol=0, atol=0)
+
+
+def test_any_timm_architecture_is_a_model_of_the_family_it_is_given() -> None:
+    config = ModelConfig(name="convnext_atto", family="resnet", arch="convnext_atto")
+    model = build_model(config, image_size=96, classes=10)
+    assert model(torch.zeros(1, 3, 96, 96)).shape == (1, 10)

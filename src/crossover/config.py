@@ -85,11 +85,17 @@ class ImageData(_Frozen):
 DataConfig = Annotated[CuesData | ImageData, Field(discriminator="kind")]
 
 
+FAMILIES = ("resnet", "hybrid", "vit")
+"""From the strongest inductive bias to the weakest."""
+
+
 class ModelConfig(_Frozen):
     """A timm architecture and what we set in it."""
 
-    name: str = Field(pattern=r"^(resnet|hybrid|vit)[A-Za-z0-9_.-]*$")
-    """Begins with its family: resnet, hybrid or vit."""
+    name: Name
+    family: Literal["resnet", "hybrid", "vit"] = "resnet"
+    """Which assumptions it makes; a CNN of any kind is of the family resnet. The beginning of the name tells where it
+    is not given. It says who is compared with whom, not what a run computes, and is no part of the run's identity."""
     arch: str
     """`basic_resnet` (small ResNet of any depth and width), `vit` (Vision Transformer of any size), or a timm name."""
     args: dict[str, Any] = {}
@@ -103,9 +109,18 @@ class ModelConfig(_Frozen):
     pool: Literal["avg", "token"] = "avg"
     """ViT and hybrid: mean pooling of patch tokens, or a class token."""
 
-    @property
-    def family(self) -> str:
-        return next(f for f in ("resnet", "hybrid", "vit") if self.name.startswith(f))
+    @model_validator(mode="before")
+    @classmethod
+    def _family_of_the_name(cls, values: Any) -> Any:
+        if not isinstance(values, dict) or values.get("family") is not None:
+            return values
+        name = str(values.get("name"))
+        family = next((known for known in FAMILIES if name.startswith(known)), None)
+        if family is None:
+            raise ValueError(
+                f"model.name={name} does not begin with its family; give it one: model.family={'|'.join(FAMILIES)}"
+            )
+        return values | {"family": family}
 
 
 class RecipeConfig(_Frozen):
@@ -316,7 +331,7 @@ class RunConfig(_Frozen):
     @property
     def identity(self) -> str:
         """Return the SHA-256 of what can change the result."""
-        hidden: Any = {"machine": True, "logger": True, "data": {"root"}}
+        hidden: Any = {"machine": True, "logger": True, "data": {"root"}, "model": {"family"}}
         fields = self.model_dump(mode="json", exclude=hidden, exclude_defaults=True)
         return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
 

@@ -55,7 +55,9 @@ def build_model(config: ModelConfig, *, image_size: int, classes: int) -> nn.Mod
             f" vit_* are adapted to images of {SMALL_IMAGE} px and below; choose one of those or a larger image_size"
         )
     if family not in (None, config.family):
-        raise CrossoverError(f"model.name={config.name} must begin with {family}: model.arch={config.arch} is one")
+        raise CrossoverError(
+            f"model.family={config.family} is wrong: model.arch={config.arch} is of the family {family}"
+        )
     try:
         if family in ("vit", "hybrid"):
             return _vision_transformer(config, image_size, classes)
