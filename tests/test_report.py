@@ -314,10 +314,11 @@ def test_what_limits_a_curve_is_on_the_page_and_hollow_in_the_figure(tmp_path: P
     (study,) = written.result["studies"]
     numbers = {"gain": 0.2, "ci_low": 0.1, "ci_high": 0.3, "chains": 3}
     states = dict.fromkeys(SIZES, "budget-limited") | {256: "data-limited", 1024: "not checked"}
-    points = [{"n_train": n, "state": state} | numbers for n, state in states.items()]
-    study["saturation"] = [{"model": model} | point for model in ("resnet_tiny", "vit_tiny") for point in points]
+    points: list[dict[str, Any]] = [{"n_train": n, "state": state} | numbers for n, state in states.items()]
+    checks: Any = [{"model": model} | point for model in ("resnet_tiny", "vit_tiny") for point in points]
+    study["saturation"] = checks
     study["estimand"] = "About new images."
-    study["pairs"][0] |= {"interval": "chains", "family": {"pairs": 1, "holds": True}}
+    study["pairs"][0] |= {"interval": "chains", "family": {"pairs": 1, "p_value": 0.01, "holds": True}}
     sections = {part.name: part for part in report_sections(written, {"cues": ()})}
     verdict = dict(zip(sections["verdicts"].tables[0].header, sections["verdicts"].tables[0].cells[0], strict=True))
     assert verdict["limited by the budget"] == "yes at 3, no at 1, not known at 1 of 5 sizes"

@@ -6,6 +6,7 @@ shows.
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -79,7 +80,7 @@ def noise(kind: str, chains: int, sizes: int, rng: np.random.Generator) -> Float
     return np.sqrt(0.7) * plain + np.sqrt(0.3) * (before + np.roll(before, 1, axis=1)) / np.sqrt(2)
 
 
-def measure(cell: str, chains: int, designs: int) -> dict[str, float | str | int]:
+def measure(cell: str, chains: int, designs: int) -> dict[str, Any]:
     """Return the rates of one cell."""
     curve, n, kind, sd = CELLS[cell]
     rng = np.random.default_rng([chains, len(cell)])
