@@ -268,7 +268,10 @@ def test_a_ceiling_of_zero_is_not_on_a_logarithmic_axis(tmp_path: Path) -> None:
 def test_labels_of_ceilings_keep_clear_of_curves_and_of_the_band(tmp_path: Path) -> None:
     written = write_report(sweep(crossing_records()), tmp_path)
     ceilings = [Ceiling("best possible (exact Bayes)", 0.05), Ceiling("local cue alone", 0.18)]
-    figure = learning_curves(written.runs, written.curves, written.result["studies"][0], ceilings)
+    (study,) = written.result["studies"]
+    n_star = study["pairs"][0]["n_star"] or 0.0
+    study["pairs"][0] |= {"ci_low": 0.95 * n_star, "ci_high": 1.15 * n_star}  # a band that leaves room for labels
+    figure = learning_curves(written.runs, written.curves, study, ceilings)
     (axes,) = figure.axes
     labels = [text.get_window_extent() for text in axes.texts if "%" in text.get_text()]
     assert len(labels) == 2

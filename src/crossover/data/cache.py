@@ -151,11 +151,11 @@ def _build(config: CuesData | ImageData, data_dir: Path, folder: Path) -> None:
     temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.tmp")
     scratch = temporary.with_name(f"{temporary.name[:-4]}.raw.tmp")
     size = 0
-    print(f"making the cache {folder}", file=sys.stderr, flush=True)
     try:
         _remove_leftovers(folder)
         source = fingerprint(config, data_dir)
         raw = read_raw(config, data_dir, scratch)
+        print(f"making the cache {folder}", file=sys.stderr, flush=True)
         for note in raw.notes:
             print(f"note: {note}", file=sys.stderr, flush=True)
         size = (len(raw.labels) + len(raw.test_labels)) * config.image_size**2 * 3
