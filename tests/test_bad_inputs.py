@@ -109,7 +109,11 @@ CONFIGS = [
     Bad("unknown policy", run_with(augment__policy="auto"), "augment.policy: Input should be 'none'"),
     Bad("magnitude of 31", run_with(augment__policy_magnitude=31), "augment.policy_magnitude: Input should be less"),
     Bad("negative mixup", run_with(augment__mixup=-1), "augment.mixup: Input should be greater"),
-    Bad("family unknown", run_with(model__name="mlp"), "model.name=mlp does not begin with its family; give it one: model.family="),
+    Bad(
+        "family unknown",
+        run_with(model__name="mlp"),
+        "model.name=mlp does not begin with its family",
+    ),
     Bad("script in a name", run_with(model__name="vit<script>"), "model.name: String should match pattern"),
     Bad("path in the name of data", run_with(data__name="../x"), "data.name: String should match pattern"),
     Bad("script in the name of data", run_with(data__name="<script>"), "data.name: String should match pattern"),
