@@ -82,7 +82,11 @@ def log_end(logger: Logger | None, record: Mapping[str, Any], run: RunConfig, da
         logger.log_end(record, run, dataset)
     elif isinstance(logger, TensorBoardLogger):
         summary = {f"final/{name}": value for name, value in run_summary(record).items()}
-        logger.log_hyperparams(run_config(record), summary, step=record["steps"])
+        # a file of its own: the history's is closed, and one opened in the same second would take its name and place
+        place = {"save_dir": run.run_dir, "name": "", "version": "tensorboard", "filename_suffix": ".final"}
+        end = TensorBoardLogger(**place, default_hp_metric=False)
+        end.log_hyperparams(run_config(record), summary, step=record["steps"])
+        end.finalize("success")
 
 
 def close_logger(logger: Logger | None, exit_code: int) -> None:
