@@ -83,8 +83,9 @@ def log_end(logger: Logger | None, record: Mapping[str, Any], run: RunConfig, da
     elif isinstance(logger, TensorBoardLogger):
         summary = {f"final/{name}": value for name, value in run_summary(record).items()}
         # a file of its own: the history's is closed, and one opened in the same second would take its name and place
-        place = {"save_dir": run.run_dir, "name": "", "version": "tensorboard", "filename_suffix": ".final"}
-        end = TensorBoardLogger(**place, default_hp_metric=False)
+        end = TensorBoardLogger(
+            save_dir=run.run_dir, name="", version="tensorboard", default_hp_metric=False, filename_suffix=".final"
+        )
         end.log_hyperparams(run_config(record), summary, step=record["steps"])
         end.finalize("success")
 
