@@ -17,9 +17,10 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, RandomSampler
 from torchvision.transforms import v2
 
-from crossover.config import CrossoverError, RecipeConfig, RunConfig
+from crossover.config import CrossoverError, RunConfig
 from crossover.data.cache import open_dataset
 from crossover.data.subsets import subset
+from crossover.fields import RecipeConfig
 from crossover.training.machine import resolve_device, resolve_precision
 from crossover.training.models import build_model, weight_decay_groups
 

@@ -6,7 +6,8 @@ from typing import Any
 
 from timm.models import register_model
 
-from crossover.config import ImageData, RunConfig
+from crossover.config import RunConfig
+from crossover.fields import ImageData
 from crossover.training.machine import resolve_device, resolve_precision
 from crossover.training.models import build_model
 

@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 from rich.console import Console
 from rich.table import Table
 
-from crossover.config import ModelConfig
+from crossover.fields import ModelConfig
 from crossover.training.models import build_model, count_parameters, forward_flops
 
 FOLDER = Path(__file__).parents[1] / "conf" / "model"

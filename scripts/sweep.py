@@ -10,9 +10,10 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from crossover.cli import compose_train, one_line_errors, resolved, run_hydra
+from crossover.config import validate
 from crossover.store import freeze, is_done, read_record, read_sweep, write_plan
-from crossover.sweep.launch import SlurmLauncher, check_data, do_runs, parse_launcher, repeat_command
-from crossover.sweep.plan import estimate_costs, group_runs, make_command, named, parse_sweep, plan_runs, sweep_dir
+from crossover.sweep.launch import SlurmLauncher, SweepOptions, check_data, do_runs, repeat_command
+from crossover.sweep.plan import estimate_costs, group_runs, make_command, named, plan_runs, sweep_dir
 from crossover.sweep.pool import Progress
 from crossover.sweep.progress import Display, working
 
@@ -23,29 +24,28 @@ FOR_REPORT = ("crossover.study", "crossover.data.augment", "wandb.sdk.launch")
 @hydra.main(version_base="1.3", config_path="../conf", config_name="sweep")
 @one_line_errors
 def main(config: DictConfig) -> None:
-    console, values = Console(), resolved(config)
-    sweep = named(parse_sweep(values["sweep"]), values["set"])
-    launcher = parse_launcher(values["launcher"])
-    runs = plan_runs(sweep, compose_train, extra=values["set"], outputs=values["outputs"])
+    console, options = Console(), validate(SweepOptions, resolved(config), "sweep")
+    sweep, launcher = named(options.sweep, options.set), options.launcher
+    runs = plan_runs(sweep, compose_train, extra=options.set, outputs=options.outputs)
     left = [run for run in runs if not is_done(run.run_dir)]
     console.print(f"sweep {sweep.name}: {len(runs)} runs, {len(left)} to do", highlight=False, soft_wrap=True)
-    command = make_command(HydraConfig.get().runtime.choices["sweep"], values["set"], HydraConfig.get().overrides.task)
-    if values["dry_run"]:
+    command = make_command(HydraConfig.get().runtime.choices["sweep"], options.set, HydraConfig.get().overrides.task)
+    if options.dry_run:
         print(*(run.run_id for run in runs), f"repeat: {command}", sep="\n")
         return
-    outputs, directory = Path(values["outputs"]), sweep_dir(values["outputs"], sweep.name)
+    outputs, directory = Path(options.outputs), sweep_dir(options.outputs, sweep.name)
 
     def ready() -> None:
         write_plan(directory, sweep.name, command, runs)
         for module in FOR_REPORT if left and not isinstance(launcher, SlurmLauncher) else ():
             importlib.import_module(module)
 
-    if values["commands"] is not None:
+    if options.commands is not None:
         check_data(runs, console)
         freeze(left)
         ready()
         done = {run.run_id: read_record(run.run_dir / "record.json") for run in runs if is_done(run.run_dir)}
-        for group in group_runs(left, estimate_costs(runs, done), values["commands"]):
+        for group in group_runs(left, estimate_costs(runs, done), options.commands):
             print(repeat_command(outputs, group))
         return
     if isinstance(launcher, SlurmLauncher):

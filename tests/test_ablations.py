@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from crossover.config import CrossoverError, ModelConfig
+from crossover.config import CrossoverError
+from crossover.fields import ModelConfig
 from crossover.studies.probes.equivariance import equivariance_error, shift_consistency
 from crossover.training.ablations import LocallyConnected2d, input_sizes, make_circular
 from crossover.training.models import build_model, count_parameters, forward_flops

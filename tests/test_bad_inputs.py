@@ -11,12 +11,13 @@ from PIL import Image
 
 from crossover.analysis.runs import read_curves
 from crossover.cli import one_line, resolved
-from crossover.config import ImageData, parse_run
+from crossover.config import parse_run, validate
 from crossover.data.cache import open_dataset
 from crossover.data.folders import decode, read_folder, read_tiny_imagenet
 from crossover.data.readers import read_cifar10
+from crossover.fields import ImageData
 from crossover.store import read_frozen, read_plan, read_record, read_sweep
-from crossover.sweep.launch import parse_launcher
+from crossover.sweep.launch import SweepOptions
 from crossover.sweep.plan import named, parse_sweep, plan_runs
 from crossover.sweep.slurm import noted_tasks
 from tests.worlds import small_run
@@ -61,7 +62,8 @@ def sweep(extra: tuple[str, ...] = (), **values: Any) -> Action:
 
 
 def launcher(**values: Any) -> Action:
-    return lambda _: parse_launcher(values)
+    sweep = {"name": "s", "axes": {"chain": [0]}}
+    return lambda _: validate(SweepOptions, {"sweep": sweep, "launcher": values, "outputs": "o"}, "sweep")
 
 
 def on(function: Callable[[Path], object], name: str) -> Action:
@@ -139,8 +141,8 @@ SWEEPS = [
 ]
 LAUNCHERS = [
     Bad("unknown launcher", launcher(kind="ray"), "'ray'"),
-    Bad("no kind", launcher(parallel=2), "bad launcher"),
-    Bad("no slots", launcher(kind="local", parallel=0), "parallel: Input should be greater"),
+    Bad("no kind", launcher(parallel=2), "bad sweep: launcher"),
+    Bad("no slots", launcher(kind="local", parallel=0), "launcher.parallel: Input should be greater"),
     Bad("misspelt setting", launcher(kind="slurm", partitions="gpu"), "partitions: Extra inputs are not permitted"),
     Bad("Slurm's settings at home", launcher(kind="local", partition="gpu"), "partition: Extra inputs"),
     Bad("no time", launcher(kind="slurm", timeout_min=0), "timeout_min: Input should be greater"),

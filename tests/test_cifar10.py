@@ -17,8 +17,9 @@ import numpy as np
 import pytest
 from torchvision.datasets import CIFAR10
 
-from crossover.config import CrossoverError, ImageData
+from crossover.config import CrossoverError
 from crossover.data.cache import Dataset, open_dataset
+from crossover.fields import ImageData
 
 CONFIG = ImageData(kind="cifar10", name="cifar10", root=".", image_size=32, val_fraction=0.1)
 NAMES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]

@@ -6,9 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from crossover.config import CrossoverError, ImageData
+from crossover.config import CrossoverError
 from crossover.data import cifar5m as parts
 from crossover.data.cache import Dataset, open_dataset
+from crossover.fields import ImageData
 
 COUNT = 600
 

@@ -9,6 +9,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from crossover.analysis.runs import AnalysisError
+from crossover.config import CrossoverError, validate
 from crossover.report.section import markdown_part, read_sections
 from crossover.studies.claims.measures import read_measures
 from crossover.studies.claims.page import claimed, ledger_section, number, write_ledger
@@ -19,7 +20,6 @@ from crossover.studies.claims.rules import (
     Rules,
     case_outcome,
     judge,
-    parse_rules,
     places,
     verdict,
 )
@@ -41,7 +41,7 @@ def table(*rows: tuple[str, int, list[float]], measure: str = "test_error") -> p
 def rules(*cases: list[dict[str, Any]], **changes: Any) -> Any:
     claim = {"name": "one", "group": "g", "text": "t", "experiment": "e", "command": "c"} | changes
     given = [{"when": f"case {i}", "at": {"n_train": 10}, "rules": list(case)} for i, case in enumerate(cases)]
-    return parse_rules({"default": DEFAULT, "claims": [claim | ({"cases": given} if given else {})]})
+    return validate(Rules, {"default": DEFAULT, "claims": [claim | ({"cases": given} if given else {})]}, "rules")
 
 
 def rule(**changes: Any) -> dict[str, Any]:
@@ -142,12 +142,12 @@ def test_one_failing_rule_fails_its_case() -> None:
     ],
 )
 def test_a_rule_that_cannot_decide_is_refused(change: dict[str, Any], message: str) -> None:
-    with pytest.raises(AnalysisError, match=message):
+    with pytest.raises(CrossoverError, match=message):
         rules([rule(**change)])
 
 
 def test_a_claim_has_cases_or_a_reason() -> None:
-    with pytest.raises(AnalysisError, match="either cases or a reason"):
+    with pytest.raises(CrossoverError, match="either cases or a reason"):
         rules()
     assert judge(rules(untestable="no data"), table())["claims"][0]["verdict"] == "not testable here"
 
@@ -172,7 +172,7 @@ def markdown(ledger: dict[str, Any]) -> str:
 
 def shipped() -> Rules:
     values: Any = OmegaConf.to_container(OmegaConf.load(ROOT / "conf" / "claims.yaml"))
-    return parse_rules({name: values[name] for name in ("claims", "default", "confidence")})
+    return validate(Rules, {name: values[name] for name in ("claims", "default", "confidence")}, "rules")
 
 
 def test_the_ledger_has_every_claim_of_the_article_and_is_well_formed() -> None:

@@ -2,7 +2,8 @@ from typing import Any
 
 import pytest
 
-from crossover.config import BudgetConfig, CrossoverError, parse_run
+from crossover.config import CrossoverError, parse_run
+from crossover.fields import BudgetConfig
 
 CUES = {
     "kind": "cues",

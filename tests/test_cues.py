@@ -1,7 +1,6 @@
 import numpy as np
 import pytest
 
-from crossover.config import CuesData
 from crossover.data.cues import (
     LEVELS,
     MOTIF,
@@ -14,6 +13,7 @@ from crossover.data.cues import (
     global_only_accuracy,
     local_only_accuracy,
 )
+from crossover.fields import CuesData
 
 WORLD = CuesData(
     kind="cues",

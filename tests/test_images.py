@@ -16,10 +16,11 @@ import pytest
 from PIL import Image
 
 from crossover import lock
-from crossover.config import CrossoverError, ImageData
+from crossover.config import CrossoverError
 from crossover.data import cache as images
 from crossover.data.cache import Dataset, cache_folder, open_dataset
 from crossover.data.folders import decode
+from crossover.fields import ImageData
 from tests.worlds import small_run
 
 SIZE = 12

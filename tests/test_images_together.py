@@ -12,7 +12,7 @@ from tests.test_images import CONFIG, write_pets
 OPEN = """
 import sys, time, types
 from pathlib import Path
-from crossover.config import ImageData
+from crossover.fields import ImageData
 from crossover.data import cache as images
 
 config, data_dir, log, pause = sys.argv[1:]

@@ -14,7 +14,7 @@ from crossover.config import CrossoverError, RunConfig
 from crossover.data.cache import open_dataset
 from crossover.store import freeze, read_record, read_sweep, run_state, write_plan
 from crossover.sweep import pool
-from crossover.sweep.launch import check_data, parse_launcher, slots_for
+from crossover.sweep.launch import check_data, slots_for
 from crossover.sweep.pool import Pool, Progress
 from crossover.training import run as running
 from crossover.training.run import execute
@@ -135,11 +135,6 @@ def test_one_slot_per_core_without_gpus_and_runs_per_gpu_with(monkeypatch: pytes
     assert slots_for([], 5, 1) == [{}] * 5
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,GPU-abc")
     assert [slot["CUDA_VISIBLE_DEVICES"] for slot in slots_for([], None, 2)] == ["2", "GPU-abc", "2", "GPU-abc"]
-
-
-def test_unknown_launcher_settings_are_refused() -> None:
-    with pytest.raises(CrossoverError, match="runs_per_gpus"):
-        parse_launcher({"kind": "local", "runs_per_gpus": 2})
 
 
 def test_time_left_follows_from_the_runs_that_ended() -> None:

@@ -9,25 +9,26 @@ import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "crossover"
 CORE = {
-    *("cli", "config", "data", "lock", "record", "report", "store", "study", "sweep", "training"),
+    *("cli", "config", "data", "fields", "lock", "record", "report", "store", "study", "sweep", "training"),
     "wandb_runs",
 }
 ALLOWED = {
-    "config": set(),
+    "fields": set(),
+    "config": {"fields"},
     "record": {"config"},
     "store": {"config", "lock", "record"},
     "lock": set(),
     "wandb_runs": {"config", "record"},
     "analysis": set(),
-    "data": {"config", "store", "lock"},
-    "training": {"config", "store", "record", "data", "wandb_runs"},
-    "sweep": {"config", "store", "lock", "record"},
-    "sweep/launch": {"config", "data", "store", "training"},
+    "data": {"config", "fields", "store", "lock"},
+    "training": {"config", "fields", "store", "record", "data", "wandb_runs"},
+    "sweep": {"config", "fields", "store", "lock", "record"},
+    "sweep/launch": {"config", "data", "fields", "store", "training"},
     "sweep/job": {"config", "store", "lock", "cli", "training"},
     "sweep/pool": {"config", "store", "cli"},
     "sweep/__main__": {"config", "lock", "store"},
-    "report": {"config", "store", "record", "analysis", "wandb_runs"},
-    "study": {"config", "record", "store", "data", "analysis", "report", "sweep"},
+    "report": {"config", "fields", "store", "record", "analysis", "wandb_runs"},
+    "study": {"config", "fields", "record", "store", "data", "analysis", "report", "sweep"},
     "studies": {"analysis", *CORE},
     "cli": {"config"},
 }

@@ -10,11 +10,11 @@ import timm
 import torch
 from PIL import Image
 
-from crossover.config import CrossoverError
+from crossover.config import CrossoverError, validate
 from crossover.store import freeze, read_record
 from crossover.studies.claims import measures as ledger
 from crossover.studies.claims.operations import operation_measures
-from crossover.studies.claims.rules import COLUMNS, EXACT, Place, judge, parse_rules, places
+from crossover.studies.claims.rules import COLUMNS, EXACT, Place, Rules, judge, places
 from crossover.studies.probes.load import load_run
 from crossover.studies.probes.measure import compare_networks, dense_ratio, patch_order, probe_runs, read_probes
 from crossover.studies.probes.published import probe_published, read_images
@@ -195,7 +195,7 @@ def test_a_pair_of_the_atlas_is_evidence_with_its_own_interval(
     rule = {"says": "s", "measure": measure, "below": 1}
     case = {"when": "w", "at": {"study": "s", "state": "published", "world": "t", "model": pair}, "rules": [rule]}
     claim = {"name": "c", "group": "g", "text": "t", "experiment": "e", "command": "c", "cases": [case]}
-    rules = parse_rules({"claims": [claim], "default": {"state": "trained", "layer": ""}})
+    rules = validate(Rules, {"claims": [claim], "default": {"state": "trained", "layer": ""}}, "rules")
     measures = ledger.needed(ledger.measures_of_atlas(tmp_path / "atlas.csv", rules.default), places(rules))
     (judged,) = judge(rules, measures)["claims"]
     assert judged["evidence"] == "published"
@@ -209,7 +209,7 @@ def test_a_claim_names_its_evidence() -> None:
     other = trained | {"at": {"state": "published"}}
     facts = {"group": "g", "text": "t", "experiment": "e", "command": "c"}
     claims = [facts | {"name": "a", "cases": [trained]}, facts | {"name": "b", "cases": [trained, other]}]
-    rules = parse_rules({"claims": claims, "default": {"state": "trained"}})
+    rules = validate(Rules, {"claims": claims, "default": {"state": "trained"}}, "rules")
     judged = judge(rules, pd.DataFrame(columns=list(COLUMNS)))["claims"]
     assert [claim["evidence"] for claim in judged] == ["ours", "both"]
 

@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 import torch
 
-from crossover.config import AugmentConfig
 from crossover.data import loader
 from crossover.data.cache import open_dataset
 from crossover.data.loader import EvalBatches, Images, TrainBatches, index_stream
+from crossover.fields import AugmentConfig
 from tests.worlds import small_run
 
 CPU = torch.device("cpu")

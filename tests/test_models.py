@@ -9,7 +9,8 @@ import torch
 from hydra import compose, initialize_config_dir
 from torch import nn
 
-from crossover.config import CrossoverError, ModelConfig, RecipeConfig
+from crossover.config import CrossoverError
+from crossover.fields import ModelConfig, RecipeConfig
 from crossover.training.models import build_model, count_parameters, forward_flops, weight_decay_groups
 from scripts.models import cost, matched, shipped
 

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 from torchvision.transforms import InterpolationMode, v2
 
-from crossover.config import AugmentConfig
 from crossover.data import policy
 from crossover.data.draws import Draws
 from crossover.data.policy import BINS, GEOMETRIC, OPERATIONS, SIGNED, apply_operations, apply_policy, strengths
+from crossover.fields import AugmentConfig
 
 CPU = torch.device("cpu")
 SPACES = {

@@ -13,7 +13,8 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from crossover.config import CrossoverError, ModelConfig
+from crossover.config import CrossoverError
+from crossover.fields import ModelConfig
 from crossover.studies.probes import load
 from crossover.studies.probes.attention import (
     attention_distance,

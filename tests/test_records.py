@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from crossover.config import RECORD_SCHEMA, CrossoverError
-from crossover.record import COLUMNS, runs_table
+from crossover.config import CrossoverError
+from crossover.record import COLUMNS, RECORD_SCHEMA, runs_table
 from crossover.store import (
     freeze,
     read_frozen,

@@ -9,7 +9,8 @@ from hydra import compose, initialize_config_dir
 from crossover.analysis.saturation import TOLERANCE, saturation
 from crossover.analysis.verdict import analyse
 from crossover.cli import resolved
-from crossover.config import BudgetConfig, CrossoverError
+from crossover.config import CrossoverError
+from crossover.fields import BudgetConfig
 from crossover.sweep.plan import parse_sweep, plan_runs
 
 CONF = Path(__file__).parents[1] / "conf"

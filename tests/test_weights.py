@@ -9,9 +9,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from crossover.config import CrossoverError, ModelConfig
+from crossover.config import CrossoverError
 from crossover.data.cache import cache_folder, open_dataset
 from crossover.data.cues import draw_patterns
+from crossover.fields import ModelConfig
 from crossover.training import run as running
 from crossover.training.models import build_model
 from crossover.training.run import execute

@@ -6,7 +6,10 @@ from typing import Any, Literal, NotRequired, TypedDict
 
 import pandas as pd
 
-from crossover.config import RECORD_SCHEMA, RunConfig
+from crossover.config import RunConfig
+
+RECORD_SCHEMA = 1
+"""Version of record.json; a reader refuses others."""
 
 
 class HistoryRow(TypedDict):

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypedDict
 
-from crossover.config import RECORD_SCHEMA, CrossoverError, RunConfig, parse_run
+from crossover.config import CrossoverError, RunConfig, parse_run
 from crossover.lock import is_held
-from crossover.record import Record
+from crossover.record import RECORD_SCHEMA, Record
 
 State = Literal["done", "failed", "running", "resumable", "missing"]
 WRITERS = 16

@@ -13,10 +13,11 @@ from rich.console import Console
 
 from crossover.analysis.runs import AnalysisError
 from crossover.analysis.verdict import analyse
-from crossover.config import CrossoverError, CuesData, RunConfig, parse_run
+from crossover.config import CrossoverError, RunConfig, parse_run
 from crossover.data.cache import cache_folder, open_dataset
 from crossover.data.cues import bayes_accuracy, local_only_accuracy
 from crossover.data.samples import sample_picture
+from crossover.fields import CuesData
 from crossover.record import runs_table
 from crossover.report.build import Ceiling, Extras, Report, read_predictions, write_findings, write_report
 from crossover.report.publish import Study, keep_one_format, study_findings

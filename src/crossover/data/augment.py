@@ -9,9 +9,9 @@ import math
 import torch
 from torch import Tensor
 
-from crossover.config import AugmentConfig
 from crossover.data.draws import EACH, Draws
 from crossover.data.policy import apply_policy
+from crossover.fields import AugmentConfig
 
 TRIES = 10
 """How often a rectangle that does not fit is drawn again, as in torchvision."""

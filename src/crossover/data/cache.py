@@ -20,12 +20,13 @@ from typing import Any, BinaryIO
 import numpy as np
 from PIL import Image
 
-from crossover.config import CrossoverError, CuesData, ImageData
+from crossover.config import CrossoverError
 from crossover.data.folders import decode
 from crossover.data.permute import pixel_order
 from crossover.data.raw import Images, Raw
 from crossover.data.readers import fingerprint, raw_root, read_raw
 from crossover.data.subsets import stratified_holdout
+from crossover.fields import CuesData, ImageData
 from crossover.lock import HeldError, Lock
 
 CACHE_VERSION = 1

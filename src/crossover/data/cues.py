@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from crossover.config import CuesData
+from crossover.fields import CuesData
 
 MOTIF = 5
 ZERO, LEVELS = 128, 24

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from crossover.config import AugmentConfig
 from crossover.data.augment import Normaliser, augment, permute
 from crossover.data.cache import Dataset
 from crossover.data.draws import Draws
+from crossover.fields import AugmentConfig
 
 Batch = tuple[Tensor, Tensor]
 """Images and labels or targets."""

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from crossover.config import PermuteConfig
+from crossover.fields import PermuteConfig
 
 _PERMUTE_STREAM = 3
 

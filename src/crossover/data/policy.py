@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as tv
 
-from crossover.config import AugmentConfig
 from crossover.data.draws import EACH, Draws
+from crossover.fields import AugmentConfig
 
 Change = Callable[[Tensor, Tensor, Tensor], Tensor]
 """From images, operations and strengths to changed images."""

@@ -12,11 +12,12 @@ from pathlib import Path
 
 import numpy as np
 
-from crossover.config import CrossoverError, CuesData, ImageData
+from crossover.config import CrossoverError
 from crossover.data import cues
 from crossover.data.cifar5m import CLASSES, PARTS, read_cifar5m
 from crossover.data.folders import read_folder, read_tiny_imagenet
 from crossover.data.raw import Raw
+from crossover.fields import CuesData, ImageData
 
 
 def raw_root(config: ImageData, data_dir: Path) -> Path:

@@ -3,8 +3,9 @@
 import numpy as np
 from PIL import Image
 
-from crossover.config import AugmentConfig, RunConfig
+from crossover.config import RunConfig
 from crossover.data.cache import Dataset
+from crossover.fields import AugmentConfig
 
 MOST_CLASSES = 10
 STEPS = 3

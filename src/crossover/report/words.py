@@ -3,7 +3,8 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from crossover.config import ModelConfig, RunConfig
+from crossover.config import RunConfig
+from crossover.fields import ModelConfig
 from crossover.record import COLUMNS
 from crossover.report.table import Table, columns
 

@@ -18,7 +18,7 @@ from PIL import Image
 from rich.console import Console
 from torch import Tensor
 
-from crossover.config import ModelConfig
+from crossover.fields import ModelConfig
 from crossover.report.table import Table, columns, terminal_table
 from crossover.store import write_atomically, write_json, write_text
 from crossover.studies.probes.equivariance import relative_error, translate

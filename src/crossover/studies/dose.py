@@ -15,7 +15,8 @@ from matplotlib.figure import Figure
 from rich.console import Console
 
 from crossover.analysis.sentences import images
-from crossover.config import CrossoverError, CuesData, ImageData, parse_run
+from crossover.config import CrossoverError, parse_run
+from crossover.fields import CuesData, ImageData
 from crossover.report.section import Drawing, Section, write_section
 from crossover.report.style import INK, panels, save, size_axis
 from crossover.report.table import Table, columns, terminal_table

@@ -7,12 +7,13 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field
 from rich.console import Console
 
 from crossover.analysis.runs import AnalysisError
 from crossover.cli import compose_train
-from crossover.config import CrossoverError, RunConfig, describe, parse_run
+from crossover.config import CrossoverError, RunConfig, parse_run, validate
+from crossover.fields import Frozen
 from crossover.report.figures import best_of
 from crossover.report.section import Drawing, Section, write_section
 from crossover.report.style import save
@@ -49,10 +50,7 @@ def main(values: dict[str, Any], console: Console) -> None:
         raise CrossoverError(f"there is no sweep {values['page']} in {values['outputs']}; make sweep makes it")
     folder = Path(values["output"] or Path(values["outputs"]) / "recipes" / values["search"]["name"])
     folder.mkdir(parents=True, exist_ok=True)
-    try:
-        tables = {"best-of-k": best_of_k(trials), "chosen": chosen(trials)}
-    except AnalysisError as error:
-        raise CrossoverError(str(error)) from None
+    tables = {"best-of-k": best_of_k(trials), "chosen": chosen(trials)}
     for name, table in (tables if recorded else tables | {"trials": trials}).items():
         write_text(folder / f"{name}.csv", table.to_csv(index=False, float_format="%.6g"))
     save(best_of(tables["best-of-k"]), folder, FIGURE)
@@ -90,10 +88,8 @@ def read_trials(path: Path, where: str | None) -> pd.DataFrame:
     return trials
 
 
-class Space(BaseModel):
+class Space(Frozen):
     """What is tried for one model: both on a logarithmic scale."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     lr: tuple[float, float]
     """Lowest and highest peak rate."""
@@ -102,10 +98,8 @@ class Space(BaseModel):
     """Overrides of this model alone, such as the recipe that the others start from."""
 
 
-class SearchConfig(BaseModel):
+class SearchConfig(Frozen):
     """A search: `trials` recipes for every model at every size in `bands`."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     name: str = Field(pattern=r"^[A-Za-z0-9_.-]+$")
     trials: int = Field(ge=1)
@@ -121,10 +115,7 @@ class SearchConfig(BaseModel):
 
 def parse_search(values: dict[str, Any]) -> SearchConfig:
     """Return a validated search; raise CrossoverError for what is wrong, and for volumes that differ among models."""
-    try:
-        search = SearchConfig.model_validate(values)
-    except ValidationError as error:
-        raise CrossoverError(f"bad search: {describe(error)}") from None
+    search = validate(SearchConfig, values, "search")
     for name in ("lr", "weight_decay"):
         ratios: dict[str, float] = {}
         for model, space in search.models.items():

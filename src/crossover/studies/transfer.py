@@ -10,11 +10,12 @@ from typing import Any
 
 import pandas as pd
 from hydra.core.hydra_config import HydraConfig
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field
 from rich.console import Console
 
 from crossover.cli import compose_train, composed
-from crossover.config import CrossoverError, RunConfig, describe, parse_run
+from crossover.config import CrossoverError, RunConfig, parse_run, validate
+from crossover.fields import Frozen
 from crossover.record import runs_table
 from crossover.report.build import Findings, environment, write_findings
 from crossover.report.section import Section, write_section
@@ -32,10 +33,8 @@ COLUMNS = [
 """Of transfer.csv; `choice` is the ridge penalty or the factor of the learning rate chosen on validation."""
 
 
-class FineTuning(BaseModel):
+class FineTuning(Frozen):
     """Training of all weights on the target, from a backbone."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     targets: tuple[str, ...]
     n_train: tuple[int, ...]
@@ -45,10 +44,8 @@ class FineTuning(BaseModel):
     """Overrides of conf/train.yaml, such as the budget."""
 
 
-class TransferConfig(BaseModel):
+class TransferConfig(Frozen):
     """A transfer study: the backbones of `source`, read and fine-tuned on each target."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     name: str = Field(pattern=r"^[A-Za-z0-9_.-]+$")
     source: str
@@ -121,10 +118,7 @@ def read_all(transfer: TransferConfig, source: list[RunConfig], folder: Path, co
 
 def parse_transfer(values: dict[str, Any]) -> TransferConfig:
     """Return a validated transfer study; raise CrossoverError naming what is wrong."""
-    try:
-        transfer = TransferConfig.model_validate(values)
-    except ValidationError as error:
-        raise CrossoverError(f"bad transfer: {describe(error)}") from None
+    transfer = validate(TransferConfig, values, "transfer")
     unknown = sorted(set(transfer.finetune.targets if transfer.finetune else ()) - set(transfer.targets))
     if unknown:
         raise CrossoverError(f"finetune.targets has {unknown[0]}; there is {', '.join(transfer.targets)}")

@@ -10,16 +10,18 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from multiprocessing.context import BaseContext
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import Field
 from rich.console import Console
 
-from crossover.config import CrossoverError, RunConfig, describe
+from crossover.config import CrossoverError, RunConfig
 from crossover.data.cache import Dataset, cache_folder, open_dataset
 from crossover.data.readers import fingerprint
 from crossover.data.subsets import check_size
+from crossover.fields import Frozen
 from crossover.store import freeze, is_done, read_error, read_record
+from crossover.sweep.plan import SweepConfig
 from crossover.sweep.pool import Pool, Progress, Slot, fork_server
 from crossover.sweep.progress import Display, working
 from crossover.training.ranks import visible_gpus
@@ -28,10 +30,8 @@ LAST_LINES = 3
 """Lines of an error that are shown."""
 
 
-class LocalLauncher(BaseModel):
+class LocalLauncher(Frozen):
     """Runs side by side on one machine."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     kind: Literal["local"]
     parallel: int | None = Field(default=None, ge=1)
@@ -40,10 +40,8 @@ class LocalLauncher(BaseModel):
     """Halved when the device runs out of memory."""
 
 
-class SlurmLauncher(BaseModel):
+class SlurmLauncher(Frozen):
     """Jobs of a Slurm cluster; each does a group of runs, side by side on the GPUs and cores it is given."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     kind: Literal["slurm"]
     runs_per_job: int = Field(default=8, ge=1)
@@ -77,16 +75,18 @@ class SlurmLauncher(BaseModel):
     """Stay, show the progress and report at the end."""
 
 
-Launcher = LocalLauncher | SlurmLauncher
-_ADAPTER: TypeAdapter[Launcher] = TypeAdapter(Annotated[Launcher, Field(discriminator="kind")])
+class SweepOptions(Frozen):
+    """What conf/sweep.yaml gives: a sweep, and how it is done."""
 
-
-def parse_launcher(values: dict[str, Any]) -> Launcher:
-    """Return a validated launcher; raise CrossoverError naming what is wrong."""
-    try:
-        return _ADAPTER.validate_python(values)
-    except ValidationError as error:
-        raise CrossoverError(f"bad launcher: {describe(error)}") from None
+    sweep: SweepConfig
+    launcher: LocalLauncher | SlurmLauncher = Field(discriminator="kind")
+    set: tuple[str, ...] = ()
+    """Overrides of every run."""
+    outputs: str
+    dry_run: bool = False
+    """Print the plan and stop."""
+    commands: int | None = Field(default=None, ge=1)
+    """Print a command for each group of so many runs, and stop."""
 
 
 def do_runs(

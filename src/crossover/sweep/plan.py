@@ -11,9 +11,10 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, model_validator
 
-from crossover.config import CrossoverError, RunConfig, describe, parse_run
+from crossover.config import CrossoverError, RunConfig, parse_run, validate
+from crossover.fields import Frozen
 from crossover.record import Record
 
 Compose = Callable[[list[str]], dict[str, Any]]
@@ -25,10 +26,8 @@ Kind = tuple[str, str]
 """Dataset and model."""
 
 
-class SweepConfig(BaseModel):
+class SweepConfig(Frozen):
     """A named set of runs: every combination of the axes."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str = Field(pattern=r"^[A-Za-z0-9_.,=+-]+$")
     fixed: dict[str, Any] = {}
@@ -40,17 +39,17 @@ class SweepConfig(BaseModel):
     """Sizes and chains whose runs get a twin with half the budget and its own whole schedule; all, where one is left
     out. Twins tell whether a point is limited by data or by the budget, and enter nothing else."""
 
+    @model_validator(mode="after")
+    def _has_runs(self) -> "SweepConfig":
+        empty = [name for name, points in self.axes.items() if not points]
+        if empty or not self.axes:
+            raise ValueError(f"sweep {self.name} has no runs: give values to {', '.join(empty) or 'axes'}")
+        return self
 
-def parse_sweep(values: dict[str, Any]) -> SweepConfig:
+
+def parse_sweep(values: object) -> SweepConfig:
     """Return a validated sweep; raise CrossoverError naming what is wrong."""
-    try:
-        sweep = SweepConfig.model_validate(values)
-    except ValidationError as error:
-        raise CrossoverError(f"bad sweep: {describe(error)}") from None
-    empty = [name for name, points in sweep.axes.items() if not points]
-    if empty or not sweep.axes:
-        raise CrossoverError(f"sweep {sweep.name} has no runs: give values to {', '.join(empty) or 'axes'}")
-    return sweep
+    return validate(SweepConfig, values, "sweep")
 
 
 def named(sweep: SweepConfig, extra: Sequence[str]) -> SweepConfig:

@@ -19,7 +19,8 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from crossover.config import CrossoverError, ModelConfig
+from crossover.config import CrossoverError
+from crossover.fields import ModelConfig
 from crossover.training.ablations import flatten_head, make_circular, untie
 
 SMALL_IMAGE = 64

@@ -11,8 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from crossover.config import CrossoverError, RecipeConfig
+from crossover.config import CrossoverError
 from crossover.data.loader import Batch, TrainBatches, step_seed
+from crossover.fields import RecipeConfig
 from crossover.record import history_row
 from crossover.training.models import weight_decay_groups
 from crossover.training.step import Engine, Function, Update, metric_sums, with_engine

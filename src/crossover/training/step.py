@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from crossover.config import RecipeConfig
 from crossover.data.loader import TrainBatches
+from crossover.fields import RecipeConfig
 
 Engine = Literal["eager", "compile", "graph"]
 Function = Callable[[Tensor, Tensor], None]

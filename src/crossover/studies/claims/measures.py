@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from crossover.config import CuesData, RunConfig, parse_run
+from crossover.config import RunConfig, parse_run
+from crossover.fields import CuesData
 from crossover.store import read_record
 from crossover.studies.claims.rules import COLUMNS, ENDS, EXACT, KEYS, PUBLISHED, Place
 from crossover.studies.probes.measure import read_probes

@@ -10,11 +10,12 @@ from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 from scipy import stats
 
 from crossover.analysis.estimate import Floats
 from crossover.analysis.runs import AnalysisError
+from crossover.fields import Frozen
 
 KEYS = ("study", "world", "augment", "model", "n_train", "layer", "state")
 """What a measure is known by, besides its name and chain."""
@@ -39,11 +40,7 @@ Verdict = Literal[
 ]
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-
-class Rule(_Frozen):
+class Rule(Frozen):
     """One comparison of a measure with a threshold."""
 
     says: str
@@ -73,7 +70,7 @@ class Rule(_Frozen):
         return self
 
 
-class Case(_Frozen):
+class Case(Frozen):
     """A condition under which a claim is tested; it holds when all its rules hold."""
 
     when: str
@@ -81,7 +78,7 @@ class Case(_Frozen):
     rules: list[Rule] = Field(min_length=1)
 
 
-class Claim(_Frozen):
+class Claim(Frozen):
     """A sentence of the article, and what would decide it."""
 
     name: str = Field(pattern=r"^[a-z0-9-]+$")
@@ -100,7 +97,7 @@ class Claim(_Frozen):
         return self
 
 
-class Rules(_Frozen):
+class Rules(Frozen):
     """All claims, and what their places share."""
 
     claims: list[Claim] = Field(min_length=1)
@@ -113,16 +110,6 @@ class Rules(_Frozen):
         if len(set(names)) < len(names):
             raise ValueError(f"two claims are called {max(names, key=names.count)}")
         return self
-
-
-def parse_rules(values: dict[str, Any]) -> Rules:
-    """Return validated rules; raise AnalysisError naming what is wrong."""
-    try:
-        return Rules.model_validate(values)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise AnalysisError(f"bad rules: {where}: {first['msg'].removeprefix('Value error, ')}") from None
 
 
 def places(rules: Rules) -> list[tuple[str, Place]]:

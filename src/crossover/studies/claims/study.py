@@ -9,9 +9,8 @@ from typing import Any
 import pandas as pd
 from rich.console import Console
 
-from crossover.analysis.runs import AnalysisError
 from crossover.cli import compose_train, composed
-from crossover.config import CrossoverError, RunConfig
+from crossover.config import CrossoverError, RunConfig, validate
 from crossover.report.build import environment
 from crossover.report.section import write_section
 from crossover.report.table import Table, columns, terminal_table
@@ -29,7 +28,7 @@ from crossover.studies.claims.measures import (
 )
 from crossover.studies.claims.operations import operation_measures
 from crossover.studies.claims.page import counts, ledger_section, write_ledger
-from crossover.studies.claims.rules import Rules, judge, parse_rules, places
+from crossover.studies.claims.rules import Rules, judge, places
 from crossover.studies.probes.measure import probe_runs
 from crossover.sweep.launch import do_runs, slots_for
 from crossover.sweep.plan import parse_sweep, plan_runs, sweep_dir
@@ -41,25 +40,22 @@ STUDY = "claims"
 
 def main(values: dict[str, Any], console: Console) -> None:
     """Do and probe the runs that are left, and judge every claim; exit with status 1 where a claim has no data."""
-    try:
-        rules = parse_rules({name: values[name] for name in ("claims", "default", "confidence")})
-        runs = planned(values)
-        console.print(f"claims: {len(rules.claims)} claims, {len(runs)} runs", highlight=False)
-        if values["dry_run"]:
-            console.print("\n".join(run.run_id for run in runs), highlight=False)
-            return
-        if values["run"]:
-            write_plan(sweep_dir(values["outputs"], STUDY), STUDY, "make claims", runs)
-            do_runs(runs, console, parallel=values["parallel"])
-        else:
-            runs = [run for run in runs if is_done(run.run_dir)]
-        folder = Path(values["output"] or Path(values["outputs"]) / STUDY)
-        folder.mkdir(parents=True, exist_ok=True)
-        measures = measure(rules, runs, values, console)
-        write_text(folder / "measures.csv", measures.to_csv(index=False, float_format="%.8g"))
-        ledger = judge(rules, read_measures(folder / "measures.csv"))  # what can be repeated from that file alone
-    except AnalysisError as error:
-        raise CrossoverError(str(error)) from None
+    rules = validate(Rules, {name: values[name] for name in ("claims", "default", "confidence")}, "rules")
+    runs = planned(values)
+    console.print(f"claims: {len(rules.claims)} claims, {len(runs)} runs", highlight=False)
+    if values["dry_run"]:
+        console.print("\n".join(run.run_id for run in runs), highlight=False)
+        return
+    if values["run"]:
+        write_plan(sweep_dir(values["outputs"], STUDY), STUDY, "make claims", runs)
+        do_runs(runs, console, parallel=values["parallel"])
+    else:
+        runs = [run for run in runs if is_done(run.run_dir)]
+    folder = Path(values["output"] or Path(values["outputs"]) / STUDY)
+    folder.mkdir(parents=True, exist_ok=True)
+    measures = measure(rules, runs, values, console)
+    write_text(folder / "measures.csv", measures.to_csv(index=False, float_format="%.8g"))
+    ledger = judge(rules, read_measures(folder / "measures.csv"))  # what can be repeated from that file alone
     write_ledger(ledger, folder)
     for name in [STUDY, *(part["preset"] for part in values["sweeps"])]:
         beside = sweep_dir(values["outputs"], name)

@@ -1,0 +1,216 @@
+"""The parts of a run's configuration: data, model, recipe, augmentation and budget, each frozen and validated.
+
+Defaults are neutral ("off") and never change: `run_id` hashes only what differs from them, so that a new option does
+not rename the runs that were made before it existed.
+"""
+
+import math
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.+,=@-]*$")]
+"""A part of the names of folders and files."""
+
+
+class Frozen(BaseModel):
+    """Values that are checked when they are read, and never change after."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, protected_namespaces=())
+
+
+class PermuteConfig(Frozen):
+    """One fixed permutation of all images, after augmentation: what a network cannot know is that pixels are near."""
+
+    kind: Literal["none", "patches", "pixels"] = "none"
+    patch: int = Field(default=4, ge=1)
+    """Side in pixels of the patches that are permuted; it must divide the image."""
+    share: float = Field(default=1.0, gt=0, le=1)
+    """Share of the patches or pixels that move."""
+    seed: int = Field(default=0, ge=0)
+
+    @property
+    def suffix(self) -> str:
+        """What it adds to the name of a dataset, such as `-patches` or `-pixels0.5`."""
+        return "" if self.kind == "none" else f"-{self.kind}{'' if self.share == 1 else f'{self.share:g}'}"
+
+
+class CuesData(Frozen):
+    """The embedded two-cue world: x = noise + alpha * T_y + beta * shift(M_m, u)."""
+
+    kind: Literal["cues"]
+    name: Name
+    image_size: int = Field(ge=8)
+    classes: int = Field(ge=2)
+    alpha: float = Field(ge=0)
+    """Amplitude of the global, position-bound pattern (the noise has standard deviation 1)."""
+    beta: float = Field(ge=0)
+    """Amplitude of the local motif at a random place."""
+    q: float = Field(ge=0, le=1)
+    """Probability that the motif is that of the image's class; else it is a uniform one."""
+    world_seed: int = Field(ge=0)
+    image_seed: int | None = Field(default=None, ge=0)
+    """Seed of the images: worlds that differ in it alone share patterns and motifs, but no image."""
+    n_pool: int = Field(ge=2)
+    """Images that chains are drawn from."""
+    n_val: int = Field(ge=2)
+    n_test: int = Field(ge=2)
+    permute: PermuteConfig = PermuteConfig()
+
+
+class ImageData(Frozen):
+    """Real images: decoded once to `image_size`, with validation held out of train."""
+
+    kind: Literal["cifar10", "cifar5m", "folder", "tiny_imagenet"]
+    name: Name
+    root: str
+    """Folder of the raw data, relative to `machine.data_dir` unless absolute. Not part of the run's identity."""
+    image_size: int = Field(ge=8)
+    val_fraction: float = Field(gt=0, lt=1)
+    """Share of the training images held out (stratified, fixed) before any chain is drawn."""
+    parts: int | None = Field(default=None, ge=1, le=5)
+    """CIFAR-5m alone: how many of its five training parts."""
+    permute: PermuteConfig = PermuteConfig()
+
+
+DataConfig = Annotated[CuesData | ImageData, Field(discriminator="kind")]
+
+
+FAMILIES = ("resnet", "hybrid", "vit")
+"""From the strongest inductive bias to the weakest."""
+
+
+class ModelConfig(Frozen):
+    """A timm architecture and what we set in it."""
+
+    name: Name
+    family: Literal["resnet", "hybrid", "vit"] = "resnet"
+    """Which assumptions it makes; a CNN of any kind is of the family resnet. The beginning of the name tells where it
+    is not given. It says who is compared with whom, not what a run computes, and is no part of the run's identity."""
+    arch: str
+    """`basic_resnet` (small ResNet of any depth and width), `vit` (Vision Transformer of any size), or a timm name."""
+    args: dict[str, Any] = {}
+    """Keyword arguments of the architecture."""
+    patch_size: int | None = None
+    """ViT and hybrid; null: 4 up to 47 px, 8 up to 127 px, 16 above."""
+    position: Literal["learned", "sinusoidal", "none"] = "learned"
+    """ViT and hybrid: position embedding."""
+    position_std: float = Field(default=0.02, gt=0)
+    """Standard deviation of a learned position embedding at initialisation."""
+    pool: Literal["avg", "token"] = "avg"
+    """ViT and hybrid: mean pooling of patch tokens, or a class token."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _family_of_the_name(cls, values: Any) -> Any:
+        if not isinstance(values, dict) or values.get("family") is not None:
+            return values
+        name = str(values.get("name"))
+        family = next((known for known in FAMILIES if name.startswith(known)), None)
+        if family is None:
+            raise ValueError(
+                f"model.name={name} does not begin with its family; give it one: model.family={'|'.join(FAMILIES)}"
+            )
+        return values | {"family": family}
+
+
+class RecipeConfig(Frozen):
+    """Optimiser, schedule and regularisation of one model family."""
+
+    name: Name
+    optimizer: Literal["adamw", "sgd"]
+    lr: float = Field(gt=0)
+    """Peak learning rate."""
+    weight_decay: float = Field(default=0.0, ge=0)
+    """Not applied to biases, norms and position embeddings."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    momentum: float = Field(default=0.9, ge=0, lt=1)
+    """SGD, Nesterov."""
+    batch_size: int = Field(ge=2)
+    warmup: float = Field(default=0.0, ge=0, lt=1)
+    """Share of the steps with linear warm-up; a cosine to zero follows."""
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    grad_clip: float | None = Field(default=None, gt=0)
+    """Largest norm of the gradient."""
+    ema_decay: float | None = Field(default=None, gt=0, lt=1)
+    """Evaluate an exponential moving average of the weights."""
+    select: Literal["best_val", "last"] = "best_val"
+    """Which weights are tested: those of the best validation error, or the last."""
+
+
+class AugmentConfig(Frozen):
+    """What happens to each training image, in this order."""
+
+    name: Name
+    min_area: float = Field(default=0.0, ge=0, le=1)
+    """Random resized crop: the least share of the image's area that a crop has, usually 0.08; 0 is off."""
+    crop: int = Field(default=0, ge=0)
+    """Random crop after padding by this many zero pixels on each side."""
+    flip: bool = False
+    """Horizontal flip with probability one half."""
+    policy: Literal["none", "randaugment", "trivialaugment"] = "none"
+    policy_ops: int = Field(default=2, ge=1)
+    """RandAugment: operations per image."""
+    policy_magnitude: int = Field(default=9, ge=0, le=30)
+    """RandAugment: magnitude in 0..30, as in torchvision."""
+    erase: float = Field(default=0.0, ge=0, le=1)
+    """Random erasing: probability per image."""
+    mixup: float = Field(default=0.0, ge=0)
+    """Alpha of the Beta distribution of mixup; 0 is off."""
+    cutmix: float = Field(default=0.0, ge=0)
+    """Alpha of CutMix; with mixup on too, each image gets one of the two at random."""
+
+    @property
+    def mixes(self) -> bool:
+        return self.mixup > 0 or self.cutmix > 0
+
+
+class BudgetConfig(Frozen):
+    """How long to train: exactly one of steps, epochs, examples or FLOPs, and at most `max_epochs`."""
+
+    steps: int | None = Field(default=None, ge=1)
+    epochs: float | None = Field(default=None, gt=0)
+    """Passes over the n_train images."""
+    examples: int | None = Field(default=None, ge=1)
+    """Images seen, with repetition."""
+    flops: float | None = Field(default=None, gt=0)
+    """Training FLOPs: three times the forward pass of every image seen."""
+    max_epochs: float | None = Field(default=None, gt=0)
+    """Passes over the n_train images at which training ends in any case: what keeps small subsets cheap."""
+    evaluations: int = Field(default=10, ge=1)
+    """Validations in a run, evenly spaced; each is a point to continue from."""
+
+    @model_validator(mode="after")
+    def _one_duration(self) -> "BudgetConfig":
+        given = {k: v for k in ("steps", "epochs", "examples", "flops") if (v := getattr(self, k)) is not None}
+        if len(given) != 1:
+            got = ", ".join(f"budget.{k}={v:g}" for k, v in given.items()) or "none"
+            raise ValueError(
+                f"give exactly one of budget.steps, epochs, examples, flops; got {got} (set the others to null)"
+            )
+        return self
+
+    @property
+    def label(self) -> str:
+        """Such as `800 steps`, or `8800 steps, at most 1000 epochs`."""
+        unit = next(k for k in ("steps", "epochs", "examples", "flops") if getattr(self, k) is not None)
+        limit = "" if self.max_epochs is None else f", at most {self.max_epochs:g} epochs"
+        return f"{getattr(self, unit):g} {unit}{limit}"
+
+    def halved(self) -> "BudgetConfig":
+        """Return half the budget: half of what is given, whole steps and examples rounded up."""
+        given = self.model_dump(include={"steps", "epochs", "examples", "flops", "max_epochs"}, exclude_none=True)
+        halves = {name: -(-value // 2) if isinstance(value, int) else value / 2 for name, value in given.items()}
+        return self.model_copy(update=halves)
+
+    def total_steps(self, n_train: int, batch_size: int, forward_flops: float) -> int:
+        """Return optimiser steps, rounded up; `forward_flops` is of one image."""
+        if self.steps is not None:
+            steps = float(self.steps)
+        elif self.flops is not None:
+            steps = self.flops / (3 * forward_flops) / batch_size
+        else:
+            steps = (self.examples or (self.epochs or 0) * n_train) / batch_size
+        if self.max_epochs is not None:
+            steps = min(steps, self.max_epochs * n_train / batch_size)
+        return max(1, math.ceil(steps))
