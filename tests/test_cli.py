@@ -72,7 +72,9 @@ def test_interruption_says_how_to_go_on(capsys: pytest.CaptureFixture[str]) -> N
 
 
 def test_make_lists_at_most_22_targets_by_group() -> None:
-    said = subprocess.run(["make", "--no-print-directory"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+    said = subprocess.run(
+        ["make", "--no-print-directory"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.splitlines()
     targets = [line.split()[1] for line in said if line.startswith("  make ")]
     assert 15 < len(targets) <= 22
     assert {"sweep", "report", "publish", "reproduce", "test"} < set(targets)

@@ -9,6 +9,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from torch import nn
 
+from crossover import cli  # noqa: F401 - it says which recipe a model carries
 from crossover.config import CrossoverError
 from crossover.fields import ModelConfig, RecipeConfig
 from crossover.training.models import build_model, count_parameters, forward_flops, weight_decay_groups
@@ -323,9 +324,21 @@ def test_every_model_sets_the_recipe_of_its_family_and_size() -> None:
         for name, model in MODELS.items():
             small_recipe = "adamw_resnet" if model.family == "resnet" else "adamw_vit"
             large_recipe = "sgd_resnet" if model.family == "resnet" else "adamw_vit_large"
-            config = compose("train", overrides=[f"model={name}"])
+            config = compose("train", overrides=[f"model={name}", "data=cifar10"])
             assert config.model.name == name
             assert config.recipe.name == (large_recipe if name in large else small_recipe)
+
+
+@pytest.mark.parametrize("name", ["vit_tiny", "hybrid_tiny"])
+def test_a_model_carries_the_recipe_that_was_searched_on_the_data(name: str) -> None:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        for overrides, recipe in (
+            (["data=cues"], "cues_vit"),
+            (["data=tiny_imagenet"], "adamw_vit"),
+            (["data=cues", "recipe=adamw_vit"], "adamw_vit"),
+            (["data=cifar10", "recipe=cues_vit"], "cues_vit"),
+        ):
+            assert compose("train", overrides=[f"model={name}", *overrides]).recipe.name == recipe
 
 
 def test_user_overrides_the_recipe_and_the_dials_of_a_model() -> None:
@@ -334,7 +347,7 @@ def test_user_overrides_the_recipe_and_the_dials_of_a_model() -> None:
         other = compose("train", overrides=["recipe=sgd_resnet", "model=vit_tiny"])
         changed = compose("train", overrides=["model=vit_tiny", "recipe.lr=0.5", *dials])
     assert (other.model.name, other.recipe.name) == ("vit_tiny", "sgd_resnet")
-    assert (changed.recipe.name, changed.recipe.lr) == ("adamw_vit", 0.5)
+    assert (changed.recipe.name, changed.recipe.lr) == ("cues_vit", 0.5)
     assert (changed.model.patch_size, changed.model.position, changed.model.pool) == (2, "none", "token")
 
 

@@ -7,7 +7,7 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -104,6 +104,14 @@ def _quoted(item: str) -> str:
 def _text(value: str) -> str:
     """Return a text as Hydra's grammar quotes it."""
     return "'" + re.sub(r"(\\*)'", r"\1\1\'", value) + "'"
+
+
+def _recipe_for(data: str, searched: Mapping[str, str], other: str) -> str:
+    """Return the recipe that was searched for a model on a data set, or its other one: in the YAML of the model."""
+    return searched.get(data, other)
+
+
+OmegaConf.register_new_resolver("recipe_for", _recipe_for, replace=True)
 
 
 def composed(name: str, overrides: Sequence[str]) -> dict[str, Any]:
