@@ -60,7 +60,16 @@ def collect(pip: list[str], chosen: list[str], python: str, platform: list[str],
         requirements = Path(place) / "requirements.txt"
         requirements.write_text("\n".join(re.sub(r" ;.*(?= \\)", "", blocks[pin]) for pin in chosen) + "\n")
         target = ["--python-version", python, "--implementation", "cp", *(f"--platform={tag}" for tag in tags)]
-        command = [*pip, "download", "--no-deps", "--require-hashes", "--progress-bar=off", "-r", str(requirements)]
+        shown = "on" if sys.stdout.isatty() else "off"
+        command = [
+            *pip,
+            "download",
+            "--no-deps",
+            "--require-hashes",
+            f"--progress-bar={shown}",
+            "-r",
+            str(requirements),
+        ]
         large = os.environ | {"TMPDIR": place}  # torch alone has half a gigabyte
         subprocess.run([*command, *target, "--dest", str(folder)], check=True, env=large)
         for source in folder.glob("*.tar.gz"):
@@ -86,6 +95,13 @@ def main(arguments: list[str]) -> int:
             "error: --python is 3.11, 3.12 or 3.13, and --platform manylinux_2_N_x86_64 or …_aarch64", file=sys.stderr
         )
         return 2
+    begun, target = given.folder / "collecting", given.folder / "target"
+    old = list(given.folder.glob("*.whl"))
+    if old and not (begun.is_file() or target.is_file()):
+        print(
+            f"error: {given.folder} holds wheels of others, such as {old[0].name}; name a new folder", file=sys.stderr
+        )
+        return 2
     uv = shutil.which("uv") or shutil.which("uv", path=Path(sys.executable).parent)
     if not uv:
         print("error: make wheels needs uv, which reads the lock for other machines: pip install uv", file=sys.stderr)
@@ -100,10 +116,12 @@ def main(arguments: list[str]) -> int:
         and not (given.system_torch and re.fullmatch(GPU_STACK, name))
     ]
     given.folder.mkdir(parents=True, exist_ok=True)
-    for old in given.folder.glob("*.whl"):
-        old.unlink()
+    begun.touch()
+    for path in (*old, target):
+        path.unlink(missing_ok=True)
     collect(pip, chosen, given.python, list(match.groups()), given.folder)
-    (given.folder / "target").write_text(f"python={given.python}\nplatform={given.platform}\nextras={given.extras}\n")
+    target.write_text(f"python={given.python}\nplatform={given.platform}\nextras={given.extras}\n")
+    begun.unlink()
     size = sum(file.stat().st_size for file in given.folder.glob("*.whl")) / 1e6
     print(f"{len(chosen)} wheels, {size:,.0f} MB, in {given.folder}; there: make setup WHEELS={given.folder}")
     return 0

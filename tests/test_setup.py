@@ -126,3 +126,10 @@ def test_what_a_machine_has_is_left_out_unless_it_is_too_old(tmp_path: Path, mon
     monkeypatch.chdir(ROOT)
     (tmp_path / "have.txt").write_text("Jinja2==3.1.6\npandas==2.2.0\ntyping_extensions==4.0\nscipy\n")
     assert WHEELS["there"](tmp_path / "have.txt") == {"jinja2", "typing-extensions", "scipy"}
+
+
+def test_wheels_of_others_are_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "theirs-1.0-py3-none-any.whl").write_text("theirs")
+    assert WHEELS["main"](["--folder", str(tmp_path)]) == 2
+    assert "holds wheels of others, such as theirs-1.0" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["theirs-1.0-py3-none-any.whl"]

@@ -23,7 +23,7 @@ from PIL import Image
 from crossover.config import CrossoverError
 from crossover.data.folders import decode
 from crossover.data.permute import pixel_order
-from crossover.data.raw import Images, Raw
+from crossover.data.raw import Clock, Images, Raw
 from crossover.data.readers import fingerprint, raw_root, read_raw
 from crossover.data.subsets import stratified_holdout
 from crossover.fields import CuesData, ImageData
@@ -33,7 +33,6 @@ CACHE_VERSION = 1
 """Raise it when the same raw data would give other arrays."""
 CHUNK = 256
 """Images decoded and written at a time."""
-TELL_SECONDS = 5.0
 STALE_SECONDS = 3600
 """What nobody has written to for so long is a leftover of a killed process."""
 WAIT_SECONDS = 0.5
@@ -155,8 +154,8 @@ def _build(config: CuesData | ImageData, data_dir: Path, folder: Path) -> None:
     try:
         _remove_leftovers(folder)
         source = fingerprint(config, data_dir)
-        raw = read_raw(config, data_dir, scratch)
         print(f"making the cache {folder}", file=sys.stderr, flush=True)
+        raw = read_raw(config, data_dir, scratch)
         for note in raw.notes:
             print(f"note: {note}", file=sys.stderr, flush=True)
         size = (len(raw.labels) + len(raw.test_labels)) * config.image_size**2 * 3
@@ -248,20 +247,6 @@ def _decoded(images: Images, size: int) -> Iterator[tuple[int, np.ndarray]]:
                 chunk = part if ready else np.stack(list(threads.map(lambda image: decode(image, size), part)))
                 yield first + start, np.ascontiguousarray(chunk)
             first += len(array)
-
-
-class Clock:
-    """Tells every few seconds how far something long is, on standard error."""
-
-    def __init__(self, what: str, total: int) -> None:
-        self.what, self.total = what, total
-        self._began = self._told = time.monotonic()
-
-    def tell(self, done: int) -> None:
-        now = time.monotonic()
-        if now - self._told > TELL_SECONDS:
-            self._told, left = now, (now - self._began) / done * (self.total - done)
-            print(f"{self.what}: {done:,} of {self.total:,}, {left:.0f} s left", file=sys.stderr, flush=True)
 
 
 def _histogram(images: np.ndarray) -> np.ndarray:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from crossover.data.raw import Clock
 from crossover.fields import CuesData
 
 MOTIF = 5
@@ -70,11 +71,18 @@ def blocks(config: CuesData, stream: int, count: int) -> Iterator[tuple[np.ndarr
 
 def generate(config: CuesData) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Return train images, train labels, test images, test labels; train is the pool followed by validation."""
-    train = list(blocks(config, _TRAIN_STREAM, config.n_pool + config.n_val))
-    test = list(blocks(config, _TEST_STREAM, config.n_test))
-    joined = (np.concatenate(part) for part in (*zip(*train, strict=True), *zip(*test, strict=True)))
-    train_images, train_labels, test_images, test_labels = joined
-    return train_images, train_labels, test_images, test_labels
+    train = _drawn(config, _TRAIN_STREAM, config.n_pool + config.n_val)
+    return *train, *_drawn(config, _TEST_STREAM, config.n_test)
+
+
+def _drawn(config: CuesData, stream: int, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the first `count` images and labels of a stream, and tell how far it is."""
+    clock, parts = Clock(f"{config.name}, drawing images", count), []
+    for number, part in enumerate(blocks(config, stream, count), 1):
+        parts.append(part)
+        clock.tell(min(number * BLOCK, count))
+    images, labels = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+    return images, labels
 
 
 def bayes_predictions(config: CuesData, images: np.ndarray) -> np.ndarray:

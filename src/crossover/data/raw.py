@@ -1,10 +1,14 @@
-"""The images of a dataset as they come: the type that readers return and the cache decodes."""
+"""The images of a dataset as they come: the type that readers return and the cache decodes, and how far that is."""
 
+import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+
+TELL_SECONDS = 5.0
 
 Images = Sequence[Path] | np.ndarray | tuple[np.ndarray, ...]
 """Image files, or uint8 (N, H, W, 3), in one array or one after another."""
@@ -24,3 +28,17 @@ class Raw:
     """None: the dataset has no validation set of its own; it is held out of the training images."""
     notes: tuple[str, ...] = ()
     """What the user should know of how the files were read."""
+
+
+class Clock:
+    """Tells every few seconds how far something long is, on standard error."""
+
+    def __init__(self, what: str, total: int) -> None:
+        self.what, self.total = what, total
+        self._began = self._told = time.monotonic()
+
+    def tell(self, done: int) -> None:
+        now = time.monotonic()
+        if now - self._told > TELL_SECONDS:
+            self._told, left = now, (now - self._began) / done * (self.total - done)
+            print(f"{self.what}: {done:,} of {self.total:,}, {left:.0f} s left", file=sys.stderr, flush=True)
