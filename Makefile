@@ -32,8 +32,9 @@ help: # the targets below, and what they cost
 setup: ## install the locked packages (1 to 3 min, 6 GB); without a network: make wheels, WHEELS=dir, SYSTEM_TORCH=1
 	@scripts/setup.sh
 
-data: .venv/ready ## DATA=cifar10: fetch and cache a dataset (CIFAR-10: 170 MB)
-	@$(python) scripts/data.py data=$(DATA) $(ARGS)
+data: export CROSSOVER_SET = $(if $(filter command line,$(origin SWEEP)),$(SET))
+data: .venv/ready ## DATA=cifar10: fetch and cache a dataset (CIFAR-10: 170 MB); SWEEP=name: those of a sweep, at its size
+	@$(python) scripts/$(if $(filter command line,$(origin SWEEP)),sweep.py sweep=$(SWEEP) data_only=true,data.py data=$(DATA)) $(ARGS)
 
 sweep: export CROSSOVER_SET = $(SET)
 sweep: .venv/ready ## SWEEP=quick: do what is left of a sweep, then report (quick: 5 min on 2 cores)

@@ -33,6 +33,9 @@ def main(config: DictConfig) -> None:
     if options.dry_run:
         print(*(run.run_id for run in runs), f"repeat: {command}", sep="\n")
         return
+    if options.data_only:
+        check_data(runs, console)
+        return
     outputs, directory = Path(options.outputs), sweep_dir(options.outputs, sweep.name)
 
     def ready() -> None:

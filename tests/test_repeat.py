@@ -86,3 +86,19 @@ def test_an_unclosed_quote_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: 
     with pytest.raises(SystemExit):
         run_hydra(lambda: pytest.fail("it went on"))
     assert "SET cannot be read (No closing quotation)" in capsys.readouterr().err
+
+
+def test_make_data_with_a_sweep_builds_the_caches_of_its_runs_alone(tmp_path: Path) -> None:
+    small = "data.n_pool=600 data.n_val=20 data.n_test=20 data.image_size=12"
+    axes = "'sweep.axes.n_train=[64]'"
+    given = [
+        "SWEEP=quick",
+        f"SET={small} machine.data_dir={tmp_path / 'data'}",
+        f"ARGS={axes} outputs={tmp_path / 'out'}",
+    ]
+    command = ["make", "--no-print-directory", "data", f"PYTHON={sys.executable}", *given]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "cues: 600 training images to draw from" in done.stdout
+    assert [path.name[:9] for path in (tmp_path / "data" / "cache").glob("[!.]*")] == ["cues-12px"]
+    assert not (tmp_path / "out").exists()

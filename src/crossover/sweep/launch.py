@@ -85,6 +85,8 @@ class SweepOptions(Frozen):
     outputs: str
     dry_run: bool = False
     """Print the plan and stop."""
+    data_only: bool = False
+    """Make the datasets of the runs ready and stop."""
     commands: int | None = Field(default=None, ge=1)
     """Print a command for each group of so many runs, and stop."""
 
