@@ -25,7 +25,7 @@ from crossover.training.machine import forget_peaks
 from crossover.training.models import build_model
 from crossover.training.module import Chunk, Classifier, _follow, label_smoothing_floor
 from crossover.training.resume import ResumePoint, StoppedError
-from crossover.training.run import execute
+from crossover.training.run import Evaluation, error_by_class, execute
 from tests.worlds import VIT, results, small_run
 
 
@@ -66,6 +66,11 @@ def test_record_holds_what_the_run_was_and_measured(tmp_path: Path) -> None:
         np.average(record["test_error_by_class"], weights=np.bincount(saved["labels"]))
     )
     assert not (run.run_dir / "last.ckpt").exists()
+
+
+def test_a_class_without_test_images_leaves_the_others_in_their_places() -> None:
+    labels, predictions = np.array([0, 0, 2, 2, 2]), np.array([0, 1, 2, 2, 0])
+    assert error_by_class(Evaluation(0.5, 0.4, labels, predictions), 4) == [0.5, None, pytest.approx(1 / 3), None]
 
 
 def test_saved_weights_are_those_of_the_best_validation(tmp_path: Path) -> None:

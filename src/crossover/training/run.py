@@ -190,9 +190,6 @@ def _measure(run: RunConfig, module: Classifier, data: SubsetData, precision: Pr
     write_atomically(run.run_dir / "weights.safetensors", lambda path: _save_weights(path, weights, run))
     test = results["test"]
     write_atomically(run.run_dir / "predictions.npz", lambda path: _save_predictions(path, test))
-    wrong = test.predictions != test.labels
-    of_class = (wrong[test.labels == label] for label in range(len(data.dataset.classes)))
-    by_class = [float(part.mean()) if len(part) else None for part in of_class]
     errors = {f"{part}_error": result.error for part, result in results.items()}
     losses = {f"{part}_loss": result.loss for part, result in results.items()}
     return (
@@ -201,7 +198,7 @@ def _measure(run: RunConfig, module: Classifier, data: SubsetData, precision: Pr
         | {
             "val_error": selected["val_error"],
             "val_loss": selected["val_loss"],
-            "test_error_by_class": by_class,
+            "test_error_by_class": error_by_class(test, len(data.dataset.classes)),
             "n_test": len(test.labels),
             "best_step": module.best["step"],
             "train_seconds": module.train_seconds,
@@ -209,6 +206,13 @@ def _measure(run: RunConfig, module: Classifier, data: SubsetData, precision: Pr
             "history": module.history,
         }
     )
+
+
+def error_by_class(test: Evaluation, classes: int) -> list[float | None]:
+    """Return the error of each class, in their order; None for a class without a test image."""
+    wrong = test.predictions != test.labels
+    of_class = (wrong[test.labels == label] for label in range(classes))
+    return [float(part.mean()) if len(part) else None for part in of_class]
 
 
 def _save_weights(path: Path, weights: dict[str, torch.Tensor], run: RunConfig) -> None:
