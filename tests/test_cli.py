@@ -2,8 +2,10 @@ import errno
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
 from crossover.cli import one_line, run_app
 from crossover.config import CrossoverError
@@ -69,6 +71,24 @@ def test_interruption_says_how_to_go_on(capsys: pytest.CaptureFixture[str]) -> N
         run_app(main)
     assert ended.value.code == 130
     assert "the same command continues" in capsys.readouterr().err
+
+
+def keys(values: dict[str, Any]) -> set[str]:
+    nested = {f"{name}.{key}" for name, value in values.items() if isinstance(value, dict) for key in keys(value)}
+    return nested | {name for name, value in values.items() if not isinstance(value, dict)}
+
+
+def test_help_says_what_every_value_of_a_run_means() -> None:
+    command = [sys.executable, str(ROOT / "scripts" / "train.py"), "--help"]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    shown, meanings = said.split("says what each is for)")[1].split("Fields of a run")
+    values = yaml.safe_load(shown)
+    args = values["model"].pop("args")
+    assert "widths" in args
+    explained = {line.split(": ")[0] for line in meanings.splitlines() if len(line.split(": ", 1)[-1]) > 7}
+    assert len(keys(values)) > 50
+    assert keys(values) - explained == set()
+    assert "model: hybrid_075m, " in said
 
 
 def test_make_lists_at_most_22_targets_by_group() -> None:

@@ -9,14 +9,15 @@ import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, get_args
 
 from hydra import compose
 from hydra.errors import HydraException, OverrideParseException
 from omegaconf import Container, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from pydantic import BaseModel
 
-from crossover.config import CrossoverError
+from crossover.config import CrossoverError, RunConfig
 
 _ADVICE = {
     errno.ENOSPC: "the disk is full; free some space and repeat the command: what is done is kept",
@@ -24,7 +25,7 @@ _ADVICE = {
     errno.EACCES: "no permission to write there; choose other folders: outputs=DIR, machine.data_dir=DIR",
 }
 QUIET = (
-    *("hydra/job_logging=none", "hydra/hydra_logging=none", "hydra.output_subdir=null"),
+    *("hydra/help=fields", "hydra/job_logging=none", "hydra/hydra_logging=none", "hydra.output_subdir=null"),
     *("hydra.run.dir=.", "hydra.sweep.dir=outputs", "hydra.sweep.subdir=."),
 )
 """Hydra writes no files and no log of its own, and does not change the folder."""
@@ -111,7 +112,25 @@ def _recipe_for(data: str, searched: Mapping[str, str], other: str) -> str:
     return searched.get(data, other)
 
 
+def _field_meanings() -> str:
+    """Return a line for each field of a run that says what it means."""
+    return "\n".join(f"{name}: {' '.join(text.split())}" for name, text in sorted(_described(RunConfig, "").items()))
+
+
+def _described(model: type[BaseModel], prefix: str) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for name, field in model.model_fields.items():
+        parts = [part for part in (field.annotation, *get_args(field.annotation)) if isinstance(part, type)]
+        nested = [part for part in parts if issubclass(part, BaseModel)]
+        for part in nested:
+            found |= _described(part, f"{prefix}{name}.")
+        if not nested and field.description:
+            found[f"{prefix}{name}"] = field.description
+    return found
+
+
 OmegaConf.register_new_resolver("recipe_for", _recipe_for, replace=True)
+OmegaConf.register_new_resolver("field_meanings", _field_meanings, replace=True)
 
 
 def composed(name: str, overrides: Sequence[str]) -> dict[str, Any]:

@@ -30,8 +30,11 @@ class LoggerConfig(Frozen):
     """Where the history of a run goes besides its record."""
 
     kind: Literal["wandb", "wandb_offline", "csv", "tensorboard", "none"] = "wandb_offline"
+    """W&B online or offline, metrics.csv, TensorBoard's events, or nothing."""
     project: str = "crossover"
+    """W&B project."""
     entity: str | None = None
+    """W&B user or team; null: the one that is logged in."""
     group: str | None = None
     """W&B group: the sweep."""
 
@@ -40,11 +43,13 @@ class MachineConfig(Frozen):
     """Where a run runs: nothing here can change its result beyond floating-point noise."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto: CUDA where there is a GPU."""
     threads: int = Field(default=1, ge=1)
     """CPU threads of one run; a sweep runs several side by side."""
     data_dir: str = "data"
     """Raw data and caches."""
     outputs: str = "outputs"
+    """Folder of runs, sweeps and reports."""
     resident_gb: float | None = Field(default=None, ge=0)
     """A set of images up to this size (and a quarter of the free memory) is kept in device memory; larger sets stream
     from the memory map. null: 4 on a CPU, and on a GPU the quarter alone."""

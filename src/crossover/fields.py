@@ -23,11 +23,13 @@ class PermuteConfig(Frozen):
     """One fixed permutation of all images, after augmentation: what a network cannot know is that pixels are near."""
 
     kind: Literal["none", "patches", "pixels"] = "none"
+    """What is permuted: nothing, square patches, or single pixels."""
     patch: int = Field(default=4, ge=1)
     """Side in pixels of the patches that are permuted; it must divide the image."""
     share: float = Field(default=1.0, gt=0, le=1)
     """Share of the patches or pixels that move."""
     seed: int = Field(default=0, ge=0)
+    """Of the permutation."""
 
     @property
     def suffix(self) -> str:
@@ -39,9 +41,13 @@ class CuesData(Frozen):
     """The embedded two-cue world: x = noise + alpha * T_y + beta * shift(M_m, u)."""
 
     kind: Literal["cues"]
+    """How images come to be; of this world."""
     name: Name
+    """In tables, and in the names of runs and caches."""
     image_size: int = Field(ge=8)
+    """Side in pixels."""
     classes: int = Field(ge=2)
+    """Number of classes, equally frequent."""
     alpha: float = Field(ge=0)
     """Amplitude of the global, position-bound pattern (the noise has standard deviation 1)."""
     beta: float = Field(ge=0)
@@ -49,12 +55,15 @@ class CuesData(Frozen):
     q: float = Field(ge=0, le=1)
     """Probability that the motif is that of the image's class; else it is a uniform one."""
     world_seed: int = Field(ge=0)
+    """Seed of the patterns and motifs, and of the images where `image_seed` is null."""
     image_seed: int | None = Field(default=None, ge=0)
     """Seed of the images: worlds that differ in it alone share patterns and motifs, but no image."""
     n_pool: int = Field(ge=2)
     """Images that chains are drawn from."""
     n_val: int = Field(ge=2)
+    """Images for validation, beside the pool."""
     n_test: int = Field(ge=2)
+    """Images for the test."""
     permute: PermuteConfig = PermuteConfig()
 
 
@@ -62,10 +71,13 @@ class ImageData(Frozen):
     """Real images: decoded once to `image_size`, with validation held out of train."""
 
     kind: Literal["cifar10", "cifar5m", "folder", "tiny_imagenet"]
+    """How the raw files are read: an archive that is fetched, or a folder with one folder per class."""
     name: Name
+    """In tables, and in the names of runs and caches."""
     root: str
     """Folder of the raw data, relative to `machine.data_dir` unless absolute. Not part of the run's identity."""
     image_size: int = Field(ge=8)
+    """Side in pixels to which images are resized."""
     val_fraction: float = Field(gt=0, lt=1)
     """Share of the training images held out (stratified, fixed) before any chain is drawn."""
     parts: int | None = Field(default=None, ge=1, le=5)
@@ -84,6 +96,7 @@ class ModelConfig(Frozen):
     """A timm architecture and what we set in it."""
 
     name: Name
+    """In tables and figures, and in the names of runs."""
     family: Literal["resnet", "hybrid", "vit"] = "resnet"
     """Which assumptions it makes; a CNN of any kind is of the family resnet. The beginning of the name tells where it
     is not given. It says who is compared with whom, not what a run computes, and is no part of the run's identity."""
@@ -118,18 +131,23 @@ class RecipeConfig(Frozen):
     """Optimiser, schedule and regularisation of one model family."""
 
     name: Name
+    """In tables."""
     optimizer: Literal["adamw", "sgd"]
+    """AdamW, or SGD with Nesterov momentum."""
     lr: float = Field(gt=0)
     """Peak learning rate."""
     weight_decay: float = Field(default=0.0, ge=0)
     """Not applied to biases, norms and position embeddings."""
     betas: tuple[float, float] = (0.9, 0.999)
+    """AdamW: decay of the moving averages."""
     momentum: float = Field(default=0.9, ge=0, lt=1)
     """SGD, Nesterov."""
     batch_size: int = Field(ge=2)
+    """Images per step, over all devices."""
     warmup: float = Field(default=0.0, ge=0, lt=1)
     """Share of the steps with linear warm-up; a cosine to zero follows."""
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    """Share of the target that is spread over all classes."""
     grad_clip: float | None = Field(default=None, gt=0)
     """Largest norm of the gradient."""
     ema_decay: float | None = Field(default=None, gt=0, lt=1)
@@ -142,6 +160,7 @@ class AugmentConfig(Frozen):
     """What happens to each training image, in this order."""
 
     name: Name
+    """In tables."""
     min_area: float = Field(default=0.0, ge=0, le=1)
     """Random resized crop: the least share of the image's area that a crop has, usually 0.08; 0 is off."""
     crop: int = Field(default=0, ge=0)
@@ -149,6 +168,7 @@ class AugmentConfig(Frozen):
     flip: bool = False
     """Horizontal flip with probability one half."""
     policy: Literal["none", "randaugment", "trivialaugment"] = "none"
+    """RandAugment or TrivialAugment, as in torchvision."""
     policy_ops: int = Field(default=2, ge=1)
     """RandAugment: operations per image."""
     policy_magnitude: int = Field(default=9, ge=0, le=30)
@@ -169,6 +189,7 @@ class BudgetConfig(Frozen):
     """How long to train: exactly one of steps, epochs, examples or FLOPs, and at most `max_epochs`."""
 
     steps: int | None = Field(default=None, ge=1)
+    """Optimiser steps."""
     epochs: float | None = Field(default=None, gt=0)
     """Passes over the n_train images."""
     examples: int | None = Field(default=None, ge=1)
