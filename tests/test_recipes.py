@@ -72,6 +72,20 @@ def test_trials_of_all_models_differ_in_the_recipe_alone() -> None:
     assert set(counts) == {search.trials}
 
 
+@pytest.mark.parametrize("model", ["resnet", "hybrid", "vit"])
+def test_the_recipe_for_cifar_is_the_best_trial_of_its_model_by_validation(model: str) -> None:
+    found = pd.read_csv(ROOT / "results" / "recipes" / "cifar10-cpu" / "trials.csv")
+    of_model = found[found["model"] == f"{model}_tiny"]
+    best = of_model.loc[of_model["val_error"].idxmin()]
+    recipe = compose("train", [f"recipe=cifar_{model}"]).recipe
+    assert (recipe.lr, recipe.weight_decay, recipe.batch_size) == (best.lr, best.weight_decay, best.batch_size)
+    search = parse_search(resolved(compose("recipes", ["search=cifar10-cpu"]))["search"])
+    drawn = draw_recipes(search, f"{model}_tiny")
+    assert [(row.lr, row.weight_decay) for row in of_model.itertuples()] == [
+        (point["lr"], point["weight_decay"]) for point in drawn
+    ]
+
+
 def test_expected_best_is_the_mean_over_all_subsets_of_k_trials() -> None:
     errors = np.array([0.5, 0.2, 0.9, 0.3, 0.3])
     for k, found in enumerate(expected_best(errors), 1):
