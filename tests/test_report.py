@@ -3,6 +3,7 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import matplotlib.pyplot as plt
@@ -357,3 +358,10 @@ def test_terminal_summary_ends_with_verdict_and_page(report: Callable[..., Repor
     lines = console.export_text().strip().splitlines()
     assert lines[-1].endswith("report.html")
     assert written.verdicts[0] in lines[-2]
+
+
+def test_a_note_of_several_data_sets_is_said_once_with_their_names() -> None:
+    notes = {"one": ["same", "own"], "two": ["same"], "three": ["same", "third"]}
+    studies = [{"dataset": name, "notes": said, "pairs": []} for name, said in notes.items()]
+    got = Report.notes.fget(SimpleNamespace(result={"studies": studies}))  # type: ignore[attr-defined]
+    assert got == ["all data sets: same", "one: own", "three: third"]

@@ -119,8 +119,12 @@ class Report:
     @property
     def notes(self) -> list[str]:
         """What was left out, changed or could not be established."""
-        said = [f"{study['dataset']}: {note}" for study in self.result["studies"] for note in notes_of(study)]
-        return list(dict.fromkeys(said))
+        of: dict[str, list[str]] = {}
+        for study in self.result["studies"]:
+            for note in notes_of(study):
+                of.setdefault(note, []).append(study["dataset"])
+        every = max(2, len(self.result["studies"]))
+        return [f"{'all data sets' if len(names) == every else ', '.join(names)}: {note}" for note, names in of.items()]
 
     @property
     def extrapolations(self) -> list[str]:

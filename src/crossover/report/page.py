@@ -25,19 +25,23 @@ ONLY_ON_PAGE = ("runs", "samples")
 def html_page(report: Report, sections: Sequence[Section]) -> str:
     """Return the page of a report; all text is escaped, and figures are a part of it."""
     models = styles(list(dict.fromkeys(report.runs["model"])), families_of(report.runs))
-    several = len(report.result["studies"]) > 1
     return _render(
         report.directory,
         title=report.findings.title,
         question=QUESTION,
         headline=report.headline,
         trouble=report.trouble,
-        notes=[] if several else report.notes,
+        notes=_notes(report),
         shown_notes=NOTES,
         colours={model: style.colour for model, style in models.items()},
         sections=sections,
         downloads=_downloads(report.directory),
     )
+
+
+def _notes(report: Report) -> list[str]:
+    """Return what stands above the sections; with several data sets the part of each has its notes."""
+    return report.notes if len(report.result["studies"]) == 1 else []
 
 
 def section_page(section: Section, directory: Path) -> str:
@@ -79,7 +83,7 @@ def data_uri(path: Path, kind: str = "text/plain") -> str:
 def markdown_page(report: Report, sections: Sequence[Section]) -> str:
     """Return the same as the page in Markdown."""
     lines = [f"# {plain(report.findings.title)}", "", *(f"**{plain(said)}**\n" for said in report.headline)]
-    lines += [f"- {plain(note)}" for note in (*report.trouble, *report.notes)]
+    lines += [f"- {plain(note)}" for note in (*report.trouble, *_notes(report))]
     for section in sections:
         if section.name not in ONLY_ON_PAGE:
             lines += ["", *markdown_part(section)]
