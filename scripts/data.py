@@ -17,7 +17,7 @@ from crossover.data.cache import open_dataset
 @one_line_errors
 def main(config: DictConfig) -> None:
     values = resolved(config)
-    rebuild = values.pop("rebuild")
+    rebuild = bool(values.pop("rebuild"))
     run = parse_run(values)
     dataset = open_dataset(run.data, Path(run.machine.data_dir), verify=True, rebuild=rebuild)
     size = sum(path.stat().st_size for path in dataset.folder.iterdir())

@@ -6,9 +6,8 @@ python scripts/publish.py SWEEP STUDY (make publish); python scripts/publish.py 
 import sys
 from pathlib import Path
 
-from hydra import compose, initialize
+from hydra import initialize
 
-from crossover.cli import resolved
 from crossover.config import CrossoverError
 from crossover.report.publish import publish, read_study, update_readme
 from crossover.study import republish, study_runs
@@ -43,7 +42,7 @@ def make_page(folder: Path) -> Path:
     """Write tables, figures and pages of a published study from its files, and return its page."""
     study = read_study(folder)
     with initialize(version_base="1.3", config_path="../conf"):
-        runs = {} if study.is_transfer else study_runs(study, lambda n, o: resolved(compose(n, o)), "outputs")
+        runs = {} if study.is_transfer else study_runs(study, "outputs")
     return republish(folder, list(runs.values()))
 
 

@@ -4,12 +4,14 @@ from pathlib import Path
 
 import hydra
 from omegaconf import DictConfig
+from pydantic import Field
 from rich.console import Console
 
 from crossover.analysis.runs import AnalysisError, read_curves
 from crossover.cli import one_line_errors, resolved, run_hydra
-from crossover.config import CrossoverError
-from crossover.report.build import write_curves_report
+from crossover.config import CrossoverError, validate
+from crossover.fields import Frozen
+from crossover.report.build import Report, write_curves_report
 from crossover.report.terminal import terminal_summary
 from crossover.report.wandb import mirror_report
 from crossover.store import read_sweep
@@ -17,38 +19,50 @@ from crossover.study import report_sweep
 from crossover.sweep.plan import sweep_dir
 
 
+class Options(Frozen):
+    """What conf/report.yaml gives; its comments say more."""
+
+    name: str = Field(coerce_numbers_to_str=True)
+    also: tuple[str, ...]
+    calibrate: int
+    outputs: Path
+    curves: Path | None
+    output: Path | None
+    seed: int
+
+
 @hydra.main(version_base="1.3", config_path="../conf", config_name="report")
 @one_line_errors
 def main(config: DictConfig) -> None:
-    values, console = resolved(config), Console()
+    options = validate(Options, resolved(config), "report")
     try:
-        if values["curves"] is None:
-            name, outputs = values["name"], Path(values["outputs"])
-            sweep = read_sweep(outputs, name)
-            report = report_sweep(
-                sweep,
-                Path(values["output"] or sweep_dir(outputs, name)),
-                also=[read_sweep(outputs, other) for other in values["also"]],
-                seed=values["seed"],
-                designs=values["calibrate"],
-            )
-            mirror_report(report, sweep)
-        else:
-            if values["output"] is None:
-                raise CrossoverError("curves=... needs output=DIR, the folder to write to")
-            path = Path(values["curves"])
-            command = f"python scripts/report.py curves={path} output={values['output']}"
-            report = write_curves_report(
-                read_curves(path),
-                Path(values["output"]),
-                title=path.stem,
-                command=command,
-                seed=values["seed"],
-                designs=values["calibrate"],
-            )
+        report = report_of_sweep(options) if options.curves is None else report_of_curves(options.curves, options)
     except AnalysisError as error:
         raise CrossoverError(str(error)) from None
-    terminal_summary(report, console)
+    terminal_summary(report, Console())
+
+
+def report_of_sweep(options: Options) -> Report:
+    sweep = read_sweep(options.outputs, options.name)
+    directory = options.output or sweep_dir(options.outputs, options.name)
+    also = [read_sweep(options.outputs, other) for other in options.also]
+    report = report_sweep(sweep, directory, also=also, seed=options.seed, designs=options.calibrate)
+    mirror_report(report, sweep)
+    return report
+
+
+def report_of_curves(path: Path, options: Options) -> Report:
+    if options.output is None:
+        raise CrossoverError("curves=... needs output=DIR, the folder to write to")
+    command = f"python scripts/report.py curves={path} output={options.output}"
+    return write_curves_report(
+        read_curves(path),
+        options.output,
+        title=path.stem,
+        command=command,
+        seed=options.seed,
+        designs=options.calibrate,
+    )
 
 
 if __name__ == "__main__":

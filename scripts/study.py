@@ -9,7 +9,7 @@ from rich.console import Console
 
 from crossover.analysis.runs import AnalysisError
 from crossover.cli import one_line_errors, resolved, run_hydra
-from crossover.config import CrossoverError
+from crossover.config import CrossoverError, validate
 
 STUDIES = {
     "atlas": "atlas",
@@ -30,7 +30,9 @@ def study_app(name: str) -> None:
     @one_line_errors
     def app(config: DictConfig) -> None:
         try:
-            importlib.import_module(f"crossover.studies.{STUDIES[name]}").main(resolved(config), Console())
+            study = importlib.import_module(f"crossover.studies.{STUDIES[name]}")
+            values = resolved(config)
+            study.main(validate(study.Options, values, name) if hasattr(study, "Options") else values, Console())
         except AnalysisError as error:
             raise CrossoverError(str(error)) from None
 

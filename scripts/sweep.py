@@ -9,7 +9,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 from rich.console import Console
 
-from crossover.cli import compose_train, one_line_errors, resolved, run_hydra
+from crossover.cli import one_line_errors, resolved, run_hydra
 from crossover.config import validate
 from crossover.store import freeze, is_done, read_record, read_sweep, write_plan
 from crossover.sweep.launch import SlurmLauncher, SweepOptions, check_data, do_runs, repeat_command
@@ -26,7 +26,7 @@ FOR_REPORT = ("crossover.study", "crossover.data.augment", "wandb.sdk.launch")
 def main(config: DictConfig) -> None:
     console, options = Console(), validate(SweepOptions, resolved(config), "sweep")
     sweep, launcher = named(options.sweep, options.set), options.launcher
-    runs = plan_runs(sweep, compose_train, extra=options.set, outputs=options.outputs)
+    runs = plan_runs(sweep, extra=options.set, outputs=options.outputs)
     left = [run for run in runs if not is_done(run.run_dir)]
     console.print(f"sweep {sweep.name}: {len(runs)} runs, {len(left)} to do", highlight=False, soft_wrap=True)
     command = make_command(HydraConfig.get().runtime.choices["sweep"], options.set, HydraConfig.get().overrides.task)

@@ -51,12 +51,8 @@ def run_with(**changes: Any) -> Action:
 def sweep(extra: tuple[str, ...] = (), **values: Any) -> Action:
     def action(folder: Path) -> object:
         parsed = named(parse_sweep({"name": "s"} | values), extra)
-
-        def compose_train(overrides: list[str]) -> dict[str, Any]:
-            with initialize_config_dir(CONF, version_base="1.3"):
-                return resolved(compose("train", overrides))
-
-        return plan_runs(parsed, compose_train, extra=extra, outputs=str(folder))
+        with initialize_config_dir(CONF, version_base="1.3"):
+            return plan_runs(parsed, extra=extra, outputs=str(folder))
 
     return action
 

@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hydra import compose, initialize_config_dir
+from hydra import initialize_config_dir
 
-from crossover.cli import resolved
 from crossover.config import parse_run
-from crossover.sweep.plan import parse_sweep, plan_runs
+from crossover.sweep.plan import plan_runs, read_preset
 
 ROOT = Path(__file__).parents[1]
 GOLDEN = Path(__file__).parent / "golden" / "presets.json"
@@ -22,8 +21,7 @@ GOLDEN = Path(__file__).parent / "golden" / "presets.json"
 def planned(preset: str) -> dict[str, Any]:
     """Return how many runs a preset plans and the SHA-256 of their sorted ids, one a line."""
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        sweep = parse_sweep(resolved(compose("sweep", [f"sweep={preset}"]))["sweep"])
-        runs = plan_runs(sweep, lambda overrides: resolved(compose("train", overrides)), outputs="outputs")
+        runs = plan_runs(read_preset(preset), outputs="outputs")
     text = "\n".join(sorted(run.run_id for run in runs))
     return {"runs": len(runs), "sha256": hashlib.sha256(text.encode()).hexdigest()}
 

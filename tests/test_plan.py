@@ -1,16 +1,17 @@
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
-from hydra import compose, initialize_config_dir
+from hydra import initialize_config_dir
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
 from crossover.analysis.verdict import analyse
-from crossover.cli import one_line, resolved
+from crossover.cli import compose_train, one_line
 from crossover.config import CrossoverError
 from crossover.sweep.plan import SweepConfig, named, override, parse_sweep, plan_runs
 
@@ -18,9 +19,10 @@ CONF = Path(__file__).parents[1] / "conf"
 SHIPPED = sorted(p.stem for p in (CONF / "sweep").glob("*.yaml"))
 
 
-def compose_train(overrides: list[str]) -> dict[str, Any]:
+@pytest.fixture(autouse=True)
+def _conf() -> Iterator[None]:
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return resolved(compose("train", overrides))
+        yield
 
 
 def shipped(name: str) -> SweepConfig:
@@ -30,7 +32,7 @@ def shipped(name: str) -> SweepConfig:
 @pytest.mark.parametrize("name", SHIPPED)
 def test_every_shipped_sweep_composes_and_says_what_it_costs(name: str) -> None:
     sweep = shipped(name)
-    runs = plan_runs(sweep, compose_train, outputs="outputs")
+    runs = plan_runs(sweep, outputs="outputs")
     assert sweep.name == name
     assert len({run.run_id for run in runs}) == len(runs)
     header = (CONF / "sweep" / f"{name}.yaml").read_text().splitlines()[0]
@@ -52,7 +54,7 @@ def test_every_shipped_choice_composes_into_a_valid_run(group: str) -> None:
 
 def test_quick_is_24_runs_of_the_published_study_whose_verdict_is_the_same() -> None:
     """N* between 1,000 and 4,000 images, and its whole interval inside the range."""
-    ids = {run.run_id for run in plan_runs(shipped("quick"), compose_train, outputs="o")}
+    ids = {run.run_id for run in plan_runs(shipped("quick"), outputs="o")}
     runs = pd.read_csv(CONF.parent / "results" / "cues" / "runs.csv")
     part = runs[runs["run_id"].isin(ids)]
     assert len(ids) == len(part) == 24
@@ -64,7 +66,7 @@ def test_quick_is_24_runs_of_the_published_study_whose_verdict_is_the_same() -> 
 
 
 def test_in_quick_both_models_share_chains_and_seeds() -> None:
-    runs = plan_runs(shipped("quick"), compose_train, outputs="o")
+    runs = plan_runs(shipped("quick"), outputs="o")
     by_model: dict[str, set[tuple[int, int, int]]] = {}
     for run in runs:
         by_model.setdefault(run.model.name, set()).add((run.n_train, run.chain, run.seed))
@@ -76,20 +78,20 @@ def test_a_sweep_with_changed_dials_has_its_own_name_and_runs() -> None:
     plain = shipped("quick")
     changed = named(plain, ["data.alpha=0", "machine.device=cpu"])
     assert changed.name == "quick--data.alpha-0"
-    runs = plan_runs(changed, compose_train, extra=["data.alpha=0"], outputs="o")
+    runs = plan_runs(changed, extra=["data.alpha=0"], outputs="o")
     assert {run.data.alpha for run in runs} == {0.0}  # type: ignore[union-attr]
-    assert not {r.run_id for r in runs} & {r.run_id for r in plan_runs(plain, compose_train, outputs="o")}
+    assert not {r.run_id for r in runs} & {r.run_id for r in plan_runs(plain, outputs="o")}
 
 
 def test_an_ablation_is_an_axis() -> None:
     sweep = parse_sweep({"name": "a", "axes": {"data.alpha": [0, 0.15], "chain": [0, 1], "n_train": [100]}})
-    runs = plan_runs(sweep, compose_train, outputs="o")
+    runs = plan_runs(sweep, outputs="o")
     assert [(run.data.alpha, run.chain) for run in runs] == [(0, 0), (0.15, 0), (0, 1), (0.15, 1)]  # type: ignore[union-attr]
 
 
 def test_all_sizes_and_models_of_a_chain_come_before_the_next_chain() -> None:
     axes = {"model": ["resnet_tiny", "vit_tiny"], "n_train": [100, 200], "chain": [1, 0]}
-    runs = plan_runs(parse_sweep({"name": "a", "axes": axes}), compose_train, outputs="o")
+    runs = plan_runs(parse_sweep({"name": "a", "axes": axes}), outputs="o")
     points = [(run.model.name, run.n_train) for run in runs]
     assert [run.chain for run in runs] == [0, 0, 0, 0, 1, 1, 1, 1]
     assert points[:4] == points[4:] == [(m, n) for m in ("resnet_tiny", "vit_tiny") for n in (100, 200)]

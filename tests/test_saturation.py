@@ -4,11 +4,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from hydra import compose, initialize_config_dir
+from hydra import initialize_config_dir
 
 from crossover.analysis.saturation import TOLERANCE, saturation
 from crossover.analysis.verdict import analyse
-from crossover.cli import resolved
 from crossover.config import CrossoverError
 from crossover.fields import BudgetConfig
 from crossover.sweep.plan import parse_sweep, plan_runs
@@ -102,19 +101,16 @@ def test_half_a_budget(budget: dict[str, Any], half: dict[str, Any]) -> None:
 
 
 def test_a_sweep_plans_twins_of_the_named_sizes_and_chains() -> None:
-    def compose_train(overrides: list[str]) -> dict[str, Any]:
-        with initialize_config_dir(str(CONF), version_base="1.3"):
-            return resolved(compose("train", overrides))
-
     values: dict[str, Any] = {
         "name": "s",
         "fixed": {"data": "cues", "budget": "steps", "budget.steps": 640},
         "axes": {"model": ["resnet_tiny"], "n_train": [256, 1024], "chain": [0, 1, 2]},
     }
-    plain = plan_runs(parse_sweep(values), compose_train, outputs="o")
-    twins = plan_runs(
-        parse_sweep(values | {"saturation": {"n_train": [1024], "chain": [0, 1]}}), compose_train, outputs="o"
-    )
+    few = values | {"saturation": {"n_train": [1024], "chain": [0, 1]}}
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        plain, twins, all_twins = (
+            plan_runs(parse_sweep(given), outputs="o") for given in (values, few, values | {"saturation": {}})
+        )
     known = {run.run_id for run in plain}
     assert known <= {run.run_id for run in twins}
     extra = [run for run in twins if run.run_id not in known]
@@ -122,6 +118,6 @@ def test_a_sweep_plans_twins_of_the_named_sizes_and_chains() -> None:
         (1024, 0, 0, 320),
         (1024, 1, 1, 320),
     ]
-    assert len(plan_runs(parse_sweep(values | {"saturation": {}}), compose_train, outputs="o")) == 12
+    assert len(all_twins) == 12
     with pytest.raises(CrossoverError, match="saturation"):
         parse_sweep(values | {"saturation": {"model": [1]}})

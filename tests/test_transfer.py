@@ -10,23 +10,23 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
+from hydra import initialize_config_dir
 
-from crossover.cli import resolved
-from crossover.config import CrossoverError, RunConfig
+from crossover.cli import composed
+from crossover.config import CrossoverError, RunConfig, validate
 from crossover.report.build import Findings, write_findings
-from crossover.studies.readers import fit_reader, read_backbone
+from crossover.studies.readers import Reading, fit_reader, read_backbone
 from crossover.studies.transfer import (
-    COLUMNS,
+    Backbone,
+    Row,
     TransferConfig,
     finetuning_rows,
-    parse_transfer,
     plan_finetuning,
     plan_readings,
     reading_row,
     transfer_runs,
 )
-from crossover.sweep.plan import parse_sweep, plan_runs
+from crossover.sweep.plan import plan_runs, read_preset
 from crossover.training import run as running
 from crossover.training.run import execute
 from tests.test_loggers import records_of, without_wandb
@@ -39,14 +39,13 @@ ORIGIN = {"data__q": 1.0, "data__beta": 2.0, "data__alpha": 0.5}
 def shipped() -> tuple[TransferConfig, list[RunConfig], list[Any], list[Any]]:
     """Return the shipped study with all that it plans."""
     with initialize_config_dir(CONF, version_base="1.3"):
+        transfer = parse_transfer(composed("transfer", ["transfer=cues"])["transfer"])
+        source = plan_runs(read_preset(transfer.source), outputs="outputs")
+        return transfer, source, plan_readings(transfer, source), plan_finetuning(transfer, source)
 
-        def train(overrides: list[str]) -> dict[str, Any]:
-            return resolved(compose("train", overrides))
 
-        transfer = parse_transfer(resolved(compose("transfer", ["transfer=cues"]))["transfer"])
-        sweep = parse_sweep(resolved(compose("sweep", [f"sweep={transfer.source}"]))["sweep"])
-        source = plan_runs(sweep, train, outputs="outputs")
-        return transfer, source, plan_readings(transfer, source, train), plan_finetuning(transfer, source, train)
+def parse_transfer(values: object) -> TransferConfig:
+    return validate(TransferConfig, values, "transfer")
 
 
 def test_the_shipped_study_moves_every_backbone_and_the_untrained_ones() -> None:
@@ -54,10 +53,10 @@ def test_the_shipped_study_moves_every_backbone_and_the_untrained_ones() -> None
     sizes = {run.n_train for run in source}
     assert min(sizes) == 256
     assert max(sizes) >= 262_144
-    assert {n for _, n, _ in readings} == sizes | {0}
+    assert {n for _, n, *_ in readings} == sizes | {0}
     assert len(readings) == len(transfer.targets) * (len(source) + 6)
     ids = {run.run_id for run in source}
-    for _, n, run in readings:
+    for _, n, _, run in readings:
         assert (run.init_from in ids) == (n > 0)
         assert run.data not in {other.data for other in source}
     assert transfer.finetune is not None
@@ -132,16 +131,17 @@ def test_features_of_a_trained_backbone_serve_a_task_with_the_same_cue(
     assert again == untrained
 
 
-def row(n: int, model: str, chain: int, error: float) -> dict[str, Any]:
+def row(n: int, model: str, chain: int, error: float) -> Row:
     run = small_run(Path("nowhere"), n_train=100, chain=chain, model__name=model)
     moved = run.model_copy(update={"init_from": f"{model}-{n}-{chain}" if n else None})
-    reading = {"protocol": "probe", "n_target": 100, "draws": 1, "test_error": error, "val_error": error}
-    return reading_row("new", n, moved, reading | {"penalty": 0.1})
+    reading = Reading("probe", n_target=100, draws=1, test_error=error, val_error=error, penalty=0.1)
+    return reading_row(Backbone("new", n, 1.0, moved), reading)
 
 
 def test_table_of_readings_gives_the_verdict_over_n_pretrain(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
-    rows, records = [], []
+    rows: list[Row] = []
+    records: list[Any] = []
     setting: dict[str, Any] = {"budget": "x", "recipe": "x", "augment": "none"}
     for n in (0, 256, 1024, 4096, 16384):
         for model, slope in (("resnet_a", 0.1), ("vit_a", 0.3)):
@@ -150,10 +150,10 @@ def test_table_of_readings_gives_the_verdict_over_n_pretrain(tmp_path: Path) -> 
                 rows.append(row(n, model, chain, error))
                 facts = {"run_id": f"{model}-{n}-{chain}", "dataset": "old", "model": model, "n_train": n}
                 records += [facts | {"chain": chain, "seed": chain, "test_error": 0.9} | setting] if n else []
-    runs = transfer_runs(pd.DataFrame(rows, columns=COLUMNS), records)
+    runs = transfer_runs(pd.DataFrame(rows, columns=Row._fields), records)
     assert set(runs["dataset"]) == {"new-probe"}
     assert runs["n_train"].min() == 256
-    assert sorted(runs["test_error"]) == sorted(r["test_error"] for r in rows if r["n_pretrain"])
+    assert sorted(runs["test_error"]) == sorted(r.test_error for r in rows if r.n_pretrain)
     report = write_findings(Findings("t", "c", runs, len(runs), sizes="pre-training images"), tmp_path)
     pair = report.result["studies"][0]["pairs"][0]
     assert pair["verdict"] == "crossover"
@@ -202,12 +202,12 @@ def test_transfer_trains_reads_reports_and_is_logged(tmp_path: Path) -> None:
 
 def test_rate_of_finetuning_is_the_one_with_the_lowest_validation_error() -> None:
     run = small_run(Path("nowhere"), n_train=100, init_from="a")
-    done = [
-        ("new", 256, factor, run, {"val_error": val, "test_error": test})
+    done: Any = [
+        (Backbone("new", 256, factor, run), {"val_error": val, "test_error": test})
         for factor, val, test in ((0.1, 0.4, 0.3), (1.0, 0.3, 0.5), (3.0, 0.35, 0.1))
     ]
     (found,) = finetuning_rows(done)
-    assert (found["choice"], found["test_error"], found["protocol"]) == (1.0, 0.5, "finetune100")
+    assert (found.choice, found.test_error, found.protocol) == (1.0, 0.5, "finetune100")
 
 
 def test_published_table_follows_from_the_published_readings() -> None:

@@ -17,7 +17,7 @@ from omegaconf import Container, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel
 
-from crossover.config import CrossoverError, RunConfig
+from crossover.config import CrossoverError, RunConfig, RunValues
 
 _ADVICE = {
     errno.ENOSPC: "the disk is full; free some space and repeat the command: what is done is kept",
@@ -133,14 +133,14 @@ OmegaConf.register_new_resolver("recipe_for", _recipe_for, replace=True)
 OmegaConf.register_new_resolver("field_meanings", _field_meanings, replace=True)
 
 
-def composed(name: str, overrides: Sequence[str]) -> dict[str, Any]:
+def composed(name: str, overrides: Sequence[str]) -> dict[str, object]:
     """Return the resolved values of a config of conf/ with overrides; Hydra is initialised."""
     return resolved(compose(name, quoted(overrides)))
 
 
-def compose_train(overrides: Sequence[str]) -> dict[str, Any]:
+def compose_train(overrides: Sequence[str]) -> RunValues:
     """Return the resolved values of conf/train.yaml with overrides; Hydra is initialised."""
-    return composed("train", overrides)
+    return composed("train", overrides)  # type: ignore[return-value]
 
 
 def _exit(error: BaseException) -> NoReturn:
@@ -185,7 +185,7 @@ def _unknown_key(error: BaseException) -> str | None:
     return f"unknown key {key}{f' (did you mean {close[0]}?)' if close else ''}; there is {', '.join(known)}"
 
 
-def resolved(config: DictConfig) -> dict[str, Any]:
+def resolved(config: DictConfig) -> dict[str, object]:
     """Return a Hydra config as plain, resolved values; raise for a mandatory value that is missing."""
     for key in sorted(OmegaConf.missing_keys(config)):
         raise CrossoverError(f"{key} has no value; give it: {key}=VALUE")

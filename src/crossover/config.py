@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, Literal, TypedDict, TypeVar, get_args
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
@@ -146,7 +146,25 @@ class RunConfig(Frozen):
         return Path(self.machine.outputs) / "runs" / self.run_id
 
 
-def parse_run(values: Mapping[str, Any]) -> RunConfig:
+class RunValues(TypedDict):
+    """The plain values of a run, not checked yet."""
+
+    data: dict[str, object]
+    model: dict[str, object]
+    recipe: dict[str, object]
+    augment: dict[str, object]
+    budget: dict[str, object]
+    n_train: int
+    chain: int
+    seed: int
+    init_from: str | None
+    precision: str
+    trainer: dict[str, object]
+    logger: dict[str, object]
+    machine: dict[str, object]
+
+
+def parse_run(values: Mapping[str, object]) -> RunConfig:
     """Return the validated run of a plain dict; raise CrossoverError naming each wrong field and what is allowed."""
     return validate(RunConfig, values, "configuration")
 

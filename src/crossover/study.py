@@ -3,7 +3,7 @@
 import hashlib
 import json
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +24,11 @@ from crossover.report.publish import Study, keep_one_format, study_findings
 from crossover.report.section import PAGE, Drawing
 from crossover.report.words import recipe_table
 from crossover.store import SweepRecords, read_done, write_atomically
-from crossover.sweep.plan import parse_sweep, plan_runs
+from crossover.sweep.plan import plan_runs, read_preset
 from crossover.sweep.pool import Progress
 
 CEILING_IMAGES = 5_000
 """Images on which the exact Bayes accuracy is evaluated; its standard error is then about 0.001."""
-Compose = Callable[[str, list[str]], dict[str, Any]]
-"""Name of a config and overrides to plain values."""
 
 
 def report_sweep(
@@ -82,11 +80,9 @@ def republish(folder: Path, runs: Sequence[RunConfig]) -> Path:
     return folder / PAGE
 
 
-def study_runs(study: Study, compose: Compose, outputs: str, changes: Sequence[str] = ()) -> dict[str, RunConfig]:
+def study_runs(study: Study, outputs: str, changes: Sequence[str] = ()) -> dict[str, RunConfig]:
     """Return the runs of a published study by id, as today's conf/ plans them; raise CrossoverError if it does not."""
-    sweep = parse_sweep(compose("sweep", [f"sweep={study.sweep}"])["sweep"])
-    extra = [*study.changes, *changes]
-    planned = plan_runs(sweep, lambda overrides: compose("train", overrides), extra=extra, outputs=outputs)
+    planned = plan_runs(read_preset(study.sweep), extra=[*study.changes, *changes], outputs=outputs)
     by_id = {run.run_id: run for run in planned}
     gone = [run_id for run_id in study.run_ids if run_id not in by_id]
     if gone:

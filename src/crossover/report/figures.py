@@ -259,22 +259,3 @@ def by_class(classes: pd.DataFrame, chosen: Mapping[str, Style], x_label: str = 
     figure.supxlabel(x_label, fontsize=10)
     figure.supylabel("test error", fontsize=10)
     return figure
-
-
-def best_of(curves: pd.DataFrame) -> Figure:
-    """Return the expected lowest validation error over trials of each model, one panel per n_train."""
-    sizes = sorted(curves["n_train"].unique())
-    figure, drawn = panels(len(sizes), columns=min(2, len(sizes)))
-    chosen = styles(list(dict.fromkeys(curves["model"])))
-    for axes, n in zip(drawn, sizes, strict=True):
-        for model, rows in curves[curves["n_train"] == n].groupby("model", sort=False):
-            colour, marker, style = chosen[str(model)]
-            line: dict[str, Any] = {"color": colour, "marker": marker, "linestyle": style, "linewidth": 2}
-            axes.plot(rows["trials"], rows["val_error"], label=str(model), **line)
-        axes.set_title(f"{n:,} training images", fontsize=10)
-        axes.set_xlabel("trials")
-        axes.set_ylabel("expected lowest\nvalidation error")
-        axes.yaxis.set_major_formatter(PercentFormatter(1))
-        axes.set_ylim(bottom=0)
-        axes.legend(frameon=False)
-    return figure

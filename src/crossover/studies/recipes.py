@@ -1,31 +1,28 @@
 """A fair search for recipes: the same seeded trials for every model, their best-of-k curves and the choice."""
 
 import math
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from pydantic import Field
+from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
+from pydantic import Field, model_validator
 from rich.console import Console
 
 from crossover.analysis.runs import AnalysisError
 from crossover.cli import compose_train
-from crossover.config import CrossoverError, RunConfig, parse_run, validate
+from crossover.config import CrossoverError, RunConfig, parse_run
 from crossover.fields import Frozen
-from crossover.report.figures import best_of
+from crossover.record import Record
 from crossover.report.section import Drawing, Section, write_section
-from crossover.report.style import save
+from crossover.report.style import panels, save, styles
 from crossover.report.table import Column, Table, columns, terminal_table
 from crossover.store import read_done, write_text
 from crossover.sweep.launch import do_runs
-from crossover.sweep.plan import Compose, override, sweep_dir
+from crossover.sweep.plan import override, sweep_dir
 
-TRIAL_COLUMNS = [
-    *("model", "n_train", "trial", "chain", "lr", "weight_decay", "batch_size", "budget", "val_error", "run_id")
-]
-"""Of trials.csv; never a test error."""
 NAME, FIGURE = "recipes.csv", "best-of-k"
 NEEDED = ("model", "n_train", "lr", "weight_decay", "val_error")
 HEADER = (
@@ -41,37 +38,102 @@ SEARCHED = (
 )
 
 
-def main(values: dict[str, Any], console: Console) -> None:
+class Space(Frozen):
+    """What is tried for one model: both on a logarithmic scale."""
+
+    lr: tuple[float, float]
+    """Lowest and highest peak rate."""
+    weight_decay: tuple[float, float]
+    set: dict[str, object] = {}
+    """Overrides of this model alone, such as the recipe that the others start from."""
+
+
+class SearchConfig(Frozen):
+    """A search: `trials` recipes for every model at every size in `bands`."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9_.-]+$")
+    trials: int = Field(ge=1)
+    seed: int = Field(ge=0)
+    """Of the points."""
+    bands: tuple[int, ...] = Field(min_length=1)
+    """n_train of the trials."""
+    chain: int = Field(ge=0)
+    fixed: dict[str, object] = {}
+    """Overrides that all trials share."""
+    models: dict[str, Space] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _fair(self) -> "SearchConfig":
+        for name in ("lr", "weight_decay"):
+            ratios: dict[str, float] = {}
+            for model, space in self.models.items():
+                low, high = getattr(space, name)
+                if not 0 < low <= high:
+                    raise ValueError(f"models.{model}.{name}=[{low:g}, {high:g}]: give 0 < lowest <= highest")
+                ratios[model] = high / low
+            if max(ratios.values()) > 1.001 * min(ratios.values()):
+                said = ", ".join(f"{model} x{ratio:g}" for model, ratio in ratios.items())
+                raise ValueError(f"a fair search has the same span of {name} for every model; got {said}")
+        return self
+
+
+class Options(Frozen):
+    """What conf/recipes.yaml gives; its comments say more."""
+
+    search: SearchConfig
+    trials: Path | None
+    where: str | None
+    page: str | None
+    output: Path | None
+    parallel: int | None
+    outputs: Path
+
+
+class Trial(NamedTuple):
+    """A row of trials.csv; it never has a test error."""
+
+    model: str
+    n_train: int
+    trial: int
+    chain: int
+    lr: float
+    weight_decay: float
+    batch_size: int
+    budget: str
+    val_error: float
+    run_id: str
+
+
+def main(options: Options, console: Console) -> None:
     """Make the trials that are left, or read recorded ones; write tables, a figure, and a section of a report."""
-    recorded = values["trials"] is not None
-    trials = read_trials(Path(values["trials"]), values["where"]) if recorded else make_trials(values, console)
-    beside = None if values["page"] is None else sweep_dir(values["outputs"], values["page"])
+    recorded = None if options.trials is None else read_trials(options.trials, options.where)
+    trials = make_trials(options, console) if recorded is None else recorded
+    beside = None if options.page is None else sweep_dir(options.outputs, options.page)
     if beside is not None and not beside.is_dir():
-        raise CrossoverError(f"there is no sweep {values['page']} in {values['outputs']}; make sweep makes it")
-    folder = Path(values["output"] or Path(values["outputs"]) / "recipes" / values["search"]["name"])
+        raise CrossoverError(f"there is no sweep {options.page} in {options.outputs}; make sweep makes it")
+    folder = options.output or options.outputs / "recipes" / options.search.name
     folder.mkdir(parents=True, exist_ok=True)
     tables = {"best-of-k": best_of_k(trials), "chosen": chosen(trials)}
-    for name, table in (tables if recorded else tables | {"trials": trials}).items():
+    for name, table in (tables if recorded is not None else tables | {"trials": trials}).items():
         write_text(folder / f"{name}.csv", table.to_csv(index=False, float_format="%.6g"))
     save(best_of(tables["best-of-k"]), folder, FIGURE)
     console.print(terminal_table(chosen_table(tables["chosen"])))
     console.print(f"tables and figure: {folder}", highlight=False, markup=False, soft_wrap=True)
     if beside is not None:
         write_search(trials, beside)
-        said = f'make report SWEEP="{values["page"]}" puts the curves on its page'
+        said = f'make report SWEEP="{options.page}" puts the curves on its page'
         console.print(said, highlight=False, markup=False, soft_wrap=True)
 
 
-def make_trials(values: dict[str, Any], console: Console) -> pd.DataFrame:
+def make_trials(options: Options, console: Console) -> pd.DataFrame:
     """Do the trials that are left and return all; raise CrossoverError when one did not end."""
-    search = parse_search(values["search"])
-    planned = plan_trials(search, compose_train, values["outputs"])
+    planned = plan_trials(options.search, str(options.outputs))
     runs = [run for _, run in planned]
-    console.print(f"search {search.name}: {len(runs)} trials", highlight=False)
-    do_runs(runs, console, parallel=values["parallel"])
+    console.print(f"search {options.search.name}: {len(runs)} trials", highlight=False)
+    do_runs(runs, console, parallel=options.parallel)
     records = read_done(runs)
     rows = [trial_row(trial, run, record) for (trial, run), record in zip(planned, records, strict=True)]
-    return pd.DataFrame(rows, columns=TRIAL_COLUMNS)
+    return pd.DataFrame(rows, columns=Trial._fields)
 
 
 def read_trials(path: Path, where: str | None) -> pd.DataFrame:
@@ -88,47 +150,6 @@ def read_trials(path: Path, where: str | None) -> pd.DataFrame:
     return trials
 
 
-class Space(Frozen):
-    """What is tried for one model: both on a logarithmic scale."""
-
-    lr: tuple[float, float]
-    """Lowest and highest peak rate."""
-    weight_decay: tuple[float, float]
-    set: dict[str, Any] = {}
-    """Overrides of this model alone, such as the recipe that the others start from."""
-
-
-class SearchConfig(Frozen):
-    """A search: `trials` recipes for every model at every size in `bands`."""
-
-    name: str = Field(pattern=r"^[A-Za-z0-9_.-]+$")
-    trials: int = Field(ge=1)
-    seed: int = Field(ge=0)
-    """Of the points."""
-    bands: tuple[int, ...] = Field(min_length=1)
-    """n_train of the trials."""
-    chain: int = Field(ge=0)
-    fixed: dict[str, Any] = {}
-    """Overrides that all trials share."""
-    models: dict[str, Space] = Field(min_length=1)
-
-
-def parse_search(values: dict[str, Any]) -> SearchConfig:
-    """Return a validated search; raise CrossoverError for what is wrong, and for volumes that differ among models."""
-    search = validate(SearchConfig, values, "search")
-    for name in ("lr", "weight_decay"):
-        ratios: dict[str, float] = {}
-        for model, space in search.models.items():
-            low, high = getattr(space, name)
-            if not 0 < low <= high:
-                raise CrossoverError(f"models.{model}.{name}=[{low:g}, {high:g}]: give 0 < lowest <= highest")
-            ratios[model] = high / low
-        if max(ratios.values()) > 1.001 * min(ratios.values()):
-            said = ", ".join(f"{model} x{ratio:g}" for model, ratio in ratios.items())
-            raise CrossoverError(f"a fair search has the same span of {name} for every model; got {said}")
-    return search
-
-
 def draw_recipes(search: SearchConfig, model: str) -> list[dict[str, float]]:
     """Return rate and decay of every trial: the same points of the unit square for all models, two figures each."""
     space = search.models[model]
@@ -143,28 +164,29 @@ def draw_recipes(search: SearchConfig, model: str) -> list[dict[str, float]]:
     ]
 
 
-def plan_trials(search: SearchConfig, compose: Compose, outputs: str) -> list[tuple[int, RunConfig]]:
+def plan_trials(search: SearchConfig, outputs: str) -> list[tuple[int, RunConfig]]:
     """Return number and run of every trial."""
     runs = []
     for model, space in search.models.items():
         pairs = {**search.fixed, "model": model, **space.set}
-        values = compose([override(key, value) for key, value in pairs.items()])
-        shared = {"chain": search.chain, "seed": search.chain, "machine": values["machine"] | {"outputs": outputs}}
-        shared |= {"logger": values["logger"] | {"group": f"search-{search.name}"}}
+        values = compose_train([override(key, value) for key, value in pairs.items()])
+        values["machine"]["outputs"] = outputs
+        values["logger"]["group"] = f"search-{search.name}"
         for trial, drawn in enumerate(draw_recipes(search, model)):
             recipe = values["recipe"] | drawn | {"name": f"{search.name}-trial{trial}"}
-            runs += [(trial, parse_run(values | shared | {"recipe": recipe, "n_train": n})) for n in search.bands]
+            for n in search.bands:
+                own = {"recipe": recipe, "n_train": n, "chain": search.chain, "seed": search.chain}
+                runs.append((trial, parse_run({**values, **own})))
     return runs
 
 
-def trial_row(trial: int, run: RunConfig, record: Mapping[str, Any]) -> dict[str, Any]:
+def trial_row(trial: int, run: RunConfig, record: Record) -> Trial:
     """Return the row of trials.csv."""
-    facts = {"model": run.model.name, "n_train": run.n_train, "trial": trial, "chain": run.chain, "run_id": run.run_id}
-    recipe = {"lr": run.recipe.lr, "weight_decay": run.recipe.weight_decay, "batch_size": run.recipe.batch_size}
-    val_error = record["val_error"]
+    recipe, val_error = run.recipe, record["val_error"]
     if not math.isfinite(val_error):
         raise CrossoverError(f"{run.run_id} has no validation error; delete {run.run_dir} and repeat the search")
-    return facts | recipe | {"budget": run.budget.label, "val_error": val_error}
+    drawn = (recipe.lr, recipe.weight_decay, recipe.batch_size)
+    return Trial(run.model.name, run.n_train, trial, run.chain, *drawn, run.budget.label, val_error, run.run_id)
 
 
 def expected_best(errors: np.ndarray) -> np.ndarray:
@@ -192,6 +214,25 @@ def best_of_k(trials: pd.DataFrame) -> pd.DataFrame:
         for (model, n), part in trials.groupby(["model", "n_train"], sort=False)
     ]
     return pd.concat(parts, ignore_index=True)
+
+
+def best_of(curves: pd.DataFrame) -> Figure:
+    """Return the expected lowest validation error over trials of each model, one panel per n_train."""
+    sizes = sorted(curves["n_train"].unique())
+    figure, drawn = panels(len(sizes), columns=min(2, len(sizes)))
+    chosen = styles(list(dict.fromkeys(curves["model"])))
+    for axes, n in zip(drawn, sizes, strict=True):
+        for model, rows in curves[curves["n_train"] == n].groupby("model", sort=False):
+            colour, marker, style = chosen[str(model)]
+            (line,) = axes.plot(rows["trials"], rows["val_error"], label=str(model), color=colour, linewidth=2)
+            line.set(marker=marker, linestyle=style)
+        axes.set_title(f"{n:,} training images", fontsize=10)
+        axes.set_xlabel("trials")
+        axes.set_ylabel("expected lowest\nvalidation error")
+        axes.yaxis.set_major_formatter(PercentFormatter(1))
+        axes.set_ylim(bottom=0)
+        axes.legend(frameon=False)
+    return figure
 
 
 def chosen(trials: pd.DataFrame) -> pd.DataFrame:

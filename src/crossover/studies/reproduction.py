@@ -7,14 +7,13 @@ from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
-from hydra import compose
 from rich.console import Console
 from rich.table import Table
 
 from crossover.analysis.estimate import estimate
 from crossover.analysis.verdict import unit_table
-from crossover.cli import resolved
 from crossover.config import CrossoverError, RunConfig
+from crossover.fields import Frozen
 from crossover.record import Record, runs_table
 from crossover.report.publish import Study, read_study
 from crossover.store import read_done, write_text
@@ -27,21 +26,33 @@ WIDTH = 3.0
 COLUMNS = ["run_id", "model", "n_train", "chain", "published", "repeated", "ratio", "tolerance", "outcome"]
 
 
-def main(values: dict[str, Any], console: Console) -> None:
+class Options(Frozen):
+    """What conf/reproduce.yaml gives; its comments say more."""
+
+    study: str
+    runs: int | None
+    seed: int
+    parallel: int | None
+    set: tuple[str, ...]
+    outputs: str
+    results: Path
+
+
+def main(options: Options, console: Console) -> None:
     """Repeat a published study or some of its runs, and compare; exit with 1 when one is outside its tolerance."""
-    study = read_study(Path(values["results"]) / values["study"])
+    study = read_study(options.results / options.study)
     if study.is_transfer:
         raise CrossoverError(
             f"{study.name} was read from the backbones of other runs: `{study.command}` repeats it, and make reproduce"
             " repeats the study of its pre-training"
         )
-    runs = chosen_runs(study, values)
+    runs = chosen_runs(study, options)
     console.print(f"{study.name}: repeating {len(runs)} of {len(study.run_ids)} runs", highlight=False)
-    do_runs(runs, console, parallel=values["parallel"])
+    do_runs(runs, console, parallel=options.parallel)
     records = read_done(runs)
     check_same_data(study, records)
     table = compare_runs(study.runs, runs_table(records))
-    path = Path(values["outputs"]) / f"{study.name}.csv"
+    path = Path(options.outputs) / f"{study.name}.csv"
     write_text(path, table.to_csv(index=False, float_format="%.6g"))
     show(table, console)
     outside = int(table["outcome"].isin(["outside", "no tolerance"]).sum())
@@ -54,13 +65,13 @@ def main(values: dict[str, Any], console: Console) -> None:
     sys.exit(1 if outside else 0)
 
 
-def chosen_runs(study: Study, values: dict[str, Any]) -> list[RunConfig]:
+def chosen_runs(study: Study, options: Options) -> list[RunConfig]:
     """Return the runs to repeat, as today's conf/ plans them; raise CrossoverError when it plans others."""
-    planned = study_runs(study, lambda name, o: resolved(compose(name, o)), values["outputs"], values["set"])
-    count = len(study.run_ids) if values["runs"] is None else int(values["runs"])
+    planned = study_runs(study, options.outputs, options.set)
+    count = len(study.run_ids) if options.runs is None else options.runs
     if not 1 <= count <= len(study.run_ids):
         raise CrossoverError(f"runs={count} is not possible; {study.name} has {len(study.run_ids)} runs")
-    return [planned[run_id] for run_id in random.Random(values["seed"]).sample(study.run_ids, count)]  # noqa: S311
+    return [planned[run_id] for run_id in random.Random(options.seed).sample(study.run_ids, count)]  # noqa: S311
 
 
 def check_same_data(study: Study, records: list[Record]) -> None:

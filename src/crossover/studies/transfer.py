@@ -3,34 +3,50 @@
 import itertools
 import json
 import shlex
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, NamedTuple
 
 import pandas as pd
 from hydra.core.hydra_config import HydraConfig
-from pydantic import Field
+from pydantic import Field, model_validator
 from rich.console import Console
 
-from crossover.cli import compose_train, composed
-from crossover.config import CrossoverError, RunConfig, parse_run, validate
+from crossover.cli import compose_train
+from crossover.config import RunConfig, RunValues, parse_run
 from crossover.fields import Frozen
-from crossover.record import runs_table
+from crossover.record import Record, runs_table
 from crossover.report.build import Findings, environment, write_findings
 from crossover.report.section import Section, write_section
 from crossover.report.terminal import terminal_summary
 from crossover.report.wandb import mirror_report
 from crossover.store import read_done, read_sweep, write_json, write_plan, write_text
 from crossover.sweep.launch import check_data, do_runs
-from crossover.sweep.plan import Compose, named, override, parse_sweep, plan_runs, sweep_dir
+from crossover.sweep.plan import named, override, plan_runs, read_preset, sweep_dir
 from crossover.sweep.progress import tracked
 
-COLUMNS = [
-    *("target", "protocol", "n_target", "model", "n_pretrain", "chain", "seed", "draws"),
-    *("test_error", "val_error", "choice", "init_from"),
-]
-"""Of transfer.csv; `choice` is the ridge penalty or the factor of the learning rate chosen on validation."""
+if TYPE_CHECKING:
+    from crossover.studies.readers import Reading
+
+
+class Row(NamedTuple):
+    """A row of transfer.csv: a backbone read in one way on a target; errors are fractions."""
+
+    target: str
+    protocol: str
+    n_target: int
+    model: str
+    n_pretrain: int
+    """0: the untrained network."""
+    chain: int
+    seed: int
+    draws: int
+    test_error: float
+    val_error: float
+    choice: float
+    """The ridge penalty, or the factor of the learning rate, chosen on validation."""
+    init_from: str | None
 
 
 class FineTuning(Frozen):
@@ -40,7 +56,7 @@ class FineTuning(Frozen):
     n_train: tuple[int, ...]
     lr_factors: tuple[float, ...]
     """Of the rate of the pre-training recipe; for each backbone and size the one with the lowest validation error."""
-    set: dict[str, Any] = {}
+    set: dict[str, object] = {}
     """Overrides of conf/train.yaml, such as the budget."""
 
 
@@ -50,7 +66,7 @@ class TransferConfig(Frozen):
     name: str = Field(pattern=r"^[A-Za-z0-9_.-]+$")
     source: str
     """A sweep of conf/sweep: its n_train are the n_pretrain here."""
-    targets: dict[str, dict[str, Any]] = Field(min_length=1)
+    targets: dict[str, dict[str, object]] = Field(min_length=1)
     """Name to overrides of conf/train.yaml that give its data."""
     probe_images: int = Field(ge=2)
     """Images of the target that the linear probe is fitted to; few-shot draws are taken from them."""
@@ -59,32 +75,60 @@ class TransferConfig(Frozen):
     draws: int = Field(ge=1)
     finetune: FineTuning | None = None
 
+    @model_validator(mode="after")
+    def _known_targets(self) -> "TransferConfig":
+        unknown = sorted(set(self.finetune.targets if self.finetune else ()) - set(self.targets))
+        if unknown:
+            raise ValueError(f"finetune.targets has {unknown[0]}; there is {', '.join(self.targets)}")
+        return self
 
-def main(values: dict[str, Any], console: Console) -> None:
+
+class Options(Frozen):
+    """What conf/transfer.yaml gives."""
+
+    transfer: TransferConfig
+    set: tuple[str, ...]
+    """Overrides of the pre-training runs."""
+    parallel: int | None
+    outputs: Path
+    seed: int
+    """Of the bootstrap."""
+
+
+class Backbone(NamedTuple):
+    """A pre-trained network on a target; `run` is the target's, and starts from it."""
+
+    target: str
+    n_pretrain: int
+    factor: float
+    """Of the learning rate."""
+    run: RunConfig
+
+
+def main(options: Options, console: Console) -> None:
     """Pre-train, read and fine-tune the backbones that are left, and report over n_pretrain."""
-    transfer = parse_transfer(values["transfer"])
-    outputs, changes = Path(values["outputs"]), values["set"]
-    sweep = named(parse_sweep(composed("sweep", [f"sweep={transfer.source}"])["sweep"]), changes)
-    source = plan_runs(sweep, compose_train, extra=changes, outputs=str(outputs))
+    transfer, outputs, changes = options.transfer, options.outputs, options.set
+    sweep = named(read_preset(transfer.source), changes)
+    source = plan_runs(sweep, extra=changes, outputs=str(outputs))
     made_by = f"make sweep SWEEP={transfer.source}" + (f' SET="{" ".join(changes)}"' if changes else "")
     write_plan(sweep_dir(outputs, sweep.name), sweep.name, made_by, source)
     console.print(f"pre-training: {len(source)} runs", highlight=False)
-    do_runs(source, console, parallel=values["parallel"])
+    do_runs(source, console, parallel=options.parallel)
     records = read_done(source)
     directory = sweep_dir(outputs, transfer.name)
     rows = read_all(transfer, source, directory / "readings", console)
-    tunings = plan_finetuning(transfer, source, compose_train)
+    tunings = plan_finetuning(transfer, source)
     console.print(f"fine-tuning: {len(tunings)} runs", highlight=False)
-    tuned = [run for *_, run in tunings]
-    do_runs(tuned, console, parallel=values["parallel"])
-    rows += finetuning_rows((*entry, record) for entry, record in zip(tunings, read_done(tuned), strict=True))
-    table = pd.DataFrame(rows, columns=COLUMNS)
+    tuned = [backbone.run for backbone in tunings]
+    do_runs(tuned, console, parallel=options.parallel)
+    rows += finetuning_rows(zip(tunings, read_done(tuned), strict=True))
+    table = pd.DataFrame(rows, columns=Row._fields)
     write_text(directory / "transfer.csv", table.to_csv(index=False, float_format="%.6g"))
     write_section(READINGS, directory)
     write_plan(directory, transfer.name, _command(), [*source, *tuned])
     runs, conditions = transfer_runs(table, records), environment(records)
     findings = Findings(transfer.name, _command(), runs, len(runs), conditions, sizes="pre-training images")
-    report = write_findings(findings, directory, seed=values["seed"])
+    report = write_findings(findings, directory, seed=options.seed)
     terminal_summary(report, console)
     mirror_report(report, read_sweep(outputs, transfer.name))
 
@@ -96,33 +140,24 @@ def _command() -> str:
     return f"make transfer STUDY={config.runtime.choices['transfer']}" + (f" ARGS={shlex.quote(said)}" if said else "")
 
 
-def read_all(transfer: TransferConfig, source: list[RunConfig], folder: Path, console: Console) -> list[dict[str, Any]]:
+def read_all(transfer: TransferConfig, source: Sequence[RunConfig], folder: Path, console: Console) -> list[Row]:
     """Return the rows of all readings; those made before are taken from `folder`."""
-    from crossover.studies.readers import read_backbone
+    from crossover.studies.readers import Reading, read_backbone
 
     rows = []
-    planned = plan_readings(transfer, source, compose_train)
-    check_data([run for *_, run in planned], console)
+    planned = plan_readings(transfer, source)
+    check_data([backbone.run for backbone in planned], console)
     protocols = f"{transfer.draws}x{'-'.join(map(str, transfer.shots))}"
-    for target, n_pretrain, run in tracked(planned, "reading backbones", len(planned), console):
-        path = folder / f"{run.identity[:16]}-{protocols}.json"
+    for backbone in tracked(planned, "reading backbones", len(planned), console):
+        path = folder / f"{backbone.run.identity[:16]}-{protocols}.json"
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
             readings = read_backbone(
-                run, probe_images=transfer.probe_images, shots=transfer.shots, draws=transfer.draws
+                backbone.run, probe_images=transfer.probe_images, shots=transfer.shots, draws=transfer.draws
             )
             write_json(path, [asdict(reading) for reading in readings])
-        rows += [reading_row(target, n_pretrain, run, reading) for reading in json.loads(path.read_text())]
+        rows += [reading_row(backbone, Reading(**reading)) for reading in json.loads(path.read_text())]
     return rows
-
-
-def parse_transfer(values: dict[str, Any]) -> TransferConfig:
-    """Return a validated transfer study; raise CrossoverError naming what is wrong."""
-    transfer = validate(TransferConfig, values, "transfer")
-    unknown = sorted(set(transfer.finetune.targets if transfer.finetune else ()) - set(transfer.targets))
-    if unknown:
-        raise CrossoverError(f"finetune.targets has {unknown[0]}; there is {', '.join(transfer.targets)}")
-    return transfer
 
 
 def backbones(source: Iterable[RunConfig]) -> list[tuple[int, RunConfig]]:
@@ -133,109 +168,69 @@ def backbones(source: Iterable[RunConfig]) -> list[tuple[int, RunConfig]]:
 
 
 def target_run(
-    transfer: TransferConfig,
-    target: str,
-    n_pretrain: int,
-    source: RunConfig,
-    compose: Callable[[tuple[str, ...]], dict[str, Any]],
-    *,
-    n_train: int,
-    lr_factor: float = 1.0,
-    extra: Mapping[str, Any] | None = None,
+    values: RunValues, n_pretrain: int, source: RunConfig, *, n_train: int, group: str, lr_factor: float = 1.0
 ) -> RunConfig:
-    """Return the run of a backbone on a target: the source's model, chain, seed and recipe, its rate times a factor."""
-    pairs = transfer.targets[target] | dict(extra or {})
-    values = compose(tuple(override(key, value) for key, value in pairs.items()))
-    recipe = source.recipe.model_dump(mode="json")
-    values |= {
-        "model": source.model.model_dump(mode="json"),
-        "recipe": recipe | {"lr": recipe["lr"] * lr_factor},
-        "n_train": n_train,
-        "chain": source.chain,
-        "seed": source.seed,
-        "init_from": source.run_id if n_pretrain else None,
-        "machine": source.machine.model_dump(mode="json"),
-        "logger": source.logger.model_dump(mode="json") | {"group": transfer.name},
-    }
-    return parse_run(values)
+    """Return the run of a backbone on a target: the source's model, chain, seed and recipe, its rate times a factor.
+
+    `values` are a run's on the target.
+    """
+    own = source.model_dump(mode="json", include={"model", "recipe", "machine", "logger"})
+    own["recipe"]["lr"] *= lr_factor
+    own["logger"]["group"] = group
+    place = {"n_train": n_train, "chain": source.chain, "seed": source.seed}
+    return parse_run({**values, **own, **place, "init_from": source.run_id if n_pretrain else None})
 
 
-def plan_readings(
-    transfer: TransferConfig, source: Sequence[RunConfig], compose: Compose
-) -> list[tuple[str, int, RunConfig]]:
-    """Return target, n_pretrain and the target's run of every backbone that is read there."""
-    composed = _cached(compose)
-    return [
-        (target, n, target_run(transfer, target, n, run, composed, n_train=transfer.probe_images))
-        for target in transfer.targets
-        for n, run in backbones(source)
-    ]
+def plan_readings(transfer: TransferConfig, source: Sequence[RunConfig]) -> list[Backbone]:
+    """Return every backbone on every target that it is read on."""
+    planned = []
+    for target, pairs in transfer.targets.items():
+        values = compose_train([override(key, value) for key, value in pairs.items()])
+        for n, run in backbones(source):
+            own = target_run(values, n, run, n_train=transfer.probe_images, group=transfer.name)
+            planned.append(Backbone(target, n, 1.0, own))
+    return planned
 
 
-def plan_finetuning(
-    transfer: TransferConfig, source: Sequence[RunConfig], compose: Compose
-) -> list[tuple[str, int, float, RunConfig]]:
-    """Return target, n_pretrain, factor of the rate and run of every fine-tuning."""
-    tuning, composed = transfer.finetune, _cached(compose)
+def plan_finetuning(transfer: TransferConfig, source: Sequence[RunConfig]) -> list[Backbone]:
+    """Return every fine-tuning of every backbone."""
+    tuning, planned = transfer.finetune, []
     if tuning is None:
         return []
-    return [
-        (target, n, factor, target_run(
-            transfer, target, n, run, composed, n_train=n_train, lr_factor=factor, extra=tuning.set
-        ))
-        for target, (n, run) in itertools.product(tuning.targets, backbones(source))
-        for n_train, factor in itertools.product(tuning.n_train, tuning.lr_factors)
-    ]  # fmt: skip
+    for target in tuning.targets:
+        pairs = transfer.targets[target] | tuning.set
+        values = compose_train([override(key, value) for key, value in pairs.items()])
+        for n, run in backbones(source):
+            for n_train, factor in itertools.product(tuning.n_train, tuning.lr_factors):
+                own = target_run(values, n, run, n_train=n_train, group=transfer.name, lr_factor=factor)
+                planned.append(Backbone(target, n, factor, own))
+    return planned
 
 
-def _cached(compose: Compose) -> Callable[[tuple[str, ...]], dict[str, Any]]:
-    """Composing takes 50 ms, and all backbones of a target share it."""
-    known: dict[tuple[str, ...], dict[str, Any]] = {}
-
-    def composed(overrides: tuple[str, ...]) -> dict[str, Any]:
-        if overrides not in known:
-            known[overrides] = compose(list(overrides))
-        return dict(known[overrides])
-
-    return composed
+def reading_row(backbone: Backbone, reading: "Reading") -> Row:
+    """Return the row of one reading of a backbone."""
+    target, n_pretrain, _, run = backbone
+    return Row(
+        target, reading.protocol, reading.n_target, run.model.name, n_pretrain, run.chain, run.seed, reading.draws,
+        reading.test_error, reading.val_error, reading.penalty, run.init_from,
+    )  # fmt: skip
 
 
-def reading_row(target: str, n_pretrain: int, run: RunConfig, reading: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the row of transfer.csv of one reading of a backbone."""
-    return _row(target, n_pretrain, run) | {
-        "protocol": reading["protocol"],
-        "n_target": reading["n_target"],
-        "draws": reading["draws"],
-        "test_error": reading["test_error"],
-        "val_error": reading["val_error"],
-        "choice": reading["penalty"],
-    }
-
-
-def finetuning_rows(done: Iterable[tuple[str, int, float, RunConfig, Mapping[str, Any]]]) -> list[dict[str, Any]]:
+def finetuning_rows(done: Iterable[tuple[Backbone, Record]]) -> list[Row]:
     """Return a row per target, size and backbone: the run whose rate has the lowest validation error."""
-    rows: dict[tuple[Any, ...], dict[str, Any]] = {}
-    for target, n, factor, run, record in done:
-        row = _row(target, n, run) | {"protocol": f"finetune{run.n_train}", "n_target": run.n_train, "draws": 1}
-        row |= {"test_error": record["test_error"], "val_error": record["val_error"], "choice": factor}
-        key = (target, run.n_train, run.model.name, n, run.chain, run.seed)
-        if key not in rows or row["val_error"] < rows[key]["val_error"]:
+    rows: dict[tuple[object, ...], Row] = {}
+    for (target, n_pretrain, factor, run), record in done:
+        row = Row(
+            target, f"finetune{run.n_train}", run.n_train, run.model.name, n_pretrain, run.chain, run.seed, 1,
+            record["test_error"], record["val_error"], factor, run.init_from,
+        )  # fmt: skip
+        key = (target, run.n_train, run.model.name, n_pretrain, run.chain, run.seed)
+        if key not in rows or row.val_error < rows[key].val_error:
             rows[key] = row
     return list(rows.values())
 
 
-def _row(target: str, n_pretrain: int, run: RunConfig) -> dict[str, Any]:
-    return {
-        "target": target,
-        "model": run.model.name,
-        "n_pretrain": n_pretrain,
-        "chain": run.chain,
-        "seed": run.seed,
-        "init_from": run.init_from,
-    }
-
-
-def transfer_runs(table: pd.DataFrame, records: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+def transfer_runs(table: pd.DataFrame, records: Sequence[Record]) -> pd.DataFrame:
     """Return the rows of transfer.csv as a table of runs: n_pretrain as n_train, target and protocol as the dataset.
 
     Costs are those of the pre-training. Rows of untrained backbones are left out: their n_pretrain has no logarithm.
@@ -247,10 +242,8 @@ def transfer_runs(table: pd.DataFrame, records: Sequence[Mapping[str, Any]]) -> 
     runs["dataset"], runs["run_id"] = names, runs["run_id"] + "/" + names
     for name in ("test_error", "val_error"):
         runs[name] = trained[name].to_numpy()
-    of_source = [
-        *("test_loss", "val_loss", "last_val_error", "train_error", "train_loss", "loss_floor", "best_step", "n_test")
-    ]
-    return runs.drop(columns=of_source)
+    of_source = ("test_loss", "val_loss", "last_val_error", "train_error", "train_loss", "loss_floor", "best_step")
+    return runs.drop(columns=[*of_source, "n_test"])
 
 
 READINGS = Section(

@@ -6,19 +6,18 @@ import itertools
 import re
 import shlex
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field, model_validator
 
+from crossover.cli import compose_train, composed
 from crossover.config import CrossoverError, RunConfig, parse_run, validate
 from crossover.fields import Frozen
 from crossover.record import Record
 
-Compose = Callable[[list[str]], dict[str, Any]]
-"""From Hydra overrides of conf/train.yaml to its resolved values."""
 _PER_RUN = ("n_train", "chain", "seed")
 LONGEST_NAME = 96
 """Letters of a sweep's name: W&B takes groups of 128, file systems names of 255 bytes."""
@@ -30,9 +29,9 @@ class SweepConfig(Frozen):
     """A named set of runs: every combination of the axes."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9_.,=+-]+$")
-    fixed: dict[str, Any] = {}
+    fixed: dict[str, object] = {}
     """Overrides that all runs share: config key or group of conf/train.yaml to value."""
-    axes: dict[str, list[Any]]
+    axes: dict[str, list[object]]
     """Config key or group to its values; a value may be a mapping of several overrides, such as a model with a recipe.
     `seed` follows `chain` unless it is an axis itself."""
     saturation: dict[Literal["n_train", "chain"], list[int]] | None = None
@@ -50,6 +49,11 @@ class SweepConfig(Frozen):
 def parse_sweep(values: object) -> SweepConfig:
     """Return a validated sweep; raise CrossoverError naming what is wrong."""
     return validate(SweepConfig, values, "sweep")
+
+
+def read_preset(name: str) -> SweepConfig:
+    """Return a sweep of conf/sweep."""
+    return parse_sweep(composed("sweep", [f"sweep={name}"])["sweep"])
 
 
 def named(sweep: SweepConfig, extra: Sequence[str]) -> SweepConfig:
@@ -87,12 +91,12 @@ def _shell(text: str) -> str:
     return shlex.quote(text.replace("$", "$$")) if set(text) & set('"$`\\!') else f'"{text}"'
 
 
-def plan_runs(sweep: SweepConfig, compose: Compose, *, extra: Sequence[str] = (), outputs: str) -> list[RunConfig]:
+def plan_runs(sweep: SweepConfig, *, extra: Sequence[str] = (), outputs: str) -> list[RunConfig]:
     """Return the runs of a sweep, without repetition, chain by chain; `extra` are overrides on top of all others.
 
     Whole chains first: all sizes and models of chain 0 are done before chain 1 starts, so that a sweep which is stopped
-    early has complete curves.
-    Hydra composes once per combination of the axes that are not numbers of the run, as composing takes 50 ms.
+    early has complete curves. Hydra is initialised, and composes once per combination of axes other than numbers of the
+    run, as that takes 50 ms.
     """
     replaced = {item.lstrip("+").split("=", 1)[0] for item in extra}
     taken = sorted(replaced & set(sweep.axes))
@@ -108,14 +112,14 @@ def plan_runs(sweep: SweepConfig, compose: Compose, *, extra: Sequence[str] = ()
         pairs = dict(fixed)
         for axis, value in zip(composed, choice, strict=True):
             pairs |= value if isinstance(value, dict) else {axis: value}
-        values = compose([override(key, value) for key, value in pairs.items()] + list(extra))
-        values["logger"] = values["logger"] | {"group": sweep.name}
-        values["machine"] = values["machine"] | {"outputs": outputs}
+        values = compose_train([override(key, value) for key, value in pairs.items()] + list(extra))
+        values["logger"]["group"] = sweep.name
+        values["machine"]["outputs"] = outputs
         for point in itertools.product(*(sweep.axes[axis] for axis in numbers)):
             chosen = dict(zip(numbers, point, strict=True))
             if "chain" in chosen:
                 chosen = {"seed": chosen["chain"]} | chosen
-            run = parse_run(values | chosen)
+            run = parse_run({**values, **chosen})
             runs[run.run_id] = run
     for run in list(runs.values()) if sweep.saturation is not None else []:
         if all(getattr(run, name) in kept for name, kept in (sweep.saturation or {}).items()):
@@ -124,7 +128,7 @@ def plan_runs(sweep: SweepConfig, compose: Compose, *, extra: Sequence[str] = ()
     return sorted(runs.values(), key=lambda run: run.chain)
 
 
-def override(key: str, value: Any) -> str:
+def override(key: str, value: object) -> str:
     """Return a Hydra override; lists and mappings in Hydra's own grammar."""
     if isinstance(value, dict):
         return f"{key}={{{','.join(override(k, v).replace('=', ':', 1) for k, v in value.items())}}}"

@@ -9,8 +9,8 @@ from typing import Any
 import pandas as pd
 from rich.console import Console
 
-from crossover.cli import compose_train, composed
-from crossover.config import CrossoverError, RunConfig, validate
+from crossover.config import CrossoverError, RunConfig
+from crossover.fields import Frozen
 from crossover.report.build import environment
 from crossover.report.section import write_section
 from crossover.report.table import Table, columns, terminal_table
@@ -31,34 +31,62 @@ from crossover.studies.claims.page import counts, ledger_section, write_ledger
 from crossover.studies.claims.rules import Rules, judge, places
 from crossover.studies.probes.measure import probe_runs
 from crossover.sweep.launch import do_runs, slots_for
-from crossover.sweep.plan import parse_sweep, plan_runs, sweep_dir
+from crossover.sweep.plan import plan_runs, read_preset, sweep_dir
 from crossover.sweep.progress import tracked
 
 STUDY = "claims"
 """The study of the ledger's own runs, in the measures and as a sweep."""
 
 
-def main(values: dict[str, Any], console: Console) -> None:
+class SweepPart(Frozen):
+    """Runs of a preset: those of some sizes and models, where these are given."""
+
+    preset: str
+    n_train: tuple[int, ...] | None = None
+    models: tuple[str, ...] | None = None
+
+    def has(self, run: RunConfig) -> bool:
+        return (self.n_train is None or run.n_train in self.n_train) and (
+            self.models is None or run.model.name in self.models
+        )
+
+
+class Options(Rules):
+    """What conf/claims.yaml gives: the rules, and where their numbers come from."""
+
+    sweeps: tuple[SweepPart, ...]
+    studies: tuple[str, ...]
+    """Published ones that some cases read."""
+    set: tuple[str, ...]
+    """Overrides of every run."""
+    run: bool
+    dry_run: bool
+    parallel: int | None
+    output: Path | None
+    outputs: Path
+    results: Path
+
+
+def main(rules: Options, console: Console) -> None:
     """Do and probe the runs that are left, and judge every claim; exit with status 1 where a claim has no data."""
-    rules = validate(Rules, {name: values[name] for name in ("claims", "default", "confidence")}, "rules")
-    runs = planned(values)
+    runs = planned(rules)
     console.print(f"claims: {len(rules.claims)} claims, {len(runs)} runs", highlight=False)
-    if values["dry_run"]:
+    if rules.dry_run:
         console.print("\n".join(run.run_id for run in runs), highlight=False)
         return
-    if values["run"]:
-        write_plan(sweep_dir(values["outputs"], STUDY), STUDY, "make claims", runs)
-        do_runs(runs, console, parallel=values["parallel"])
+    if rules.run:
+        write_plan(sweep_dir(rules.outputs, STUDY), STUDY, "make claims", runs)
+        do_runs(runs, console, parallel=rules.parallel)
     else:
         runs = [run for run in runs if is_done(run.run_dir)]
-    folder = Path(values["output"] or Path(values["outputs"]) / STUDY)
+    folder = rules.output or rules.outputs / STUDY
     folder.mkdir(parents=True, exist_ok=True)
-    measures = measure(rules, runs, values, console)
+    measures = measure(rules, runs, console)
     write_text(folder / "measures.csv", measures.to_csv(index=False, float_format="%.8g"))
     ledger = judge(rules, read_measures(folder / "measures.csv"))  # what can be repeated from that file alone
     write_ledger(ledger, folder)
-    for name in [STUDY, *(part["preset"] for part in values["sweeps"])]:
-        beside = sweep_dir(values["outputs"], name)
+    for name in [STUDY, *(part.preset for part in rules.sweeps)]:
+        beside = sweep_dir(rules.outputs, name)
         if beside.exists():
             write_json(beside / "claims.json", ledger)
             write_section(ledger_section(ledger, drawn=False), beside)
@@ -66,39 +94,31 @@ def main(values: dict[str, Any], console: Console) -> None:
     show(ledger, folder, console)
 
 
-def planned(values: dict[str, Any]) -> list[RunConfig]:
+def planned(options: Options) -> list[RunConfig]:
     """Return the runs of all the ledger's sweeps, each once."""
     runs: dict[str, RunConfig] = {}
-    for part in values["sweeps"]:
-        sweep = parse_sweep(composed("sweep", [f"sweep={part['preset']}"])["sweep"])
-        made = plan_runs(sweep, compose_train, extra=values["set"], outputs=values["outputs"])
-        kept = [
-            run
-            for run in made
-            if run.n_train in part.get("n_train", [run.n_train])
-            and run.model.name in part.get("models", [run.model.name])
-        ]
+    for part in options.sweeps:
+        made = plan_runs(read_preset(part.preset), extra=options.set, outputs=str(options.outputs))
+        kept = [run for run in made if part.has(run)]
         if not kept:
-            raise CrossoverError(
-                f"no run of sweep {part['preset']} is kept; correct n_train or models in conf/claims.yaml"
-            )
+            raise CrossoverError(f"no run of {part.preset} is kept; correct n_train or models in conf/claims.yaml")
         runs |= {run.run_id: run for run in kept}
     return sorted(runs.values(), key=lambda run: run.n_train)  # most claims have numbers of a small size first
 
 
-def measure(rules: Rules, runs: Sequence[RunConfig], values: dict[str, Any], console: Console) -> pd.DataFrame:
+def measure(rules: Options, runs: Sequence[RunConfig], console: Console) -> pd.DataFrame:
     """Return all measures that the rules read."""
     wanted = places(rules)
     probed = [run.run_dir for run in runs_to_probe(runs, wanted, STUDY)]
-    workers = len(slots_for(runs, values["parallel"], 1))
+    workers = len(slots_for(runs, rules.parallel, 1))
     for _ in tracked(probe_runs(probed, workers), "probing", len(probed), console):
         pass
     parts = [
         measures_of_records(read_done(runs), STUDY),
         measures_of_probes(probe_table(probed), STUDY),
         exact_measures(operation_measures(), rules.default),
-        measures_of_atlas(Path(values["results"]) / "atlas" / "atlas.csv", rules.default),
-        *(measures_of_study(Path(values["results"]) / name) for name in values["studies"]),
+        measures_of_atlas(rules.results / "atlas" / "atlas.csv", rules.default),
+        *(measures_of_study(rules.results / name) for name in rules.studies),
     ]
     return needed(pd.concat([part for part in parts if len(part)], ignore_index=True), wanted)
 

@@ -1,12 +1,13 @@
 """The probes of a sweep, or of published weights, as a table and as a section of the sweep's report."""
 
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
+from pydantic import Field
 from rich.console import Console
 
 from crossover.config import CrossoverError
+from crossover.fields import Frozen
 from crossover.report.section import Part, Section, write_section
 from crossover.report.table import Cell, Table, columns, terminal_table
 from crossover.store import read_sweep, write_text
@@ -52,35 +53,45 @@ WORDS = {
 MIXED = "Runs that differ in more than the chain (seed, budget or recipe) are averaged here."
 
 
-def main(values: dict[str, Any], console: Console) -> None:
+class Options(Frozen):
+    """What conf/probe.yaml gives; its comments say more."""
+
+    name: str = Field(coerce_numbers_to_str=True)
+    init_from: str | None
+    images: Path | None
+    output: Path | None
+    outputs: Path
+    parallel: int | None
+
+
+def main(options: Options, console: Console) -> None:
     """Write the table of probes of the sweep `name`, with its section, or of the weights `init_from` on `images`."""
-    if values["init_from"] is None:
-        path, table = _probe_sweep(values, console)
+    if options.init_from is None:
+        path, table = _probe_sweep(options, console)
     else:
-        path = Path(values["output"] or f"outputs/probes/{values['init_from'].replace(':', '-')}.csv")
-        with working(console, f"probing {values['init_from']}"):
-            table = probe_published(values["init_from"], None if values["images"] is None else Path(values["images"]))
+        path = options.output or Path("outputs/probes") / f"{options.init_from.replace(':', '-')}.csv"
+        with working(console, f"probing {options.init_from}"):
+            table = probe_published(options.init_from, options.images)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, table.to_csv(index=False, float_format="%.6g", na_rep="NaN"))
     console.print(terminal_table(_over_runs(table)))
     console.print(f"table: {path}", highlight=False, markup=False, soft_wrap=True)
-    if path.name == NAME and values["init_from"] is None:
+    if path.name == NAME and options.init_from is None:
         write_section(probe_section(table), path.parent)
         console.print("make report puts it on the sweep's page", highlight=False)
 
 
-def _probe_sweep(values: dict[str, Any], console: Console) -> tuple[Path, pd.DataFrame]:
+def _probe_sweep(options: Options, console: Console) -> tuple[Path, pd.DataFrame]:
     """Return where the table of a sweep belongs, and the probes of its runs that are done."""
-    outputs = Path(values["outputs"])
-    sweep = read_sweep(outputs, values["name"])
-    folders = [outputs / "runs" / record["run_id"] for record in sweep.records]
+    sweep = read_sweep(options.outputs, options.name)
+    folders = [options.outputs / "runs" / record["run_id"] for record in sweep.records]
     if not folders:
         raise CrossoverError(f"no run of sweep {sweep.name} is done; {sweep.command} does them")
-    for _ in tracked(probe_runs(folders, len(slots_for([], values["parallel"], 1))), "probing", len(folders), console):
+    for _ in tracked(probe_runs(folders, len(slots_for([], options.parallel, 1))), "probing", len(folders), console):
         pass
     if len(folders) < len(sweep.planned):
         console.print(f"{len(folders)} of {len(sweep.planned)} runs are done and probed", style="red")
-    return Path(values["output"] or sweep_dir(outputs, sweep.name) / NAME), probe_table(folders)
+    return options.output or sweep_dir(options.outputs, sweep.name) / NAME, probe_table(folders)
 
 
 def _over_runs(table: pd.DataFrame) -> Table:
