@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from crossover.analysis.contract import Pair, Result
+from crossover.analysis.saturation import Saturation
 from crossover.analysis.sentences import calibration_sentence, extrapolation_sentence, stability_sentence
 from crossover.analysis.testset import Predictions
 from crossover.report.figures import Ceiling
@@ -125,6 +126,12 @@ class Report:
                 of.setdefault(note, []).append(study["dataset"])
         every = max(2, len(self.result["studies"]))
         return [f"{'all data sets' if len(names) == every else ', '.join(names)}: {note}" for note, names in of.items()]
+
+    def saturation(self, dataset: str) -> list[Saturation]:
+        """Return what is known of the budget at each size of each model; nothing in results of earlier versions."""
+        return [
+            p for study in self.result["studies"] if study["dataset"] == dataset for p in study.get("saturation", ())
+        ]
 
     @property
     def extrapolations(self) -> list[str]:

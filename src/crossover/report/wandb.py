@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 CURVE = {"error_mean": "curve/error", "error_low": "curve/low", "error_high": "curve/high"}
 """Column of curves.csv: metric of the aggregate run of a model, one row per n_train."""
+SATURATION = {"gain": "saturation/gain", "ci_low": "saturation/low", "ci_high": "saturation/high"}
+"""Field of a point of `saturation`: metric of the aggregate run of its model."""
 GAP = {
     "log_error_ratio": "gap/log_error_ratio",
     "ci_low": "gap/low",
@@ -54,8 +56,11 @@ def aggregates(report: Report) -> Iterator[Aggregate]:
     sweep = report.findings.title
     for (dataset, model), rows in report.curves.groupby(["dataset", "model"], sort=False):
         points = _rows(rows.sort_values(N_TRAIN).to_dict("records"), CURVE)
+        checked = [point for point in report.saturation(str(dataset)) if point["model"] == model]
         config = {"dataset": dataset, "model": model, "sweep": sweep}
-        yield Aggregate(CURVE_JOB, f"{model} on {dataset}", config, points)
+        states = {str(point["n_train"]): point["state"] for point in checked}
+        gains = [row for row in _rows(checked, SATURATION) if len(row) > 1]
+        yield Aggregate(CURVE_JOB, f"{model} on {dataset}", config, points + gains, {"saturation": states})
     for dataset, pair in report.pairs:
         label = f"{pair['b']} and {pair['a']}"
         points = _rows(pair["gap"], GAP) + _rows(pair["data_equivalence"], EQUIVALENCE)
