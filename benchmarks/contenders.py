@@ -1,7 +1,7 @@
 """The contenders of a race: ours with each engine, a plain loop of the same steps, the idiomatic way, timm's train.py.
 
-All train the same network on the same images with the same batch, precision and augmentation list, and are timed by the
-same window of steps, at both ends of which the device is waited for.
+All train the same network on the same images with the same batch, precision and augmentation list, and are timed over
+the same window of steps; the device is synchronised at both ends.
 """
 
 import logging

@@ -1,4 +1,4 @@
-"""The same training as it is usually written: Lightning, a DataLoader with workers, torchvision's transforms.
+"""The same training as it is usually written: Lightning, a DataLoader with workers, and torchvision's transforms.
 
 Images are in memory, as torchvision's CIFAR10 holds them; each is turned into a PIL image and transformed in a worker.
 `tuned` adds what a careful user would: channels last and a fused optimiser.

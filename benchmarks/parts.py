@@ -1,4 +1,4 @@
-"""The parts of a bench. Each saves what goes into its section of the file as it comes, its table included."""
+"""The parts of a benchmark, each of which saves its measurements and table as they are made."""
 
 import itertools
 import os

@@ -1,4 +1,4 @@
-"""Races: each measurement in a fresh process on the same core, in turns, and again."""
+"""Races: each measurement in a fresh process on the same core, with the contenders taking turns, repeated."""
 
 import os
 import statistics

@@ -1,4 +1,4 @@
-"""One whole run of another contender, as a process of a sweep: python -m benchmarks.single idiomatic|timm RUN.json"""
+"""One run of another contender, as a process of a sweep: python -m benchmarks.single idiomatic|timm RUN.json"""
 
 import logging
 import os

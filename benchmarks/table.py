@@ -1,4 +1,4 @@
-"""The tables of a bench, as they are kept in its file and shown in a terminal and in docs/performance.md."""
+"""The tables of a benchmark, as stored in its file and shown in the terminal and in docs/performance.md."""
 
 import json
 from collections.abc import Sequence

@@ -1,6 +1,6 @@
 """Fetch and cache a dataset: python scripts/data.py data=cifar10 (make data DATA=cifar10).
 
-rebuild=true makes the cache anew from the raw files.
+rebuild=true rebuilds the cache from the raw files.
 """
 
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What does every shipped model cost, and which pairs match? python scripts/models.py (make models)."""
+"""Parameters and FLOPs of every shipped model, and its matched pairs: python scripts/models.py (make models)."""
 
 import sys
 from itertools import combinations

@@ -1,4 +1,4 @@
-"""Publish the report of a sweep under results/, or make the pages of published studies again from their own files.
+"""Publish the report of a sweep under results/, or rebuild the pages of published studies from their own files.
 
 python scripts/publish.py SWEEP STUDY (make publish); python scripts/publish.py --pages [STUDY...] (make pages).
 """

@@ -1,6 +1,6 @@
-"""What is done of each sweep: python scripts/status.py [OUTPUTS] (make status).
+"""Runs of each sweep that are done, running, failed and left: python scripts/status.py [OUTPUTS] (make status).
 
-With --cancel SWEEP (make cancel) the queued and running Slurm jobs of a sweep are ended; its runs save what they have.
+With --cancel SWEEP (make cancel), cancel the queued and running Slurm jobs of a sweep; its runs save their state first.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Do a study: python scripts/study.py NAME [overrides], such as python scripts/study.py claims (make claims)."""
+"""Run a study: python scripts/study.py NAME [overrides], such as python scripts/study.py claims (make claims)."""
 
 import importlib
 import sys

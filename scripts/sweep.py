@@ -1,4 +1,4 @@
-"""Do what is left of a sweep, then report: python scripts/sweep.py sweep=quick (make sweep SWEEP=quick)."""
+"""Train what is left of a sweep, then report: python scripts/sweep.py sweep=quick (make sweep SWEEP=quick)."""
 
 import importlib
 import sys

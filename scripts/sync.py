@@ -1,4 +1,4 @@
-"""Upload the W&B runs that are not there yet: python scripts/sync.py [OUTPUTS] (make sync)."""
+"""Upload the W&B runs that are not on the server yet: python scripts/sync.py [OUTPUTS] (make sync)."""
 
 import sys
 from pathlib import Path

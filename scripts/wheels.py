@@ -1,6 +1,6 @@
 """Collect the wheels that a machine without a network needs: python scripts/wheels.py --python 3.12 (make wheels).
 
-The versions are those of requirements.lock, and each file is checked against its hashes there. A package that has no
+The versions are those of requirements.lock, and each file is checked against the hashes there. A package without a
 wheel is built.
 """
 

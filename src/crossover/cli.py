@@ -1,4 +1,4 @@
-"""The commands' common part: overrides as they are typed, and failures as one line that says what to do."""
+"""What all commands share: parsing of overrides, and failures reported as one line that says what to do."""
 
 import difflib
 import errno

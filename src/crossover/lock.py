@@ -1,4 +1,4 @@
-"""The lock of a run or a cache: a file with a heartbeat, and no file locks, so that it holds on NFS too."""
+"""The lock of a run or a cache: a file with a heartbeat instead of an OS file lock, so that it also works on NFS."""
 
 import contextlib
 import json

@@ -1,4 +1,4 @@
-"""The record of a run: its fields, the columns of runs.csv with their words and units, and its names in W&B."""
+"""The record of a run: its fields, the columns of runs.csv with their labels and units, and their names in W&B."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Files: written whole or not at all, the frozen configs and records of runs, and what they say about a sweep."""
+"""Atomic file writes, the configs and records of runs, and the state of a run or a sweep as read from these files."""
 
 import hashlib
 import json

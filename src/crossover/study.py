@@ -1,4 +1,4 @@
-"""What goes on the page of a sweep besides its records: ceilings of the embedded world, sample images, recipes."""
+"""The report of a sweep, with what its records lack: ceilings of the embedded world, sample images, recipes."""
 
 import hashlib
 import json

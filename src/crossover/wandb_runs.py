@@ -1,4 +1,4 @@
-"""W&B runs: always written to files, uploaded beside the training or later with `wandb sync`."""
+"""W&B runs: always written to files first, and uploaded during training or later with `wandb sync`."""
 
 import contextlib
 import json

@@ -1,11 +1,12 @@
-"""Where a difference curve changes sign: its band, the verdict, the root and the confidence set of the root.
+"""The band of a difference curve, and from it the verdict, the crossing point N* and its confidence set.
 
-D(n) = log err_b - log err_a at the measured sizes. The band holds at all sizes at once (max-|t|); its standard error
-between sizes is that of linear interpolation. What D does between two sizes is not measured: every curve from one to
-the other is allowed whose slope is at most that of the steepest of the interval and its neighbours, and steeper by as
-much as these slopes differ. Straight curves keep a narrow band; where all of a change happens between two sizes, the
-band fills the box between them. The confidence set of a root is this band inverted, as in Fieller (1954): an interval,
-several, or unbounded on a side where the band never leaves zero. It assumes that D does not turn back between sizes.
+D(n) = log err_b - log err_a at the measured sizes; N* is where it crosses zero. The band holds at all sizes at once
+(max-|t|); its standard error between sizes is that of linear interpolation. What D does between two sizes is not
+measured: the band allows every curve whose slope is at most the steepest of the interval and its neighbours, plus a
+margin that grows with how much these slopes differ. Straight curves keep a narrow band; where a change happens entirely
+between two sizes, the band fills the box between them. The confidence set of N* is this band inverted, as in Fieller
+(1954): one interval, several, or unbounded on a side where the band never leaves zero. It assumes that D does not turn
+back between sizes.
 """
 
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""What a reader must know beside a verdict: the pool, the number of pairs, runs that stand out, models near chance."""
+"""Caveats that belong with a verdict: the pool, the number of pairs, outlying runs, models near chance."""
 
 import numpy as np
 import pandas as pd

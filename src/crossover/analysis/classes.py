@@ -1,4 +1,4 @@
-"""Which classes does a model get right, at which size? Errors of single classes from the saved predictions."""
+"""Test errors by class and number of training images, from the saved predictions."""
 
 from collections.abc import Mapping, Sequence
 

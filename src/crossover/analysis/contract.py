@@ -1,4 +1,4 @@
-"""The typed contract of crossover.json: docs/estimators.md says how each number is made."""
+"""The types of crossover.json; docs/estimators.md says how each number is computed."""
 
 from typing import Any, Literal, TypedDict
 

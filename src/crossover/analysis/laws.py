@@ -1,4 +1,4 @@
-"""Laws of learning curves: fits to log error, chosen on held-out sizes, and the labelled range beyond the data.
+"""Scaling laws fitted to log error and chosen on held-out sizes, and the range of crossings that they extrapolate.
 
 Laws (n images, error e), numbered as in Alabdulmohsin, Neyshabur and Zhai 2022, "Revisiting neural scaling laws in
 language and vision" (section 3):
@@ -9,13 +9,13 @@ language and vision" (section 3):
     M4      (e - e_inf) / (e0 - e)^a = b n^-c          e0 = error of guessing
     chance  e = e_inf + (e0 - e_inf) (1 + n / n0)^-c   a power law that starts at e0
 
-Few sizes leave some directions of the parameters free, and then rounding would choose the fit. A prior too weak to
-matter elsewhere settles them, every start is followed to its minimum, and a tie goes to the first start.
+Few sizes leave some directions of the parameters undetermined, so that rounding would choose the fit. A prior too weak
+to matter elsewhere settles them; every start is followed to its minimum, and a tie goes to the first start.
 Extrapolated crossings depend on the law and on the points: from five exact points of one pair they were 2.4e5 or
 1.4e7. They are refused when nothing crosses up to LIMIT times the largest size, when the two best laws of a model
-disagree by more than DISAGREE, and when fewer than two laws predict the largest sizes better than their last value.
-The range holds the crossings of all laws that do, and of these with each chain (or fifth of the sizes) left out: it is
-not a confidence interval.
+disagree by more than DISAGREE, and when fewer than two laws predict the largest sizes better than the last value does.
+The range spans the crossings of all laws that do, each also with every chain (or fifth of the sizes) left out in turn:
+it is not a confidence interval.
 """
 
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Two models side by side: paired by chain, compared without pairs, or smoothed where there are no replicates."""
+"""Estimates for two models: paired by chain, unpaired, or smoothed where there are no replicates."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace

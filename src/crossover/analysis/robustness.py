@@ -1,4 +1,4 @@
-"""Does a verdict survive other choices, and can its design find a crossover: the stability table and simulations.
+"""The stability of a verdict under other analysis choices, and the power and coverage of its design by simulation.
 
 The simulated truth is the lowest polynomial in log n that fits the measured difference (else its interpolant), moved
 so that it crosses zero at a known size; the noise is that measured between chains. The answer is only as good as

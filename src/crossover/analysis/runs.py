@@ -1,6 +1,6 @@
-"""The runs of an analysis: checks of tables of runs and of external curves, and the choice of comparable rows.
+"""The runs of an analysis: validation of tables of runs and of external curves, and selection of comparable rows.
 
-Nothing is dropped in silence: what cannot be used is an AnalysisError or a sentence in `notes`.
+Nothing is dropped silently: data that cannot be used raise an AnalysisError or add a sentence to `notes`.
 """
 
 import unicodedata

@@ -1,4 +1,4 @@
-"""Whether a point of a learning curve is limited by data or by budget, from twin runs with half the budget."""
+"""Whether a point of a learning curve is limited by data or by budget, judged by runs with half the budget."""
 
 from typing import Any, Literal, TypedDict
 

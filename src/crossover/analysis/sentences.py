@@ -1,4 +1,4 @@
-"""What verdicts, stability, extrapolation and calibration say in a sentence."""
+"""Sentences that state verdicts, stability, extrapolation and calibration."""
 
 from collections.abc import Sequence
 from typing import Any

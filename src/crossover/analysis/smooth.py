@@ -1,9 +1,9 @@
-"""What is the mean curve of one noisy training history? Local quadratic fits of log error on log n.
+"""The mean curve of one noisy training history, by local quadratic fits of log error on log n.
 
 For external curves with many unaligned sizes and one replicate. Weights are tricube within a bandwidth of log n
 (Cleveland 1979), widened until it holds MIN_POINTS sizes; the bandwidth minimises the leave-one-out error. The interval
-comes from the residual noise along the curve, taken to be independent: it does not contain the variation between
-training runs, and not the bias of smoothing, so it is too narrow where the curve bends within a bandwidth.
+comes from the residual noise along the curve, assumed independent: it contains neither the variation between training
+runs nor the bias of smoothing, so it is too narrow where the curve bends within a bandwidth.
 """
 
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""What the choice of test images adds to the uncertainty of errors: their covariance, and McNemar's test."""
+"""Uncertainty from the choice of test images: the covariance of errors, and McNemar's test."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass

@@ -1,7 +1,7 @@
-"""At how many training images model b overtakes model a: the verdict of every pair of every data set.
+"""The verdict for every pair of models on every data set: whether b overtakes a, and at how many images (N*).
 
 The result is the `crossover.json` of docs/estimators.md: numbers or null, never NaN. Every interval of the
-difference holds at all sizes at once; N* is stated only with the verdict `crossover`.
+difference holds at all sizes at once; N* (`root` of band.py) is stated only with the verdict `crossover`.
 """
 
 import zlib

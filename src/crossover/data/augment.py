@@ -1,4 +1,4 @@
-"""Augmentation of a batch of training images: each image draws its own parameters, the batch is changed as a whole.
+"""Augmentation of training images a batch at a time, with parameters drawn for each image.
 
 The order is torchvision's: crop, flip, policy, normalise, erase, then mixup or CutMix. All randomness comes from the
 draws that are passed in, and nothing is read back from the device.

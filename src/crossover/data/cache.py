@@ -1,6 +1,6 @@
 """The cache of a dataset: one uint8 array with labels, decoded once and memory-mapped.
 
-It knows names, sizes and times of the files it was built from: images that were changed since are noticed.
+It records names, sizes and times of the files it was built from, so that images changed since then are noticed.
 """
 
 import hashlib

@@ -1,4 +1,4 @@
-"""CIFAR-5m: six npz files of a million images each, memory-mapped where they lie.
+"""CIFAR-5m: six npz files of a million images each, memory-mapped in place.
 
 Nakkiran, Neyshabur, Sedghi 2020, "The deep bootstrap framework", https://github.com/preetum/cifar5m: samples of a
 diffusion model that was trained on the training set of CIFAR-10, labelled by a network of 98.5 % accuracy.

@@ -1,9 +1,9 @@
-"""What does the embedded two-cue world look like, and how well can anyone classify it?
+"""The embedded two-cue world: its images, and the best accuracy that any classifier can reach on them.
 
     x = noise(0, 1) + alpha * T_y + beta * shift(M_m, u)        m = y with probability q, else a uniform class
 
 `T_y` is a fixed full-image pattern per class: a global cue, bound to its place. `M_m` is a 5x5 motif per class at a
-uniform random place u, wholly inside the image: a local cue, the same everywhere. An image is a pure function of
+uniform random place u, entirely inside the image: a local cue, the same everywhere. An image is a pure function of
 (world seed, image seed, split, index), so that every size is a prefix of an unlimited pool. Values are stored as uint8,
 `ZERO` + `LEVELS` x, which adds 0.012 noise standard deviations of rounding error.
 """

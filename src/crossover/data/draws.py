@@ -1,4 +1,4 @@
-"""Random numbers for the images of a batch, which do not depend on how many processes share it."""
+"""Random numbers for the images of a batch, independent of how many processes share it."""
 
 import torch
 from torch import Tensor

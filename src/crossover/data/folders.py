@@ -1,4 +1,4 @@
-"""Image folders and Tiny-ImageNet: which file belongs to which class, and an image file as pixels."""
+"""Image folders and Tiny-ImageNet: the class of every file, and the decoding of image files."""
 
 import difflib
 import os

@@ -1,4 +1,4 @@
-"""What if nearness in the image meant nothing? One fixed permutation of the patches or pixels of all images."""
+"""One fixed permutation of the patches or pixels of all images, after which nearness in the image means nothing."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""The images of a dataset as they come: the type that readers return and the cache decodes, and how far that is."""
+"""The raw images of a dataset, as readers return them and the cache decodes them, and the progress of decoding."""
 
 import sys
 import time

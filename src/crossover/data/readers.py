@@ -1,4 +1,4 @@
-"""Readers of raw data: CIFAR-10 from its archive, and the choice among all readers."""
+"""Readers of raw data: CIFAR-10 from its archive, and the choice of the reader for a dataset."""
 
 import hashlib
 import http.client

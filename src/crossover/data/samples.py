@@ -1,4 +1,4 @@
-"""What do the networks see? A picture of a few training images, and of the same images as they are augmented."""
+"""A picture of a few training images, plain and augmented."""
 
 import numpy as np
 from PIL import Image

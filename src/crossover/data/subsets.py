@@ -1,4 +1,4 @@
-"""The images that a run trains on: class-stratified, nested, and the same for every model."""
+"""The subset of n images that a run trains on: class-stratified, nested, and the same for every model."""
 
 import hashlib
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Write a report: tables, figures and pages, a pure function of the records of a sweep."""
+"""Writing of a report: tables, figures and pages, a pure function of the records of a sweep."""
 
 import sys
 import time

@@ -1,4 +1,4 @@
-"""The sections of a report, in their order: its own and those that studies left beside it."""
+"""The sections of a report in order: its own, and those that studies have written into its folder."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

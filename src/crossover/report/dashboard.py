@@ -1,4 +1,4 @@
-"""The view and the report of a sweep in W&B as code, built from the files of its report."""
+"""The W&B workspace view and W&B report of a sweep as code, built from the files of its report."""
 
 import hashlib
 import json

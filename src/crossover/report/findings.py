@@ -1,4 +1,4 @@
-"""What goes into a report, and what it says: runs and what is known of them, the analysis and its sentences."""
+"""The contents of a report before it is rendered: the runs, their analysis and its sentences."""
 
 import shlex
 from collections import Counter

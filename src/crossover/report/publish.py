@@ -1,4 +1,4 @@
-"""How does a report become a published study, and can it be made again from the files of the study alone?"""
+"""Publishing of a report under results/, and rebuilding of its pages from the published files alone."""
 
 import json
 import shlex

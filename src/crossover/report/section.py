@@ -1,4 +1,4 @@
-"""A section of a report: sentences, figures and tables under a title, and the file in which a study leaves one."""
+"""A section of a report: sentences, figures and tables under a title, and the file that a study writes it to."""
 
 from pathlib import Path
 from typing import Annotated, Literal

@@ -1,4 +1,4 @@
-"""What all figures share: styles of models, axes, panels, and the files that a figure becomes."""
+"""The look of all figures: colours and markers of models, axes, panels, and saving to files."""
 
 import itertools
 import re

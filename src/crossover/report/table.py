@@ -1,4 +1,4 @@
-"""One table of a report: typed data with columns and units until the page, Markdown or the terminal shows it."""
+"""A table of a report as typed columns with units, and its rendering as Markdown and for the terminal."""
 
 import re
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""What a sweep says in the terminal when it ends."""
+"""The summary of a sweep in the terminal."""
 
 from rich.console import Console
 

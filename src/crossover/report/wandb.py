@@ -1,4 +1,4 @@
-"""The result of a sweep as W&B runs: one that sums it up, and one per model and per pair that its panels draw."""
+"""The results of a sweep as W&B runs: one summary, and one per model and per pair for its panels."""
 
 import hashlib
 import json

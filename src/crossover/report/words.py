@@ -1,4 +1,4 @@
-"""Words of the code in plain English: verdicts, metrics, choices, laws, models, recipes and methods."""
+"""Plain English for identifiers of the code: verdicts, metrics, choices, laws, models, recipes and methods."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any

@@ -1,4 +1,4 @@
-"""The atlas: every published pair of a stronger and a weaker inductive bias, through the engine of the verdicts.
+"""The atlas: verdicts for every published pair of a model with a stronger and one with a weaker inductive bias.
 
 Learning curves that others published, in data/published, become one table, one figure, and a page for each set.
 """

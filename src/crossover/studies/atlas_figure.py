@@ -1,4 +1,4 @@
-"""The figure of the atlas: who leads over which sizes in every pair, and N* with its interval."""
+"""The figure of the atlas: which model of each pair leads at which sizes, and N* with its interval."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace

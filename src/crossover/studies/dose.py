@@ -1,4 +1,4 @@
-"""The dose of bias: verdict and N* by share permuted or by the world's dials, as a table, a figure and a section."""
+"""The dose of bias: verdict and N* by share of permuted patches or by the dials of the embedded world."""
 
 import json
 import textwrap

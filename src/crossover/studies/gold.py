@@ -1,4 +1,4 @@
-"""Does a study land where published work, or an exact bound, says it must? Inside, outside, or not comparable."""
+"""Checks of published studies against literature values and exact bounds: inside, outside or not comparable."""
 
 import math
 import sys

@@ -1,4 +1,4 @@
-"""How well does a trained backbone serve another task? Linear readers of its frozen features, in closed form."""
+"""Linear probes of the frozen features of a trained backbone on another task, fitted in closed form."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""A fair search for recipes: the same seeded trials for every model, their best-of-k curves and the choice."""
+"""A fair search for recipes: the same seeded trials for every model, their best-of-k curves, and the recipes chosen."""
 
 import math
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Runs of a published study, repeated: identical, or as close as another seed would be, or not the same."""
+"""Repeated runs of a published study compared with the originals: identical, as close as another seed, or different."""
 
 import random
 import sys

@@ -1,4 +1,4 @@
-"""A transfer study: the backbones of a pre-training sweep, read and fine-tuned on other tasks."""
+"""A transfer study: backbones of a pre-training sweep, probed linearly and fine-tuned on other tasks."""
 
 import itertools
 import json

@@ -1,7 +1,7 @@
-"""Do a group of frozen runs here: python -m crossover.sweep [--outputs DIR] RUN_ID...
+"""Train a group of frozen runs on this machine: python -m crossover.sweep [--outputs DIR] RUN_ID...
 
-This is what a job of a cluster does, whoever starts it; `commands=N` of scripts/sweep.py prints one such command per
-group. Runs that are done are skipped, runs that others hold are left to them; the exit status is 1 when one failed.
+This is what a cluster job runs, whatever starts it; `commands=N` of scripts/sweep.py prints one such command per group.
+Finished runs and runs held by another process are skipped; the exit status is 1 when a run failed.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""How is one run done, alone in its process? Under its lock, with its output in log.txt; its exit status tells."""
+"""The process that trains one run: under its lock, with its output in log.txt and the result in its exit status."""
 
 import multiprocessing
 import os

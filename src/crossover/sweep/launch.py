@@ -1,4 +1,4 @@
-"""How runs are done: launchers and their settings, the check of the data, and the one sequence that does runs here."""
+"""Settings of the launchers, the check of the data, and `do_runs`, which trains what is left on this machine."""
 
 import importlib.util
 import itertools

@@ -1,4 +1,4 @@
-"""The runs that make up a sweep, composed from conf/ without torch, and how they are shared among jobs."""
+"""The runs that make up a sweep, composed from conf/ without torch, and their division into groups of about equal cost."""
 
 import hashlib
 import heapq

@@ -1,4 +1,4 @@
-"""The pool: planned runs done on this machine, one process per run from a fork server, several side by side."""
+"""The pool that trains planned runs on this machine: one process per run from a fork server, several in parallel."""
 
 import contextlib
 import math

@@ -1,4 +1,4 @@
-"""How far a sweep is: a live display on a terminal, plain lines elsewhere and under Slurm."""
+"""The progress of a sweep: a live display on a terminal, plain lines elsewhere and under Slurm."""
 
 import os
 import time

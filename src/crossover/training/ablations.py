@@ -1,4 +1,4 @@
-"""What does a ResNet lose without one of its assumptions? Changes to a network that was built from convolutions."""
+"""Ablations of a convolutional network: untied weights, circular padding, and a head that reads every place."""
 
 import copy
 import math

@@ -1,4 +1,4 @@
-"""Which batches does Lightning see? One "epoch" of its loop is the stretch of steps between two validations."""
+"""The batches that Lightning sees: one "epoch" of its loop is the stretch of steps between two validations."""
 
 import itertools
 from collections import deque

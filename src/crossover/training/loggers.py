@@ -1,4 +1,4 @@
-"""Loggers: where the history of a run goes besides its record, each a logger of Lightning."""
+"""Lightning loggers for the history of a run, which is also kept in its record."""
 
 import csv
 import warnings

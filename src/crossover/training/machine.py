@@ -1,4 +1,4 @@
-"""What a run computes on and what it took: device, memory, versions and the state of the code."""
+"""The machine of a run: device, precision, memory, package versions and the state of the code."""
 
 import contextlib
 import ctypes

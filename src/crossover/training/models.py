@@ -1,4 +1,4 @@
-"""Which network does a model's YAML name, and what does one image cost it? All are built from timm, untrained."""
+"""The untrained timm network that a model's YAML names, and its parameters and FLOPs."""
 
 import copy
 import difflib

@@ -1,6 +1,6 @@
 """The processes and devices of a run: several devices train one run through Lightning's DDP, one process each.
 
-Under srun with one task per device the tasks are those processes; else the run starts the others on this machine.
+Under srun with one task per device, the tasks are those processes; otherwise the run starts the others on this machine.
 """
 
 import multiprocessing

@@ -1,4 +1,4 @@
-"""The file from which a stopped run goes on as if nothing had happened."""
+"""The checkpoint of an unfinished run, from which it continues as if it had never stopped."""
 
 import signal
 import threading

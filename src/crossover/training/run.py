@@ -1,4 +1,4 @@
-"""What does one run do? From a config to a record: train, select on validation, read the test set once."""
+"""One run, from a config to a record: train, select on validation images, measure the test error once."""
 
 import contextlib
 import logging

@@ -1,6 +1,6 @@
 """One optimiser step: a function that runs as it is, compiled, or captured with its augmentation as a CUDA graph.
 
-What is captured is the function that the other engines run, so that a test of one covers the arithmetic of all.
+The captured function is the one that the other engines run, so that a test of one covers the arithmetic of all.
 """
 
 import warnings

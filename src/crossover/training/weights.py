@@ -1,4 +1,4 @@
-"""From which weights does a run start? Those of another run, of a file or of timm, with a head of its own."""
+"""The weights that a run starts from: those of another run, of a file or of timm, with a new classifier."""
 
 import hashlib
 import math

@@ -1,4 +1,4 @@
-"""Which measurements does the ledger of claims read? Those of its own runs, of published studies, and computed ones."""
+"""The measurements behind the ledger of claims: from its own runs, from published studies, and computed."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path

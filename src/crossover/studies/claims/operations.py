@@ -1,4 +1,4 @@
-"""What do the operations do by themselves? Numbers without training: shifts, pooling, sizes of known models."""
+"""Measurements that need no training: equivariance of operations to shifts, pooling, sizes of known models."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""The ledger of claims for a reader: figures, a section of a report, Markdown and HTML, all from claims.json."""
+"""The pages of the ledger of claims: figures, a section of a report, Markdown and HTML, all from claims.json."""
 
 import math
 import textwrap

@@ -1,4 +1,4 @@
-"""Does a claim hold? Rules declared before the numbers are seen, and the verdicts that follow from a table of measures.
+"""Rules that decide claims, declared before the numbers are seen, and the verdicts they give on a table of measures.
 
 A rule compares one measure with a threshold. With chains, its 95% t interval decides: a single rule is wrong in one
 direction in at most 2.5% of cases if the values of chains are normal, which three of them cannot show. Rules are not

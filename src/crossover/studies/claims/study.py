@@ -1,4 +1,4 @@
-"""The ledger of claims from its runs: what `make claims` does."""
+"""The study behind `make claims`: from the runs of the ledger to its verdicts."""
 
 import sys
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Which patches does a ViT relate? Distances, locality and content dependence of its attention, by layer and head."""
+"""Attention of a ViT by layer and head: distances, locality and dependence on content."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,4 +1,4 @@
-"""What do the first weights of a network hold? The structure of position embeddings and of patch filters."""
+"""Structure of the first weights of a network: position embeddings and patch filters."""
 
 import copy
 from typing import Any

@@ -1,6 +1,6 @@
-"""What does a network do when the image moves? Its maps may move along (equivariance), its answer stay (invariance).
+"""Equivariance of feature maps and invariance of predictions when the image is shifted.
 
-Shifts wrap around, so that nothing enters or leaves the image: what remains is the network's own doing.
+Shifts wrap around, so that nothing enters or leaves the image: any difference comes from the network itself.
 """
 
 import copy

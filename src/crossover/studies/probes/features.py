@@ -1,4 +1,4 @@
-"""What does a network compute inside? Its feature maps by layer, read in one way from timm's ResNets and ViTs."""
+"""Feature maps by layer, in one format for timm's ResNets and ViTs."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager

@@ -1,4 +1,4 @@
-"""Which network is probed? A checkpoint of a run beside its untrained start, or published weights of timm."""
+"""Loading of the network of a run, trained and untrained, and of the images to probe it with."""
 
 from dataclasses import dataclass
 from pathlib import Path

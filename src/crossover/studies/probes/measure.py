@@ -1,4 +1,4 @@
-"""What do all probes say of one finished run? One tidy table, beside its untrained start and the analytic baselines."""
+"""All probes of one finished run as a tidy table, with the untrained network and analytic baselines for comparison."""
 
 import copy
 from collections.abc import Iterator, Sequence

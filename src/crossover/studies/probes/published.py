@@ -1,4 +1,4 @@
-"""What do published networks hold? The probes of weights from timm, on a folder of images."""
+"""Probes of published weights from timm, on a folder of images."""
 
 from pathlib import Path
 from typing import Any

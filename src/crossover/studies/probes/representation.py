@@ -1,4 +1,4 @@
-"""How do a network's layers differ? Similarity (CKA), what a linear reader finds in them, and how far they see."""
+"""Layers of a network compared: similarity (CKA), accuracy of linear probes, and receptive fields."""
 
 import copy
 import math

@@ -1,4 +1,4 @@
-"""What does a network read in an image? Its accuracy when places, fine detail or coarse structure are taken away."""
+"""Accuracy on images whose patches are shuffled, or whose high or low spatial frequencies are removed."""
 
 from collections.abc import Sequence
 

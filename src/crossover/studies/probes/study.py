@@ -1,4 +1,4 @@
-"""The probes of a sweep, or of published weights, as a table and as a section of the sweep's report."""
+"""The study behind `make probe`: probes of a sweep or of published weights, as a table and a section of the report."""
 
 from pathlib import Path
 
