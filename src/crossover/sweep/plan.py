@@ -1,4 +1,4 @@
-"""The runs that make up a sweep, composed from conf/ without torch, and their division into groups of about equal cost."""
+"""The runs that make up a sweep, composed from conf/ without torch, and their division into groups of equal cost."""
 
 import hashlib
 import heapq
