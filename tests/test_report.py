@@ -325,8 +325,8 @@ def test_what_limits_a_curve_is_on_the_page_and_hollow_in_the_figure(tmp_path: P
     study["pairs"][0] |= {"interval": "chains", "family": {"pairs": 1, "p_value": 0.01, "holds": True}}
     sections = {part.name: part for part in report_sections(written, {"cues": ()})}
     verdict = dict(zip(sections["verdicts"].tables[0].header, sections["verdicts"].tables[0].cells[0], strict=True))
-    assert verdict["limited by the budget"] == "yes at 3, no at 1, not known at 1 of 5 sizes"
-    assert (verdict["interval from"], verdict["holds among all pairs"]) == ("paired chains", "yes")
+    assert verdict["limited by budget"] == "yes at 3, no at 1, not known at 1 of 5 sizes"
+    assert (verdict["interval from"], verdict["holds among all"]) == ("paired chains", "yes")
     assert sections["limits"].sentences == ("About new images.",)
     checked = sections["limits"].parts[0].tables[0].cells
     assert checked[0] == ["cues", "resnet_tiny", "256", "data", "0.20 [0.10, 0.30]"]

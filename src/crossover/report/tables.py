@@ -31,9 +31,9 @@ def verdict_table(report: Report) -> Table:
     heads = (
         *columns("data set", "pair", "verdict", left=3),
         Column(title="N* [95% interval]", unit="images"),
-        *columns("measured from", "to", "chains"),
-        Column(title="probability that N* lies in the range", unit="ratio"),
-        *columns("the gap is", "limited by the budget", "interval from", "holds among all pairs", left=4),
+        *columns("sizes", "chains"),
+        Column(title="P(N* in range)", unit="ratio"),
+        *columns("gap", "limited by budget", "interval from", "holds among all", left=4),
     )
     points = {study["dataset"]: study.get("saturation", ()) for study in report.result["studies"]}
     rows: list[tuple[Cell, ...]] = [
@@ -42,7 +42,7 @@ def verdict_table(report: Report) -> Table:
             f"{pair['b']} and {pair['a']}",
             verdict_words(pair),
             _place(pair),
-            *(None if end is None else size(end) for end in (pair["n_min"], pair["n_max"])),
+            None if pair["n_min"] is None else f"{size(pair['n_min'])} to {size(pair['n_max'] or 0)}",
             pair["chains"],
             pair["p_in_range"],
             pair["trend"],
