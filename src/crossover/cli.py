@@ -35,7 +35,7 @@ _USER_ERRORS = (CrossoverError, HydraException, OmegaConfBaseException, OSError)
 
 
 def one_line_errors(main: Callable[[DictConfig], None]) -> Callable[[DictConfig], None]:
-    """Let the body of a Hydra entry point end with one line and exit status 2 after a mistake the user can mend.
+    """Let the body of a Hydra entry point end with one line and exit status 2 after a mistake of the user.
 
     With HYDRA_FULL_ERROR=1 in the environment the traceback is shown instead.
     """
@@ -87,7 +87,7 @@ def run_hydra(main: Callable[[], Any]) -> NoReturn:
 
 
 def quoted(overrides: Sequence[str]) -> list[str]:
-    """Return overrides with their paths in the quotes that Hydra's grammar asks for: a path is typed as it is.
+    """Return overrides with paths quoted as Hydra's grammar requires, so that users can type paths unquoted.
 
     `~` is the home of the user, which the shell does not replace there.
     """
@@ -108,12 +108,12 @@ def _text(value: str) -> str:
 
 
 def _recipe_for(data: str, searched: Mapping[str, str], other: str) -> str:
-    """Return the recipe that was searched for a model on a data set, or its other one: in the YAML of the model."""
+    """Return the recipe searched for a model on a data set, or its default: the resolver used in the YAML of models."""
     return searched.get(data, other)
 
 
 def _field_meanings() -> str:
-    """Return a line for each field of a run that says what it means."""
+    """Return one line for each field of a run, with its meaning."""
     return "\n".join(f"{name}: {' '.join(text.split())}" for name, text in sorted(_described(RunConfig, "").items()))
 
 
@@ -172,7 +172,7 @@ def one_line(error: BaseException) -> str:
 
 
 def _unknown_key(error: BaseException) -> str | None:
-    """Return the message for a key that the config does not have, with its neighbours."""
+    """Return the message for an unknown key, with similar keys."""
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, OmegaConfBaseException):
         cause = cause.__cause__

@@ -27,32 +27,32 @@ class CrossoverError(Exception):
 
 
 class LoggerConfig(Frozen):
-    """Where the history of a run goes besides its record."""
+    """Where the history of a run is logged, besides its record."""
 
     kind: Literal["wandb", "wandb_offline", "csv", "tensorboard", "none"] = "wandb_offline"
     """W&B online or offline, metrics.csv, TensorBoard's events, or nothing."""
     project: str = "crossover"
     """W&B project."""
     entity: str | None = None
-    """W&B user or team; null: the one that is logged in."""
+    """W&B user or team; null: the user who is logged in."""
     group: str | None = None
     """W&B group: the sweep."""
 
 
 class MachineConfig(Frozen):
-    """Where a run runs: nothing here can change its result beyond floating-point noise."""
+    """The machine of a run: nothing here can change its result beyond floating-point noise."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: CUDA where there is a GPU."""
     threads: int = Field(default=1, ge=1)
-    """CPU threads of one run; a sweep runs several side by side."""
+    """CPU threads of one run; a sweep trains several runs in parallel."""
     data_dir: str = "data"
     """Raw data and caches."""
     outputs: str = "outputs"
     """Folder of runs, sweeps and reports."""
     resident_gb: float | None = Field(default=None, ge=0)
-    """A set of images up to this size (and a quarter of the free memory) is kept in device memory; larger sets stream
-    from the memory map. null: 4 on a CPU, and on a GPU the quarter alone."""
+    """A set of images up to this size (and a quarter of the free memory) is kept in device memory; larger sets are
+    streamed from the memory map. null: 4 on a CPU; on a GPU only the quarter applies."""
     engine: Literal["auto", "eager", "compile", "graph"] = "auto"
     """How a step runs: as it is; through TorchInductor; or, on CUDA, as one CUDA graph (compile does that too). auto:
     eager."""
@@ -78,12 +78,12 @@ class RunConfig(Frozen):
     n_train: int = Field(ge=1)
     """Number of distinct training images."""
     chain: int = Field(ge=0)
-    """Which of the independent nested orders of the pool."""
+    """Index of the nested order of the pool; orders are independent."""
     seed: int = Field(ge=0)
     """Initial weights, batch order and augmentation; never the subset."""
     init_from: str | None = Field(default=None, min_length=1)
     """Trained weights to start from, with a new classifier: a run id, a run's folder, a file, or timm:<tag>. The run's
-    identity has this text, its record (`init_hash`) what was loaded."""
+    identity contains this text; its record has the hash of what was loaded (`init_hash`)."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """auto: bf16 autocast on CUDA, fp32 on CPU."""
     trainer: TrainerConfig = TrainerConfig()
@@ -125,7 +125,7 @@ class RunConfig(Frozen):
 
     @property
     def dataset(self) -> str:
-        """The name of the dataset in tables: permuted images are another one."""
+        """The name of the dataset in tables; permuted images count as another dataset."""
         return f"{self.data.name}{self.data.permute.suffix}"
 
     @property
@@ -147,7 +147,7 @@ class RunConfig(Frozen):
 
 
 class RunValues(TypedDict):
-    """The plain values of a run, not checked yet."""
+    """The plain values of a run, before validation."""
 
     data: dict[str, object]
     model: dict[str, object]

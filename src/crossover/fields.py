@@ -14,13 +14,13 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.+,=@-]*$")]
 
 
 class Frozen(BaseModel):
-    """Values that are checked when they are read, and never change after."""
+    """A model that is validated when it is read and immutable afterwards."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, protected_namespaces=())
 
 
 class PermuteConfig(Frozen):
-    """One fixed permutation of all images, after augmentation: what a network cannot know is that pixels are near."""
+    """One fixed permutation of all images, applied after augmentation, which hides which pixels are near each other."""
 
     kind: Literal["none", "patches", "pixels"] = "none"
     """What is permuted: nothing, square patches, or single pixels."""
@@ -33,7 +33,7 @@ class PermuteConfig(Frozen):
 
     @property
     def suffix(self) -> str:
-        """What it adds to the name of a dataset, such as `-patches` or `-pixels0.5`."""
+        """The suffix it adds to the name of a dataset, such as `-patches` or `-pixels0.5`."""
         return "" if self.kind == "none" else f"-{self.kind}{'' if self.share == 1 else f'{self.share:g}'}"
 
 
@@ -41,7 +41,7 @@ class CuesData(Frozen):
     """The embedded two-cue world: x = noise + alpha * T_y + beta * shift(M_m, u)."""
 
     kind: Literal["cues"]
-    """How images come to be; of this world."""
+    """How the images are made; here, the embedded world."""
     name: Name
     """In tables, and in the names of runs and caches."""
     image_size: int = Field(ge=8)
@@ -49,7 +49,7 @@ class CuesData(Frozen):
     classes: int = Field(ge=2)
     """Number of classes, equally frequent."""
     alpha: float = Field(ge=0)
-    """Amplitude of the global, position-bound pattern (the noise has standard deviation 1)."""
+    """Amplitude of the global pattern at its fixed position (the noise has standard deviation 1)."""
     beta: float = Field(ge=0)
     """Amplitude of the local motif at a random place."""
     q: float = Field(ge=0, le=1)
@@ -57,11 +57,11 @@ class CuesData(Frozen):
     world_seed: int = Field(ge=0)
     """Seed of the patterns and motifs, and of the images where `image_seed` is null."""
     image_seed: int | None = Field(default=None, ge=0)
-    """Seed of the images: worlds that differ in it alone share patterns and motifs, but no image."""
+    """Seed of the images: worlds that differ only in it share patterns and motifs, but no image."""
     n_pool: int = Field(ge=2)
     """Images that chains are drawn from."""
     n_val: int = Field(ge=2)
-    """Images for validation, beside the pool."""
+    """Images for validation, in addition to the pool."""
     n_test: int = Field(ge=2)
     """Images for the test."""
     permute: PermuteConfig = PermuteConfig()
@@ -71,7 +71,7 @@ class ImageData(Frozen):
     """Real images: decoded once to `image_size`, with validation held out of train."""
 
     kind: Literal["cifar10", "cifar5m", "folder", "tiny_imagenet"]
-    """How the raw files are read: an archive that is fetched, or a folder with one folder per class."""
+    """How the raw files are read: an archive that is downloaded, or a folder with one folder per class."""
     name: Name
     """In tables, and in the names of runs and caches."""
     root: str
@@ -81,7 +81,7 @@ class ImageData(Frozen):
     val_fraction: float = Field(gt=0, lt=1)
     """Share of the training images held out (stratified, fixed) before any chain is drawn."""
     parts: int | None = Field(default=None, ge=1, le=5)
-    """CIFAR-5m alone: how many of its five training parts."""
+    """CIFAR-5m only: how many of its five training parts."""
     permute: PermuteConfig = PermuteConfig()
 
 
@@ -93,13 +93,13 @@ FAMILIES = ("resnet", "hybrid", "vit")
 
 
 class ModelConfig(Frozen):
-    """A timm architecture and what we set in it."""
+    """A timm architecture and its settings."""
 
     name: Name
     """In tables and figures, and in the names of runs."""
     family: Literal["resnet", "hybrid", "vit"] = "resnet"
-    """Which assumptions it makes; a CNN of any kind is of the family resnet. The beginning of the name tells where it
-    is not given. It says who is compared with whom, not what a run computes, and is no part of the run's identity."""
+    """Which assumptions it makes; a CNN of any kind belongs to the family resnet. If it is not given, the start of the
+    name decides. It determines which models are compared, not what a run computes, and is not part of its identity."""
     arch: str
     """`basic_resnet` (small ResNet of any depth and width), `vit` (Vision Transformer of any size), or a timm name."""
     args: dict[str, Any] = {}
@@ -147,13 +147,13 @@ class RecipeConfig(Frozen):
     warmup: float = Field(default=0.0, ge=0, lt=1)
     """Share of the steps with linear warm-up; a cosine to zero follows."""
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
-    """Share of the target that is spread over all classes."""
+    """Label smoothing: share of the target spread over all classes."""
     grad_clip: float | None = Field(default=None, gt=0)
-    """Largest norm of the gradient."""
+    """Maximum gradient norm."""
     ema_decay: float | None = Field(default=None, gt=0, lt=1)
     """Evaluate an exponential moving average of the weights."""
     select: Literal["best_val", "last"] = "best_val"
-    """Which weights are tested: those of the best validation error, or the last."""
+    """Which weights are tested: those with the best validation error, or the last ones."""
 
 
 class AugmentConfig(Frozen):
@@ -162,7 +162,7 @@ class AugmentConfig(Frozen):
     name: Name
     """In tables."""
     min_area: float = Field(default=0.0, ge=0, le=1)
-    """Random resized crop: the least share of the image's area that a crop has, usually 0.08; 0 is off."""
+    """Random resized crop: the smallest share of the image's area in a crop, usually 0.08; 0 is off."""
     crop: int = Field(default=0, ge=0)
     """Random crop after padding by this many zero pixels on each side."""
     flip: bool = False
@@ -178,7 +178,7 @@ class AugmentConfig(Frozen):
     mixup: float = Field(default=0.0, ge=0)
     """Alpha of the Beta distribution of mixup; 0 is off."""
     cutmix: float = Field(default=0.0, ge=0)
-    """Alpha of CutMix; with mixup on too, each image gets one of the two at random."""
+    """Alpha of CutMix; if mixup is on too, each image gets one of the two at random."""
 
     @property
     def mixes(self) -> bool:
@@ -193,13 +193,13 @@ class BudgetConfig(Frozen):
     epochs: float | None = Field(default=None, gt=0)
     """Passes over the n_train images."""
     examples: int | None = Field(default=None, ge=1)
-    """Images seen, with repetition."""
+    """Images seen, counting repetitions."""
     flops: float | None = Field(default=None, gt=0)
     """Training FLOPs: three times the forward pass of every image seen."""
     max_epochs: float | None = Field(default=None, gt=0)
-    """Passes over the n_train images at which training ends in any case: what keeps small subsets cheap."""
+    """Upper limit on the passes over the n_train images, which keeps small subsets cheap."""
     evaluations: int = Field(default=10, ge=1)
-    """Validations in a run, evenly spaced; each is a point to continue from."""
+    """Validations in a run, evenly spaced; an interrupted run can continue from each."""
 
     @model_validator(mode="after")
     def _one_duration(self) -> "BudgetConfig":

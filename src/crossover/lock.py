@@ -22,9 +22,9 @@ class HeldError(Exception):
 class Lock:
     """Hold `path` while inside the `with` block; raise HeldError when a live owner has it, take over from a dead one.
 
-    A thread renews the heartbeat. It ends the process when the lock was taken over, unless `exit_when_lost` is false:
-    then `lost` tells. With `exit_with_parent` it also ends when the parent is gone: an orphan must not go on writing
-    into a run that the next sweep continues.
+    A thread renews the heartbeat. It ends the process when the lock has been taken over, unless `exit_when_lost` is
+    false: then it sets `lost`. With `exit_with_parent` the process also ends when its parent is gone: an orphan must
+    not keep writing to a run that the next sweep continues.
     """
 
     def __init__(self, path: Path, *, exit_when_lost: bool = True, exit_with_parent: bool = False) -> None:
@@ -42,7 +42,7 @@ class Lock:
             except FileExistsError:
                 owner = _read(self.path)
                 if _alive(self.path, owner):
-                    raise HeldError(f"{self.path.parent.name} is in the hands of {_name(owner)}") from None
+                    raise HeldError(f"{self.path.parent.name} is locked by {_name(owner)}") from None
                 self._remove_stale(owner)
         self._thread.start()
         return self
@@ -84,7 +84,7 @@ class Lock:
                 os.utime(self.path)
 
     def _is_lost(self) -> bool:
-        """Return whether the file is gone or another's; a file system that does not answer proves nothing."""
+        """Return whether the file is gone or belongs to another; a file system that does not answer proves nothing."""
         try:
             return bool(json.loads(self.path.read_text()) != self._token)
         except (FileNotFoundError, ValueError):
@@ -101,8 +101,8 @@ def is_held(path: Path) -> bool:
 def _link(file: Path, path: Path) -> None:
     """Give a file another name, with its content in one step; raise FileExistsError when the name is taken.
 
-    link(2) does that, on NFS as well. Where there are no hard links (exFAT, FUSE, some clusters) the name comes first:
-    a reader that sees it empty takes it for held, until its heartbeat is stale.
+    link(2) does that, also on NFS. Where there are no hard links (exFAT, FUSE, some clusters) the name appears first: a
+    reader that sees the empty file treats it as held until its heartbeat is stale.
     """
     try:
         os.link(file, path)
@@ -121,9 +121,9 @@ def _read(path: Path) -> dict[str, Any] | None:
 
 
 def _alive(path: Path, owner: dict[str, Any] | None) -> bool:
-    """A heartbeat is compared with a file written now beside it; on the owner's host the kernel is asked as well.
+    """Compare a heartbeat with a file written now next to it; on the owner's host, ask the kernel as well.
 
-    A heartbeat from the future is as dead as an old one: the clock jumped, and a live owner soon beats again.
+    A heartbeat from the future counts as dead too: the clock jumped, and a live owner renews it soon.
     """
     if owner is not None and owner.get("host") == os.uname().nodename and not _process_runs(int(owner["pid"])):
         return False

@@ -26,7 +26,7 @@ class HistoryRow(TypedDict):
 
 
 class GitState(TypedDict):
-    """The commit of the code, and whether what ran differed from it; nulls outside a git checkout."""
+    """The commit of the code, and whether the code that ran differed from it; nulls outside a git checkout."""
 
     commit: str | None
     dirty: bool | None
@@ -78,7 +78,7 @@ class Record(TypedDict):
     history: list[HistoryRow]
     classes: list[str]
     config: dict[str, Any]
-    """The whole RunConfig as JSON."""
+    """The complete RunConfig as JSON."""
     finished: str
     versions: dict[str, str]
     git: GitState
@@ -104,7 +104,7 @@ class Column:
     summary: str = ""
     """Metric of the W&B summary: of the selected weights, at the end of the run."""
     cost: Literal["", "mean", "max"] = ""
-    """How the table of costs makes one number of several runs; empty: it is not there."""
+    """How the table of costs aggregates several runs; empty: not shown there."""
     listed: bool = False
     """Whether the page's table of all runs shows it."""
 
@@ -154,7 +154,7 @@ COLUMNS = (
 SUMMARY = {column.name: column.summary for column in COLUMNS if column.summary}
 """Field of the record: metric at the end, of the selected weights."""
 CONFIG = (*(column.name for column in COLUMNS if column.config), "cell")
-"""Flat configuration of a W&B run. `cell` is the model and n_train in one word, as a panel groups by one key."""
+"""Flat configuration of a W&B run. `cell` joins model and n_train, as a panel groups by a single key."""
 HISTORY = {
     "train_loss": "train/loss",
     "train_error": "train/error",
@@ -174,7 +174,7 @@ RUN_JOB = "train"
 
 
 def identify(run: RunConfig) -> dict[str, Any]:
-    """Return the first fields of a record: the words and settings that name a run in tables and dashboards."""
+    """Return the first fields of a record: the names and settings that identify a run in tables and dashboards."""
     return {
         "schema": RECORD_SCHEMA,
         "run_id": run.run_id,
@@ -191,7 +191,7 @@ def identify(run: RunConfig) -> dict[str, Any]:
 
 
 def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what tells two recipes of one name apart, from the whole config of a run."""
+    """Return the settings that distinguish two recipes of the same name, from the full config of a run."""
     recipe = {name: config["recipe"].get(name) for name in ("optimizer", "lr", "weight_decay", "batch_size")}
     return recipe | {"image_size": config["data"]["image_size"]}
 
@@ -213,7 +213,7 @@ def runs_table(records: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
 
 
 def cell(model: str, n_train: int) -> str:
-    """Return what chains are averaged over, as one word."""
+    """Return the model and n_train of a run as one key: chains are averaged within it."""
     return f"{model} n={n_train}"
 
 

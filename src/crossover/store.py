@@ -16,7 +16,7 @@ from crossover.record import RECORD_SCHEMA, Record
 
 State = Literal["done", "failed", "running", "resumable", "missing"]
 WRITERS = 16
-"""Configs that are written at a time: each waits until the disk has it."""
+"""Configs written in parallel, as each waits until it is on the disk."""
 STATES: tuple[State, ...] = ("done", "running", "failed", "resumable", "missing")
 
 
@@ -24,7 +24,7 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Let `write` fill a temporary file in the folder of `path`, then rename it into place.
 
     The name is unique to the process, so that two writers never share a file; it is removed when `write` fails. The
-    content reaches the disk before the name does: a crash of the machine leaves no empty file under it.
+    content reaches the disk before the name does, so that a crash of the machine leaves no empty file under that name.
     """
     temporary = path.with_name(f".{path.name}.{os.uname().nodename}.{os.getpid()}.tmp")
     try:
@@ -38,7 +38,7 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write UTF-8 text atomically; bytes of a file's name that are no text become escapes."""
+    """Write UTF-8 text atomically; bytes of file names that are not valid text become escapes."""
     write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8", errors="backslashreplace"))
 
 
@@ -48,13 +48,13 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def file_name(text: str) -> str:
-    """Return text as a part of a file's name: another text gives another name, and none leads to another folder."""
+    """Return text as part of a file name: different texts give different names, and none leads to another folder."""
     safe = re.sub(r"[^\w.-]", "-", text)[:80]
     return safe if safe == text else f"{safe}-{hashlib.sha256(text.encode()).hexdigest()[:6]}"
 
 
 def with_block(path: Path, begin: str, end: str, block: str) -> str:
-    """Return a text with `block` between its lines `begin` and `end`; raise CrossoverError when it has lost them."""
+    """Return a text with `block` between its lines `begin` and `end`; raise CrossoverError if they are missing."""
     text = path.read_text(encoding="utf-8")
     if begin not in text or end not in text:
         raise CrossoverError(f"{path} has lost its markers {begin.strip()} and {end.strip()}; put them back")
@@ -69,7 +69,7 @@ def replace_block(path: Path, begin: str, end: str, block: str) -> None:
 
 @dataclass(frozen=True)
 class SweepRecords:
-    """A sweep as its files tell it."""
+    """The state of a sweep, read from its files."""
 
     name: str
     command: str
@@ -86,7 +86,7 @@ class SweepRecords:
 
 
 def run_state(run_dir: Path) -> State:
-    """Return what the files of a run say."""
+    """Return the state of a run, read from its files."""
     if is_done(run_dir):
         return "done"
     if is_held(run_dir / "lock"):
@@ -97,7 +97,7 @@ def run_state(run_dir: Path) -> State:
 
 
 def is_done(run_dir: Path) -> bool:
-    """Return whether a run has a whole record. A crashed file system may leave half of one: its run is made again."""
+    """Return whether a run has a complete record: if not, it is left to do. A crash may leave a partial one."""
     try:
         json.loads((run_dir / "record.json").read_bytes())
     except (FileNotFoundError, ValueError):
@@ -106,7 +106,7 @@ def is_done(run_dir: Path) -> bool:
 
 
 def freeze(runs: Iterable[RunConfig]) -> None:
-    """Write the resolved config of each run that is neither done nor running; later edits of conf/ cannot touch it."""
+    """Write the resolved config of each run that is neither done nor running; later edits to conf/ cannot affect it."""
     with ThreadPoolExecutor(WRITERS) as threads:
         for _ in threads.map(_freeze, runs):
             pass
@@ -122,7 +122,7 @@ def _freeze(run: RunConfig) -> None:
 
 
 def _holds(path: Path, values: dict[str, Any]) -> bool:
-    """Return whether a file has these values already: thousands need not be written, and reach the disk, again."""
+    """Return whether a file has these values already, so that thousands of unchanged ones need not be rewritten."""
     try:
         return bool(json.loads(path.read_bytes()) == values)
     except (FileNotFoundError, ValueError):
@@ -130,7 +130,7 @@ def _holds(path: Path, values: dict[str, Any]) -> bool:
 
 
 def read_frozen(run_dir: Path) -> RunConfig:
-    """Return the frozen config of a run, where it lies now."""
+    """Return the frozen config of a run, with its present folder."""
     path = run_dir / "config.yaml"
     try:
         values = json.loads(path.read_text())
@@ -177,7 +177,7 @@ def read_done(runs: Iterable[RunConfig]) -> list[Record]:
 
 
 def read_record(path: Path) -> Record:
-    """Return a record; raise CrossoverError for a torn one or one of another version."""
+    """Return a record; raise CrossoverError if it is torn or of another version."""
     try:
         record = json.loads(path.read_text())
     except ValueError as error:

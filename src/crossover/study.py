@@ -44,7 +44,7 @@ def report_sweep(
 
 
 class Interim:
-    """Prints the verdicts so far when another chain of a sweep is done; call it with each Progress of its runs."""
+    """Prints interim verdicts whenever another chain of a sweep is done; call it with each Progress of its runs."""
 
     def __init__(self, runs: Sequence[RunConfig], console: Console) -> None:
         self._chains: dict[int, list[RunConfig]] = {}
@@ -74,7 +74,7 @@ class Interim:
 
 
 def republish(folder: Path, runs: Sequence[RunConfig]) -> Path:
-    """Write the tables, figures and pages of a published study again, from its own files; return its page."""
+    """Rebuild the tables, figures and pages of a published study from its own files; return its page."""
     write_findings(study_findings(folder, describe_data(runs, folder)), folder)
     keep_one_format(folder)
     return folder / PAGE
@@ -89,13 +89,13 @@ def study_runs(study: Study, outputs: str, changes: Sequence[str] = ()) -> dict[
         commits = ", ".join(map(str, study.environment.get("commit", ["unknown"])))
         raise CrossoverError(
             f"conf/ no longer plans {len(gone)} of the runs of {study.name}, such as {gone[0]}; it was made by"
-            f" commit {commits}: git checkout that, or publish the study anew"
+            f" commit {commits}: git checkout that, or publish the study again"
         )
     return {run_id: by_id[run_id] for run_id in study.run_ids}
 
 
 def describe_data(runs: Sequence[RunConfig], directory: Path) -> Extras:
-    """Return what is known of some runs besides their records; pictures go to directory/figures."""
+    """Return what a report shows of runs besides their records; pictures go to directory/figures."""
     data = {run.dataset: run.data for run in runs}
     ceilings = {name: cues_ceilings(config) for name, config in data.items() if isinstance(config, CuesData)}
     kinds = {(run.dataset, run.augment.name): run for run in runs}
@@ -109,7 +109,7 @@ def describe_data(runs: Sequence[RunConfig], directory: Path) -> Extras:
 
 
 def _sample(run: RunConfig, folder: Path) -> Drawing:
-    """Return the picture of a data set and an augmentation, drawn unless it lies there from an earlier report."""
+    """Return the picture of a data set and an augmentation, drawn unless an earlier report has left it there."""
     path = folder / f"samples-{run.dataset}-{run.augment.name}.png"
     parts = run.model_dump(mode="json", include={"data": True, "augment": True}) | {"seed": run.seed}
     parts["data"].pop("root", None)

@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     import wandb
 
 FINISH_SECONDS, UPLOAD_SECONDS = 60.0, 30.0
-"""Time that W&B has at the end of a run to close its files, and to take what is left of an online run."""
+"""Time W&B is given at the end of a run to close its files, and to upload the rest of an online run."""
 NOT_LOGGED = "not-uploaded"
 """File in the W&B folder of a training whose logging failed: it says why."""
 MOST_CLASSES = 50
-"""Classes up to which a confusion matrix is logged: it has their square as rows."""
+"""Most classes for which a confusion matrix is logged; its rows grow with their square."""
 _WANDB = str(Path(sys.executable).with_name("wandb"))
 _WHILE_WE_LIVE = (
     'exec 3<&0; "$@" & upload=$!; { read -r _ <&3; kill -9 $upload; } & wait $upload; exec 2>/dev/null; kill $!'
@@ -60,7 +60,7 @@ def prepare(folder: Path) -> None:
 
 
 def start_training(run_dir: Path, facts: Mapping[str, Any], *, again: bool = False) -> "wandb.Run":
-    """Start the W&B run of a training; `facts` is its record, or what is known of it at the start.
+    """Start the W&B run of a training; `facts` is its record, or the part of it known at the start.
 
     It continues the earlier parts of a resumed training; `again` replaces all that W&B has of it.
     """
@@ -81,12 +81,12 @@ def start_training(run_dir: Path, facts: Mapping[str, Any], *, again: bool = Fal
 
 
 def log_row(run: "wandb.Run", row: Mapping[str, Any], step: int) -> None:
-    """Log a row of the history: W&B would hold it back until the next one, and lose it with the process."""
+    """Log a row of the history at once: W&B would hold it back until the next one, and lose it if the process dies."""
     run.log(dict(row), step=step, commit=True)
 
 
 def log_end(run: "wandb.Run", record: Mapping[str, Any], run_dir: Path, media: Mapping[str, Any]) -> None:
-    """Log the final numbers, which are no points of a curve, `media`, the confusion matrix and the record."""
+    """Log the final numbers (not points of a curve), `media`, the confusion matrix and the record."""
     import wandb
 
     if len(record["classes"]) <= MOST_CLASSES:
@@ -102,7 +102,7 @@ def log_end(run: "wandb.Run", record: Mapping[str, Any], run_dir: Path, media: M
 
 
 def log_again(run_dir: Path) -> Path:
-    """Log a finished training from its record, since W&B failed while it went on; return the folder of its W&B run."""
+    """Log a finished training from its record, after W&B failed during it; return the folder of its W&B run."""
     record = json.loads((run_dir / "record.json").read_text(encoding="utf-8"))
     run = start_training(run_dir, record, again=True)
     for row in record["history"]:
@@ -118,7 +118,7 @@ def log_again(run_dir: Path) -> Path:
 
 
 def to_upload(place: Path) -> list[Path]:
-    """Return the W&B runs in a folder that W&B has not got; a training whose logging failed is logged again first."""
+    """Return the W&B runs in a folder that are not uploaded; a training whose logging failed is logged again first."""
     if not (place / NOT_LOGGED).exists():
         return [folder for folder in offline_folders(place) if not is_uploaded(folder)]
     with guarded(place.parent):
@@ -128,7 +128,7 @@ def to_upload(place: Path) -> list[Path]:
 
 @contextlib.contextmanager
 def guarded(run_dir: Path) -> Iterator[None]:
-    """Keep a failure of W&B, of whatever type, from the training: it is printed, and marked for `make sync`."""
+    """Keep any failure of W&B from ending the training: it is printed, and marked for `make sync`."""
     try:
         yield
     except Exception as error:  # noqa: BLE001 # a mirror must never end a training
@@ -141,7 +141,7 @@ def guarded(run_dir: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def server_errors() -> Iterator[None]:
-    """Turn what W&B's server says, which W&B raises in many types, into one line with what to do."""
+    """Turn errors of W&B's server, raised as many types, into one line that says what to do."""
     try:
         yield
     except CrossoverError:
@@ -166,7 +166,7 @@ def first_line(error: Exception) -> str:
 
 
 def offline_folders(place: Path) -> list[Path]:
-    """Return the W&B runs in a folder, in the order of their start: a resumed training has several."""
+    """Return the W&B runs in a folder by start time; a resumed training has several."""
     return sorted(folder for folder in place.glob("offline-run-*") if folder.is_dir() and not folder.is_symlink())
 
 
@@ -175,17 +175,17 @@ def is_uploaded(folder: Path) -> bool:
 
 
 def is_left(place: Path) -> bool:
-    """Return whether W&B has not got all of the runs in the W&B folder of a training or a report."""
+    """Return whether runs in the W&B folder of a training or a report are still to be uploaded."""
     return (place / NOT_LOGGED).exists() or not all(map(is_uploaded, offline_folders(place)))
 
 
 def is_ready(place: Path) -> bool:
-    """Return whether what is left can be uploaded: a log that failed is made good from the record, once it is there."""
+    """Return whether what is left can be uploaded; a failed log is replaced from the record once that exists."""
     return not (place / NOT_LOGGED).exists() or (place.parent / "record.json").exists()
 
 
 class LiveUpload:
-    """An upload of a W&B run that goes on beside it, in a process of its own that ends with this one."""
+    """The upload of a W&B run during training, in a separate process that ends with this one."""
 
     def __init__(self, folder: Path) -> None:
         self._folder, self._log = folder, folder.parent / "upload.log"
@@ -203,14 +203,14 @@ class LiveUpload:
         self._process.communicate()  # closes its input, which ends it
         if not is_uploaded(self._folder):
             print(
-                f"W&B has not taken all of {self._folder.parents[1].name} ({why}); `make sync` uploads it", flush=True
+                f"W&B did not receive all of {self._folder.parents[1].name} ({why}); `make sync` uploads it", flush=True
             )
 
 
 def upload(folders: Sequence[Path], log: Path, *, patience: float, report: Callable[[int], object]) -> None:
     """Upload W&B runs with `wandb sync`, which writes to `log`.
 
-    It ends when none was taken for `patience` seconds. `report` is called with the number taken when that changes.
+    It stops when none was uploaded for `patience` seconds. `report` is called with the number uploaded when it changes.
     """
     if not folders:  # wandb sync would look for some by itself
         return
