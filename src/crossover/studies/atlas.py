@@ -28,7 +28,7 @@ from crossover.studies.atlas_figure import draw_atlas
 
 SETS = "sets.yaml"
 FAMILIES = ("cnn", "hybrid", "transformer")
-"""From the strongest inductive bias to the weakest; the pairs of a task are all its models of different families."""
+"""From the strongest inductive bias to the weakest; a task has all pairs of models of different families."""
 ROUNDED = ("n_star", "ci_low", "ci_high", "crossing_of_means", "n_min", "n_max")
 COLUMNS = {
     **dict.fromkeys(("set", "task", "a", "b", "family_a", "family_b", "verdict", "direction"), "str"),
@@ -38,8 +38,8 @@ COLUMNS = {
     **dict.fromkeys(("log_ratio_n_min", "log_ratio_n_max", "log_ratio_n_max_low", "log_ratio_n_max_high"), "float"),
     **dict.fromkeys(("n_counts", "interval_covers", "protocol_differences", "source", "summary"), "str"),
 }
-"""Of atlas.csv. `a` has the stronger bias; replicates are of the sizes with the fewest and with the most; log_ratio is
-the mean log error of b less that of a, low and high its simultaneous 95% band."""
+"""Columns of atlas.csv. `a` has the stronger bias; replicates are those of the sizes with the fewest and with the most;
+log_ratio is the mean log error of b minus that of a, low and high its simultaneous 95% band."""
 GAP = ("log_error_ratio", "ci_low", "ci_high")
 
 BEGIN, END = "<!-- atlas: written by make atlas -->\n", "<!-- end of atlas -->\n"
@@ -59,7 +59,7 @@ READING = (
 
 
 def main(values: dict[str, Any], console: Console) -> None:
-    """Write the atlas of a folder of published curves, and its block of the README."""
+    """Write the atlas of a folder of published curves, and its block in the README."""
     data, folder = Path(values["sets"]), Path(values["output"])
     table = atlas_table(data, values["parallel"] or len(os.sched_getaffinity(0)))
     write_atlas(table, read_sets(data), data, folder)
@@ -89,11 +89,11 @@ class Pair:
     runs: pd.DataFrame
     varies: str
     facts: dict[str, str]
-    """Columns of the atlas that do not come from the engine."""
+    """Columns of the atlas that do not come from the analysis."""
 
 
 def read_sets(folder: Path) -> dict[str, PublishedSet]:
-    """Return the entries of sets.yaml by the name of their CSV; raise AnalysisError where the two do not agree."""
+    """Return the entries of sets.yaml by the name of their CSV; raise AnalysisError if the two do not match."""
     path = folder / SETS
     try:
         sets = TypeAdapter(dict[str, PublishedSet]).validate_python(yaml.safe_load(path.read_text(encoding="utf-8")))
@@ -170,7 +170,7 @@ def compare_pair(pair: Pair) -> dict[str, Any]:
 
 
 def atlas_table(folder: Path, workers: int) -> pd.DataFrame:
-    """Return the atlas of the sets of a folder, in the order of sets.yaml: one row a pair, with COLUMNS."""
+    """Return the atlas of the sets in a folder, in the order of sets.yaml: one row per pair, with COLUMNS."""
     pairs = [pair for name, entry in read_sets(folder).items() for pair in set_pairs(folder, name, entry)]
     if workers > 1:
         with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
@@ -201,7 +201,7 @@ def write_atlas(table: pd.DataFrame, sets: dict[str, PublishedSet], data: Path, 
 
 
 def set_page(path: Path, entry: PublishedSet, rows: pd.DataFrame) -> Part:
-    """Return the page of a set, the CSV `path`: what it is, its pairs, and how to see more."""
+    """Return the page of a set, the CSV `path`: its description, its pairs, and where to find more."""
     heads = columns("pair", "task", "verdict", "sizes", "runs a size", "the interval covers", left=6)
     cells = []
     for row in rows.to_dict("records"):
@@ -217,7 +217,7 @@ def set_page(path: Path, entry: PublishedSet, rows: pd.DataFrame) -> Part:
 
 
 def summary(table: pd.DataFrame) -> list[str]:
-    """Return what the atlas says in numbers: its pairs by outcome, and for each thing that n counts who passes whom."""
+    """Return a summary of the atlas: its pairs by outcome, and by meaning of n which model overtakes which."""
     crossing, bare = table["verdict"] == "crossover", table["p_in_range"].isna()
     counts = {
         "the stronger bias leads to the end": table["verdict"] == "a_better",
@@ -236,7 +236,7 @@ def summary(table: pd.DataFrame) -> list[str]:
 
 
 def _passes(rows: pd.DataFrame) -> str:
-    """Return whom a model passes and where, and who stays ahead of it: the one with the most decided pairs."""
+    """Return whom a model overtakes and where, and who stays ahead of it, for the model with most decided pairs."""
     forward = rows["direction"] != "a_overtakes_b"
     rows = rows.assign(winner=rows["b"].where(forward, rows["a"]), loser=rows["a"].where(forward, rows["b"]))
     crossings = rows[rows["verdict"] == "crossover"].sort_values("n_star")
@@ -258,7 +258,7 @@ def _passes(rows: pd.DataFrame) -> str:
 
 
 def readme_block(table: pd.DataFrame) -> str:
-    """Return what the README says about real images."""
+    """Return the README's block about real images."""
     first, *others = map(plain, summary(table))
     figure = f"![{plain(ALT)}](results/atlas/figures/atlas.svg)"
     return "\n".join([f"**{first}**", "", *(f"- {line}" for line in others), "", figure]) + "\n"

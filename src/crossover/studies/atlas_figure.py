@@ -15,7 +15,7 @@ from crossover.analysis.sentences import images
 from crossover.report.style import FAINT, INK, SOFT, panels
 
 COLOURS = {"CNN": "#0072B2", "hybrid": "#009E73", "transformer": "#D55E00", "": "#c4c4c4"}
-"""Of who leads; the last where that is not clear."""
+"""Colours by the leading family; the last where the leader is not clear."""
 RANGE, SMALL = (1e3, 1e10), 1e4
 """Images on the axis of all groups but those that end below SMALL."""
 PAGE, LABELS, RIGHT, LEGEND, LINE, BETWEEN = 5.4, 2.15, 5.24, 0.75, 0.135, 0.5
@@ -34,10 +34,10 @@ class Line:
     b: tuple[str, ...]
     tasks: tuple[str, ...]
     hollow: bool
-    """One run a size."""
+    """One run per size."""
     says: str
     strips: tuple[tuple[float, float, str], ...]
-    """From, to, and who leads there."""
+    """From, to, and the leader in between."""
     order: float
     """Its place in the set: b leads, crossings by size, not clear, a leads."""
     mark: float | None = None
@@ -79,7 +79,7 @@ def line_of(row: Any) -> Line:
 
 
 def merged(lines: Iterable[Line]) -> list[Line]:
-    """Return the lines of a set in order; those that say the same of a model, or of the same rivals, become one."""
+    """Return the lines of a set in order, merging those with the same result for a model, or for the same rivals."""
     lines = list(lines)
     for names in (("a",), ("b", "tasks")):
         found: dict[Any, Line] = {}
@@ -92,7 +92,7 @@ def merged(lines: Iterable[Line]) -> list[Line]:
 
 
 def _joined(one: Line, other: Line) -> Line:
-    """Return two lines as one: the names of both, and the strips of the one that is clear over less."""
+    """Return two lines as one: the names of both, and the strips of the one with the smaller clear range."""
     clear = [sum(log(high / low) for low, high, who in line.strips if who) for line in (one, other)]
     a, b, tasks = (
         tuple(dict.fromkeys(x + y)) for x, y in ((one.a, other.a), (one.b, other.b), (one.tasks, other.tasks))
@@ -102,7 +102,7 @@ def _joined(one: Line, other: Line) -> Line:
 
 
 def draw_atlas(table: pd.DataFrame, titles: dict[str, str]) -> Figure:
-    """Return one panel for each thing that n counts, with its sets and their lines."""
+    """Return a figure with one panel per meaning of n, with its sets and their lines."""
     table = table[table["n_min"].notna()]
     groups = {str(name): group for name, group in table.groupby("n_counts", sort=False)}
     content = {
@@ -171,7 +171,7 @@ def _draw_line(axes: Axes, line: Line, y: float, limits: tuple[float, float]) ->
 
 
 def _label(line: Line, common: set[str]) -> str:
-    """Return such as `resnet50 / deit_small`, with the words of the task that not all tasks of the set have."""
+    """Return such as `resnet50 / deit_small`, with the words of the task that distinguish it in the set."""
     pair = f"{_names(line.a)} / {_names(line.b)}"
     own = " ".join(word for word in line.tasks[0].split() if word not in common)
     own = own if len(line.tasks) == 1 else f"{len(line.tasks)} tasks"
@@ -179,7 +179,7 @@ def _label(line: Line, common: set[str]) -> str:
 
 
 def _names(models: Sequence[str]) -> str:
-    """Return models without their remarks in brackets, the first and how many more where that is too long."""
+    """Return models without their remarks in brackets; if too long, the first and how many more."""
     short = [model.split(" (")[0] for model in models]
     listed = ", ".join(short)
     return listed if len(short) == 1 or len(listed) < 20 else f"{short[0]} +{len(short) - 1}"

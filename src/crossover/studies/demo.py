@@ -27,9 +27,9 @@ from crossover.training.models import build_model
 
 SIDE = 64
 SHIFT, WHOLE = 3, 8
-"""Pixels to the right: an odd shift, and one that every stride here divides."""
+"""Shifts to the right in pixels: an odd one, and one that every stride here divides."""
 EXACT = 1e-9
-"""Below this a relative error is called 0: it is rounding in float64."""
+"""A relative error below this counts as 0: it is float64 rounding."""
 PHOTO = "Grace Hopper, U.S. Navy (public domain), from matplotlib's sample data"
 MODELS = {
     "ResNet, 3 stages": ModelConfig(
@@ -78,7 +78,7 @@ class Row:
     error_whole: float
     """The same for WHOLE pixels."""
     answer: float | None
-    """Relative change of the answer when the image moves by SHIFT: a network's logits, a pooled mean; None without."""
+    """Relative change of the output when the image moves by SHIFT: a network's logits, a pooled mean; else None."""
 
 
 def pictures() -> dict[str, np.ndarray]:
@@ -97,15 +97,15 @@ def normalised(picture: np.ndarray) -> Tensor:
 
 
 def convolve(x: Tensor) -> Tensor:
-    """Return the vertical edges of each channel (Sobel), of stride 1, the image continued at its opposite side."""
+    """Return the vertical edges of each channel (Sobel), with stride 1 and circular padding."""
     edge = torch.tensor([[-1.0, 0, 1], [-2, 0, 2], [-1, 0, 1]], dtype=x.dtype).expand(3, 1, 3, 3)
     return F.conv2d(F.pad(x, (1, 1, 1, 1), mode="circular"), edge, groups=3)
 
 
 def operations() -> dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor] | None]]:
-    """Return by name: images to maps at the image's size (each cell repeated over its pixels), and images to answers.
+    """Return by name: functions from images to maps of the image's size (cells repeated), and from images to outputs.
 
-    Everything is float64, so that what commutes exactly is seen to.
+    Everything is float64, so that exact equivariance shows as such.
     """
 
     def pool(x: Tensor) -> Tensor:

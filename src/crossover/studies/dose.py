@@ -31,16 +31,16 @@ CAPTION = (
     " diamond is N*, its line the confidence set."
 )
 COLOURS = LinearSegmentedColormap.from_list("leads", ["#e3823f", "#fdfdfd", "#579fd0"])
-"""Orange where the second of a pair leads, blue where the first does: light tints of the families' colours, told apart
-by the colour-blind."""
+"""Orange where the second of a pair leads, blue where the first does: light tints of the families' colours,
+distinguishable by the colour-blind."""
 WORDS = "#1a1a1a"
-"""On those tints, in the light and in the dark; INK would turn light on a dark page."""
+"""Text on those tints, on a light or dark page; INK would turn light on a dark one."""
 
 
 def main(values: dict[str, Any], console: Console) -> None:
-    """Write dose.csv, the figure dose and a section of a sweep's report; raise CrossoverError where it has no verdicts.
+    """Write dose.csv, the figure dose and a section of a sweep's report; raise CrossoverError if it has no verdicts.
 
-    `output` is another folder than the sweep's.
+    `output` replaces the sweep's folder.
     """
     sweep = read_sweep(Path(values["outputs"]), values["name"])
     if not sweep.records:
@@ -62,9 +62,9 @@ def main(values: dict[str, Any], console: Console) -> None:
 
 
 def doses_of(records: Iterable[Mapping[str, Any]]) -> tuple[dict[str, float | str], str]:
-    """Return the dose of each dataset, in the order of a table, and what it is: a share permuted, or the world's dials.
+    """Return the dose of each dataset, in table order, and its meaning: a share permuted, or the world's dials.
 
-    Where that does not tell the datasets apart, the dose is their name.
+    Where these do not distinguish the datasets, the dose is their name.
     """
     data = {record["dataset"]: parse_run(record["config"]).data for record in records}
     kinds = sorted({one.permute.kind for one in data.values()} - {"none"})
@@ -88,8 +88,7 @@ def _dials(name: str, data: CuesData | ImageData) -> str:
 def dose_table(result: Mapping[str, Any], doses: Mapping[str, float | str]) -> pd.DataFrame:
     """Return the verdicts of crossover.json by dose, with the log error ratio (b over a) at every size.
 
-    `doses` maps a dataset to its dose, in the order of the rows: the share of what is permuted, or the setting of the
-    dials.
+    `doses` maps a dataset to its dose, in the order of the rows: the share permuted, or the setting of the dials.
     """
     rows = []
     for study in result["studies"]:
@@ -105,7 +104,7 @@ def dose_table(result: Mapping[str, Any], doses: Mapping[str, float | str]) -> p
 
 
 def dose_words(row: Mapping[Any, Any]) -> str:
-    """Return N* with its confidence set, or the verdict, of a row of dose_table."""
+    """Return N* with its confidence set, or else the verdict, of a row of dose_table."""
     match row["verdict"]:
         case "crossover":
             ends = " to ".join("…" if pd.isna(row[end]) else images(row[end]) for end in ("ci_low", "ci_high"))
@@ -123,12 +122,12 @@ def dose_words(row: Mapping[Any, Any]) -> str:
 def draw_dose(table: pd.DataFrame, label: str) -> Figure:
     """Return a panel for each pair of dose_table: error of b over that of a by size and dose, and N* or the verdict.
 
-    `label` is of the dose. A ratio in brackets has a band that contains 1.
+    `label` describes the dose. A ratio in brackets has a band that contains 1.
     """
     pairs = list(table[["a", "b"]].drop_duplicates().itertuples(index=False, name=None))
     doses = list(dict.fromkeys(table["dose"]))
     figure, drawn = panels(len(pairs), size=(9.5, 1.2 + 0.42 * len(doses)))
-    # small differences stay pale, and one that is huge, where an error is nearly zero, does not make pale the others
+    # small differences stay pale, and a huge one, where an error is nearly zero, does not make the others pale
     largest = min(max(float(table["log_error_ratio"].abs().max()), log(1.5)), log(4))
     for axes, (a, b) in zip(drawn, pairs, strict=True):
         _draw_pair(axes, table[(table["a"] == a) & (table["b"] == b)], doses, Normalize(-largest, largest))
@@ -140,7 +139,7 @@ def draw_dose(table: pd.DataFrame, label: str) -> Figure:
 
 
 def dose_section(table: pd.DataFrame) -> Section:
-    """Return the section of a report that shows dose_table and the figure `dose` beside it."""
+    """Return the section of a report with dose_table and the figure `dose`."""
     firsts = table.drop_duplicates(["a", "b", "dose"]).to_dict("records")
     rows = tuple((f"{row['b']} / {row['a']}", str(row["dose"]), dose_words(row)) for row in firsts)
     alt = "Who leads, by number of training images and dose; where they cross, N*. " + " ".join(
@@ -180,7 +179,7 @@ def _draw_pair(axes: Axes, rows: pd.DataFrame, doses: Sequence[Any], norm: Norma
 
 
 def _draw_crossing(axes: Axes, row: Mapping[Any, Any], place: int, sizes: Sequence[float]) -> None:
-    """Draw N* and its confidence set at the foot of a row; an end that is not known is the end of the sizes."""
+    """Draw N* and its confidence set at the foot of a row; an unknown end is drawn to the end of the sizes."""
     low, high = (
         end if pd.isna(row[name]) else row[name] for name, end in (("ci_low", sizes[0]), ("ci_high", sizes[-1]))
     )

@@ -17,14 +17,14 @@ from crossover.store import write_text
 COLUMNS = ["study", "dataset", "model", "n_train", "accuracy", "expected", "outcome", "why", "source"]
 NOT = "not comparable"
 COPIES = {"cifar10_jpeg": "cifar10"}
-"""Data sets that count as another: a JPEG copy changes the pixels slightly."""
+"""Data sets that count as another one: a JPEG copy changes the pixels only slightly."""
 UNSTATED = 1000.0
-"""Ratio that an unstated condition counts as, when the published number nearest to a run is looked for."""
+"""Ratio assumed for an unstated condition in the search for the published number nearest to a run."""
 UNITS = {"params": "parameters", "n_train": "training images", "images_seen": "images seen", "steps": "steps"}
 
 
 def main(values: dict[str, Any], console: Console) -> None:
-    """Write gold.csv and gold.md beside the published studies; exit with 1 when one is outside."""
+    """Write gold.csv and gold.md next to the published studies; exit with 1 when one is outside."""
     results = Path(values["results"])
     studies = sorted(path.parent for path in results.glob("*/plan.json"))
     if not studies:
@@ -41,7 +41,7 @@ def main(values: dict[str, Any], console: Console) -> None:
 
 
 def with_curves(gold: Mapping[str, Any], data: Path) -> dict[str, Any]:
-    """Return conf/gold.yaml with the numbers of the sets of curves that it names (in `data`) among those published."""
+    """Return conf/gold.yaml with the numbers of its curve sets (in `data`) added to the published ones."""
     entries = list(gold["published"])
     for part in gold["curves"]:
         table = pd.read_csv(data / f"{part['set']}.csv")
@@ -56,10 +56,10 @@ def with_curves(gold: Mapping[str, Any], data: Path) -> dict[str, Any]:
 
 
 def compare_study(study: str, runs: pd.DataFrame, gold: Mapping[str, Any]) -> pd.DataFrame:
-    """Return one row per data set, model and size of a study beside a published number of the same condition, or one
-    beside the nearest where there is none such; and one per bound.
+    """Return one row per data set, model and size of a study with a published number for the same conditions, else one
+    row with the nearest number; and one row per bound.
 
-    `runs` is a runs.csv and `gold` comes from with_curves. Means over chains are compared; a bound is broken by more
+    `runs` is a runs.csv and `gold` comes from with_curves. Means over chains are compared; a bound is exceeded by more
     than 3 binomial standard deviations.
     """
     rows: list[dict[str, Any]] = []
@@ -82,7 +82,7 @@ def compare_study(study: str, runs: pd.DataFrame, gold: Mapping[str, Any]) -> pd
 
 
 def _beside(runs: pd.DataFrame, entry: Mapping[str, Any], gold: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the row of one size beside one published number, with how far apart their conditions are."""
+    """Return the row that compares one size with one published number, and the distance of their conditions."""
     mine = runs.iloc[0]
     budget = "steps" if entry.get("steps") else "images_seen"
     limits = {name: gold["same"].get(name, gold["same"]["budget"]) for name in ("params", "n_train", budget)}
@@ -118,12 +118,12 @@ def _beside(runs: pd.DataFrame, entry: Mapping[str, Any], gold: Mapping[str, Any
 
 
 def _distance(row: Mapping[str, Any]) -> tuple[bool, bool, float]:
-    """Return whether it cannot be compared, whether its size is another, and how far apart the conditions are."""
+    """Return whether it is not comparable, whether its size differs, and the distance of the conditions."""
     return row["distance"]
 
 
 def _below(runs: pd.DataFrame, entry: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the row of the size with the highest mean accuracy beside a bound."""
+    """Return the row that compares the size with the highest mean accuracy with a bound."""
     mean = 1 - runs.groupby("n_train")["test_error"].mean()
     best = float(mean.max())
     bound = entry["accuracy"]
@@ -143,7 +143,7 @@ def _ends(value: float | Sequence[float]) -> tuple[float, float]:
 
 
 def gold_page(table: pd.DataFrame) -> Part:
-    """Return what is comparable, and how much is not and why."""
+    """Return the page: what is comparable, and how much is not and why."""
     same = table[table["outcome"] != NOT]
     other = table[table["outcome"] == NOT]
     inside, unknown = int((same["outcome"] == "inside").sum()), int(other["n_train"].isna().sum())

@@ -26,12 +26,12 @@ Features = tuple[Tensor, Tensor]
 
 @dataclass(frozen=True)
 class Reading:
-    """What a linear reader of frozen features reached; errors are fractions, means over `draws`."""
+    """The result of a linear probe of frozen features; errors are fractions, means over `draws`."""
 
     protocol: str
     """`probe`, or such as `5shot`."""
     n_target: int
-    """Labelled images that the reader was fitted to."""
+    """Labelled images that the probe was fitted to."""
     draws: int
     """Independent draws of those images."""
     test_error: float
@@ -41,11 +41,11 @@ class Reading:
 
 
 def read_backbone(run: RunConfig, *, probe_images: int, shots: Sequence[int], draws: int) -> list[Reading]:
-    """Return the readings of a backbone on another task.
+    """Return the linear probes of a backbone on another task.
 
     `run` is the target's: its data, the model, the chain, and `init_from` (None: the untrained network of its seed).
-    The probe is fitted to the first `probe_images` of the chain; few-shot readers to `draws` class-balanced draws of
-    k images a class out of those, the same for all backbones. Penalties are chosen on the target's validation images.
+    The probe is fitted to the first `probe_images` of the chain; few-shot probes to `draws` class-balanced draws of
+    k images per class from those, the same for all backbones. Penalties are chosen on the target's validation images.
     """
     device = resolve_device(run)
     dataset = open_dataset(run.data, Path(run.machine.data_dir))
@@ -87,7 +87,7 @@ def _batches(
 
 @torch.inference_mode()
 def features(network: Any, batches: Iterable[Batch]) -> Features:
-    """Return what the classifier of a timm network sees (pooled, normalised), and the labels, on the CPU."""
+    """Return the input of a timm network's classifier (pooled, normalised) and the labels, on the CPU."""
     found, labels = [], []
     with evaluating(network):
         for x, target in batches:
@@ -99,7 +99,7 @@ def features(network: Any, batches: Iterable[Batch]) -> Features:
 def fit_reader(train: Features, val: Features, test: Features) -> tuple[float, float, float]:
     """Return test error, validation error and penalty of the ridge regression onto the classes (one-hot, centred).
 
-    The penalty of PENALTIES with the lowest validation error; among equals the largest.
+    The penalty is the one of PENALTIES with the lowest validation error; among equals, the largest.
     """
     x, y = train
     classes = int(max(part[1].max() for part in (train, val, test))) + 1

@@ -39,13 +39,13 @@ SEARCHED = (
 
 
 class Space(Frozen):
-    """What is tried for one model: both on a logarithmic scale."""
+    """The search space of one model; both ranges are on a logarithmic scale."""
 
     lr: tuple[float, float]
     """Lowest and highest peak rate."""
     weight_decay: tuple[float, float]
     set: dict[str, object] = {}
-    """Overrides of this model alone, such as the recipe that the others start from."""
+    """Overrides for this model only, such as the recipe that supplies the other settings."""
 
 
 class SearchConfig(Frozen):
@@ -105,7 +105,7 @@ class Trial(NamedTuple):
 
 
 def main(options: Options, console: Console) -> None:
-    """Make the trials that are left, or read recorded ones; write tables, a figure, and a section of a report."""
+    """Run the trials that are left, or read recorded ones; write tables, a figure, and a section of a report."""
     recorded = None if options.trials is None else read_trials(options.trials, options.where)
     trials = make_trials(options, console) if recorded is None else recorded
     beside = None if options.page is None else sweep_dir(options.outputs, options.page)
@@ -126,7 +126,7 @@ def main(options: Options, console: Console) -> None:
 
 
 def make_trials(options: Options, console: Console) -> pd.DataFrame:
-    """Do the trials that are left and return all; raise CrossoverError when one did not end."""
+    """Run the trials that are left and return all; raise CrossoverError when one did not finish."""
     planned = plan_trials(options.search, str(options.outputs))
     runs = [run for _, run in planned]
     console.print(f"search {options.search.name}: {len(runs)} trials", highlight=False)
@@ -151,7 +151,7 @@ def read_trials(path: Path, where: str | None) -> pd.DataFrame:
 
 
 def draw_recipes(search: SearchConfig, model: str) -> list[dict[str, float]]:
-    """Return rate and decay of every trial: the same points of the unit square for all models, two figures each."""
+    """Return rate and decay of every trial: the same points of the unit square for all models, to two digits."""
     space = search.models[model]
     points = np.random.default_rng(search.seed).random((search.trials, 2))
     spans = {"lr": space.lr, "weight_decay": space.weight_decay}
@@ -254,7 +254,7 @@ def write_search(trials: pd.DataFrame, directory: Path) -> None:
 
 
 def chosen_table(best: pd.DataFrame) -> Table:
-    """Return the recipes that `chosen` found as a table for a page."""
+    """Return the result of `chosen` as a table for a page."""
     edges = [
         ", ".join(word for name, word in (("lr", "rate"), ("weight_decay", "decay")) if row[f"{name}_at_edge"])
         for row in best.to_dict("records")
@@ -265,7 +265,7 @@ def chosen_table(best: pd.DataFrame) -> Table:
 
 
 def search_section(trials: pd.DataFrame) -> Section:
-    """Return the section of a report that shows a search and its figure."""
+    """Return the section of a report on a search, with its figure."""
     curves = best_of_k(trials)
     ends = curves.loc[curves.groupby(["model", "n_train"], sort=False)["trials"].idxmax()]
     said = "; ".join(f"{model} at {n:,}: {100 * error:.1f} %" for model, n, _, error in ends.itertuples(index=False))

@@ -22,7 +22,7 @@ from crossover.sweep.launch import do_runs
 
 Outcome = Literal["identical", "within", "outside", "no tolerance"]
 WIDTH = 3.0
-"""Standard deviations of the difference of two runs that count as the same."""
+"""Standard deviations of the difference within which two runs count as the same."""
 COLUMNS = ["run_id", "model", "n_train", "chain", "published", "repeated", "ratio", "tolerance", "outcome"]
 
 
@@ -39,7 +39,7 @@ class Options(Frozen):
 
 
 def main(options: Options, console: Console) -> None:
-    """Repeat a published study or some of its runs, and compare; exit with 1 when one is outside its tolerance."""
+    """Repeat a published study or some of its runs, and compare; exit with 1 if a run is outside its tolerance."""
     study = read_study(options.results / options.study)
     if study.is_transfer:
         raise CrossoverError(
@@ -66,7 +66,7 @@ def main(options: Options, console: Console) -> None:
 
 
 def chosen_runs(study: Study, options: Options) -> list[RunConfig]:
-    """Return the runs to repeat, as today's conf/ plans them; raise CrossoverError when it plans others."""
+    """Return the runs to repeat, as the present conf/ plans them; raise CrossoverError if it plans others."""
     planned = study_runs(study, options.outputs, options.set)
     count = len(study.run_ids) if options.runs is None else options.runs
     if not 1 <= count <= len(study.run_ids):
@@ -98,7 +98,7 @@ def compare_runs(published: pd.DataFrame, repeated: pd.DataFrame, metric: str = 
 
     The same config on another processor differs in rounding, which training amplifies, at most to the difference of two
     seeds: |log ratio| <= WIDTH * sqrt(2) * sd, sd being that of log error between the published chains at this size.
-    Without replicates there is no tolerance, and only an identical error says something.
+    Without replicates there is no tolerance, and only an identical error is informative.
     """
     width: dict[tuple[str, str, int], float] = {}
     for (dataset, model), part in published.groupby(["dataset", "model"]):

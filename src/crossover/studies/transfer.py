@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 class Row(NamedTuple):
-    """A row of transfer.csv: a backbone read in one way on a target; errors are fractions."""
+    """A row of transfer.csv: a backbone evaluated by one protocol on a target; errors are fractions."""
 
     target: str
     protocol: str
@@ -55,13 +55,13 @@ class FineTuning(Frozen):
     targets: tuple[str, ...]
     n_train: tuple[int, ...]
     lr_factors: tuple[float, ...]
-    """Of the rate of the pre-training recipe; for each backbone and size the one with the lowest validation error."""
+    """Factors on the pre-training rate; each backbone and size takes the one with the lowest validation error."""
     set: dict[str, object] = {}
     """Overrides of conf/train.yaml, such as the budget."""
 
 
 class TransferConfig(Frozen):
-    """A transfer study: the backbones of `source`, read and fine-tuned on each target."""
+    """A transfer study: the backbones of `source`, probed and fine-tuned on each target."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9_.-]+$")
     source: str
@@ -71,7 +71,7 @@ class TransferConfig(Frozen):
     probe_images: int = Field(ge=2)
     """Images of the target that the linear probe is fitted to; few-shot draws are taken from them."""
     shots: tuple[int, ...]
-    """Images per class of the few-shot readers."""
+    """Images per class of the few-shot probes."""
     draws: int = Field(ge=1)
     finetune: FineTuning | None = None
 
@@ -106,7 +106,7 @@ class Backbone(NamedTuple):
 
 
 def main(options: Options, console: Console) -> None:
-    """Pre-train, read and fine-tune the backbones that are left, and report over n_pretrain."""
+    """Pre-train, probe and fine-tune the backbones that are left, and report over n_pretrain."""
     transfer, outputs, changes = options.transfer, options.outputs, options.set
     sweep = named(read_preset(transfer.source), changes)
     source = plan_runs(sweep, extra=changes, outputs=str(outputs))
@@ -134,14 +134,14 @@ def main(options: Options, console: Console) -> None:
 
 
 def _command() -> str:
-    """Return what repeats the study."""
+    """Return the command that repeats the study."""
     config = HydraConfig.get()
     said = " ".join(item for item in config.overrides.task if not item.startswith("transfer="))
     return f"make transfer STUDY={config.runtime.choices['transfer']}" + (f" ARGS={shlex.quote(said)}" if said else "")
 
 
 def read_all(transfer: TransferConfig, source: Sequence[RunConfig], folder: Path, console: Console) -> list[Row]:
-    """Return the rows of all readings; those made before are taken from `folder`."""
+    """Return the rows of all probes; earlier ones are taken from `folder`."""
     from crossover.studies.readers import Reading, read_backbone
 
     rows = []
@@ -182,7 +182,7 @@ def target_run(
 
 
 def plan_readings(transfer: TransferConfig, source: Sequence[RunConfig]) -> list[Backbone]:
-    """Return every backbone on every target that it is read on."""
+    """Return every backbone on every target it is probed on."""
     planned = []
     for target, pairs in transfer.targets.items():
         values = compose_train([override(key, value) for key, value in pairs.items()])
@@ -208,7 +208,7 @@ def plan_finetuning(transfer: TransferConfig, source: Sequence[RunConfig]) -> li
 
 
 def reading_row(backbone: Backbone, reading: "Reading") -> Row:
-    """Return the row of one reading of a backbone."""
+    """Return the row of one probe of a backbone."""
     target, n_pretrain, _, run = backbone
     return Row(
         target, reading.protocol, reading.n_target, run.model.name, n_pretrain, run.chain, run.seed, reading.draws,
