@@ -14,13 +14,13 @@ from crossover.studies.claims.rules import COLUMNS, ENDS, EXACT, KEYS, PUBLISHED
 from crossover.studies.probes.measure import read_probes
 
 RECORDED = ("test_error", "train_error", "params", "total_seconds")
-"""Measures that a record holds; all others come from probes of the weights."""
+"""Measures stored in a record; all others come from probes of the weights."""
 PROBED = ("run_id", "world", "augment", "model", "n_train", "chain", "probe", "layer", "value", "untrained", "analytic")
 """Columns of a table of probes."""
 
 
 def world_of(run: RunConfig) -> str:
-    """Return the name of a run's world: its dataset, with `-local` or `-global` where cues have but that cue."""
+    """Return the name of a run's world: its dataset, with `-local` or `-global` where only that cue is present."""
     if not isinstance(run.data, CuesData):
         return run.dataset
     alone = "-local" if run.data.alpha == 0 else "-global" if run.data.beta == 0 else ""
@@ -28,13 +28,13 @@ def world_of(run: RunConfig) -> str:
 
 
 def place_of(run: RunConfig) -> Place:
-    """Return what a rule may ask of a run."""
+    """Return the values of a run by which a rule selects it."""
     facts: Place = {"world": world_of(run), "augment": run.augment.name, "model": run.model.name}
     return facts | {"n_train": run.n_train}
 
 
 def runs_to_probe(runs: Iterable[RunConfig], wanted: Iterable[tuple[str, Place]], study: str) -> list[RunConfig]:
-    """Return the runs whose weights some rule asks about."""
+    """Return the runs whose weights some rule needs probed."""
     asked = [place for measure, place in wanted if measure not in RECORDED and place.get("study") == study]
 
     def matches(run: RunConfig) -> bool:
@@ -56,7 +56,7 @@ def probe_table(run_dirs: Sequence[Path]) -> pd.DataFrame:
 
 
 def measures_of_records(records: Sequence[Mapping[str, Any]], study: str) -> pd.DataFrame:
-    """Return what the records of runs say, as measures."""
+    """Return the numbers in the records of runs as measures."""
     rows = []
     for record in records:
         run = parse_run(dict(record["config"]))
@@ -94,7 +94,7 @@ def measures_of_atlas(path: Path, default: Place) -> pd.DataFrame:
     """Return the pairs of an atlas.csv as measures: study is the set, world the task, and model `b / a`.
 
     `last_error_ratio` is error(b) / error(a) at the largest size; `n_star_share`, N* over the largest size, is 1 where
-    b is not seen to pass a within it.
+    b does not overtake a within it.
     """
     rows: list[dict[str, Any]] = []
     pairs: Iterable[Any] = pd.read_csv(path).itertuples()
@@ -118,7 +118,7 @@ def exact_measures(rows: Sequence[Mapping[str, Any]], default: Place) -> pd.Data
 
 
 def needed(measures: pd.DataFrame, wanted: Iterable[tuple[str, Place]]) -> pd.DataFrame:
-    """Return the measures that some rule reads, and the cost of the runs they come from, in a fixed order."""
+    """Return the measures that some rule uses, and the cost of the runs they come from, in a fixed order."""
     kept = pd.Series(False, index=measures.index)
     for measure, place in wanted:
         chosen = measures["measure"].isin([measure, *(measure + end for end in ENDS), "total_seconds"])

@@ -18,7 +18,7 @@ from crossover.store import write_json, write_text
 
 COLOURS = {"holds": "#00695c", "fails": "#b00020", "open": "#8a6d00", "no data": "#777777"}
 HEADING = 118
-"""Letters that a line of a heading holds."""
+"""Characters that fit in one line of a heading."""
 SIGNS = {"holds": "holds", "fails": "does not hold", "open": "open", "no data": "no data"}
 TITLE = "The article's claims, measured"
 SHADED = "every number with its interval, beside the claimed side (shaded)"
@@ -87,7 +87,7 @@ def _natural(rule: Mapping[str, Any], value: float) -> float:
 
 
 def conditions(claim: Mapping[str, Any]) -> str:
-    """Return where a claim holds and where not, or why it was not tested."""
+    """Return where a claim holds and where it does not, or why it was not tested."""
     if claim["untestable"]:
         return str(claim["untestable"])
     parts = []
@@ -108,14 +108,14 @@ def counts(ledger: Mapping[str, Any]) -> str:
 
 
 def cost(claim: Mapping[str, Any]) -> str:
-    """Return what the runs behind a claim took."""
+    """Return the cost of the runs behind a claim."""
     if not claim["runs"]:
         return "no training run"
     return f"{claim['runs']} runs, {claim['seconds'] / 60:.1f} minutes of one core as they ran"
 
 
 def draw(claims: list[dict[str, Any]]) -> Figure:
-    """Return a block for every claim: each number with its interval on an axis of its own, the claimed side shaded."""
+    """Return a block for every claim: each number with its interval on its own axis, the claimed side shaded."""
     blocks = [
         (
             textwrap.fill(f"{claim['text']} {claim['verdict'].upper()}", HEADING),
@@ -170,7 +170,7 @@ def _side(rule: Mapping[str, Any], value: float) -> str:
 
 
 def ledger_section(ledger: Mapping[str, Any], *, drawn: bool) -> Section:
-    """Return the ledger for someone who has read the article and nothing else; `drawn`: its figures lie beside it."""
+    """Return the ledger for readers who know only the article; with `drawn`, its figures are in the same folder."""
     groups = [
         Part(
             title=name,

@@ -18,16 +18,16 @@ from crossover.analysis.runs import AnalysisError
 from crossover.fields import Frozen
 
 KEYS = ("study", "world", "augment", "model", "n_train", "layer", "state")
-"""What a measure is known by, besides its name and chain."""
+"""The keys that identify a measure, besides its name and chain."""
 COLUMNS = (*KEYS, "chain", "measure", "value")
 EXACT = -1
-"""The chain of a value that no chance is in: counted, or computed without training."""
+"""The chain of a deterministic value: counted, or computed without training."""
 ENDS = ("_low", "_high")
-"""Of the names of measures that are the ends of an interval."""
+"""Suffixes of the measures that are the ends of an interval."""
 PUBLISHED = "published"
-"""The state of numbers that others published: the atlas."""
+"""The state of published numbers: the atlas."""
 TINY = 1e-12
-"""Smaller values count as this in a log ratio: an error of 0 has no log."""
+"""Smaller values are raised to this in a log ratio, as 0 has no log."""
 Place = dict[str, str | int]
 Outcome = Literal["holds", "fails", "open", "no data"]
 Verdict = Literal[
@@ -47,7 +47,7 @@ class Rule(Frozen):
     """What the number is, in words."""
     measure: str
     at: Place = {}
-    """Where it is taken: values of KEYS, on top of those of the case and of the defaults."""
+    """Where it is measured: values of KEYS, overriding those of the case and of the defaults."""
     against: Place | None = None
     """What changes at the place it is compared with; `measure` may change too."""
     between: Place | None = None
@@ -79,7 +79,7 @@ class Case(Frozen):
 
 
 class Claim(Frozen):
-    """A sentence of the article, and what would decide it."""
+    """A sentence of the article, and the rules that decide it."""
 
     name: str = Field(pattern=r"^[a-z0-9-]+$")
     group: str
@@ -98,7 +98,7 @@ class Claim(Frozen):
 
 
 class Rules(Frozen):
-    """All claims, and what their places share."""
+    """All claims, and the defaults their places share."""
 
     claims: list[Claim] = Field(min_length=1)
     default: Place = {}
@@ -113,7 +113,7 @@ class Rules(Frozen):
 
 
 def places(rules: Rules) -> list[tuple[str, Place]]:
-    """Return every measure that some rule needs, with the whole place it is taken at."""
+    """Return every measure that some rule needs, with its complete place."""
     found = []
     for claim in rules.claims:
         for case in claim.cases:
@@ -123,7 +123,7 @@ def places(rules: Rules) -> list[tuple[str, Place]]:
 
 
 def _compared(rule: Rule, base: Place) -> list[tuple[str, Place]]:
-    """Return the places of a rule: itself, what it is compared with, and the same twice for what is subtracted."""
+    """Return the places of a rule: its own, the one compared with, and both again for the difference subtracted."""
     sides: list[Place] = [{}] if rule.against is None else [{}, rule.against]
     pairs: list[Place] = [{}] if rule.between is None else [{}, rule.between]
     found = []
@@ -159,7 +159,7 @@ def _judge_claim(claim: Claim, rules: Rules, measures: pd.DataFrame) -> dict[str
 
 
 def _cost(claim: Claim, rules: Rules, measures: pd.DataFrame) -> dict[str, Any]:
-    """Return how many runs the numbers of a claim come from, and their seconds (`total_seconds` among the measures)."""
+    """Return the number of runs behind a claim, and their seconds (`total_seconds` among the measures)."""
     used = pd.Series(False, index=measures.index)
     for case in claim.cases:
         for rule in case.rules:
@@ -170,7 +170,7 @@ def _cost(claim: Claim, rules: Rules, measures: pd.DataFrame) -> dict[str, Any]:
 
 
 def case_outcome(outcomes: list[Outcome]) -> Outcome:
-    """Return what several rules say together: a single failure decides, then missing data, then doubt."""
+    """Return the joint outcome of several rules: failure takes precedence, then missing data, then open."""
     order: tuple[Outcome, ...] = ("fails", "no data", "open")
     for decisive in order:
         if decisive in outcomes:
@@ -191,7 +191,7 @@ def verdict(cases: list[Outcome]) -> Verdict:
 
 
 def judge_rule(rule: Rule, base: Place, measures: pd.DataFrame, confidence: float) -> dict[str, Any]:
-    """Return a rule's number with its interval over chains, and what it decides.
+    """Return a rule's number with its interval over chains, and its outcome.
 
     `low` and `high` are null for an exact number, and for a single chain, which decides nothing.
     """
@@ -212,7 +212,7 @@ def judge_rule(rule: Rule, base: Place, measures: pd.DataFrame, confidence: floa
 
 
 def _stated(rule: Rule, base: Place, measures: pd.DataFrame) -> tuple[float, float] | tuple[None, None]:
-    """Return the interval that a published number comes with: the measures of its name with ENDS."""
+    """Return the interval published with a number: the measures of its name with ENDS."""
     measure, place = _compared(rule, base)[0]
     ends = [_values(measures, measure + end, place) for end in ENDS]
     return (float(ends[0].iloc[0]), float(ends[1].iloc[0])) if all(map(len, ends)) else (None, None)

@@ -35,11 +35,11 @@ from crossover.sweep.plan import plan_runs, read_preset, sweep_dir
 from crossover.sweep.progress import tracked
 
 STUDY = "claims"
-"""The study of the ledger's own runs, in the measures and as a sweep."""
+"""The name of the ledger's own runs, as a study in the measures and as a sweep."""
 
 
 class SweepPart(Frozen):
-    """Runs of a preset: those of some sizes and models, where these are given."""
+    """Runs of a preset, restricted to some sizes and models where these are given."""
 
     preset: str
     n_train: tuple[int, ...] | None = None
@@ -56,7 +56,7 @@ class Options(Rules):
 
     sweeps: tuple[SweepPart, ...]
     studies: tuple[str, ...]
-    """Published ones that some cases read."""
+    """Published studies that some cases use."""
     set: tuple[str, ...]
     """Overrides of every run."""
     run: bool
@@ -68,7 +68,7 @@ class Options(Rules):
 
 
 def main(rules: Options, console: Console) -> None:
-    """Do and probe the runs that are left, and judge every claim; exit with status 1 where a claim has no data."""
+    """Train and probe the runs that are left, and judge every claim; exit with status 1 if a claim has no data."""
     runs = planned(rules)
     console.print(f"claims: {len(rules.claims)} claims, {len(runs)} runs", highlight=False)
     if rules.dry_run:
@@ -107,7 +107,7 @@ def planned(options: Options) -> list[RunConfig]:
 
 
 def measure(rules: Options, runs: Sequence[RunConfig], console: Console) -> pd.DataFrame:
-    """Return all measures that the rules read."""
+    """Return all measures that the rules use."""
     wanted = places(rules)
     probed = [run.run_dir for run in runs_to_probe(runs, wanted, STUDY)]
     workers = len(slots_for(runs, rules.parallel, 1))

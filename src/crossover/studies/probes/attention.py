@@ -18,7 +18,7 @@ LOCAL = 0.5
 
 @contextmanager
 def unfused(model: nn.Module) -> Iterator[list[Any]]:
-    """Let attention write its weights out for a while, and yield its modules by depth: fused kernels hide them."""
+    """Make attention compute its weights explicitly, since fused kernels hide them, and yield its modules by depth."""
     modules: list[Any] = [block.attn for block in check_vit(model).blocks if hasattr(block, "attn")]
     if not modules or not all(hasattr(m, "attn_drop") and hasattr(m, "fused_attn") for m in modules):
         raise CrossoverError(f"{type(model).__name__} has no attention that can be written out; use a ViT of timm")
@@ -64,7 +64,7 @@ def patch_attention(weights: Tensor, patches: int) -> Tensor:
 
 
 def attention_distance(model: nn.Module, images: Tensor) -> pd.DataFrame:
-    """Return, for each layer and head, how far and how variably it looks (mean over images and queries).
+    """Return the distance and variability of the attention of each layer and head (mean over images and queries).
 
     `distance`: mean attention distance in tokens (Dosovitskiy 2021); `uniform`: that of uniform attention; `relative`:
     their ratio; `local`: whether it is below LOCAL; `near`: attention within one token, diagonals included (a 3x3
@@ -115,7 +115,7 @@ def attention_rollout(model: nn.Module, images: Tensor) -> Tensor:
 
 
 def rollout_distance(model: nn.Module, images: Tensor) -> pd.DataFrame:
-    """Return the mean distance (tokens) over which the whole network mixes patches, beside uniform mixing (one row)."""
+    """Return the mean distance (tokens) over which all layers mix patches, and that of uniform mixing (one row)."""
     rows, columns = check_vit(model).patch_embed.grid_size
     flow = patch_attention(attention_rollout(model, images), rows * columns)
     far = token_distances(rows, columns).to(images.device)
@@ -123,7 +123,7 @@ def rollout_distance(model: nn.Module, images: Tensor) -> pd.DataFrame:
 
 
 def attention_map(model: nn.Module, image: Tensor, query: tuple[int, int]) -> np.ndarray:
-    """Return where one patch looks, float64 (layers, heads, rows, columns), for one image (3, H, W)."""
+    """Return the attention of one patch, float64 (layers, heads, rows, columns), for one image (3, H, W)."""
     rows, columns = check_vit(model).patch_embed.grid_size
     at = query[0] * columns + query[1]
     maps = [patch_attention(w, rows * columns)[0, :, at] for w in attention_weights(model, image[None])]

@@ -14,7 +14,7 @@ from crossover.studies.probes.attention import token_distances
 from crossover.studies.probes.features import check_vit, logits_of
 
 LOW = 0.25
-"""Frequencies of at most this many cycles per pixel, on both axes, are called low."""
+"""Frequencies up to this many cycles per pixel, on both axes, are called low."""
 
 
 def _position(model: nn.Module) -> Any:
@@ -58,9 +58,9 @@ def _correlation(values: np.ndarray, ranks: np.ndarray) -> float:
 
 
 def position_removed(model: nn.Module, images: Tensor, labels: Tensor) -> pd.DataFrame:
-    """Return the accuracy of a ViT as it is and with every position embedding replaced by their mean (one row).
+    """Return the accuracy of a ViT unchanged, and with every position embedding replaced by their mean (one row).
 
-    The mean keeps what the embedding adds to all tokens alike; the network is not trained again.
+    The mean keeps what the embedding adds to every token; the network is not retrained.
     """
     removed: Any = copy.deepcopy(model)
     patches = int(np.prod(removed.patch_embed.grid_size))
@@ -82,8 +82,8 @@ def first_filters(model: nn.Module) -> Tensor:
 def patch_filters(model: nn.Module, components: int = 12) -> pd.DataFrame:
     """Return the principal components of the first filters: share of their variance, share of low frequencies.
 
-    `low_frequency_all` is of all filters together, `low_frequency_white` of filters without structure, which is also
-    where they start.
+    `low_frequency_all` is that of all filters together, `low_frequency_white` that of filters without structure, as at
+    initialisation.
     """
     filters = first_filters(model).cpu()
     flat = filters.flatten(1)

@@ -82,8 +82,8 @@ def shift_consistency(
     """Return how stable predictions are under random shifts of up to `max_shift` pixels on each axis (one row).
 
     `consistency`: P(same class on two random shifts), Zhang 2019, over all pairs of `draws`; `consistency_correct`:
-    the same over images that are right unshifted, which compares models of unequal accuracy; `consistency_chance`: what
-    independent predictions with the same class frequencies would give.
+    the same over images classified correctly unshifted, to compare models of unequal accuracy; `consistency_chance`:
+    the value for independent predictions with the same class frequencies.
     """
     generator = torch.Generator().manual_seed(seed)
     offsets = torch.randint(-max_shift, max_shift + 1, (draws, 2), generator=generator).tolist()
@@ -107,7 +107,7 @@ def shift_consistency(
 
 @torch.no_grad()
 def lie_derivative(model: nn.Module, images: Tensor, step: float = 0.01) -> pd.DataFrame:
-    """Return how fast the logits change as the image moves, per pixel and axis (Gruver et al. 2022).
+    """Return how fast the logits change as the image shifts, per pixel and axis (Gruver et al. 2022).
 
     `rate`: root mean square of df/dt over that of f between images, 0 for a translation-invariant function. `margin`:
     mean |d(margin)/dt| / mean margin, the margin being the lead of the first class over the second. Central differences

@@ -26,7 +26,7 @@ def layer_strides(model: nn.Module) -> dict[str, int]:
 
 
 def is_vit(model: nn.Module) -> bool:
-    """Return whether the model holds its image as tokens of a patch grid."""
+    """Return whether the model represents the image as tokens of a patch grid."""
     return hasattr(model, "patch_embed") and hasattr(model, "blocks")
 
 
@@ -39,7 +39,7 @@ def check_vit(model: nn.Module) -> Any:
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Keep the model in evaluation mode for a while."""
+    """Keep the model in evaluation mode inside the `with`."""
     before = model.training
     model.eval()
     try:

@@ -18,7 +18,7 @@ from crossover.training.models import build_model
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A trained network, as it was before training, and its run."""
+    """A trained network, the same network before training, and its run."""
 
     run: RunConfig
     model: nn.Module
@@ -50,7 +50,7 @@ def load_run(run_dir: Path) -> Checkpoint:
 def probe_images(run: RunConfig, count: int) -> tuple[Tensor, Tensor]:
     """Return `count` test images of all classes, normalised float32 (count, 3, S, S), and labels.
 
-    Nothing is chosen by them: probes describe a finished run.
+    No choice depends on them: probes describe a finished run.
     """
     dataset = open_dataset(run.data, Path(run.machine.data_dir))
     taken = mixed_order(dataset.test_labels)[:count]
@@ -60,10 +60,10 @@ def probe_images(run: RunConfig, count: int) -> tuple[Tensor, Tensor]:
 
 
 def mixed_order(labels: np.ndarray) -> np.ndarray:
-    """Return an order, int64 (N,), in which any part has all classes: a fixed random one for images class by class.
+    """Return an order, int64 (N,), in which any part has all classes: a fixed random one if images come class by class.
 
-    Test images that come mixed stay as they are. Taking the classes in turns would not do: the linear probe is fitted
-    to every other image.
+    Test images that are already mixed keep their order. Alternating the classes would not do, as the linear probe is
+    fitted to every other image.
     """
     mixed = (np.diff(labels) < 0).any()
     return np.arange(len(labels)) if mixed else np.random.default_rng(0).permutation(len(labels))

@@ -23,15 +23,15 @@ from crossover.studies.probes.robustness import patch_shuffle, robustness
 from crossover.training.ablations import input_sizes
 
 VERSION = 2
-"""Part of the file's name: a change of what is measured makes the tables anew."""
+"""Part of the file name, so that tables are recomputed when the probes change."""
 IMAGES = 2_000
-"""Test images that the probes read: all by the linear probe, the first of them by the others."""
+"""Test images that the probes use: the linear probe all, the others the first of them."""
 FEW, SOME, MANY = 32, 128, 500
-"""Images of probes in float64 or with gradients, of those that keep attention or maps, and of those that classify."""
+"""Images for probes in float64 or with gradients, for those that keep attention or maps, for those that classify."""
 
 
 class Found(NamedTuple):
-    """One number of one network; `analytic` is what it would be without any learning, where that is known."""
+    """One number of one network; `analytic` is its value without any learning, where that is known."""
 
     probe: str
     layer: str
@@ -42,7 +42,7 @@ class Found(NamedTuple):
 def probe_run(run_dir: Path) -> pd.DataFrame:
     """Return probe, layer, value, untrained, analytic of a finished run; NaN where a baseline does not exist.
 
-    What is measured: docs/claims.md. The images are of the run's test set; nothing is chosen by them.
+    What is measured: docs/claims.md. The images are from the run's test set; no choice depends on them.
     """
     checkpoint = load_run(run_dir)
     images, labels = probe_images(checkpoint.run, IMAGES)
@@ -65,8 +65,8 @@ def compare_networks(
 def probe_network(model: nn.Module, images: Tensor, labels: Tensor, *, own_classes: bool = True) -> Iterator[Found]:
     """Yield every number of one ResNet or ViT of timm; `images` are normalised (N, 3, S, S).
 
-    Without `own_classes` its answers mean nothing, as before training or for other labels: only the linear probe reads
-    the labels then.
+    Without `own_classes` its predictions are meaningless, as before training or with other labels; only the linear
+    probe then uses the labels.
     """
     yield from _equivariance(model, images)
     yield from _representation(model, images, labels)
@@ -153,7 +153,7 @@ def patch_order(model: nn.Module, images: Tensor) -> float:
 def dense_ratio(model: nn.Module, image_size: int) -> float:
     """Return the weights of fully connected layers between the maps of all convolutions, over those of the layers.
 
-    Layers whose weights are not shared count as what they are; without any convolution the ratio is 1.
+    Layers with unshared weights count with their actual number; without any convolution the ratio is 1.
     """
     dense = own = 0
     for name, (height, width) in input_sizes(model, image_size).items():
@@ -171,9 +171,9 @@ def read_probes(run_dir: Path) -> pd.DataFrame:
 
 
 def probe_runs(run_dirs: Sequence[Path], workers: int) -> Iterator[Path]:
-    """Probe the runs that have no table yet, side by side, and yield each folder as it is done.
+    """Probe the runs that have no table yet, in parallel, and yield each folder as it is done.
 
-    The table is a file of the run: an interrupted command goes on where it was.
+    The table is a file of the run, so that an interrupted command continues where it was.
     """
     left = [folder for folder in run_dirs if not _path(folder).exists()]
     yield from (folder for folder in run_dirs if folder not in left)
@@ -189,7 +189,7 @@ def probe_runs(run_dirs: Sequence[Path], workers: int) -> Iterator[Path]:
 
 
 def _probe_to_file(run_dir: Path) -> str:
-    """Write the table of a run; return what went wrong, in one line, else nothing."""
+    """Write the table of a run; return the error in one line, else nothing."""
     torch.set_num_threads(1)
     try:
         table = probe_run(run_dir)

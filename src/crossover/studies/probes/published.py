@@ -21,10 +21,10 @@ MOST = 128
 
 
 def probe_published(init_from: str, folder: Path | None) -> pd.DataFrame:
-    """Return the probes of `timm:<tag>` beside the same network without training, with a column `model`.
+    """Return the probes of `timm:<tag>` and of the same network untrained, with a column `model`.
 
-    `folder` holds a folder of images for each class: any classes, which only the linear probe reads. What asks for the
-    network's own classes (accuracy and what rests on it) is left out.
+    `folder` holds a folder of images for each class: any classes, which only the linear probe uses. Probes of the
+    network's own classes (accuracy and what depends on it) are left out.
     """
     if folder is None:
         raise CrossoverError("init_from needs images to look at: images=FOLDER with one folder of images per class")

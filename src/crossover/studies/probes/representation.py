@@ -59,11 +59,11 @@ def unbiased_hsic(k: Tensor, m: Tensor) -> float:
 
 @torch.no_grad()
 def linear_probe(model: nn.Module, images: Tensor, labels: Tensor, *, grid: int = 2) -> pd.DataFrame:
-    """Return how well a linear reader of each layer tells the classes: layer, depth, accuracy, chance.
+    """Return the accuracy of a linear probe of each layer: layer, depth, accuracy, chance.
 
     Ridge regression onto the classes from the map, averaged to at most grid x grid cells. Half of the images (every
     other one) fit it, the others test it; the penalty is the best of a range by leave-one-out error on the first half.
-    `chance`: always the most frequent class. `pixels`, depth 0, is the same reader of the image itself.
+    `chance`: always the most frequent class. `pixels`, depth 0, is the same probe on the image itself.
     """
     maps = {"pixels": images} | feature_maps(model, images)
     chance = float(torch.bincount(labels[1::2]).max()) / len(labels[1::2])
@@ -98,10 +98,10 @@ def _ridge_accuracy(x: Tensor, y: Tensor, x_test: Tensor, y_test: Tensor) -> flo
 
 
 def receptive_field(model: nn.Module, images: Tensor) -> pd.DataFrame:
-    """Return how far the middle cell of each layer sees, in pixels (Luo et al. 2016): one row per layer.
+    """Return the receptive field of the central cell of each layer, in pixels (Luo et al. 2016): one row per layer.
 
     From the mean absolute gradient of that cell's summed channels at every pixel, over images: `support` is the side of
-    the square that holds all of it, `effective` the root of the area above EDGE of its largest value, `rms` its
+    the square that contains all of it, `effective` the root of the area above EDGE of its largest value, `rms` its
     root-mean-square distance from its centre of mass, `rms_uniform` that of a gradient that is the same everywhere.
     """
     model = copy.deepcopy(model).double()

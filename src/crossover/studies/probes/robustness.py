@@ -48,7 +48,7 @@ def robustness(
     """Return the accuracy of a trained network on changed images: change, level, accuracy, unchanged, chance.
 
     `level`: patches per side, or the cutoff in cycles per pixel. `chance`: always the most frequent class. The images
-    are then unlike those of training: a fall may be strangeness as well as the loss of what was read.
+    then differ from those of training, so that a drop may come from unfamiliarity as well as from the loss of a cue.
     """
     changed = {("patch_shuffle", float(n)): patch_shuffle(images, n, seed=seed) for n in cells}
     changed |= {("low_pass", c): low_pass(images, c) for c in cutoffs}

@@ -49,7 +49,7 @@ WORDS = {
     "rollout_distance": "attention distance through all layers (tokens)",
     "support": "side of the receptive field (px)",
 }
-"""Names of probes to what a reader calls them (docs/claims.md); other names have blanks for underscores."""
+"""Readable names of probes (docs/claims.md); in other names blanks replace underscores."""
 MIXED = "Runs that differ in more than the chain (seed, budget or recipe) are averaged here."
 
 
@@ -106,7 +106,7 @@ def _over_runs(table: pd.DataFrame) -> Table:
 def probe_section(table: pd.DataFrame) -> Section:
     """Return a part for each world and augmentation, with a row for each measure, model and layer.
 
-    The similarities of single pairs of layers (`cka`) are left out: they are in the table itself.
+    Similarities of single pairs of layers (`cka`) are left out, as they are in the table itself.
     """
     shown = table[table["probe"] != "cka"]
     parts = [
