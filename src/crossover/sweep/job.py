@@ -16,7 +16,7 @@ from crossover.store import is_done, read_frozen, write_text
 from crossover.training.ranks import this_rank
 
 STOPPED, OUT_OF_MEMORY = 75, 76
-"""Exit statuses of a run that saved and can be continued, and of one that did not fit beside the others."""
+"""Exit statuses of a run that saved and can be continued, and of one that ran out of memory."""
 
 
 SHORT_OF_MEMORY = (
@@ -28,7 +28,7 @@ SHORT_OF_MEMORY = (
 
 
 def execute_locked(run: RunConfig, stop: threading.Event | None = None) -> None:
-    """Do one run unless it is done; raise HeldError when another process is at it. A failure leaves error.txt."""
+    """Train one run unless it is done; raise HeldError when another process has it. A failure leaves error.txt."""
     from crossover.training.resume import StoppedError  # torch: only in the job
     from crossover.training.run import execute
 
@@ -38,12 +38,12 @@ def execute_locked(run: RunConfig, stop: threading.Event | None = None) -> None:
         except StoppedError:
             raise
         except Exception as error:
-            if not is_done(run.run_dir):  # by one that took the lock from us
+            if not is_done(run.run_dir):  # by a process that took the lock from us
                 write_text(run.run_dir / "error.txt", explain(error))
             raise
 
     run.run_dir.mkdir(parents=True, exist_ok=True)
-    if writes_nothing(run):  # started by srun beside the first one, which has the lock and the log
+    if writes_nothing(run):  # started by srun to join the first process, which has the lock and the log
         if not is_done(run.run_dir):
             attempt()
         return
@@ -51,19 +51,19 @@ def execute_locked(run: RunConfig, stop: threading.Event | None = None) -> None:
         if is_done(run.run_dir):
             return
         (run.run_dir / "error.txt").unlink(missing_ok=True)
-        remove_leftovers(run.run_dir)  # of a killed predecessor: they may fill the disk
+        remove_leftovers(run.run_dir)  # left by a killed predecessor: they may fill the disk
         attempt()
-        remove_leftovers(run.run_dir)  # of one that lost its lock to us and ended while it wrote
+        remove_leftovers(run.run_dir)  # left by a process that lost its lock to us while writing
 
 
 def remove_leftovers(run_dir: Path) -> None:
-    """Remove the half-written files of processes that ended while they wrote."""
+    """Remove the partial files of processes that ended while writing."""
     for leftover in run_dir.glob(".*.tmp"):
         leftover.unlink(missing_ok=True)
 
 
 def explain(error: Exception) -> str:
-    """Return the text of error.txt; its last line says what happened, and what to do where that is known."""
+    """Return the text of error.txt; its last line says what happened and, if known, what to do."""
     if isinstance(error, CrossoverError):
         return f"{error}\n"
     text = "".join(traceback.format_exception(error))
@@ -74,7 +74,7 @@ def explain(error: Exception) -> str:
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Return whether memory was short; torch has a type for its own allocator, CUDA and its libraries use words."""
+    """Return whether memory ran out; torch's allocator has an error type, CUDA and its libraries only a message."""
     return isinstance(error, MemoryError) or (
         isinstance(error, RuntimeError) and any(words in str(error) for words in SHORT_OF_MEMORY)
     )
@@ -83,8 +83,8 @@ def is_out_of_memory(error: Exception) -> bool:
 def run_process(run_dir: Path, environment: dict[str, str], log: bool = True) -> None:
     """Entry point of a run's process. SIGTERM lets the run save and end with STOPPED.
 
-    `environment` is its slot; `log` is false for a process that trains a run beside its first one. What Slurm says of
-    the job is removed where the run is no rank of it.
+    `environment` is its slot; `log` is false for a process that joins the first process of a run. Slurm's variables are
+    removed where the run is not one of its ranks.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the sweep, which then ends its runs
     signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # Slurm signals every process of a job; this one is for its first
@@ -119,7 +119,7 @@ def run_process(run_dir: Path, environment: dict[str, str], log: bool = True) ->
 
 
 def writes_nothing(run: RunConfig) -> bool:
-    """Return whether this process was started by srun to train a run beside its first one."""
+    """Return whether this process was started by srun to join the first process of a run."""
     return this_rank(run.trainer).index > 0
 
 

@@ -31,7 +31,7 @@ LAST_LINES = 3
 
 
 class LocalLauncher(Frozen):
-    """Runs side by side on one machine."""
+    """Runs in parallel on one machine."""
 
     kind: Literal["local"]
     parallel: int | None = Field(default=None, ge=1)
@@ -41,28 +41,28 @@ class LocalLauncher(Frozen):
 
 
 class SlurmLauncher(Frozen):
-    """Jobs of a Slurm cluster; each does a group of runs, side by side on the GPUs and cores it is given."""
+    """Jobs of a Slurm cluster; each trains a group of runs, in parallel on the GPUs and cores it is given."""
 
     kind: Literal["slurm"]
     runs_per_job: int = Field(default=8, ge=1)
-    """Runs in one array task, at most."""
+    """Most runs in one array task."""
     max_parallel: int = Field(default=16, ge=1)
-    """Array tasks that run at a time, at most."""
+    """Most array tasks running at a time."""
     gpus: int = Field(default=1, ge=0)
-    """GPUs of one task; 0 for the CPU alone."""
+    """GPUs of one task; 0: CPU only."""
     cpus: int = Field(default=4, ge=1)
     """CPU cores of one task."""
     mem_gb: float | None = Field(default=None, gt=0)
-    """Memory of one task; null: what the cluster gives."""
+    """Memory of one task; null: the cluster's default."""
     parallel: int | None = Field(default=None, ge=1)
     runs_per_gpu: int = Field(default=1, ge=1)
-    """Runs side by side on one GPU; halved when the device runs out of memory."""
+    """Runs in parallel on one GPU; halved when the device runs out of memory."""
     timeout_min: int = Field(default=240, ge=1)
-    """Time limit of a task; a run that is cut off is saved and continued."""
+    """Time limit of a task; a run that reaches it is saved and continued."""
     timeouts: int = Field(default=100, ge=0)
-    """How often a task that ran into its time limit is put into the queue again."""
+    """How often a task is requeued after its time limit."""
     signal_seconds: int = Field(default=90, ge=1)
-    """How long before the time limit the runs are told to save."""
+    """How long before the time limit the runs save their state."""
     partition: str | None = None
     account: str | None = None
     qos: str | None = None
@@ -72,11 +72,11 @@ class SlurmLauncher(Frozen):
     sbatch: dict[str, str | int] = {}
     """Further options of sbatch, without their dashes: {reservation: summer}."""
     wait: bool = False
-    """Stay, show the progress and report at the end."""
+    """Wait, show progress and report at the end."""
 
 
 class SweepOptions(Frozen):
-    """What conf/sweep.yaml gives: a sweep, and how it is done."""
+    """The settings of conf/sweep.yaml: a sweep, and how to run it."""
 
     sweep: SweepConfig
     launcher: LocalLauncher | SlurmLauncher = Field(discriminator="kind")
@@ -86,9 +86,9 @@ class SweepOptions(Frozen):
     dry_run: bool = False
     """Print the plan and stop."""
     data_only: bool = False
-    """Make the datasets of the runs ready and stop."""
+    """Build the datasets of the runs and stop."""
     commands: int | None = Field(default=None, ge=1)
-    """Print a command for each group of so many runs, and stop."""
+    """Print a command for each group of this many runs, and stop."""
 
 
 def do_runs(
@@ -104,11 +104,11 @@ def do_runs(
     watch: Callable[[Progress], object] | None = None,
     context: BaseContext | None = None,
 ) -> Progress:
-    """Do what is left of `runs` on this machine, say what failed, and return the final states.
+    """Train the `runs` that are left on this machine, print failures, and return the final states.
 
-    Their data is made or checked first, then their configs are frozen (unless they are `frozen` already), `ready` is
-    called while the fork server imports, `begin` gets the pool before it starts, and `watch` each of its states.
-    SIGTERM lets the runs save and end. `patience` and `context` are the pool's.
+    What is left is every run without a complete record. Data is built or checked first, then configs are frozen (unless
+    they are `frozen` already); `ready` is called while the fork server imports, `begin` with the pool before it starts,
+    `watch` with each of its states. SIGTERM lets the runs save and end. `patience` and `context` are the pool's.
     """
     left = [run for run in runs if not is_done(run.run_dir)]
     if left and context is None:
@@ -138,9 +138,10 @@ def do_runs(
 
 
 def check_data(runs: Sequence[RunConfig], console: Console) -> None:
-    """Build the caches that the runs need and print a line for each dataset; raise CrossoverError, before any run
-    starts, for data that is missing, too small or changed since a run was done, and for a logger that is not
-    installed."""
+    """Build the caches that the runs need and print a line for each dataset.
+
+    Raise CrossoverError, before any run starts, for data that are missing, too small or changed since a run finished,
+    and for a logger that is not installed."""
     done = {run.run_id for run in runs if is_done(run.run_dir)}
     kind = next(
         (run.logger.kind for run in runs if run.run_id not in done and run.logger.kind.startswith("wandb")), None
@@ -173,7 +174,7 @@ def check_data(runs: Sequence[RunConfig], console: Console) -> None:
 
 
 def refuse_other_images(runs: Sequence[RunConfig], dataset: Dataset) -> None:
-    """Raise CrossoverError when finished `runs` were done with other images than those of `dataset`."""
+    """Raise CrossoverError when finished `runs` were trained on other images than those of `dataset`."""
     other = [run for run in runs if read_record(run.run_dir / "record.json")["dataset_hash"] != dataset.hash]
     if other:
         raise CrossoverError(
@@ -184,7 +185,7 @@ def refuse_other_images(runs: Sequence[RunConfig], dataset: Dataset) -> None:
 
 
 def slots_for(runs: Sequence[RunConfig], parallel: int | None, runs_per_gpu: int) -> list[Slot]:
-    """Return one environment per run that can go on at a time: on GPUs runs_per_gpu each, else one per CPU core.
+    """Return one environment per run that can train at a time: runs_per_gpu on each GPU, else one per CPU core.
 
     A run that trains on several devices takes as many GPUs or cores. In a Slurm task these are the GPUs and cores it
     was given. GPUs are counted without touching CUDA, which must not be initialised before the fork.
@@ -206,7 +207,7 @@ def slots_for(runs: Sequence[RunConfig], parallel: int | None, runs_per_gpu: int
 
 
 def describe_failures(runs: Iterable[RunConfig], progress: Progress) -> list[str]:
-    """Return for each failed run its name, the last lines of its error and the command that repeats it."""
+    """Return the name of each failed run, the last lines of its error and the command that repeats it."""
     lines = []
     for run in runs:
         if progress.states[run.run_id] == "failed":
@@ -217,5 +218,5 @@ def describe_failures(runs: Iterable[RunConfig], progress: Progress) -> list[str
 
 
 def repeat_command(outputs: Path, run_ids: list[str]) -> str:
-    """Return the shell command that does these frozen runs on the machine where it is given."""
+    """Return the shell command that trains these frozen runs on the machine where it is entered."""
     return shlex.join([sys.executable, "-m", "crossover.sweep", "--outputs", str(outputs), *run_ids])

@@ -20,7 +20,7 @@ from crossover.record import Record
 
 _PER_RUN = ("n_train", "chain", "seed")
 LONGEST_NAME = 96
-"""Letters of a sweep's name: W&B takes groups of 128, file systems names of 255 bytes."""
+"""Most characters of a sweep's name: W&B allows groups of 128, file systems names of 255 bytes."""
 Kind = tuple[str, str]
 """Dataset and model."""
 
@@ -35,8 +35,8 @@ class SweepConfig(Frozen):
     """Config key or group to its values; a value may be a mapping of several overrides, such as a model with a recipe.
     `seed` follows `chain` unless it is an axis itself."""
     saturation: dict[Literal["n_train", "chain"], list[int]] | None = None
-    """Sizes and chains whose runs get a twin with half the budget and its own whole schedule; all, where one is left
-    out. Twins tell whether a point is limited by data or by the budget, and enter nothing else."""
+    """Sizes and chains whose runs get a twin with half the budget and a complete schedule of its own; an omitted key
+    means all. Twins show whether a point is limited by data or by the budget, and are used for nothing else."""
 
     @model_validator(mode="after")
     def _has_runs(self) -> "SweepConfig":
@@ -57,9 +57,9 @@ def read_preset(name: str) -> SweepConfig:
 
 
 def named(sweep: SweepConfig, extra: Sequence[str]) -> SweepConfig:
-    """Return the sweep under a name that tells the overrides which change its results: `quick--data.alpha-0`.
+    """Return the sweep under a name with the overrides that change its results: `quick--data.alpha-0`.
 
-    The name is a folder's and a W&B group's: other letters are replaced and long names cut, and both get a hash.
+    The name is used for a folder and a W&B group: other characters are replaced and long names cut, both with a hash.
     """
     changes = [item for item in extra if not item.lstrip("+~").startswith(("machine.", "logger"))]
     if not changes:
@@ -76,8 +76,8 @@ def named(sweep: SweepConfig, extra: Sequence[str]) -> SweepConfig:
 def make_command(preset: str, changes: Sequence[str], overrides: Sequence[str]) -> str:
     """Return the make command that plans the same runs again.
 
-    `changes` are the overrides of each run (SET); of the command's own `overrides` those of the sweep and its folder
-    matter (ARGS).
+    `changes` are the overrides of each run (SET); of the command's own `overrides` (ARGS) only those of the sweep and
+    its folder matter.
     """
     own = [item for item in overrides if item.lstrip("+~").startswith(("sweep.", "outputs="))]
     own = [re.sub(r"^outputs='([^\\\\]*)'$", r"outputs=\1", item) for item in own]  # as it was typed
@@ -94,9 +94,8 @@ def _shell(text: str) -> str:
 def plan_runs(sweep: SweepConfig, *, extra: Sequence[str] = (), outputs: str) -> list[RunConfig]:
     """Return the runs of a sweep, without repetition, chain by chain; `extra` are overrides on top of all others.
 
-    Whole chains first: all sizes and models of chain 0 are done before chain 1 starts, so that a sweep which is stopped
-    early has complete curves. Hydra is initialised, and composes once per combination of axes other than numbers of the
-    run, as that takes 50 ms.
+    All sizes and models of chain 0 come before chain 1, so that a sweep stopped early has complete curves. Hydra is
+    initialised, and composes once per combination of axes other than numbers of the run, as that takes 50 ms.
     """
     replaced = {item.lstrip("+").split("=", 1)[0] for item in extra}
     taken = sorted(replaced & set(sweep.axes))
@@ -143,7 +142,7 @@ def sweep_dir(outputs: str | Path, name: str) -> Path:
 
 
 def size_of(run: RunConfig) -> float:
-    """Return how much a run has to do, as far as that is known without building its model: pixels trained on."""
+    """Return the work of a run as far as it is known without building its model: pixels trained on."""
     if run.budget.flops is not None:
         return run.budget.flops
     batch_size = run.recipe.batch_size
@@ -152,7 +151,7 @@ def size_of(run: RunConfig) -> float:
 
 def estimate_costs(runs: Sequence[RunConfig], records: Mapping[str, Record]) -> dict[str, float]:
     """Return the cost of each run: seconds where runs of its dataset and model have records (by run id), else its size
-    at the mean rate of all records. A guess that decides the order alone.
+    at the mean rate of all records. An estimate that only affects the order.
     """
     rates: dict[Kind, list[float]] = defaultdict(list)
     for run in runs:
@@ -163,7 +162,7 @@ def estimate_costs(runs: Sequence[RunConfig], records: Mapping[str, Record]) -> 
 
 
 def group_runs(runs: Sequence[RunConfig], costs: Mapping[str, float], runs_per_group: int) -> list[list[str]]:
-    """Return groups of at most so many run ids, of about equal cost, the longest group and its longest run first."""
+    """Return groups of at most `runs_per_group` run ids and about equal cost, longest groups and runs first."""
     longest_first = sorted((run.run_id for run in runs), key=lambda run_id: -costs[run_id])
     count = -(-len(longest_first) // runs_per_group)
     open_groups: list[tuple[float, int, list[str]]] = [(0.0, number, []) for number in range(count)]

@@ -27,25 +27,25 @@ PRELOAD = ["torch", "pytorch_lightning", "timm", "wandb", "wandb.sdk.launch", "c
 """Imported once by the fork server: a run then starts in 0.1 s instead of 6 s. wandb.init imports its launch part."""
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
 HUGE_PAGES = ("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")
-"""Lets the kernel back the heap with pages of 2 MB (glibc 2.35 or later, others ignore it): 2 to 12 % on a CPU."""
+"""Backs the heap with pages of 2 MB (glibc 2.35 or later; others ignore it): 2 to 12 % faster on a CPU."""
 GRACE_SECONDS = 20.0
 """Time that a run has to save when the pool ends it; Slurm's usual KillWait is 30 s."""
 LONGEST_FOLDER = 60
-"""Bytes of the path of a folder for sockets: multiprocessing adds up to 40."""
+"""Most bytes in the path of a folder for sockets; multiprocessing adds up to 40."""
 Slot = dict[str, str]
 """The environment of a run, such as CUDA_VISIBLE_DEVICES."""
 
 
 @dataclass
 class Progress:
-    """The states of the runs of a sweep while it goes on."""
+    """The states of the runs of a sweep in progress."""
 
     states: dict[str, State]
     seconds: list[float] = field(default_factory=list)
     """Wall time of each run that ended here."""
     slots: int = 1
     notes: list[str] = field(default_factory=list)
-    """What the user should know, one line each, as it happened."""
+    """Messages to the user, one line each, in order."""
 
     def count(self, state: State) -> int:
         return sum(value == state for value in self.states.values())
@@ -65,14 +65,14 @@ class _Active:
     slot: Slot
     started: float
     density: int
-    """Runs that its device was allowed when it started."""
+    """Runs allowed on its device when it started."""
 
 
 class Pool:
-    """Does what is left of `runs`, one per slot at a time.
+    """Trains the `runs` that are left, one per slot at a time.
 
-    Runs that another live process holds are waited for, `patience` seconds after all else is done. `report` is called
-    about once a second. `context` starts the processes; None: a fork server of our own.
+    It waits for runs that another live process holds, for `patience` seconds after all others are done. `report` is
+    called about once a second. `context` starts the processes; None: a fork server of its own.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class Pool:
         self._todo = [run_id for run_id, state in self.progress.states.items() if state != "done"]
 
     def run(self) -> Progress:
-        """Return the final states. However this ends, its runs have ended too; what they saved is continued later."""
+        """Return the final states. However this ends, its runs have ended too, and saved runs are continued later."""
         context = self._context or (fork_server() if self._todo else multiprocessing.get_context())
         idle_since = time.monotonic()
         try:
@@ -137,7 +137,7 @@ class Pool:
             self.progress.states[run_id] = "running"
 
     def _free_device(self) -> str | None:
-        """Return the device with the fewest runs that may have another one."""
+        """Return the device with the fewest runs that has room for another."""
         used = Counter(_device(active.slot) for active in self._active.values())
         device = min(self._allowed, key=lambda name: used[name] / self._allowed[name])
         return device if used[device] < self._allowed[device] else None
@@ -146,9 +146,9 @@ class Pool:
         folder, code = self._folders[run_id], ended.process.exitcode or 0
         state = run_state(folder)
         if state == "done":
-            remove_leftovers(folder)  # ours may have lost its lock to the one that did it, and ended later
+            remove_leftovers(folder)  # ours may have lost its lock to the process that finished it, and ended later
             self.progress.seconds.append(time.monotonic() - ended.started)
-        elif state == "running" or code == STOPPED:  # it was taken over, or told to stop by someone else
+        elif state == "running" or code == STOPPED:  # it was taken over, or stopped by someone else
             self._todo.append(run_id)
         elif code == OUT_OF_MEMORY and ended.density > 1:
             self._halve(ended)
@@ -170,7 +170,7 @@ class Pool:
             self.progress.notes.append(f"out of memory with {ended.density} runs on {name}: going on with {fewer}")
 
     def _write_error(self, folder: Path, code: int) -> None:
-        """Say for a run what it could not say itself, such as one that was killed."""
+        """Write the error of a run that could not write it itself, such as one that was killed."""
         if (folder / "error.txt").exists():
             return
         how = f"signal {-code}" if code < 0 else f"exit status {code}"
@@ -201,9 +201,9 @@ def _device(slot: Slot) -> str:
 
 
 def fork_server() -> multiprocessing.context.ForkServerContext:
-    """Return a context whose server lives through the signals that Slurm sends to every process of a job.
+    """Return a context whose server survives the signals that Slurm sends to every process of a job.
 
-    The first call starts the server and does not wait for its imports: make it early, and do other things meanwhile.
+    The first call starts the server without waiting for its imports: call it early, and work on in the meantime.
     """
     os.environ.update(ONE_THREAD)  # read when numpy and torch are imported, in the fork server
     os.environ.setdefault(*HUGE_PAGES)
@@ -217,8 +217,9 @@ def fork_server() -> multiprocessing.context.ForkServerContext:
 
 @contextlib.contextmanager
 def _short_folder() -> Iterator[None]:
-    """Let multiprocessing put its sockets where their path is short: Linux allows 107 characters, and TMPDIR of a
-    cluster's job may have as many."""
+    """Make multiprocessing put its sockets where their path is short.
+
+    Linux allows 107 characters, and TMPDIR of a cluster job may have as many."""
     before = tempfile.gettempdir()
     places = (before, "/tmp", "/var/tmp", "/dev/shm", f"/run/user/{os.getuid()}")  # noqa: S108 - a private folder below
     short = (place for place in places if len(os.fsencode(place)) <= LONGEST_FOLDER and os.access(place, os.W_OK))
@@ -232,7 +233,7 @@ def _short_folder() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _ignored(*signals: signal.Signals) -> Iterator[None]:
-    """Ignore signals; a process started meanwhile ignores them for good."""
+    """Ignore signals; a process started meanwhile ignores them permanently."""
     previous = {number: signal.signal(number, signal.SIG_IGN) for number in signals}
     try:
         yield

@@ -17,10 +17,10 @@ from crossover.sweep.pool import Progress
 
 T = TypeVar("T")
 PLAIN_SECONDS, PATIENT_SECONDS = 10.0, 60.0
-"""Between two plain lines: while something changes or in the first minutes, and later."""
+"""Seconds between two plain lines: while something changes or in the first minutes, and later."""
 FIRST_MINUTES = 5
 MOST_RUNNING = 8
-"""Runs that are named while they go on."""
+"""Most running runs that are listed by name."""
 
 
 class Display:
@@ -76,7 +76,7 @@ class Display:
             self._last = (now, done, failed)
 
     def _running(self, progress: Progress) -> list[Text]:
-        """Return a line for each run that goes on, with its time so far."""
+        """Return a line for each running run, with its time so far."""
         now = time.monotonic()
         running = [run_id for run_id, state in progress.states.items() if state == "running"]
         self._since = {run_id: self._since.get(run_id, now) for run_id in running}
@@ -94,7 +94,7 @@ def describe(progress: Progress) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Return seconds as a person would say them."""
+    """Return seconds in readable units."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
@@ -102,7 +102,7 @@ def duration(seconds: float) -> str:
 
 @contextmanager
 def working(console: Console, text: str | None) -> Iterator[None]:
-    """Say what takes long: with its time on a terminal, else in a line at its beginning; nothing for None."""
+    """Show what takes long: with its time on a terminal, else as one line when it begins; nothing for None."""
     if text is None:
         yield
     elif console.is_terminal and not console.is_dumb_terminal:
@@ -116,7 +116,7 @@ def working(console: Console, text: str | None) -> Iterator[None]:
 
 
 def tracked(items: Iterable[T], text: str, total: int, console: Console) -> Iterator[T]:
-    """Yield the items, and show how many there were: as a bar on a terminal, else in a line now and then."""
+    """Yield the items and show how many are done: as a bar on a terminal, else in occasional lines."""
     if console.is_terminal and not console.is_dumb_terminal:
         yield from track(items, text, total, console=console, transient=True)
         return

@@ -33,17 +33,17 @@ JobState = Literal["queued", "running"]
 QUEUED = ("PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED")
 POLL_SECONDS = 5.0
 KILL_SECONDS = 600.0
-"""How long a task whose runs have saved waits for Slurm to kill it."""
+"""How long a task waits for Slurm to kill it after its runs have saved."""
 WAIT_SECONDS = 60
-"""How long the processes of a run on several nodes may outlive the first of them that ended."""
+"""How long the other processes of a run on several nodes may outlive the first one to end."""
 DEFAULT_ARRAY_LIMIT = 1000
-"""Slurm's own default of MaxArraySize, less one."""
+"""Slurm's own default of MaxArraySize, minus one."""
 
 
 class RunGroup:
-    """What one array task does: its runs, in a pool on the GPUs and cores that Slurm gave it.
+    """One array task: its runs, in a pool on the GPUs and cores that Slurm gave it.
 
-    submitit pickles it for the job, calls it there, and calls `checkpoint` shortly before the time is over.
+    submitit pickles it for the job, calls it there, and calls `checkpoint` shortly before the time limit.
     """
 
     def __init__(self, outputs: Path, run_ids: Sequence[str], *, parallel: int | None, runs_per_gpu: int) -> None:
@@ -73,7 +73,7 @@ class RunGroup:
         return dict(progress.states)
 
     def checkpoint(self) -> DelayedSubmission:
-        """Let the runs save; return what the requeued task does: the same, which continues them."""
+        """Let the runs save; return the same callable for the requeued task, which continues them."""
         signal.signal(signal.SIGTERM, signal.SIG_DFL)  # from here on Slurm may end us
         if self._work is not None:
             self._work.stop()
@@ -84,8 +84,9 @@ class RunGroup:
         self._work = pool
 
     def _end(self, number: int, frame: FrameType | None) -> None:
-        """Let the runs save after SIGTERM, then wait for the SIGKILL: a task that ends by itself while it is being
-        preempted is over for Slurm, and not requeued."""
+        """Let the runs save after SIGTERM, then wait for the SIGKILL.
+
+        Slurm does not requeue a task that ends by itself while it is being preempted."""
         print("SIGTERM: the runs save and end", flush=True)
         if self._work is not None:
             self._work.stop()
@@ -94,9 +95,9 @@ class RunGroup:
 
 
 class Companion:
-    """A process of a run on several nodes that is not its first one: it has no lock and writes nothing.
+    """A process of a run on several nodes other than the first: it has no lock and writes nothing.
 
-    It works in a process of its own, as the first one does in its pool, so that ours can answer Slurm's signals.
+    It trains in a child process, as the first one does in its pool, so that this process can answer Slurm's signals.
     """
 
     def __init__(self, run: RunConfig) -> None:
@@ -104,7 +105,7 @@ class Companion:
         self._process = context.Process(target=run_process, args=(run.run_dir, Slot(), False), name=run.run_id)
 
     def run(self) -> dict[str, str]:
-        """Work until the run is over; raise CrossoverError when it failed here."""
+        """Train until the run is over; raise CrossoverError when it failed here."""
         self._process.start()
         self._process.join()
         if self._process.exitcode not in (0, STOPPED):
@@ -116,7 +117,7 @@ class Companion:
 
 
 def submit_left(runs: Sequence[RunConfig], launcher: SlurmLauncher, directory: Path, console: Console) -> None:
-    """Freeze and submit the runs that are neither done nor in the queue: what is queued stays as it was."""
+    """Freeze and submit the runs that are neither done nor in the queue; queued runs are left alone."""
     left = [run for run in runs if not is_done(run.run_dir)]
     noted = noted_tasks(directory)
     queued = {run_id for task in active_jobs(directory) for run_id in noted[task]}
@@ -147,8 +148,8 @@ def submit(
 ) -> list[str]:
     """Submit one array task per group and return the ids of the jobs; `directory` is the sweep's.
 
-    `shape` is what the runs have in common; on several nodes a group is one run, and Slurm starts its processes.
-    Which runs are in which task is written to `directory`/jobs/, one file per submission: it has one writer.
+    `shape` is common to all runs; on several nodes a group is one run, and Slurm starts its processes. The runs of each
+    task are written to `directory`/jobs/, one file per submission, so that each file has a single writer.
     """
     if 0 < launcher.gpus < shape.devices:
         raise CrossoverError(
@@ -182,7 +183,7 @@ def submit(
 
 
 def require_slurm() -> None:
-    """Raise CrossoverError where Slurm's commands are missing."""
+    """Raise CrossoverError if Slurm's commands are missing."""
     missing = [tool for tool in ("sbatch", "srun", "squeue") if shutil.which(tool) is None]
     if missing:
         raise CrossoverError(
@@ -192,7 +193,7 @@ def require_slurm() -> None:
 
 
 def private_folder(path: Path) -> Path:
-    """Return a folder for submitit that its owner alone may enter: a job unpickles what lies there."""
+    """Return a folder for submitit that only its owner may enter, since a job unpickles its files."""
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
     if path.stat().st_uid != os.getuid():
         raise CrossoverError(f"{path} belongs to another user, whose files would be run as yours; use outputs=DIR")
@@ -208,7 +209,7 @@ def array_limit() -> int:
 
 
 def sbatch_options(launcher: SlurmLauncher, *, name: str, parallel: int, shape: TrainerConfig) -> dict[str, Any]:
-    """Return what submitit is told about a task."""
+    """Return submitit's parameters for a task."""
     srun = [f"--cpus-per-task={launcher.cpus}"]  # since Slurm 22.05 a step does not inherit it
     if shape.num_nodes > 1:
         srun += ["--kill-on-bad-exit=1", f"--wait={WAIT_SECONDS}"]  # one process alone would wait for the others
@@ -235,7 +236,7 @@ def sbatch_options(launcher: SlurmLauncher, *, name: str, parallel: int, shape: 
 
 
 def watch(runs: Sequence[RunConfig], directory: Path, report: Callable[[Progress], None]) -> Progress:
-    """Return the states of the runs once the jobs of a sweep are over; `report` is called meanwhile."""
+    """Wait for the jobs of a sweep, calling `report` meanwhile, and return the states of the runs."""
     progress = Progress({run.run_id: "missing" for run in runs})
     while True:
         jobs = active_jobs(directory)  # before the states: what ended in between is then seen as done
@@ -248,7 +249,7 @@ def watch(runs: Sequence[RunConfig], directory: Path, report: Callable[[Progress
 
 
 def noted_tasks(directory: Path) -> dict[str, list[str]]:
-    """Return task id to run ids of all that was ever submitted for a sweep."""
+    """Return the run ids by task id of everything ever submitted for a sweep."""
     tasks: dict[str, list[str]] = {}
     for path in sorted((directory / "jobs").glob("[0-9]*.json")):
         try:
@@ -259,7 +260,7 @@ def noted_tasks(directory: Path) -> dict[str, list[str]]:
 
 
 def active_jobs(directory: Path) -> dict[str, JobState]:
-    """Return the tasks of a sweep that Slurm has in its queue or runs now; raise CrossoverError without an answer."""
+    """Return the queued and running tasks of a sweep; raise CrossoverError if Slurm does not answer."""
     tasks = noted_tasks(directory)
     if not tasks:
         return {}
@@ -276,7 +277,7 @@ def count_jobs(directory: Path) -> Counter[JobState] | None:
 
 
 def cancel_jobs(directory: Path) -> int:
-    """Cancel what is queued or running for a sweep and return the number of tasks. Running ones are told to save."""
+    """Cancel the queued and running tasks of a sweep and return their number; running ones save first."""
     active = active_jobs(directory)
     if active:
         _slurm("scancel", *sorted({task.split("_")[0] for task in active}))
