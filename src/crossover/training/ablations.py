@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 
 class LocallyConnected2d(nn.Module):
-    """A convolution whose weights are not shared: every place of the output has its own."""
+    """A convolution with unshared weights: every position of the output has its own."""
 
     def __init__(self, conv: nn.Conv2d, height: int, width: int) -> None:
-        """Take the geometry of `conv` (no bias, groups or dilation) for maps of height x width; draw weights anew."""
+        """Take the geometry of `conv` (no bias, groups or dilation) for maps of height x width; draw new weights."""
         super().__init__()
         self.kernel, self.stride = conv.kernel_size, conv.stride
         self.padding = cast(tuple[int, ...], conv.padding)
@@ -42,7 +42,7 @@ def untie(model: nn.Module, image_size: int) -> None:
 
 
 def input_sizes(model: nn.Module, image_size: int) -> dict[str, tuple[int, int]]:
-    """Return height and width of what each convolution sees, by name; nothing is allocated or computed."""
+    """Return height and width of the input of each convolution, by name; nothing is allocated or computed."""
     shadow = copy.deepcopy(model).to("meta").eval()
     sizes: dict[str, tuple[int, int]] = {}
     for name, module in shadow.named_modules():
@@ -55,7 +55,7 @@ def input_sizes(model: nn.Module, image_size: int) -> dict[str, tuple[int, int]]
 
 
 def make_circular(model: nn.Module) -> None:
-    """Let every padded convolution and pooling continue the image at its opposite side, in place."""
+    """Give every padded convolution and pooling circular padding, in place."""
     for name, module in list(model.named_modules()):
         if isinstance(module, nn.Conv2d) and any(module.padding):
             module.padding_mode = "circular"
@@ -68,7 +68,7 @@ def make_circular(model: nn.Module) -> None:
 
 
 def flatten_head(model: Any, image_size: int, classes: int) -> None:
-    """Let the head of timm's ByobNet read every place of the last map instead of their mean, in place."""
+    """Make the head of timm's ByobNet read every position of the last map instead of their mean, in place."""
     with torch.no_grad():
         shape = (
             copy.deepcopy(model).to("meta").forward_features(torch.empty(2, 3, image_size, image_size, device="meta"))

@@ -19,7 +19,7 @@ from crossover.training.ranks import ALONE, Rank
 CHUNK = 10
 """Optimiser steps per Lightning batch: spreads Lightning's cost of about 0.4 ms a batch."""
 AHEAD = 3
-"""Batches that are read ahead of the training when they come from the memory map."""
+"""Batches read ahead of training when they come from the memory map."""
 EVAL_BATCH = 250
 
 
@@ -30,7 +30,7 @@ def leg_bounds(total_steps: int, evaluations: int) -> list[int]:
 
 
 class Chunks:
-    """The steps from where the run is to the next validation, in chunks. No length: legs may differ by a step.
+    """The steps from the present one to the next validation, in chunks. No length: stretches may differ by a step.
 
     Large images (those that do not fit in memory) come one step at a time, read ahead in a thread.
     """
@@ -40,7 +40,7 @@ class Chunks:
 
     def __iter__(self) -> Iterator[Chunk]:
         first = self.step()
-        last = next((bound for bound in self.bounds if bound > first), first)  # a resumed run may be at its end
+        last = next((bound for bound in self.bounds if bound > first), first)  # a resumed run may already be at its end
         if self.batches.images.resident:
             for start in range(first, last, CHUNK):
                 yield start, [self.batches.raw(step) for step in range(start, min(start + CHUNK, last))]
@@ -102,7 +102,7 @@ class SubsetData(pl.LightningDataModule):
         return self._evaluation(self.dataset.test_images, labels, np.arange(len(labels)))
 
     def train_sample(self, count: int) -> EvalBatches:
-        """Return the first `count` training images of the chain, un-augmented."""
+        """Return the first `count` training images of the chain, without augmentation."""
         return self._evaluation(self.dataset.images, self.dataset.labels, self.train_batches.images.indices[:count])
 
     def _evaluation(self, images: np.ndarray, labels: np.ndarray, indices: np.ndarray) -> EvalBatches:

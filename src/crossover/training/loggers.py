@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
 
 class RunMirror(WandbLogger):
-    """Lightning's W&B logger on a run that is written to files, and uploaded beside the training where that is asked.
+    """Lightning's W&B logger for a run that is written to files, and uploaded during training if requested.
 
-    A part that follows one which W&B has not got waits for `make sync`: W&B keeps rows in the order they come in.
+    If an earlier part of the run is not uploaded yet, this one waits for `make sync`: W&B keeps the order of arrival.
     """
 
     def __init__(self, run: RunConfig, started: "wandb.Run") -> None:
@@ -42,7 +42,7 @@ class RunMirror(WandbLogger):
             wandb_runs.log_end(self.experiment, record, self._run_dir, {SAMPLES: wandb.Image(picture)})
 
     def close(self, exit_code: int) -> None:
-        """End the W&B run; returns after a bounded time whatever W&B does."""
+        """End the W&B run; returns within a bounded time, whatever W&B does."""
         with wandb_runs.guarded(self._run_dir):
             self.experiment.finish(exit_code=exit_code)
         if self._upload is not None:
@@ -65,7 +65,7 @@ def make_logger(run: RunConfig, facts: Mapping[str, Any]) -> Logger | None:
 
 
 def _csv_logger(run: RunConfig, facts: Mapping[str, Any]) -> CSVLogger:
-    """Return a logger that keeps the rows which an earlier part of the run has written: Lightning's deletes them."""
+    """Return a logger that keeps the rows written by an earlier part of the run, which Lightning's would delete."""
     path = run.run_dir / "csv" / "metrics.csv"
     rows = list(csv.DictReader(path.read_text().splitlines())) if path.exists() else []
     with warnings.catch_warnings(action="ignore"):
@@ -77,7 +77,7 @@ def _csv_logger(run: RunConfig, facts: Mapping[str, Any]) -> CSVLogger:
 
 
 def log_end(logger: Logger | None, record: Mapping[str, Any], run: RunConfig, dataset: Dataset) -> None:
-    """Log the final numbers where a logger has a place for them beside the history; CSV has none."""
+    """Log the final numbers if the logger has a place for them outside the history; CSV has none."""
     if isinstance(logger, RunMirror):
         logger.log_end(record, run, dataset)
     elif isinstance(logger, TensorBoardLogger):

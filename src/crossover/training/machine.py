@@ -24,8 +24,7 @@ _PACKAGES = ("torch", "torchvision", "timm", "pytorch-lightning", "numpy", "hydr
 def resolve_device(run: RunConfig, local_rank: int = 0) -> torch.device:
     """Return the device that `machine.device` asks for; auto is CUDA where there is a GPU.
 
-    Raise CrossoverError for a GPU that is there and that torch cannot use: training on the CPU instead would be a
-    surprise of days.
+    Raise CrossoverError if there is a GPU that torch cannot use: silently training on the CPU could take days.
     """
     if run.machine.device == "cpu":
         return torch.device("cpu")
@@ -58,7 +57,7 @@ def resolve_precision(run: RunConfig, device: torch.device) -> Precision:
 
 
 def resolve_engine(run: RunConfig, device: torch.device) -> Engine:
-    """Return how a step runs; auto is eager, until a race on a GPU has shown that another one pays."""
+    """Return how a step runs; auto is eager until a benchmark on a GPU shows that another engine is faster."""
     cuda, alone = device.type == "cuda", run.trainer.devices * run.trainer.num_nodes == 1
     if run.machine.engine == "graph" and not cuda:
         raise CrossoverError("machine.engine=graph needs a CUDA device; use eager or compile on a CPU")
@@ -68,7 +67,7 @@ def resolve_engine(run: RunConfig, device: torch.device) -> Engine:
 
 
 def tune_allocator() -> None:
-    """Let glibc keep freed memory: without this each step maps its activations anew."""
+    """Make glibc keep freed memory; otherwise each step maps its activations again."""
     if platform.libc_ver()[0] != "glibc":
         return
     trim_threshold, top_pad, mmap_max = -1, -2, -4
@@ -90,7 +89,7 @@ def device_name(device: torch.device) -> str:
 
 
 def forget_peaks(device: torch.device) -> None:
-    """Let the peaks of memory begin anew: they are those of a process, which may do several runs."""
+    """Reset the memory peaks, which belong to a process that may train several runs."""
     if device.type == "cuda":
         torch.cuda.init()  # before it there is nothing to reset, which torch takes for a wrong device
         torch.cuda.reset_peak_memory_stats(device)
@@ -99,7 +98,7 @@ def forget_peaks(device: torch.device) -> None:
 
 
 def peak_rss_bytes() -> int:
-    """Return the largest resident memory of this process since `forget_peaks`; where that cannot be, ever."""
+    """Return the largest resident memory of this process since `forget_peaks`; since its start if that cannot be."""
     if sys.platform == "linux":
         lines = Path("/proc/self/status").read_text().splitlines()
         return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) * 1024
@@ -108,7 +107,7 @@ def peak_rss_bytes() -> int:
 
 
 def package_versions() -> dict[str, str]:
-    """Return the version of each package that is installed; code that is run from its folder has none."""
+    """Return the version of each installed package; code that is run from its folder has none."""
     found = {"python": platform.python_version()}
     for name in _PACKAGES:
         with contextlib.suppress(PackageNotFoundError):
@@ -117,7 +116,7 @@ def package_versions() -> dict[str, str]:
 
 
 def git_state() -> dict[str, Any]:
-    """Return the commit of the code and whether what runs differs from it; nulls outside a git checkout."""
+    """Return the commit of the code and whether the running code differs from it; nulls outside a git checkout."""
     here = Path(__file__).parent
 
     def git(*command: str) -> str:

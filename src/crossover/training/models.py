@@ -24,7 +24,7 @@ from crossover.fields import ModelConfig
 from crossover.training.ablations import flatten_head, make_circular, untie
 
 SMALL_IMAGE = 64
-"""Up to this many pixels a ResNet keeps the image's size in its stem: 93-96 instead of 90% on CIFAR-10."""
+"""Up to this many pixels, a ResNet keeps the image size in its stem: 93-96 % instead of 90 % on CIFAR-10."""
 _OWN = {"basic_resnet": "resnet", "vit": "vit", "hybrid_vit": "hybrid"}
 _TIMM = {"timm.models.resnet": "resnet", "timm.models.vision_transformer": "vit"}
 _DROPOUTS = ("drop_rate", "drop_path_rate")
@@ -70,7 +70,7 @@ def build_model(config: ModelConfig, *, image_size: int, classes: int) -> nn.Mod
 
 
 def _family(arch: str) -> str | None:
-    """Return the family of an architecture, None for timm's others; raise CrossoverError if there is none such."""
+    """Return the family of an architecture, None for timm's others; raise CrossoverError if it does not exist."""
     if arch in _OWN:
         return _OWN[arch]
     if timm.is_model(arch):
@@ -117,7 +117,7 @@ def _keep_resolution_in_stem(model: Any) -> None:
 def _basic_resnet(config: ModelConfig, image_size: int, classes: int) -> ByobNet:
     """Return stages of basic blocks behind a 3x3 stem; every stage but the first halves the sides.
 
-    timm's ByobNet: its default start, in which the last batch norm of each residual branch is zero, is kept.
+    This is timm's ByobNet with its default initialisation: the last batch norm of each residual branch is zero.
     """
     _check_args(config, _BASIC_ARGS, required=("widths", "depths"))
     args = dict(config.args)
@@ -214,7 +214,7 @@ def _convolutional_stem(patch: int, width: int) -> nn.Sequential:
 
 def _set_position(model: Any, config: ModelConfig) -> None:
     """Draw or fix the position embedding (1, tokens, dim); after construction, because timm draws it with std 0.02."""
-    if config.position == "none":  # there is none to set
+    if config.position == "none":  # no embedding to set
         return
     if config.position == "learned":
         nn.init.trunc_normal_(model.pos_embed, std=config.position_std)
@@ -247,7 +247,7 @@ def forward_flops(model: nn.Module, image_size: int) -> int:
     """Return the FLOPs of one image's forward pass, 2 per multiply-add of convolutions and matrix products.
 
     Norms, activations and additions are not counted (torch.utils.flop_counter). A copy without storage is run, with
-    attention written out, because what the counter sees of fused attention depends on the device.
+    unfused attention, because what the counter sees of fused attention depends on the device.
     """
     shadow = copy.deepcopy(model).to("meta").eval()
     image = torch.empty(1, 3, image_size, image_size, device="meta")

@@ -26,8 +26,8 @@ _RESUMED = ("step", "history", "best", "train_seconds")
 class Classifier(pl.LightningModule):
     """A network and its recipe. A Lightning batch is a chunk: the raw batches of several consecutive steps.
 
-    Metrics are summed on the device and read once per validation: reading a number every step would make the device
-    wait for Python.
+    Metrics are summed on the device and read once per validation: reading a number at every step would stall the
+    device.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class Classifier(pl.LightningModule):
         self._validation = torch.zeros_like(self._train)
         self._optimizer = self.optimizers(use_pl_optimizer=False)  # type: ignore[assignment]
         self._global = global_generator(self.device)
-        # a graph reads the rate from where it was at the capture; a checkpoint may be of a run with another engine
+        # a graph reads the rate from its place at capture; a checkpoint may come from a run with another engine
         rate = torch.zeros((), device=self.device) if self._captures else self.recipe.lr
         for group in self._optimizer.param_groups:
             group["lr"] = rate
@@ -97,7 +97,7 @@ class Classifier(pl.LightningModule):
 
     def on_train_epoch_start(self) -> None:
         self._leg = (self.step, time.perf_counter())
-        if self._carried is not None:  # stopped between two validations: the leg goes on
+        if self._carried is not None:  # stopped between two validations: the stretch continues
             self._leg = (self._carried["first"], time.perf_counter() - self._carried["seconds"])
             if self.trainer.is_global_zero:  # the sums are those of all processes
                 self._train += torch.tensor(self._carried["sums"], device=self.device, dtype=torch.float64)
@@ -126,7 +126,7 @@ class Classifier(pl.LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         first, started = self._leg
-        loss, error = _means(self._over_ranks(self._train))  # reading waits for the device: only then is the leg over
+        loss, error = _means(self._over_ranks(self._train))  # reading waits for the device: the stretch ends here
         seconds = time.perf_counter() - started
         self.train_seconds += seconds
         self._leg = (self.step, time.perf_counter())
@@ -198,7 +198,7 @@ class Classifier(pl.LightningModule):
 def _follow(average: nn.Module, network: nn.Module, decay: float) -> None:
     """Move the average towards the network, in place; at decay 0 it becomes the network.
 
-    What torch.optim.swa_utils.AveragedModel does, which reads its count of steps back from the device each time.
+    Like torch.optim.swa_utils.AveragedModel, which however reads its step count back from the device each time.
     """
     both = (itertools.chain(module.parameters(), module.buffers()) for module in (average, network))
     pairs = list(zip(*both, strict=True))
@@ -212,8 +212,8 @@ def _follow(average: nn.Module, network: nn.Module, decay: float) -> None:
 def global_generator(device: torch.device) -> torch.Generator:
     """Return the generator from which layers such as dropout draw on `device`.
 
-    Seeding it is what `torch.manual_seed` does for one device, without the 0.3 ms that it takes to note a call stack
-    for CUDA devices that are not initialised: 2 % of a step of a small model.
+    Seeding it is what `torch.manual_seed` does for one device, without the 0.3 ms that it takes to record a call
+    stack for uninitialised CUDA devices: 2 % of a step of a small model.
     """
     return torch.cuda.default_generators[device.index] if device.type == "cuda" else torch.default_generator
 

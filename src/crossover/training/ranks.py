@@ -28,9 +28,9 @@ class Rank:
     index: int = 0
     count: int = 1
     local: int = 0
-    """Position on its node: the device it uses."""
+    """Rank within the node: the device it uses."""
     by_slurm: bool = False
-    """Started by srun, as all the others."""
+    """Started by srun, like all the others."""
 
     def rows(self, batch_size: int) -> slice:
         """Return the rows of a batch that this process trains on."""
@@ -43,7 +43,7 @@ DEVICES = Path("/dev")
 
 
 def this_rank(config: TrainerConfig) -> Rank:
-    """Return which process this is, from the environment; raise CrossoverError when the others cannot be there."""
+    """Return the rank of this process from the environment; raise CrossoverError if the others cannot exist."""
     count = config.devices * config.num_nodes
     if count == 1:
         return ALONE
@@ -61,8 +61,8 @@ def this_rank(config: TrainerConfig) -> Rank:
 def visible_gpus() -> list[str]:
     """Return the CUDA devices that this process may use, as CUDA_VISIBLE_DEVICES names them.
 
-    The driver is asked for their UUIDs, and CUDA is not touched. A number would not do: /dev/nvidia3 may be the only
-    GPU of a container, and CUDA's number 0.
+    Their UUIDs come from the driver, without touching CUDA. A number would not do: /dev/nvidia3 may be the only GPU of
+    a container, and CUDA's number 0.
     """
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     if named is not None:
@@ -84,23 +84,23 @@ def visible_gpus() -> list[str]:
 
 
 def _uuids(gpu: Any) -> list[str]:
-    """Return the UUID of a GPU, or those of its instances where it is divided (MIG)."""
+    """Return the UUID of a GPU, or those of its instances if it is divided (MIG)."""
     import pynvml
 
     instances = []
-    with suppress(pynvml.NVMLError):  # a GPU that cannot be divided
+    with suppress(pynvml.NVMLError):  # the GPU cannot be divided
         if pynvml.nvmlDeviceGetMigMode(gpu)[0]:
             for index in range(pynvml.nvmlDeviceGetMaxMigDeviceCount(gpu)):
-                with suppress(pynvml.NVMLError):  # not every place is taken
+                with suppress(pynvml.NVMLError):  # not every slot is used
                     instances.append(pynvml.nvmlDeviceGetMigDeviceHandleByIndex(gpu, index))
     return [pynvml.nvmlDeviceGetUUID(device) for device in instances or [gpu]]
 
 
 @contextmanager
 def companions(run: RunConfig, rank: Rank, work: Callable[[RunConfig], object]) -> Iterator[None]:
-    """Let the other processes of the run do `work` beside the first one; does nothing where they are there already.
+    """Run `work` in the other processes of the run alongside the first; do nothing if srun has started them.
 
-    When one of them fails, the first would wait for it for ever: this process then ends too, with exit status 1.
+    If one of them fails, the first would wait for it forever, so this process ends too, with exit status 1.
     """
     if rank.count == 1 or rank.by_slurm or "LOCAL_RANK" in os.environ:
         yield
@@ -115,7 +115,7 @@ def companions(run: RunConfig, rank: Rank, work: Callable[[RunConfig], object]) 
         process.start()
     os.environ.update(place | {"LOCAL_RANK": "0"})
     over = threading.Event()
-    # This thread alone waits for the processes: of two threads that do, one is told that there is no such process.
+    # Only this thread waits for the processes: with two waiting threads, one gets "no such process".
     watch = threading.Thread(target=_end_with, args=(others, over), daemon=True)
     watch.start()
     try:
@@ -150,7 +150,7 @@ def _follow_parent() -> None:
 
 
 def _end_with(processes: list[BaseProcess], over: threading.Event) -> None:
-    """Wait for `processes`; when one failed, end this one, which may be inside a call that waits for the failed one."""
+    """Wait for `processes`; if one fails, end this one, which may be waiting for it inside a call."""
     left = list(processes)
     while left:
         wait([process.sentinel for process in left])

@@ -18,15 +18,15 @@ from crossover.store import write_atomically
 from crossover.training.module import Classifier
 
 ASK_STEPS = 10
-"""Steps between two questions whether any process of a run is to stop: the answer makes the device wait for Python."""
+"""Steps between checks whether any process of a run should stop, since a check makes the device wait for Python."""
 
 
 TELL_SECONDS = 5.0
-"""Between two lines that say how far a run is."""
+"""Seconds between two lines of progress."""
 
 
 class Tell(pl.Callback):
-    """Prints after each validation, and every few seconds, how far a run is; nothing is read from the device for it."""
+    """Prints the progress of a run after each validation and every few seconds, without reading from the device."""
 
     def __init__(self) -> None:
         self._told = time.monotonic()
@@ -57,11 +57,11 @@ class StoppedError(Exception):
 
 
 class ResumePoint(pl.Callback):
-    """Writes `path` after each validation, and at once when `stop` is set: then it raises StoppedError.
+    """Writes `path` after each validation, and immediately when `stop` is set, after which it raises StoppedError.
 
     `bounds` are the steps at which the run validates. Lightning cannot resume inside one of its epochs without training
-    longer or shorter; so a point between two validations carries the loop's state of the last one, and the step count
-    that decides is the module's own.
+    longer or shorter. A point between two validations therefore stores the loop's state of the last validation, and the
+    module's own step count decides.
     """
 
     def __init__(self, path: Path, bounds: Sequence[int], stop: threading.Event, dataset_hash: str = "") -> None:
@@ -113,32 +113,32 @@ class ResumePoint(pl.Callback):
         return cast(Classifier, module).step in self._bounds
 
     def _stopping(self, trainer: pl.Trainer) -> bool:
-        """Return whether any process of the run was asked to stop: all must leave at the same step."""
+        """Return whether any process of the run was asked to stop, since all must stop at the same step."""
         return bool(trainer.strategy.reduce_boolean_decision(self._stop.is_set(), all=False))
 
     def _save(self, trainer: pl.Trainer) -> None:
         if trainer.is_global_zero:
             write_atomically(self.path, trainer.save_checkpoint)
         else:
-            trainer.save_checkpoint(self.path)  # takes part, writes nothing
+            trainer.save_checkpoint(self.path)  # participates, but writes nothing
 
 
 class InPlace(TorchCheckpointIO):
-    """Writes a checkpoint where it shall be: Lightning's own way stages it in TMPDIR, which may be small."""
+    """Writes a checkpoint directly to its place: Lightning stages it in TMPDIR, which may be small."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         torch.save(checkpoint, path)
 
 
 class Stop(threading.Event):
-    """Asks a run to stop; `number` is the signal that did, 0 for none."""
+    """Asks a run to stop; `number` is the signal that asked, 0 for none."""
 
     number = 0
 
 
 @contextmanager
 def stop_on_signals(*numbers: signal.Signals) -> Iterator[Stop]:
-    """Give an event that the signals set: the run saves, and ends with StoppedError. A second one ends it at once."""
+    """Yield an event that the signals set: the run saves and ends with StoppedError. A second one ends it at once."""
     stop = Stop()
     previous = {number: signal.getsignal(number) for number in numbers}
 
@@ -159,13 +159,13 @@ def stop_on_signals(*numbers: signal.Signals) -> Iterator[Stop]:
 
 @contextmanager
 def stop_on_sigterm() -> Iterator[Stop]:
-    """Give an event that SIGTERM sets; see stop_on_signals."""
+    """Yield an event that SIGTERM sets; see stop_on_signals."""
     with stop_on_signals(signal.SIGTERM) as stop:
         yield stop
 
 
 def whole(checkpoint: Path) -> Path | None:
-    """Return the checkpoint if all its checksums hold; a damaged one is removed: the run starts from its first step."""
+    """Return the checkpoint if all its checksums match; remove a damaged one, so that the run starts from step 0."""
     if not checkpoint.exists():
         return None
     try:

@@ -46,7 +46,7 @@ from crossover.training.resume import InPlace, ResumePoint, StoppedError, Tell, 
 from crossover.training.weights import start_from
 
 TRAIN_SAMPLE = 2_000
-"""Training images, at most, on which the final training error is measured."""
+"""Most training images on which the final training error is measured."""
 
 
 @dataclass(frozen=True)
@@ -62,8 +62,8 @@ class Evaluation:
 def execute(run: RunConfig, stop: threading.Event | None = None) -> dict[str, Any]:
     """Train one run, or continue it, and return its record; `record.json` is written last.
 
-    Raises CrossoverError for what the user can mend, a diverging training included, and StoppedError after `stop` was
-    set and the run saved.
+    Raises CrossoverError for what the user can correct, including divergence, and StoppedError after `stop` was set and
+    the run saved.
     """
     rank = this_rank(run.trainer)
     with companions(run, rank, _take_part):
@@ -71,7 +71,7 @@ def execute(run: RunConfig, stop: threading.Event | None = None) -> dict[str, An
 
 
 def _take_part(run: RunConfig) -> None:
-    """Train a run beside its first process."""
+    """Train a run as one of the processes other than the first."""
     with stop_on_sigterm() as stop, contextlib.suppress(StoppedError):
         execute(run, stop)
 
@@ -178,7 +178,7 @@ def fit(
 
 
 def _measure(run: RunConfig, module: Classifier, data: SubsetData, precision: Precision) -> dict[str, Any]:
-    """Test the selected weights; save them and the predictions."""
+    """Measure the test error of the selected weights; save them and the predictions."""
     module.load_best()
     network = module.evaluated.to(data.device).eval()
     results = {
@@ -209,14 +209,14 @@ def _measure(run: RunConfig, module: Classifier, data: SubsetData, precision: Pr
 
 
 def error_by_class(test: Evaluation, classes: int) -> list[float | None]:
-    """Return the error of each class, in their order; None for a class without a test image."""
+    """Return the error of each class, in order; None for a class without test images."""
     wrong = test.predictions != test.labels
     of_class = (wrong[test.labels == label] for label in range(classes))
     return [float(part.mean()) if len(part) else None for part in of_class]
 
 
 def _save_weights(path: Path, weights: dict[str, torch.Tensor], run: RunConfig) -> None:
-    """Write the weights with the model's settings, as readable as other files: safetensors makes its own private."""
+    """Write the weights with the model's settings, readable like other files: safetensors would make them private."""
     path.touch()
     mode = path.stat().st_mode
     save_file(weights, path, {"run_id": run.run_id, "model": run.model.model_dump_json()})

@@ -17,7 +17,7 @@ from crossover.fields import RecipeConfig
 Engine = Literal["eager", "compile", "graph"]
 Function = Callable[[Tensor, Tensor], None]
 WARM_UP = 3
-"""Steps that run as they are before the capture: they make the optimiser's state and choose the kernels."""
+"""Steps run eagerly before the capture, to create the optimiser's state and choose kernels."""
 
 
 class Update:
@@ -62,7 +62,7 @@ def metric_sums(loss: Tensor, logits: Tensor, target: Tensor) -> Tensor:
 
 
 def with_engine(update: Update, batches: TrainBatches, engine: Engine, device: torch.device) -> Function:
-    """Return the step from raw images (uint8) and labels to new weights.
+    """Return the function that takes one step from raw images (uint8) and labels.
 
     compile: the network goes through TorchInductor. On CUDA both `compile` and `graph` replay the whole step as one
     CUDA graph.
@@ -79,7 +79,7 @@ def with_engine(update: Update, batches: TrainBatches, engine: Engine, device: t
 
 
 class Captured:
-    """A function that runs as it is at first, and then as a graph over inputs that stay in place."""
+    """A function that runs eagerly at first, and then as a graph over inputs at fixed addresses."""
 
     def __init__(self, function: Function, graph: "CudaGraph") -> None:
         self._function, self._graph = function, graph
@@ -102,7 +102,7 @@ class Captured:
 class CudaGraph:
     """A CUDA graph of a function without arguments; capturing does not run it.
 
-    Draws from the generators continue from their seed at each replay, as when the function runs as it is.
+    Draws from the generators continue from their seed at each replay, as when the function runs eagerly.
     """
 
     def __init__(self, generators: list[torch.Generator]) -> None:
@@ -120,7 +120,7 @@ class CudaGraph:
         torch.cuda.current_stream().wait_stream(self._stream)
 
     def capture(self, function: Callable[[], None]) -> None:
-        # images that are read ahead in another thread may be sent meanwhile
+        # images read ahead in another thread may be copied meanwhile
         with torch.cuda.graph(self._graph, stream=self._stream, capture_error_mode="thread_local"):
             function()
 

@@ -21,11 +21,11 @@ _SOURCES = "a run id, a run's folder, a .safetensors or torch file, or timm:<tag
 
 
 def start_from(network: nn.Module, init_from: str, outputs: Path) -> str:
-    """Put the weights that `init_from` names into `network`, in place, and return the SHA-256 of what was taken.
+    """Load the weights that `init_from` names into `network`, in place, and return the SHA-256 of what was loaded.
 
     The classifier stays as it was drawn. A position embedding for another grid is resampled (bicubic, antialiased);
-    that of a class token, and the token, are dropped where the network has none. Raise CrossoverError for weights that
-    are not there, cannot be fetched, or are of another network.
+    the class token and its embedding are dropped if the network has none. Raise CrossoverError for weights that are
+    missing, cannot be downloaded, or belong to another network.
     """
     own = network.state_dict()
     head = head_prefix(network)
@@ -53,13 +53,13 @@ def start_from(network: nn.Module, init_from: str, outputs: Path) -> str:
 
 
 def head_prefix(network: Any) -> str:
-    """Return how the names of the classifier's parameters begin, such as `head.fc.`."""
+    """Return the prefix of the classifier's parameter names, such as `head.fc.`."""
     classifier = network.get_classifier()
     return next(f"{name}." for name, module in network.named_modules() if module is classifier)
 
 
 def find_weights(init_from: str, outputs: Path) -> dict[str, Tensor]:
-    """Return the tensors by name that `init_from` stands for; `outputs` is where the runs are."""
+    """Return the tensors by name that `init_from` refers to; `outputs` holds the runs."""
     if init_from.startswith("timm:"):
         return load_timm(init_from).state_dict()
     run, path = outputs / "runs" / init_from, Path(init_from)
@@ -100,7 +100,7 @@ def _tensors(loaded: Any) -> dict[str, Tensor]:
 def load_timm(init_from: str) -> nn.Module:
     """Return a network with published weights, `init_from=timm:<tag>`, such as timm:resnet18.a1_in1k.
 
-    Raises CrossoverError for a tag that timm does not know, and where the weights cannot be fetched.
+    Raises CrossoverError for a tag that timm does not know, and if the weights cannot be downloaded.
     """
     source, _, tag = init_from.partition(":")
     if source != "timm" or not tag:
