@@ -14,11 +14,11 @@ from crossover.data.policy import apply_policy
 from crossover.fields import AugmentConfig
 
 TRIES = 10
-"""How often a rectangle that does not fit is drawn again, as in torchvision."""
+"""Tries to draw a rectangle that fits, as in torchvision."""
 
 
 class Normaliser:
-    """From pixel values to what a network reads, and back; `mean` and `std` are of pixel values in 0..1."""
+    """From pixel values to network inputs, and back; `mean` and `std` are of pixel values in 0..1."""
 
     def __init__(self, mean: Tensor, std: Tensor) -> None:
         self.mean, self.std = mean, std
@@ -56,7 +56,7 @@ def augment(
 
 
 def permute(x: Tensor, order: Tensor | None) -> Tensor:
-    """Return images (B, C, H, W), channels last, with their pixels in the given order; as they are without one."""
+    """Return images (B, C, H, W), channels last, with their pixels in the given order; unchanged without one."""
     if order is None:
         return x
     return x.flatten(2)[:, :, order].reshape(x.shape).contiguous(memory_format=torch.channels_last)
@@ -81,17 +81,17 @@ def crop_and_flip(images: Tensor, padding: int, flip: bool, draws: Draws) -> Ten
 
 
 def resized_crop(images: Tensor, min_area: float, draws: Draws) -> Tensor:
-    """Return random parts of square images, enlarged to the image (Szegedy et al. 2015): uint8 (B, S, S, 3).
+    """Return random crops of square images, resized to full size (Szegedy et al. 2015): uint8 (B, S, S, 3).
 
-    A part has `min_area` to all of the area and sides of ratio 3/4 to 4/3; the whole image is taken when no try fits.
-    Bilinear, as in torchvision, whose antialiasing changes nothing where an image is enlarged.
+    A crop has `min_area` to all of the area and an aspect ratio of 3/4 to 4/3; when no try fits it is the full image.
+    Resizing is bilinear, as in torchvision, whose antialiasing has no effect on enlarging.
     """
     count, size, _, _ = images.shape
     top, left, tall, wide, fits = rectangles(draws, (size, size), (min_area, 1.0), (3 / 4, 4 / 3), (size, size))
     whole = torch.zeros_like(top), torch.full_like(top, size)
     image = torch.arange(count, device=images.device)[:, None]
     x = images.flatten(2)
-    for start, extent in ((top, tall), (left, wide)):  # down the rows, and then along them
+    for start, extent in ((top, tall), (left, wide)):  # vertically, and then horizontally
         first, length = torch.where(fits, start, whole[0]), torch.where(fits, extent, whole[1])
         place = (torch.arange(size, device=x.device) + 0.5) * (length / size)[:, None] - 0.5
         place = place.clamp(min=0).minimum(length[:, None] - 1)
@@ -111,8 +111,8 @@ def rectangles(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Return top, left, height and width of a random rectangle for each image, and whether any of the tries fits.
 
-    `areas` are shares of the image, `ratios` of height to width (log-uniform); `largest` is the height and width that
-    fit at most.
+    `areas` are shares of the image, `ratios` of height to width (log-uniform); `largest` is the largest height and
+    width that fit.
     """
     height, width = shape
     draw = draws.uniform(4, EACH, TRIES)

@@ -30,13 +30,13 @@ from crossover.fields import CuesData, ImageData
 from crossover.lock import HeldError, Lock
 
 CACHE_VERSION = 1
-"""Raise it when the same raw data would give other arrays."""
+"""Increase it when the same raw data would give different arrays."""
 CHUNK = 256
 """Images decoded and written at a time."""
 STALE_SECONDS = 3600
-"""What nobody has written to for so long is a leftover of a killed process."""
+"""Files not written to for this long are leftovers of a killed process."""
 WAIT_SECONDS = 0.5
-"""Between two looks at a cache that another process builds."""
+"""Seconds between checks of a cache that another process builds."""
 _ARRAYS = ("images", "labels", "pool", "val", "test_images", "test_labels")
 
 
@@ -64,19 +64,19 @@ class Dataset:
     hash: str
     """SHA-256 over images, labels and the split."""
     folder: Path
-    """Where its cache lies."""
+    """The folder of its cache."""
     order: np.ndarray | None = None
-    """int64 (S * S,): the fixed permutation of pixels that networks see, applied to batches; None for none."""
+    """int64 (S * S,): the fixed permutation of pixels, applied to batches; None for none."""
 
 
 def open_dataset(
     config: CuesData | ImageData, data_dir: Path, *, verify: bool = False, rebuild: bool = False
 ) -> Dataset:
-    """Return a dataset from its cache; the cache is built when absent, which for files takes about 0.2 ms an image.
+    """Return a dataset from its cache; a missing cache is built, which for image files takes about 0.2 ms per image.
 
-    With `verify` the raw files are compared with those it was built from, with `rebuild` it is built anew. Of processes
-    that ask for the same cache together one builds it and the others wait; the work of one that died is begun again by
-    the next. Raise CrossoverError when raw data is missing, damaged or changed, or when the cache cannot be written.
+    With `verify` the raw files are compared with those it was built from; with `rebuild` it is rebuilt. If several
+    processes ask for the same cache, one builds it and the others wait; if that one dies, the next starts over. Raise
+    CrossoverError when raw data is missing, damaged or changed, or when the cache cannot be written.
     """
     folder = cache_folder(config, data_dir)
     while not folder.is_dir() or rebuild:
@@ -91,7 +91,7 @@ def open_dataset(
 
 
 def _overrides(config: CuesData | ImageData) -> str:
-    """Return the overrides of the command line that name a dataset of image files."""
+    """Return the command-line overrides that name a dataset of image files."""
     values = {"data": config.kind, "data.name": config.name, "data.image_size": config.image_size}
     if isinstance(config, ImageData):
         values |= {"data.root": f"'{config.root}'", "data.val_fraction": config.val_fraction}
@@ -99,10 +99,10 @@ def _overrides(config: CuesData | ImageData) -> str:
 
 
 def cache_folder(config: CuesData | ImageData, data_dir: Path) -> Path:
-    """Return where the cache of a dataset is: its name carries a hash of all that decides its content."""
+    """Return the folder of a dataset's cache; its name contains a hash of all that determines its content."""
     values: dict[str, Any] = config.model_dump(mode="json", exclude={"permute"}, exclude_none=True)
     values |= {"cache_version": CACHE_VERSION}
-    if isinstance(config, ImageData):  # relative, so that a data folder may move as a whole
+    if isinstance(config, ImageData):  # relative, so that the data folder may be moved
         values["root"] = os.path.relpath(raw_root(config, data_dir), data_dir.resolve())
     fingerprint = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:8]
     name = re.sub(r"[^\w.-]", "-", config.name)
@@ -110,7 +110,7 @@ def cache_folder(config: CuesData | ImageData, data_dir: Path) -> Path:
 
 
 def _load(folder: Path) -> tuple[Dataset, str | None]:
-    """Return a dataset and the fingerprint of the files it was made from; caches of version 0.1 have none."""
+    """Return a dataset and the fingerprint of its source files; caches of version 0.1 have none."""
     try:
         meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
         arrays = {
@@ -128,7 +128,7 @@ def _load(folder: Path) -> tuple[Dataset, str | None]:
 
 
 def _build_or_wait(config: CuesData | ImageData, data_dir: Path, folder: Path, rebuild: bool) -> bool:
-    """Build the cache and return True, or wait for a moment where another process is building it."""
+    """Build the cache and return True, or wait a moment if another process is building it."""
     lock = Lock(folder.with_name(f".{folder.name}.lock"), exit_when_lost=False)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -139,7 +139,7 @@ def _build_or_wait(config: CuesData | ImageData, data_dir: Path, folder: Path, r
     except HeldError:
         time.sleep(WAIT_SECONDS)
     except CrossoverError:
-        if not lock.lost:  # else we were stopped for so long that another process took over, and removed our files
+        if not lock.lost:  # otherwise we were suspended so long that another process took over and removed our files
             raise
     except OSError as error:
         raise _unwritable(folder, error) from None
@@ -147,7 +147,7 @@ def _build_or_wait(config: CuesData | ImageData, data_dir: Path, folder: Path, r
 
 
 def _build(config: CuesData | ImageData, data_dir: Path, folder: Path) -> None:
-    """Write the cache in a folder beside its place and rename it. The lock is ours."""
+    """Write the cache to a temporary folder and rename it; the caller holds the lock."""
     temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.tmp")
     scratch = temporary.with_name(f"{temporary.name[:-4]}.raw.tmp")
     size = 0
@@ -162,7 +162,7 @@ def _build(config: CuesData | ImageData, data_dir: Path, folder: Path) -> None:
         _check_space(folder.parent, size)
         temporary.mkdir()
         _write(raw, config, temporary, source)
-        if folder.is_dir():  # to be made anew; who has it open keeps what is there
+        if folder.is_dir():  # to be rebuilt; processes that have it open keep the old files
             folder.rename(temporary.with_name(f"{temporary.name[:-4]}.old.tmp"))
         temporary.rename(folder)
     except OSError as error:
@@ -180,7 +180,7 @@ def _unwritable(folder: Path, error: OSError, size: str = "") -> CrossoverError:
 
 
 def _remove_leftovers(folder: Path) -> None:
-    """Remove what killed builders left: all that belongs to this cache, and of others what is old."""
+    """Remove leftovers of killed builders: all for this cache, and old ones for others."""
     for pattern in (".*.tmp", ".lock.*", ".clock.*"):
         for path in folder.parent.glob(pattern):
             if path.name.startswith(f".{folder.name}.") or time.time() - _last_write(path) > STALE_SECONDS:
@@ -188,7 +188,7 @@ def _remove_leftovers(folder: Path) -> None:
 
 
 def _last_write(path: Path) -> float:
-    """Return when a file, or one in a folder, was written last; the present for what is gone."""
+    """Return when a file, or the newest in a folder, was last written; the present time if it is gone."""
     try:
         return max(each.stat().st_mtime for each in (path, *(path.iterdir() if path.is_dir() else ())))
     except FileNotFoundError:

@@ -18,7 +18,7 @@ PART_IMAGES = 1_000_448
 PARTS = 6
 """The last one is the test part."""
 TEST_IMAGES = 10_000
-"""Of the test part, as many as CIFAR-10 has."""
+"""As many as CIFAR-10 has, from the test part."""
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 _TORN = (OSError, zipfile.BadZipFile, zlib.error, EOFError, ValueError, KeyError)
 

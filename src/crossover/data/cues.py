@@ -22,7 +22,7 @@ BLOCK = 4096
 """Images that share one random generator; changing it changes the world."""
 _PATTERN_STREAM, _TRAIN_STREAM, _TEST_STREAM = 0, 1, 2
 AT_ONCE = 25
-"""Images that the exact Bayes rule takes at a time: their windows stay in the cache, which is three times as fast."""
+"""Images per chunk of the exact Bayes rule: their windows fit the CPU cache, which is three times as fast."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def generate(config: CuesData) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.n
 
 
 def _drawn(config: CuesData, stream: int, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the first `count` images and labels of a stream, and tell how far it is."""
+    """Return the first `count` images and labels of a stream, printing progress."""
     clock, parts = Clock(f"{config.name}, drawing images", count), []
     for number, part in enumerate(blocks(config, stream, count), 1):
         parts.append(part)
@@ -86,7 +86,7 @@ def _drawn(config: CuesData, stream: int, count: int) -> tuple[np.ndarray, np.nd
 
 
 def bayes_predictions(config: CuesData, images: np.ndarray) -> np.ndarray:
-    """Return the most probable class int64 (N,) of uint8 images: the exact Bayes rule, motif and place marginalised.
+    """Return the most probable class int64 (N,) of uint8 images: the exact Bayes rule, over all motifs and places.
 
     log p(x | y) = log sum_m p(m | y) mean_u exp(<x, c> - |c|^2 / 2) + const,  c = alpha T_y + beta shift(M_m, u).
     """
@@ -129,5 +129,5 @@ def local_only_accuracy(config: CuesData) -> float:
 
 
 def global_only_accuracy(config: CuesData, images: int = 20_000) -> float:
-    """Return the Bayes accuracy of the same world without its motifs: what the pattern alone can give (a fraction)."""
+    """Return the Bayes accuracy of the same world without its motifs: the limit of the pattern alone (a fraction)."""
     return bayes_accuracy(config.model_copy(update={"beta": 0.0}), images)

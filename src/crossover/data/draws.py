@@ -8,7 +8,7 @@ EACH = -1
 
 
 class Draws:
-    """Draws for a batch of `count` images; those of the images `rows` (int64 positions) are kept, or all."""
+    """Random draws for a batch of `count` images, kept for the images `rows` (int64 positions), or for all."""
 
     def __init__(self, generator: torch.Generator, count: int, rows: Tensor | None = None) -> None:
         self.generator, self.count, self.rows = generator, count, rows

@@ -16,13 +16,13 @@ from crossover.data.raw import Raw
 
 SUFFIXES = (".jpeg", ".jpg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 NOTES = (".txt", ".csv", ".tsv", ".json", ".xml", ".yaml", ".md", ".html", ".ini", ".db")
-"""Files beside images that are left out, as annotations usually lie there; the user is told."""
+"""Files left out with a note, since annotations are often stored beside images."""
 PARTS = {
     "train": ("train", "training"),
     "val": ("val", "valid", "validation", "dev"),
     "test": ("test", "testing"),
 }
-"""Part of a data set: the names of its folder, in any case of letters."""
+"""Part of a data set: the accepted names of its folder, case-insensitive."""
 _DECODE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
 Classes = dict[str, list[Path]]
 """Name of a class: its images."""
@@ -106,7 +106,7 @@ def as_text(name: str) -> str:
 
 
 def _part_folders(root: Path) -> tuple[dict[str, Path], list[str]]:
-    """Return the folders of the parts, and what to tell of names that nearly match."""
+    """Return the folders of the parts, and notes about names that nearly match."""
     folders: dict[str, Path] = {}
     notes = []
     for path in _visible_folders(root):
@@ -147,7 +147,7 @@ def _class_files(folder: Path, notes: list[str]) -> Classes:
 
 
 def _images(folder: Path, notes: list[str]) -> list[Path]:
-    """Return the images of one class in the order of their paths, those in folders below included."""
+    """Return the images of one class, including subfolders, in the order of their paths."""
     images: list[Path] = []
     others: list[Path] = []
     for parent, folders, names in os.walk(folder, onerror=_raise):
@@ -180,7 +180,7 @@ def decode(image: Path | np.ndarray, size: int) -> np.ndarray:
     """Return the central square of an image, resized to uint8 (size, size, 3); images of that size stay untouched.
 
     Resizing is bicubic with antialiasing. Grey, palette and CMYK become RGB, alpha is dropped; the pixels are taken as
-    stored, without EXIF rotation, as torchvision does. Raise CrossoverError for a file that is not a whole image.
+    stored, without EXIF rotation, as torchvision does. Raise CrossoverError for a file that is not a complete image.
     """
     if isinstance(image, np.ndarray):
         return _fit(Image.fromarray(image), size)

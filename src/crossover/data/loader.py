@@ -19,7 +19,7 @@ Batch = tuple[Tensor, Tensor]
 _ORDER_STREAM, _AUGMENT_STREAM = 0, 1
 CPU_RESIDENT_BYTES = 4e9
 FREE_SHARE = 0.25
-"""Share of the free memory that one set of images may take: a run holds up to three, and other runs want some too."""
+"""Share of the free memory for one set of images: a run holds up to three, and other runs need some too."""
 
 
 def index_stream(seed: int, n: int, start: int, count: int) -> np.ndarray:
@@ -36,7 +36,7 @@ def index_stream(seed: int, n: int, start: int, count: int) -> np.ndarray:
     return np.concatenate(parts)
 
 
-@functools.lru_cache(maxsize=4)  # drawing it anew for each batch costs 1 ms for 65,536 images, 20 ms for ImageNet
+@functools.lru_cache(maxsize=4)  # redrawing it for each batch costs 1 ms for 65,536 images, 20 ms for ImageNet
 def _pass(seed: int, n: int, number: int) -> np.ndarray:
     return np.random.default_rng([seed, _ORDER_STREAM, number]).permutation(n)
 
@@ -75,20 +75,20 @@ class Images:
 
     def _send(self, values: np.ndarray) -> Tensor:
         sent = torch.from_numpy(values)
-        if self.device.type == "cuda":  # only a copy from pinned memory leaves Python free to go on
+        if self.device.type == "cuda":  # only a copy from pinned memory is asynchronous
             sent = sent.pin_memory()
         return sent.to(self.device, non_blocking=True)
 
 
 def resident_limit(asked: float | None, device: torch.device) -> float:
-    """Return how many bytes one set of images may take; without a wish it is what the device has room for."""
+    """Return how many bytes one set of images may take; by default, what the device has room for."""
     if asked is None:
         asked = math.inf if device.type == "cuda" else CPU_RESIDENT_BYTES
     return min(asked, FREE_SHARE * free_bytes(device))
 
 
 def free_bytes(device: torch.device) -> int:
-    """Return the memory that could be taken now, on the GPU or in the machine."""
+    """Return the memory available now, on the GPU or in the machine."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     try:
@@ -101,8 +101,8 @@ def free_bytes(device: torch.device) -> int:
 class TrainBatches:
     """The augmented training batches of a run, by step.
 
-    `rows` are those of each batch that this process trains on, when several share a run. It reads and augments these
-    alone, and its draws are theirs out of those of the whole batch: the numbers do not depend on how many share it.
+    `rows` are the rows of each batch that this process trains on, when several share a run. Only these are read and
+    augmented, with their draws taken from those of the full batch, so that results do not depend on the sharing.
     """
 
     def __init__(
@@ -133,7 +133,7 @@ class TrainBatches:
         return self.images.take(positions[self._taken])
 
     def seed_step(self, step: int) -> None:
-        """Let the next draws be those of `step`."""
+        """Seed the generator for the draws of `step`."""
         self.generator.manual_seed(step_seed(self.seed, step))
 
     def augment(self, images: Tensor, labels: Tensor) -> Batch:
@@ -149,9 +149,9 @@ class TrainBatches:
 
 
 class EvalBatches:
-    """Un-augmented batches in order, for validation and test. Iterating again starts again.
+    """Batches in order without augmentation, for validation and test. Iterating again starts from the beginning.
 
-    Of `share = (rank, processes)`, each process goes through every processes-th batch.
+    With `share = (rank, processes)`, each process takes every processes-th batch.
     """
 
     def __init__(self, images: Images, dataset: Dataset, *, batch_size: int, share: tuple[int, int] = (0, 1)) -> None:

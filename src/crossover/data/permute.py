@@ -10,7 +10,7 @@ _PERMUTE_STREAM = 3
 def pixel_order(config: PermuteConfig, image_size: int) -> np.ndarray | None:
     """Return int64 (image_size ** 2,), the pixel that each place is filled from, or None without a permutation.
 
-    A share of the patches (or pixels), rounded, is drawn at random and moved round one random cycle, so that each of
+    A share of the patches (or pixels), rounded, is drawn at random and permuted in one random cycle, so that each of
     them moves and the others stay. A pure function of the config; a larger share moves those of a smaller one too.
     """
     side = 1 if config.kind == "pixels" else config.patch

@@ -16,7 +16,7 @@ from crossover.data.draws import EACH, Draws
 from crossover.fields import AugmentConfig
 
 Change = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""From images, operations and strengths to changed images."""
+"""A function from images, operations and strengths to changed images."""
 BINS = 31
 """Magnitudes 0..30."""
 GEOMETRIC = ("ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate")
@@ -55,9 +55,9 @@ def strengths(policy: str, height: int, width: int, device: torch.device) -> Ten
 def apply_operations(x: Tensor, which: Tensor, strength: Tensor) -> Tensor:
     """Return uint8 (B, 3, H, W): image i changed by OPERATIONS[which[i]] at strength[i].
 
-    Strengths are shears (as tangents), pixels, degrees, blending factors less one, bits kept, or a threshold. On a CPU
-    each operation is computed for the images that drew it. On a GPU it is computed for all and taken where it was
-    drawn: to know how many did would make the device wait for Python.
+    Strengths are shears (as tangents), pixels, degrees, blending factors minus one, bits kept, or a threshold. On a CPU
+    each operation is computed for the images that drew it. On a GPU it is computed for all images and used where it
+    was drawn, since counting the draws would stall the device.
     """
     out, pick = x.clone(), picks(x)
     drawn: dict[Change, Tensor] = {transform: which < len(GEOMETRIC)}
@@ -71,7 +71,7 @@ def apply_operations(x: Tensor, which: Tensor, strength: Tensor) -> Tensor:
 
 
 def picks(x: Tensor) -> bool:
-    """Return whether the images of an operation are picked from the batch."""
+    """Return whether an operation is computed only for the images that drew it."""
     return not x.is_cuda
 
 
@@ -121,7 +121,7 @@ def _contrast(x: Tensor, _: Tensor, strength: Tensor) -> Tensor:
 
 
 def _sharpness(x: Tensor, _: Tensor, strength: Tensor) -> Tensor:
-    """Blend with a 3x3 mean whose centre weighs five; the outermost pixels stay."""
+    """Blend with a 3x3 mean whose centre has weight five; the outermost pixels are unchanged."""
     inner = x[:, :, 1:-1, 1:-1].float()
     total = torch.nn.functional.avg_pool2d(x.float(), 3, stride=1, divisor_override=1)
     blurred = ((total + 4 * inner) / 13).round()

@@ -16,7 +16,7 @@ Images = Sequence[Path] | np.ndarray | tuple[np.ndarray, ...]
 
 @dataclass(frozen=True)
 class Raw:
-    """The images of a dataset as they come, before they are decoded and resized."""
+    """The images of a dataset before they are decoded and resized."""
 
     classes: tuple[str, ...]
     images: Images
@@ -27,11 +27,11 @@ class Raw:
     n_val: int | None = None
     """None: the dataset has no validation set of its own; it is held out of the training images."""
     notes: tuple[str, ...] = ()
-    """What the user should know of how the files were read."""
+    """Notes for the user on how the files were read."""
 
 
 class Clock:
-    """Tells every few seconds how far something long is, on standard error."""
+    """Prints the progress of a long operation every few seconds, on standard error."""
 
     def __init__(self, what: str, total: int) -> None:
         self.what, self.total = what, total

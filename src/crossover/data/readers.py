@@ -26,9 +26,9 @@ def raw_root(config: ImageData, data_dir: Path) -> Path:
 
 
 def read_raw(config: CuesData | ImageData, data_dir: Path, scratch: Path) -> Raw:
-    """Return the raw images; image files are listed, not opened. Raise CrossoverError when they are not all there.
+    """Return the raw images; image files are listed, not opened. Raise CrossoverError if any are missing.
 
-    `scratch` is a folder that is there until the images have been read.
+    `scratch` is a folder that exists until the images have been read.
     """
     if isinstance(config, CuesData):
         images, labels, test_images, test_labels = cues.generate(config)
@@ -45,8 +45,9 @@ def read_raw(config: CuesData | ImageData, data_dir: Path, scratch: Path) -> Raw
 
 
 def fingerprint(config: CuesData | ImageData, data_dir: Path) -> str | None:
-    """Return a hash of names, sizes and times of the raw files: cheap, and enough to see that an image was added, moved
-    to another class or replaced. None for images that are generated or verified by checksums, and where none are left.
+    """Return a hash of names, sizes and times of the raw files: cheap, and enough to notice changed images.
+
+    None for images that are generated or verified by checksums, and if there are no raw files any more.
     """
     if isinstance(config, CuesData) or config.kind == "cifar10" or not raw_root(config, data_dir).is_dir():
         return None
@@ -61,8 +62,8 @@ def fingerprint(config: CuesData | ImageData, data_dir: Path) -> str | None:
 
 
 def read_cifar10(root: Path) -> Raw:
-    """Return CIFAR-10 from its original archive in `root`; it is downloaded when absent, and its checksums verified."""
-    from torchvision.datasets import CIFAR10  # slow to import, and needed by this dataset alone
+    """Return CIFAR-10 from its original archive in `root`; it is downloaded if missing, and verified by checksum."""
+    from torchvision.datasets import CIFAR10  # slow to import, and needed only by this dataset
 
     archive, unpacked = root / CIFAR10.filename, root / CIFAR10.base_folder
     mend = f"delete it and repeat the command to download it again from {CIFAR10.url}"
@@ -80,7 +81,7 @@ def read_cifar10(root: Path) -> Raw:
 
 
 def _cifar10_arrays(root: Path, complaint: str) -> Raw:
-    """Return what torchvision reads below `root`; it unpacks an archive there, and verifies the checksums first."""
+    """Return what torchvision reads in `root`; it verifies the checksums and unpacks an archive there."""
     from torchvision.datasets import CIFAR10
 
     # torchvision before 0.29 unpacks without a filter, of which Python 3.12 warns
@@ -97,7 +98,7 @@ def _cifar10_arrays(root: Path, complaint: str) -> Raw:
 
 
 def _download_cifar10(archive: Path) -> None:
-    """Download beside `archive`, verify, rename: runs that start together never see or write half a file."""
+    """Download next to `archive`, verify and rename, so that concurrent runs never see a partial file."""
     from torchvision.datasets import CIFAR10
     from torchvision.datasets.utils import download_url
 

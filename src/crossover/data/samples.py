@@ -11,14 +11,14 @@ MOST_CLASSES = 10
 STEPS = 3
 """Steps of a training whose augmentation is shown."""
 MOST_PIXELS = 96
-"""Side of one image in the picture, at most."""
+"""Largest side of one image in the picture."""
 
 
 def sample_picture(run: RunConfig, dataset: Dataset) -> tuple[np.ndarray, tuple[str, ...]]:
     """Return a picture uint8 (H, W, 3) and the classes of its columns.
 
-    Above, the first training image of each class, at most MOST_CLASSES; below, the same images as a network sees them
-    in STEPS steps, where anything is changed: augmented, or with permuted pixels.
+    Above, the first training image of each class, at most MOST_CLASSES; below, if anything changes them,
+    the same images as a network sees them in STEPS steps: augmented, or with permuted pixels.
     """
     labels = dataset.labels[dataset.pool]
     shown = [label for label in range(len(dataset.classes)) if (labels == label).any()][:MOST_CLASSES]
@@ -32,7 +32,7 @@ def sample_picture(run: RunConfig, dataset: Dataset) -> tuple[np.ndarray, tuple[
 
 def _changed(run: RunConfig, dataset: Dataset, indices: np.ndarray) -> list[np.ndarray]:
     """Return the images uint8 (n, S, S, 3) as they are in each of STEPS steps; needs torch."""
-    import torch  # where nothing is changed a report does without: that saves it seconds
+    import torch  # a report needs it only if something changes the images: that saves seconds
 
     from crossover.data.loader import Images, TrainBatches
 

@@ -13,7 +13,7 @@ _HOLDOUT_STREAM, _CHAIN_STREAM = 0, 1
 def stratified_holdout(labels: np.ndarray, fraction: float, classes: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
     """Return (pool, held out) as sorted int64 indices; `fraction` of each class, rounded, at least one image.
 
-    Fixed: it depends on the labels alone, so that every run of every sweep selects on the same images.
+    It depends only on the labels, so that every run of every sweep selects on the same images.
     """
     rng = np.random.default_rng(_HOLDOUT_STREAM)
     held = []
@@ -33,9 +33,9 @@ def chain_order(labels: np.ndarray, chain: int) -> np.ndarray:
     """Return a permutation (N,) of the pool positions whose every prefix has the class proportions of the whole.
 
     Each class is shuffled and spread evenly over the order (its j-th image at (j + u) / size, with an own u per class),
-    so that in a balanced pool the class counts of a prefix differ by at most one. Where a small class would come too
-    late, the first images of all come as early as that of the largest: a prefix as long as there are classes has one of
-    each. Chains are independent draws.
+    so that in a balanced pool the class counts of a prefix differ by at most one. If a small class would come too
+    late, the first image of every class comes as early as that of the largest, so that a prefix of as many images as
+    classes has one of each. Chains are independent draws.
     """
     rng = np.random.default_rng([_CHAIN_STREAM, chain])
     values = np.unique(labels)
@@ -55,7 +55,7 @@ def chain_order(labels: np.ndarray, chain: int) -> np.ndarray:
 
 
 def check_size(n_train: int, classes: int, pool: int) -> None:
-    """Raise CrossoverError unless `n_train` images can be drawn."""
+    """Raise CrossoverError unless a subset of `n_train` images exists."""
     if not classes <= n_train <= pool:
         raise CrossoverError(
             f"n_train={n_train} is not possible: allowed are {classes} (one image per class) to {pool} (the pool)"
