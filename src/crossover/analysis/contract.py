@@ -39,7 +39,7 @@ class Family(TypedDict):
 
 
 class NewImages(TypedDict):
-    """The verdict for chains of new images instead of subsets of this pool, of the sizes below the pool's."""
+    """The verdict for chains of new images instead of subsets of this pool, at the sizes below the pool's."""
 
     n_max: int
     verdict: Verdict

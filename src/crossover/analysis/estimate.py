@@ -19,7 +19,7 @@ Floats = NDArray[np.floating[Any]]
 DRAWS = 10_000
 """Monte Carlo draws: the 95% critical value is then known to better than 1%."""
 BOOTSTRAP_CHAINS = 8
-"""From this number of complete chains on, whole chains are resampled; below, deviations are Gaussian."""
+"""With at least this many complete chains, entire chains are resampled; with fewer, deviations are Gaussian."""
 TINY = 1e-9
 """Smallest standard deviation of a log error: exact curves have a band of this order, not of zero."""
 
@@ -33,11 +33,11 @@ class Estimate:
     cov: Floats
     """Covariance of `mean`, (J, J)."""
     df: float
-    """Degrees of freedom of that covariance; 0 without replicates: `cov` then means nothing."""
+    """Degrees of freedom of that covariance; 0 without replicates, when `cov` is meaningless."""
     noise: Floats | None = None
     """Covariance over sizes of one chain, (J, J); None for a smoothed curve."""
     residuals: Floats | None = None
-    """(K, J) of complete chains, scaled to the moderated variance; resampled whole when there are enough."""
+    """(K, J) of complete chains, scaled to the moderated variance; resampled as a unit when there are enough."""
     extra: Floats | None = None
     """The part of `cov` that is not between chains: test images."""
     values: Floats | None = None
@@ -67,7 +67,7 @@ class Estimate:
 
 
 def _gaussian(cov: Floats, rng: np.random.Generator, draws: int) -> Floats:
-    """Return draws through the symmetric root of `cov`: eigenvectors alone may differ between machines."""
+    """Return draws through the symmetric root of `cov`, as eigenvectors may differ between machines."""
     values, vectors = np.linalg.eigh(cov)
     root = (vectors * np.sqrt(np.clip(values, 0, None))) @ vectors.T
     return rng.standard_normal((draws, len(cov))) @ root
@@ -79,7 +79,7 @@ def without_replicates(n: Floats, mean: Floats) -> Estimate:
 
 
 def estimate(n: Floats, values: Floats, extra: Floats | None = None) -> Estimate | None:
-    """Return the mean over chains of `values` (K, J; NaN where a run is missing), None without any replicate.
+    """Return the mean over chains of `values` (K, J; NaN where a run is missing); None without any replicates.
 
     `extra` (J, J) is a covariance of the mean that does not come from the chains, such as that of test images.
     Every size needs at least one value.
@@ -111,12 +111,12 @@ def difference(one: Estimate, other: Estimate) -> Estimate:
 
 
 def for_new_images(values: Estimate, share: Floats) -> Estimate | None:
-    """Return the estimate for chains of new images, of those sizes that are below `share` 1 of the pool.
+    """Return the estimate for chains of new images, at the sizes below `share` 1 of the pool.
 
-    Subsets of n images from one pool of N hold the same images by a share f = n / N, so that their spread shows only
-    1 - f of the variance of a mean over images, and the shared part does not shrink with the number of chains K: the
-    variance of the mean grows by 1 + K f / (1 - f). All of the spread is taken to come from the subsets (seeds would
-    not be shared), so the interval is wide enough rather than exact.
+    Subsets of n images from one pool of N share f = n / N of their images, so that their spread shows only 1 - f of the
+    variance of a mean over images, and the shared part does not shrink with the number of chains K: the variance of the
+    mean grows by 1 + K f / (1 - f). All of the spread is attributed to the subsets (seeds would not be shared), so the
+    interval is conservative rather than exact.
     """
     kept = np.flatnonzero(share < 1)
     if values.noise is None or len(kept) < min(2, len(share)):
@@ -128,7 +128,7 @@ def for_new_images(values: Estimate, share: Floats) -> Estimate | None:
 
 
 def trend(values: Estimate, confidence: float) -> tuple[float, float, float]:
-    """Return the mean slope per factor e of n, all sizes weighing the same, with its t interval.
+    """Return the mean slope per factor e of n, with all sizes weighted equally, and its t interval.
 
     From one slope per complete chain, whatever the correlation of sizes; from the covariance without chains.
     """

@@ -32,14 +32,14 @@ from crossover.analysis.runs import AnalysisError
 
 LAST_VALUE = "last value"
 HELD_OUT = 1 / 3
-"""Share of the sizes (the largest) that choose the law."""
+"""Share of the sizes (the largest) held out to choose the law."""
 PRIOR = 3e-5
 """Weight of the prior: bounded parameters are near 5% of their bound, logarithms near zero. A step of another 5%, or of
 one in a logarithm, costs as much as one log error that is off by this."""
 TIE = 0.01
 """Laws whose held-out errors differ by less than this share of the smallest are equal; the earlier law goes first."""
 PRECISE = 1e-6
-"""Held-out errors below this are equal too: nothing is measured to more digits."""
+"""Held-out errors below this are equal too: no measurement is that precise."""
 LIMIT = 4.0
 DISAGREE = 4.0
 MIN_SIZES = 5
@@ -111,7 +111,7 @@ def _chance(p: Floats, x: Floats, e0: float) -> tuple[Floats, tuple[Floats, ...]
 
 
 def _line(x: Floats, y: Floats) -> tuple[float, float]:
-    """Return intercept and slope of least squares."""
+    """Return the least-squares intercept and slope."""
     centred = x - x.mean()
     slope = float(centred @ y / (centred @ centred))
     return float(y.mean() - slope * x.mean()), slope
@@ -240,9 +240,9 @@ def fit_law(law: str, n: Floats, error: Floats, *, weights: Floats | None = None
 def _descend(
     cost: Callable[[Floats], tuple[Floats, Floats]], z: Floats, low: Floats, high: Floats
 ) -> tuple[Floats, Floats]:
-    """Follow every start (S, P) to its least squares inside the bounds (Levenberg and Marquardt); return their costs.
+    """Minimise least squares within the bounds from every start (S, P) (Levenberg-Marquardt); return the costs.
 
-    A parameter at a bound that the gradient points out of stays there.
+    A parameter at a bound stays there if the gradient points outwards.
     """
     residuals, by = cost(z)
     loss, damping = (residuals**2).sum(axis=1), np.full(len(z), 1e-3)
@@ -374,7 +374,7 @@ class ModelLaws:
     def described(self) -> dict[str, Any]:
         """Return the laws for crossover.json: fits, their test on held-out sizes, and the curve over measured sizes.
 
-        `curve` is the average of the useful laws, or the best where none is useful; None where a curve is too short.
+        `curve` is the average of the useful laws, or the best law if none is useful; None if a curve is too short.
         """
         if not self.every:
             note = f"No law is fitted: it needs at least {MIN_SIZES} sizes, got {self.table.shape[1]}."

@@ -13,8 +13,8 @@ from crossover.analysis.smooth import GRID, MIN_SIZES, Smooth, smooth
 from crossover.analysis.testset import McNemar, Predictions, TestImages, binomial, mcnemar, sampling
 
 Kind = Literal["chains", "seeds", "unpaired", "roughness", "none"]
-"""What an interval comes from: paired chains, paired seeds of one chain, chains of each model apart, the roughness of
-single curves, or nothing."""
+"""The source of an interval: paired chains, paired seeds of one chain, unpaired chains, the roughness of single curves,
+or nothing."""
 NO_REPLICATES = (
     "No replicates: nothing says how noisy the curves are, so no interval and no verdict; run at least 3 chains."
 )
@@ -98,7 +98,7 @@ def smooth_model(runs: pd.DataFrame, model: str, metric: str) -> Smooth:
 
 
 def _unit(one: pd.DataFrame, other: pd.DataFrame) -> Literal["chain", "seed"]:
-    """Return the column of the random unit: chains, or seeds when there is but one chain."""
+    """Return the column of the random unit: chains, or seeds when there is only one chain."""
     one_chain = len(set(one["chain"]) | set(other["chain"])) == 1
     return "seed" if one_chain and len(set(one["seed"]) & set(other["seed"])) > 1 else "chain"
 
@@ -121,7 +121,7 @@ def _pairs(la: pd.DataFrame, lb: pd.DataFrame) -> dict[float, int]:
 
 
 def _unequal(a: str, b: str, la: pd.DataFrame, lb: pd.DataFrame) -> list[str]:
-    """Say which sizes and runs have no partner."""
+    """Add notes on sizes and runs without a partner."""
     notes = []
     counts = _pairs(la, lb)
     for model, table in ((a, la), (b, lb)):
@@ -173,7 +173,7 @@ def _anchor(size: float, la: pd.DataFrame, lb: pd.DataFrame, images: TestImages)
 def _apart(
     la: pd.DataFrame, lb: pd.DataFrame, one: Estimate, other: Estimate, images: TestImages, notes: list[str]
 ) -> Pairing:
-    """Return the pairing of two replicated curves whose chains have nothing to do with each other."""
+    """Return the pairing of two replicated curves with unrelated chains."""
     n = _sizes(la)
     extra = images.of(n, n)
     found = difference(one, other)
@@ -259,7 +259,7 @@ def _smooth_anchors(
 
 
 def _undescribed(la: pd.DataFrame, lb: pd.DataFrame, notes: list[str]) -> Pairing:
-    """Return what can be described when no run of a has a partner."""
+    """Return the descriptive part of a pairing when no run of a has a partner."""
     a, b = la.mean(), lb.mean()
     shared = a.index.intersection(b.index)
     d = (b - a)[shared].to_numpy()

@@ -27,16 +27,16 @@ METRICS = {
     "val_loss": "metric",
     "last_val_error": "selection",
 }
-"""Column of the runs to the choice it stands for; `last_val_error` is that of the last step, selected by nothing."""
+"""Column of the runs to the choice it represents; `last_val_error` is that of the last step, without selection."""
 Change = Literal["same", "weaker", "stronger", "contradicts"]
 _FOUND = ("verdict", "n_star", "ci_low", "ci_high", "p_in_range")
 MAX_LEFT_OUT = 12
-"""Sizes, and chains, are left out one by one only up to this number: of more, none matters much alone."""
+"""Sizes and chains are left out one by one only up to this number; of more, no single one matters much."""
 
 
 @dataclass(frozen=True)
 class Alternative:
-    """One way in which the analysis could have been done."""
+    """An alternative way to do the analysis."""
 
     choice: str
     value: str
@@ -55,7 +55,7 @@ def stability_table(
 ) -> pd.DataFrame:
     """Return one row per pair and alternative; `change` compares its verdict with the main one.
 
-    `same`; `contradicts`: another model leads at the largest size; `weaker`: less is clear; `stronger`: more is.
+    Values: `same`; `contradicts`: another model leads at the largest size; `weaker`, `stronger`: less or more is clear.
 
     Empty for a data set that allows no alternative, or a pair without a verdict. `choice` is `as analysed`, `metric`,
     `selection`, `budget`, `augment`, `recipe`, `size left out` or `chain left out`. An alternative that cannot be
@@ -79,7 +79,7 @@ def stability_table(
 
 
 def _change(main: Mapping[str, Any], other: Mapping[str, Any]) -> Change | None:
-    """Return what an alternative does to a verdict; None where there is none."""
+    """Return the change an alternative makes to a verdict; None without one."""
     if other["verdict"] is None:
         return None
     if other["verdict"] == main["verdict"]:
@@ -139,7 +139,7 @@ CHAINS = (3, 5, 8, 12)
 
 @dataclass(frozen=True)
 class Design:
-    """A measured difference as it could be measured again."""
+    """A measured difference as a design to be simulated."""
 
     n: Floats
     truth: Floats
@@ -223,7 +223,7 @@ def design_like(values: Estimate) -> Design | None:
 
 
 def _shapes(values: Estimate) -> Iterator[Callable[[Any], Any]]:
-    """Yield the polynomials in log n that an F test of the residuals leaves standing (5%), the lowest degree first,
+    """Yield the polynomials in log n not rejected by an F test of the residuals (5%), lowest degree first,
     then the interpolant through the means."""
     sizes = len(values.n)
     for degree in range(1, sizes - 1):

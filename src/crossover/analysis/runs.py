@@ -15,7 +15,7 @@ REQUIRED = ("run_id", "dataset", "model", "n_train", "chain", "seed", "budget")
 CONDITIONS = ("budget", "augment", "recipe")
 """Columns that may be ablated: the main analysis uses one value of each, the stability table the others."""
 FAMILIES = {
-    # Between the two: convolution and attention, or attention in local windows.
+    # Intermediate: convolution and attention, or attention in local windows.
     1: ("hybrid", "cct", "convit", "coat", "cvt", "levit", "maxvit", "swin"),
     0: ("resnet", "resnext", "bit", "cnn", "conv", "densenet", "efficientnet", "nfnet", "regnet", "vgg", "wrn"),
     2: ("vit", "deit", "beit", "cait"),
@@ -25,7 +25,7 @@ FAMILIES = {
 
 SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars"}
 ROUNDING = 1e-6
-"""An error above one by no more than this is one."""
+"""An error that exceeds one by no more than this counts as one."""
 
 
 class AnalysisError(ValueError):
@@ -79,7 +79,7 @@ def validate_runs(runs: pd.DataFrame, metric: str = "test_error") -> tuple[pd.Da
 
 
 def text(names: "pd.Series[str]") -> "pd.Series[str]":
-    """Return names as text of one spelling: composed letters (NFC), no blanks at the ends; what is missing stays so."""
+    """Return names as normalised text: composed characters (NFC), stripped; missing values stay missing."""
     return names.map(lambda name: unicodedata.normalize("NFC", str(name)).strip() or None, na_action="ignore")
 
 
@@ -92,7 +92,7 @@ def _numbers(runs: pd.DataFrame, name: str) -> pd.Series:
 
 
 def _check_range(runs: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """Return runs with an error that rounding put above one brought back to it."""
+    """Return runs with errors that rounding put above one clipped to one."""
     top = 1.0 if metric.endswith("error") else np.inf
     rounded = (runs[metric] > top) & (runs[metric] <= top + ROUNDING)
     runs = runs.assign(**{metric: runs[metric].mask(rounded, top)})
@@ -119,9 +119,9 @@ def _rising(runs: pd.DataFrame, metric: str) -> list[str]:
 
 
 def _clip_zeros(runs: pd.DataFrame, metric: str) -> tuple[pd.DataFrame, list[str]]:
-    """Replace zero errors, whose logarithm does not exist, by half an image.
+    """Replace zero errors, which have no logarithm, by half an image.
 
-    Where the number of images is not known nothing can stand for them: the model is left out at that size.
+    If the number of images is unknown, there is no replacement: the model is left out at that size.
     """
     zero = runs[metric] == 0
     runs = runs.assign(clipped="")

@@ -9,9 +9,9 @@ from scipy import stats
 from crossover.analysis.estimate import estimate
 
 TOLERANCE = 0.05
-"""A gain of log error by the last doubling of the budget that is small enough: stated before anything is measured."""
+"""Largest gain in log error from the last doubling of the budget that counts as small; declared beforehand."""
 RATIO = (0.45, 0.55)
-"""Images seen by a twin, as a share of its run's: half, but for whole steps."""
+"""Images seen by a twin, as a share of its run's: half, up to rounding to whole steps."""
 KEYS = ["model", "n_train", "chain", "seed", "augment", "recipe"]
 State = Literal["data-limited", "budget-limited", "not established", "not checked"]
 
@@ -33,7 +33,7 @@ class Saturation(TypedDict):
 
 
 def saturation(runs: pd.DataFrame, chosen: pd.DataFrame, metric: str, confidence: float) -> list[Saturation]:
-    """Return the state of every size of every model among the `chosen` runs; `runs` may hold their twins."""
+    """Return the state of every size of every model among the `chosen` runs; `runs` may contain their twins."""
     keys = [name for name in KEYS if name in chosen]
     both = chosen.iloc[:0]
     if "images_seen" in chosen:
@@ -78,7 +78,7 @@ def _state(gain: float | None, low: float | None, high: float | None) -> State:
 def safe_signs(pair: Any, points: list[Saturation]) -> list[bool | None]:
     """Return by size of the pair whether twice the budget could change who leads; None where it was not checked.
 
-    Safe where the log error ratio less its half band exceeds the difference of the two gains.
+    Safe where the log error ratio minus its half band exceeds the difference of the two gains.
     """
     gains = {(point["model"], point["n_train"]): point["gain"] for point in points}
     safe: list[bool | None] = []
@@ -93,7 +93,7 @@ def safe_signs(pair: Any, points: list[Saturation]) -> list[bool | None]:
 
 
 def saturation_sentence(pair: Any, points: list[Saturation]) -> str:
-    """Return over which sizes the comparison of a pair is about data, in a sentence."""
+    """Return a sentence on the sizes at which the comparison of a pair is limited by data."""
     sizes = [row["n_train"] for row in pair["gap"]]
     states = {(point["model"], point["n_train"]): point["state"] for point in points}
     each = {n: {states.get((pair[side], n), "not checked") for side in ("a", "b")} for n in sizes}

@@ -10,7 +10,7 @@ from crossover.analysis.saturation import Saturation, saturation_sentence
 
 
 def images(n: float) -> str:
-    """Return a number of images with two figures: 730, 2.1k, 45k, 1.3M."""
+    """Return a number of images to two digits: 730, 2.1k, 45k, 1.3M."""
     for limit, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if n >= 0.9995 * limit:
             return f"{n / limit:.2g}{unit}" if n < 99.5 * limit else f"{n / limit:.0f}{unit}"
@@ -18,12 +18,12 @@ def images(n: float) -> str:
 
 
 def size(n: int) -> str:
-    """Return a measured number of images in full, short from a million on."""
+    """Return a measured number of images in full, abbreviated from a million on."""
     return f"{n:,}" if n < 1e6 else images(n)
 
 
 def summarise(pair: Pair, points: Sequence[Saturation] = (), chance: float | None = None) -> str:
-    """Return the verdict of a pair, what its interval comes from, and what limits it."""
+    """Return the verdict of a pair, the source of its interval, and its caveats."""
     said = [_verdict(pair)]
     if pair["family"]["holds"] is False:
         said.append(f"Taken alone: among the {pair['family']['pairs']} pairs of this data set it is not clear.")
@@ -110,7 +110,7 @@ def _undecided(pair: Pair, a: str, b: str) -> str:
 
 
 def stability_sentence(rows: pd.DataFrame) -> str:
-    """Return what the rows of one pair in the stability table say together."""
+    """Return a sentence that summarises the rows of one pair in the stability table."""
     others = rows[(rows["choice"] != "as analysed") & rows["verdict"].notna()]
     if others.empty:
         return "The runs allow no alternative analysis."
@@ -130,7 +130,7 @@ def stability_sentence(rows: pd.DataFrame) -> str:
 
 
 def extrapolation_sentence(pair: Pair) -> str | None:
-    """Return the labelled extrapolation of a pair, why there is none, or None where none is called for."""
+    """Return the labelled extrapolation of a pair, why there is none, or None if none is needed."""
     found = pair["extrapolation"]
     if found is None:
         return None
@@ -144,7 +144,7 @@ def extrapolation_sentence(pair: Pair) -> str | None:
 
 
 def calibration_sentence(entry: dict[str, Any]) -> str:
-    """Return what a calibration says about the number of chains."""
+    """Return a sentence on the number of chains from a calibration."""
     if not entry["rows"]:
         return entry["note"]
     if entry["chains_needed"] is None:

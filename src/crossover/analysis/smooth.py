@@ -13,7 +13,7 @@ import numpy as np
 from crossover.analysis.estimate import TINY, Floats
 
 MIN_SIZES = 8
-"""Distinct sizes that a curve needs before its residual noise says anything."""
+"""Distinct sizes that a curve needs for its residual noise to be informative."""
 MIN_POINTS = 7
 GRID = 15
 """Sizes at which two smoothed curves are compared."""
@@ -69,7 +69,7 @@ def _operator(x: Floats, grid: Floats, bandwidth: float) -> Floats:
 
 
 def _local_variance(x: Floats, residuals: Floats, freedom: Floats) -> Floats:
-    """Return the residual variance of the neighbourhood: at least a third of the range, and 20 points' weight."""
+    """Return the residual variance of the neighbourhood: at least a third of the range and the weight of 20 points."""
     width = max((x[-1] - x[0]) / 3, TINY)
     weight = np.exp(-0.5 * (np.subtract.outer(x, x) / width) ** 2)
     local = weight @ residuals**2 / np.maximum(weight @ np.clip(freedom, 0, None), TINY)

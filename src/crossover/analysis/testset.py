@@ -13,7 +13,7 @@ from crossover.analysis.runs import AnalysisError
 
 Predictions = Mapping[str, tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]]
 SHARED = 0.5
-"""Correlation taken between the errors of one model at two sizes on the same test images, where none are saved."""
+"""Correlation assumed between the errors of a model at two sizes on the same test images, without predictions."""
 BINOMIAL = (
     "No predictions of single test images: their sampling is taken to be binomial, independent between the models and"
     f" correlated by {SHARED:g} between sizes."
@@ -42,7 +42,7 @@ class TestImages:
     a: list[float]
     b: list[float]
     cov: Floats | None
-    """(len(a) + len(b)) squared; None where nothing is known."""
+    """(len(a) + len(b)) squared; None if unknown."""
 
     def of(self, sizes_a: Iterable[float], sizes_b: Iterable[float]) -> Floats | None:
         """Return the covariance of log err_b - log err_a; the two sequences of sizes go side by side."""
@@ -115,8 +115,8 @@ def mcnemar(one: pd.DataFrame, other: pd.DataFrame, unit: str, predictions: Pred
 
     Pairs share the unit and, where possible, the rank of the seed. Exact for one pair; several pairs share the test
     images: the sum over pairs is taken per image, then tested over images (Durkalski et al. 2003, "Analysis of
-    clustered matched-pair data", Stat. Med. 22). It compares these trained networks: the variance of training is no
-    part of it.
+    clustered matched-pair data", Stat. Med. 22). It compares these trained networks and ignores the variance of
+    training.
     """
     keys = ["n_train", unit]
     ranked = [part.sort_values([*keys, "seed"]) for part in (one, other)]

@@ -50,7 +50,7 @@ FLAT = 0.1
 """A gap is parallel when its whole band stays within this log error ratio of its mean, at every size."""
 McNEMAR = "McNemar's tests compare these trained networks: they leave out the variance of training."
 Progress = Callable[[int, int, str], None]
-"""Is told pairs done, pairs in all, and the pair that comes next."""
+"""Called with pairs done, pairs in total, and the next pair."""
 
 
 def analyse(
@@ -212,7 +212,7 @@ def compare(
 def _without(
     runs: pd.DataFrame, pair: Pair, run: "pd.Series[Any]", typical: float, seed: int, metric: str
 ) -> Influential:
-    """Return what one run does to the verdict."""
+    """Return the verdict without one run."""
     rest, level = runs[runs["run_id"] != run["run_id"]], pair["confidence"]
     other = compare(rest, pair["a"], pair["b"], seed=seed, metric=metric, confidence=level, look_for_influence=False)
     return Influential(
@@ -225,12 +225,12 @@ def _without(
 
 
 def pair_generator(seed: int, dataset: str, a: str, b: str) -> np.random.Generator:
-    """Return the random draws of a pair: its own, so that no other model changes them."""
+    """Return the random generator of a pair, independent of the other models."""
     return np.random.default_rng([seed, zlib.crc32("\0".join((dataset, a, b)).encode())])
 
 
 def _crossing(values: Estimate, bounds: Band, found: list[Interval], rng: np.random.Generator) -> dict[str, Any]:
-    """Return the verdict, N* and what is known about its place."""
+    """Return the verdict, N* and its confidence set and probabilities."""
     signs = bounds.knot_signs
     falling, between = is_falling(values), established(signs)
     if between is not None:
@@ -252,7 +252,7 @@ def _crossing(values: Estimate, bounds: Band, found: list[Interval], rng: np.ran
 
 
 def _trend(values: Estimate, confidence: float, rng: np.random.Generator) -> dict[str, Any]:
-    """Return how the gap moves, seen from the model ahead at the largest size."""
+    """Return the trend of the gap, from the point of view of the model ahead at the largest size."""
     if len(values.n) < 2:
         return {"trend": "undecided"}
     middle, low, high = trend(values, confidence)

@@ -28,9 +28,9 @@ from crossover.store import SweepRecords, file_name, write_json, write_text
 __all__ = ["Ceiling", "Extras", "Findings", "Report", "write_curves_report", "write_findings", "write_report"]
 
 TOLD_EVERY = 10.0
-"""Seconds between two words on what is being drawn."""
+"""Seconds between two messages on the progress of drawing."""
 MOST_PANELS = 3
-"""Pairs of a data set up to which each has a panel of its gap and data-equivalence; those of more are in tables."""
+"""Most pairs of a data set drawn as panels of gap and data-equivalence; with more, only the tables have them."""
 
 
 def write_report(
@@ -71,7 +71,7 @@ def write_report(
 
 
 def _check_names(records: Sequence[Mapping[str, Any]]) -> None:
-    """Raise CrossoverError when one name stands for two data sets: their runs would be taken for one."""
+    """Raise CrossoverError when two data sets have one name, since their runs would be pooled."""
     hashes: dict[str, str] = {}
     for record in records:
         name = record["dataset"]
@@ -82,7 +82,7 @@ def _check_names(records: Sequence[Mapping[str, Any]]) -> None:
 
 
 def read_predictions(paths: Mapping[str, Path]) -> Predictions:
-    """Return labels and predictions of each run. Runs share the labels of one test set: size and checksum tell."""
+    """Return labels and predictions of each run. Runs share the labels of a test set (same size and checksum)."""
     read: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     known: dict[tuple[int, int], np.ndarray] = {}
     for run_id, path in paths.items():
@@ -98,7 +98,7 @@ def read_predictions(paths: Mapping[str, Path]) -> Predictions:
 def write_curves_report(
     curves: pd.DataFrame, directory: Path, *, title: str, command: str, seed: int = 0, designs: int = 0
 ) -> Report:
-    """Analyse learning curves from anywhere and write the same files."""
+    """Analyse external learning curves and write the same files."""
     return write_findings(Findings(title, command, curves, len(curves)), directory, seed=seed, designs=designs)
 
 
@@ -155,7 +155,7 @@ def _draw(report: Report) -> dict[str, list[Drawing]]:
 
 
 def _told(studies: Sequence[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
-    """Yield the studies, and say how far the drawing is where it takes long."""
+    """Yield the studies, printing progress if drawing takes long."""
     since = time.monotonic()
     for done, study in enumerate(studies):
         if time.monotonic() - since > TOLD_EVERY:

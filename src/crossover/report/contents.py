@@ -14,14 +14,14 @@ MOST_RUNS = 2_000
 """Runs in the table of the page; more would make it slow."""
 MOST_CLASSES = 10
 CLASSES = "classes"
-"""The section and the figures of single classes."""
+"""Name of the section and the figures of single classes."""
 BEYOND = "Laws cannot be checked beyond the largest size: an extrapolation is a range, never an N*."
 STUDIES_BEFORE = "cost"
-"""The section that those of studies stand before, unless they say where."""
+"""The section before which sections of studies are placed, unless they name another place."""
 
 
 def report_sections(report: Report, drawings: Mapping[str, Sequence[Drawing]]) -> list[Section]:
-    """Return all sections that say something; `drawings` are those of each data set."""
+    """Return all sections with content; `drawings` are those of each data set."""
     blocks = [_data_set(report, study, drawings[study["dataset"]]) for study in report.result["studies"]]
     own = [
         *([Section(name="verdicts", title="Verdicts", tables=(tables.verdict_table(report),))] if report.pairs else []),
@@ -52,7 +52,7 @@ def shown_classes(report: Report) -> dict[str, list[str]]:
 
 
 def _data_set(report: Report, study: Mapping[str, Any], drawings: Sequence[Drawing]) -> Part:
-    """Return what is known of one data set, folded."""
+    """Return the results for one data set, folded."""
     pairs, dataset = study["pairs"], study["dataset"]
     short = "; ".join(dict.fromkeys(verdict_words(pair) for pair in pairs))
     return Part(
@@ -66,7 +66,7 @@ def _data_set(report: Report, study: Mapping[str, Any], drawings: Sequence[Drawi
 
 
 def _single_classes(report: Report, dataset: str, drawings: Sequence[Drawing]) -> tuple[Part, ...]:
-    """Return the errors of single classes, where predictions are known."""
+    """Return the errors of single classes, where predictions are saved."""
     names = shown_classes(report).get(dataset, [])
     if not names:
         return ()
@@ -91,7 +91,7 @@ def _of_data_sets(blocks: Sequence[Part]) -> list[Section]:
 
 
 def _limits(report: Report) -> Section:
-    """Return whether the curves speak of data or of the budget, and of what the intervals are."""
+    """Return whether curves are limited by data or by budget, and what the intervals refer to."""
     checked, far = tables.saturation_table(report), tables.influential_table(report)
     about = dict.fromkeys(study["estimand"] for study in report.result["studies"] if "estimand" in study)
     parts = (

@@ -42,7 +42,7 @@ class Dashboard:
 
     @property
     def title(self) -> str:
-        """The title by which view and report are found again: wandb-workspaces takes + and = for emojis."""
+        """The title by which view and report are found again: wandb-workspaces reads + and = as emojis."""
         name = "".join(" " if unicodedata.category(letter)[0] in "SC" else letter for letter in self.sweep.name)
         mark = "" if name[:100] == self.sweep.name else f" {slug(self.sweep.name)[:6]}"
         return f"Crossover: {name[:100]}{mark}"
@@ -70,7 +70,7 @@ class Dashboard:
 
 
 def _quoted(text: str) -> str:
-    """Return a text for a filter, with escapes: wandb-workspaces changes =, < and > in it before it reads it."""
+    """Return a text escaped for a filter: wandb-workspaces changes =, < and > before parsing it."""
     letters = (c if c.isascii() and c.isalnum() else f"\\U{ord(c):08x}" for c in text)
     return f"'{''.join(letters)}'"
 
@@ -80,7 +80,7 @@ def slug(name: str) -> str:
 
 
 def read_dashboard(sweep: SweepRecords, directory: Path, *, entity: str, project: str) -> Dashboard:
-    """Return what the report in `directory` says; raise CrossoverError when there is none."""
+    """Return the contents of the report in `directory`; raise CrossoverError when there is none."""
     path = directory / "crossover.json"
     if not path.exists():
         raise CrossoverError(f"{path} is missing: make report SWEEP={sweep.name} writes it")
@@ -97,7 +97,7 @@ def _lines(title: str, metrics: Sequence[str], label: str, *, log_y: bool = Fals
 
 
 def _training(title: str, metric: str) -> wr.LinePlot:
-    """Return a metric over the images seen, one line per model and n_train, the range over chains around it."""
+    """Return a metric over the images seen, one line per model and n_train with the range over chains."""
     group = {"groupby": wr.Config("cell"), "groupby_aggfunc": "mean", "groupby_rangefunc": "minmax"}
     axes = {"x": HISTORY["images_seen"], "y": [HISTORY[metric]], "title_x": "images seen"}
     return wr.LinePlot(title=title, max_runs_to_show=MOST_RUNS, layout=HALF, **group, **axes)
@@ -113,7 +113,7 @@ def _bars(title: str, metric: str, how: Any) -> wr.BarPlot:
 
 
 def panels() -> dict[str, list[Any]]:
-    """Return the panels by section; each reads names of record and report.wandb alone."""
+    """Return the panels by section; each uses only names from record.py and report/wandb.py."""
     n_train, val_error = wr.Config(N_TRAIN), wr.SummaryMetric(SUMMARY["val_error"])
     columns = [wr.Config("model"), n_train, wr.Config("chain"), val_error, wr.SummaryMetric(SUMMARY["test_error"])]
     coordinates = [wr.ParallelCoordinatesPlotColumn(column, log=column is n_train) for column in columns]
@@ -167,7 +167,7 @@ def workspace(shown: Dashboard) -> ws.Workspace:
 
 
 def story(shown: Dashboard, *, offline: bool = False) -> wr.Report:
-    """Return the report of a sweep: verdicts and what limits them, the panels, and methods.
+    """Return the report of a sweep: verdicts with their caveats, the panels, and methods.
 
     Offline it names no project to look its runs up in, as that would ask the server.
     """
@@ -200,7 +200,7 @@ def story(shown: Dashboard, *, offline: bool = False) -> wr.Report:
 
 
 def troubles(shown: Dashboard) -> str:
-    """Return what failed or is not done, as Markdown."""
+    """Return failed and unfinished runs as Markdown."""
     states = shown.sweep.states
     lines = [f"- `{code(name)}`: {state}" for name, state in states.items() if state != "done"]
     done = f"{len(states) - len(lines)} of {len(states)} runs are done. Continue with `{code(shown.sweep.command)}`."
@@ -208,7 +208,7 @@ def troubles(shown: Dashboard) -> str:
 
 
 def methods(shown: Dashboard) -> str:
-    """Return how the runs were made, as Markdown."""
+    """Return the methods of the runs as Markdown."""
     chains = (
         "Models share chains: nested, class-stratified orders of the training pool; chains are the random unit of every"
         " interval. Checkpoints are chosen on validation images; the test set is read once per run."

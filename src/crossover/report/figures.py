@@ -15,16 +15,16 @@ from crossover.analysis.sentences import images
 from crossover.report.style import DASHES, FAINT, INK, PAPER, SOFT, WIDTH, Style, error_axis, panels, size_axis, styles
 
 MANY = 20
-"""Sizes of one curve from which on only its points and its law are drawn."""
+"""Number of sizes of a curve from which only its points and its law are drawn."""
 X_LABEL = "training images (n_train)"
 MOST_IN_COLUMN = 3
-"""Pairs in one column; more make two."""
+"""Most pairs in one column; more take two."""
 MOST_CROSSINGS = 3
-"""Crossings that are drawn with the learning curves; of more nothing could be read."""
+"""Most crossings drawn with the learning curves; more would be unreadable."""
 BUDGET = "budget-limited"
 LEGEND_COLUMNS = 3
 SMALL = 9.5
-"""Points of the smaller words: 9 px on a phone."""
+"""Font size of small text in points: 9 px on a phone."""
 FAR_BELOW = 0.5
 """Ceilings below this share of the lowest error are not drawn as lines."""
 
@@ -46,8 +46,8 @@ def learning_curves(
 ) -> Figure:
     """Return error over n_train, log-log: means, chains as points, intervals, laws, ceilings, N* with its interval.
 
-    A ceiling far below all errors is named below the axis, as a line it would squeeze the curves; one of zero has no
-    place on a logarithmic axis.
+    A ceiling far below all errors is named below the axis, since a line would squeeze the curves; zero has no place on
+    a logarithmic axis.
     """
     lowest = float(curves["error_mean"].min())
     below = [ceiling for ceiling in ceilings if 0 < ceiling.error < FAR_BELOW * lowest]
@@ -59,7 +59,7 @@ def learning_curves(
     for model, rows in curves.groupby("model", sort=False):
         colour, marker, style = chosen[str(model)]
         points = runs[runs["model"] == model]
-        many = len(rows) > MANY  # then the points say it, and the law is the line
+        many = len(rows) > MANY  # then the points show it, and the law is the line
         dots: dict[str, Any] = {"s": 10, "color": colour, "alpha": 0.5, "linewidth": 0, "zorder": 3, "rasterized": many}
         axes.scatter(points["n_train"], points["test_error"], **dots)
         line = rows[:0] if many else rows
@@ -88,7 +88,7 @@ def learning_curves(
     axes.set_ylabel("test error")
     _legend_above(figure, axes)
     if ceilings:
-        figure.draw_without_rendering()  # now it is known where everything is
+        figure.draw_without_rendering()  # now the layout is known
         _label_ceilings(axes, ceilings)
     return figure
 
@@ -100,12 +100,12 @@ def _limited_by_budget(study: Mapping[str, Any], model: str) -> list[int]:
 
 
 def families_of(runs: pd.DataFrame) -> dict[str, str]:
-    """Return the family of each model, where the runs tell it."""
+    """Return the family of each model, where the runs have it."""
     return dict(zip(runs["model"], runs["family"], strict=True)) if "family" in runs else {}
 
 
 def _legend_above(figure: Figure, *drawn: Axes) -> None:
-    """Name what the panels show above the figure, where no curve can be in the way."""
+    """Put the legend above the figure, where it covers no curve."""
     named: dict[str, Any] = {}
     for axes in drawn:
         named |= {label: handle for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
@@ -116,7 +116,7 @@ def _legend_above(figure: Figure, *drawn: Axes) -> None:
 
 
 def _label_ceilings(axes: Axes, ceilings: Sequence[Ceiling]) -> None:
-    """Write each label where the least is in its way: above its line or below, left or right."""
+    """Place each label where it overlaps least: above its line or below, left or right."""
     filled = [patch.get_transform().transform_path(patch.get_path()) for patch in axes.patches]
     filled += [axes.transData.transform_path(path) for band in axes.collections for path in band.get_paths()]
     lines = [line.get_transform().transform_path(line.get_path()) for line in axes.lines]
@@ -187,7 +187,7 @@ def _draw_gap(axes: Axes, pair: Mapping[str, Any], x_label: str) -> None:
         ends = [start or pair["n_min"], stop or pair["n_max"]]
         axes.plot(ends, [0, 0], color=INK, linewidth=6, alpha=0.6, solid_capstyle="butt", label=label)
     size_axis(axes, list(table["n_train"]))
-    axes.margins(y=0.14)  # room for the words above and below
+    axes.margins(y=0.14)  # room for text above and below
     axes.set_xlabel(x_label)
     axes.set_ylabel(f"log error ratio,\n{pair['b']} / {pair['a']}", linespacing=1.4)
     words: dict[str, Any] = {"transform": axes.transAxes, "fontsize": SMALL, "color": SOFT}

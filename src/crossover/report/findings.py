@@ -19,17 +19,17 @@ from crossover.report.table import Table
 from crossover.store import State
 
 HEADLINES = 4
-"""Verdicts that a report begins with; more are counted, and stand in a table."""
+"""Most verdicts at the start of a report; more are counted and put in a table."""
 
 
 @dataclass(frozen=True)
 class Extras:
-    """What is known of the runs besides their records."""
+    """Information on the runs that is not in their records."""
 
     ceilings: Mapping[str, Sequence[Ceiling]] = field(default_factory=dict)
     """By data set."""
     samples: tuple[Drawing, ...] = ()
-    """Pictures of what networks are trained on."""
+    """Sample training images."""
     no_samples: str = "No sample images: only curves were given."
     """Why there are none."""
     recipes: Table | None = None
@@ -38,7 +38,7 @@ class Extras:
 
 @dataclass(frozen=True)
 class Findings:
-    """What goes into a report: runs, and what is known of them."""
+    """The input of a report: runs and information on them."""
 
     title: str
     command: str
@@ -62,7 +62,7 @@ class Findings:
 
 @dataclass(frozen=True)
 class Report:
-    """A finished report and what it says."""
+    """A finished report with its sentences."""
 
     findings: Findings
     directory: Path
@@ -128,7 +128,7 @@ class Report:
         return [f"{'all data sets' if len(names) == every else ', '.join(names)}: {note}" for note, names in of.items()]
 
     def saturation(self, dataset: str) -> list[Saturation]:
-        """Return what is known of the budget at each size of each model; nothing in results of earlier versions."""
+        """Return the limits by budget at each size of each model; empty for results of earlier versions."""
         return [
             p for study in self.result["studies"] if study["dataset"] == dataset for p in study.get("saturation", ())
         ]
@@ -140,19 +140,19 @@ class Report:
 
     @property
     def stabilities(self) -> list[tuple[str, pd.DataFrame]]:
-        """What the alternatives of each pair say together, and their rows."""
+        """The stability sentence of each pair, and its rows."""
         groups = self.stability.groupby(["dataset", "a", "b"], sort=False)
         return [(f"{dataset}, {a} and {b}: {stability_sentence(rows)}", rows) for (dataset, a, b), rows in groups]
 
     @property
     def calibrations(self) -> list[tuple[str, list[dict[str, Any]]]]:
-        """What the simulated repetitions of each pair say, and their rows by number of chains."""
+        """The calibration sentence of each pair, and its rows by number of chains."""
         entries = self.calibration["pairs"] if self.calibration else []
         return [(f"{e['dataset']}, {e['a']} and {e['b']}: {calibration_sentence(e)}", e["rows"]) for e in entries]
 
     @property
     def commands(self) -> list[str]:
-        """What repeats the study, from a clone of the code."""
+        """Commands that repeat the study, from a clone of the code."""
         commits = [str(commit) for commit in self.findings.conditions.get("commit", []) if commit]
         return [*(f"git checkout {shlex.quote(commit)}" for commit in commits[:1]), self.findings.command]
 

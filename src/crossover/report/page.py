@@ -14,16 +14,16 @@ from crossover.report.style import inline_svg, styles
 from crossover.report.table import plain
 
 MOST_BYTES = 400_000
-"""Of a file that is a download within the page."""
+"""Largest file embedded in the page as a download, in bytes."""
 QUESTION = "At how many training images does one model overtake another?"
 NOTES = 6
-"""Notes that are seen at once."""
+"""Notes shown without unfolding."""
 ONLY_ON_PAGE = ("runs", "samples")
-"""Sections that Markdown leaves to runs.csv and to figures/."""
+"""Sections left out of Markdown, as runs.csv and figures/ have them."""
 
 
 def html_page(report: Report, sections: Sequence[Section]) -> str:
-    """Return the page of a report; all text is escaped, and figures are a part of it."""
+    """Return the page of a report, with all text escaped and figures embedded."""
     models = styles(list(dict.fromkeys(report.runs["model"])), families_of(report.runs))
     return _render(
         report.directory,
@@ -40,12 +40,12 @@ def html_page(report: Report, sections: Sequence[Section]) -> str:
 
 
 def _notes(report: Report) -> list[str]:
-    """Return what stands above the sections; with several data sets the part of each has its notes."""
+    """Return the notes above the sections; with several data sets each part has its own."""
     return report.notes if len(report.result["studies"]) == 1 else []
 
 
 def section_page(section: Section, directory: Path) -> str:
-    """Return a page of one section alone."""
+    """Return a page of a single section."""
     return _render(directory, title=section.title, sections=[section])
 
 
@@ -71,7 +71,7 @@ def picture(drawing: Drawing, directory: Path) -> Markup:
 
 
 def _downloads(directory: Path) -> list[tuple[str, str | None]]:
-    """Return the names of the files there are, and their content for all but the very large."""
+    """Return the names of the existing files, with their content unless it is very large."""
     found = [directory / name for name in report_files(directory) if name not in (PAGE, "report.md")]
     return [(path.name, data_uri(path) if path.stat().st_size <= MOST_BYTES else None) for path in found]
 

@@ -25,7 +25,7 @@ BEGIN, END = "<!-- results: written by make publish -->\n", "<!-- end of results
 
 @dataclass(frozen=True)
 class Study:
-    """A published study, as its files tell it."""
+    """A published study, read from its files."""
 
     name: str
     sweep: str
@@ -40,7 +40,7 @@ class Study:
 
     @property
     def is_transfer(self) -> bool:
-        """Whether it was read from the backbones of another sweep: its rows are then no runs of their own."""
+        """Whether it is a transfer study: its rows are then probes of another sweep's backbones, not runs."""
         return self.command.startswith("make transfer ")
 
 
@@ -63,7 +63,7 @@ def publish(report: Path, study: Path, runs: Path) -> None:
 
 
 def keep_one_format(study: Path) -> None:
-    """Remove what an SVG of a study's figures says as well."""
+    """Remove figures of a study that also exist as SVG."""
     for drawing in (study / "figures").glob("*.svg"):
         for suffix in (".png", ".pdf"):
             drawing.with_suffix(suffix).unlink(missing_ok=True)
@@ -88,7 +88,7 @@ def _pack_predictions(study: Path, runs: Path) -> None:
 
 
 def read_study(folder: Path) -> Study:
-    """Return a published study; raise CrossoverError when there is none such."""
+    """Return a published study; raise CrossoverError if it does not exist."""
     if not (folder / "plan.json").exists():
         known = sorted(path.parent.name for path in folder.parent.glob("*/plan.json"))
         raise CrossoverError(f"no study {folder.name!r} in {folder.parent}; there is {', '.join(known) or 'none'}")
@@ -109,7 +109,7 @@ def read_study(folder: Path) -> Study:
 
 
 def study_findings(folder: Path, extras: Extras | None = None) -> Findings:
-    """Return what a published study was made from, as its files tell it."""
+    """Return the findings of a published study, read from its files."""
     study = read_study(folder)
     names = [part["dataset"] for part in study.result["studies"]]
     if study.is_transfer:
@@ -136,7 +136,7 @@ def study_findings(folder: Path, extras: Extras | None = None) -> Findings:
 
 
 def regenerate(folder: Path, seed: int = 0) -> tuple[Result, pd.DataFrame, pd.DataFrame]:
-    """Return crossover.json, curves and stability of a study, made again from its runs and predictions."""
+    """Return crossover.json, curves and stability of a study, recomputed from its runs and predictions."""
     found = study_findings(folder)
     runs, predictions = found.runs, found.predictions
     result = analyse(runs, seed=seed, predictions=predictions, chance=found.chance)

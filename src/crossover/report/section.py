@@ -10,20 +10,20 @@ from crossover.report.table import Frozen, Table, markdown_table, plain
 from crossover.store import write_text
 
 PAGE = "report.html"
-"""In results/ it is not tracked: `make pages` makes it again from the others."""
+"""Not tracked by git in results/: `make pages` rebuilds it from the other files."""
 WRITTEN = (
     *(PAGE, "report.md"),
     *("crossover.json", "runs.csv", "curves.csv", "stability.csv", "environment.json"),
 )
 """Files that every report has."""
 WHERE_KNOWN = ("plan.json", "classes.csv", "calibration.json")
-"""Files that a report has where there is a plan, predictions, a simulation."""
+"""Files that a report has if there is a plan, predictions or a simulation."""
 FileName = Annotated[str, Field(pattern=r"^[\w][\w.+,=@-]*$")]
-"""Of a file beside the report: no folder."""
+"""The name of a file next to the report, without a folder."""
 
 
 class Drawing(Frozen):
-    """A figure that lies in figures/ beside the report."""
+    """A figure in figures/ next to the report."""
 
     name: FileName
     kind: Literal["svg", "png"] = "svg"
@@ -34,37 +34,37 @@ class Drawing(Frozen):
 
 
 class Part(Frozen):
-    """A heading and what stands below it, in this order."""
+    """A heading and its content, in this order."""
 
     title: str
     sentences: tuple[str, ...] = ()
     drawings: tuple[Drawing, ...] = ()
     tables: tuple[Table, ...] = ()
     code: str = ""
-    """What to type, or a message, as it is."""
+    """Commands or messages, verbatim."""
     parts: tuple["Part", ...] = ()
     folded: bool = False
-    """Only its title is seen until it is opened."""
+    """Whether only its title is visible until it is opened."""
 
 
 class Section(Part):
-    """A part of the page of its own. A study leaves it as section-NAME.json beside the report."""
+    """A section of the page. A study writes it as section-NAME.json next to the report."""
 
     name: FileName
     after: str = ""
-    """The section of the page that it follows; else it stands before those on cost, runs and methods."""
+    """The section of the page that it follows; by default it precedes those on cost, runs and methods."""
     files: tuple[FileName, ...] = ()
-    """Tables of the study that lie beside the report, to be downloaded and published with it."""
+    """Tables of the study next to the report, to be downloaded and published with it."""
 
 
 def write_section(section: Section, directory: Path) -> None:
-    """Leave a section beside a report; `make report` puts it on the page."""
+    """Write a section next to a report; `make report` puts it on the page."""
     directory.mkdir(parents=True, exist_ok=True)
     write_text(directory / f"section-{section.name}.json", section.model_dump_json(indent=1) + "\n")
 
 
 def read_sections(directory: Path) -> list[Section]:
-    """Return the sections that studies left beside a report; raise CrossoverError for one that is torn."""
+    """Return the sections that studies wrote next to a report; raise CrossoverError for a damaged one."""
     return [_read(path) for path in sorted(directory.glob("section-*.json"))]
 
 
@@ -80,7 +80,7 @@ def _read(path: Path) -> Section:
 
 
 def report_files(directory: Path) -> list[str]:
-    """Return the names of all files of a report there are, figures apart: what is downloaded, published and logged."""
+    """Return the names of a report's existing files, without figures: those downloaded, published and logged."""
     sections = read_sections(directory)
     left = [name for section in sections for name in (f"section-{section.name}.json", *section.files)]
     return [name for name in dict.fromkeys((*WRITTEN, *WHERE_KNOWN, *left)) if (directory / name).exists()]

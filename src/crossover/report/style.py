@@ -29,26 +29,26 @@ FAMILIES = {
     "hybrid": ("#009E73", "#3F8F5C", "#1F7F8F"),
     "vit": ("#D55E00", "#C4573D", "#B57A3A"),
 }
-"""Colours of a family and its members. After Okabe and Ito 2008: told apart by the colour-blind, darkened so that all
-have a contrast of 3 on a white and on a dark page."""
+"""Colours of a family and its members. After Okabe and Ito 2008: distinguishable by the colour-blind, darkened so
+that all have a contrast of 3 on a white and on a dark page."""
 OTHERS = ("#B65C8F", "#A87900", "#7A68D8", "#808080", "#2F8F8F", "#C05050", "#6F8F20")
 """Colours of models whose family is not known."""
 MARKERS = {"resnet": "o^<hp8H", "hybrid": "DdPX*", "vit": "sv>XP", "": "^vPXDo<>ds*p"}
 LINES = ("-", (0, (5, 1.5)), (0, (5, 1.5, 1, 1.5)), (0, (1, 1.2)))
 INK, SOFT, FAINT, PAPER = "#222222", "#555555", "#999999", "#ffffff"
-"""Of axes and words; on the page they follow its light or dark colours."""
+"""Colours of axes and text; on the page they follow its light or dark theme."""
 DASHES = (0, (4, 2))
 MANY_TICKS = 12
 TOP = 1.3
-"""Of an axis of errors: an interval may go beyond 100 %, an error cannot."""
+"""Upper limit of an error axis: an interval may exceed 100 %, an error cannot."""
 DPI = 200
-"""Of PNG files, and of what is rasterized in the others."""
+"""Resolution of PNG files, and of rasterised parts of the others."""
 WIDTH = 4.8
-"""Inches of a figure with one panel: its words can then be read on a phone."""
+"""Width in inches of a figure with one panel, so that its text is readable on a phone."""
 _RC: Any = {
     "svg.hashsalt": "crossover",
-    "svg.fonttype": "none",  # words stay words: they can be selected, and the file is small
-    "text.parse_math": False,  # a model's name may hold a dollar sign
+    "svg.fonttype": "none",  # text stays text: it can be selected, and the file is small
+    "text.parse_math": False,  # a model's name may contain a dollar sign
     "font.size": 10,
     "text.color": INK,
     "axes.labelcolor": INK,
@@ -71,7 +71,7 @@ class Style(NamedTuple):
 def styles(models: Sequence[str], families: Mapping[str, str] | None = None) -> dict[str, Style]:
     """Return as many styles as models: a family shares colours, and its members differ in marker, shade and line.
 
-    `families` maps a model to its family; else the name begins with it.
+    `families` maps a model to its family; otherwise the name begins with it.
     """
     chosen: dict[str, Style] = {}
     members: Counter[str] = Counter()
@@ -105,7 +105,7 @@ def panels(
 
 
 def size_axis(axes: Axes, sizes: Sequence[float], *, short: bool = False) -> None:
-    """Make x logarithmic in n_train: every size in full, or round numbers where that would be too many or too long."""
+    """Make x logarithmic in n_train: every size in full, or round numbers if those would be too many or too long."""
     axes.set_xscale("log")
     if short or len(sizes) > MANY_TICKS or max(sizes) >= 1e7:
         span, few = max(sizes) / min(sizes), 300 if short else 3000
@@ -145,8 +145,8 @@ def save(figure: Figure, folder: Path, name: str, kinds: Sequence[str] = ("svg",
     folder.mkdir(parents=True, exist_ok=True)
     with mpl.rc_context(_RC):
         figure.draw_without_rendering()
-        figure.set_layout_engine("none")  # it is laid out now; each format would do it again
-        # not through savefig, which draws everything twice
+        figure.set_layout_engine("none")  # lay it out once; otherwise each format would do it again
+        # not with savefig, which draws everything twice
         writers: dict[str, tuple[Callable[..., object], str]] = {
             "svg": (FigureCanvasSVG(figure).print_svg, "Date"),
             "png": (FigureCanvasAgg(figure).print_png, "Software"),
@@ -159,7 +159,7 @@ def save(figure: Figure, folder: Path, name: str, kinds: Sequence[str] = ("svg",
 
 
 def inline_svg(path: Path, name: str, alt: str) -> str:
-    """Return a saved SVG as an element of a page: with a text alternative, the page's colours, and ids of its own."""
+    """Return a saved SVG as an element of a page, with alt text, the page's colours and unique ids."""
     text = path.read_text(encoding="utf-8")
     body = text[text.index("<svg") :]
     body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.DOTALL)

@@ -28,11 +28,11 @@ class Column(Frozen):
     unit: str = ""
     """`%` shows a fraction in percent, `points` a difference of fractions, `images`, `SI` and `B` round to a prefix."""
     left: bool = False
-    """Words are read from the left; numbers are compared at the right."""
+    """Text is aligned left, numbers right."""
 
 
 class Table(Frozen):
-    """Rows of cells below columns; the caption says what they are."""
+    """Rows of cells under columns, with a caption."""
 
     caption: str
     columns: tuple[Column, ...]
@@ -44,7 +44,7 @@ class Table(Frozen):
 
     @property
     def cells(self) -> list[list[str]]:
-        """The rows as they are shown."""
+        """The rows as displayed."""
         return [[shown(cell, column.unit) for cell, column in zip(row, self.columns, strict=True)] for row in self.rows]
 
     def with_columns(self, titles: Sequence[str]) -> "Table":
@@ -58,7 +58,7 @@ class Table(Frozen):
 
 
 def columns(*titles: str, left: int = 0) -> tuple[Column, ...]:
-    """Return columns without units, of which the first `left` hold words."""
+    """Return columns without units, of which the first `left` hold text."""
     return tuple(Column(title=title, left=place < left) for place, title in enumerate(titles))
 
 
@@ -108,7 +108,7 @@ def _row(cells: Sequence[str]) -> str:
 
 
 def plain(text: str) -> str:
-    """Return text that Markdown shows on one line as it is: no HTML, emphasis, formula, link or end of a cell."""
+    """Return text escaped for one line of Markdown: no HTML, emphasis, formula, link or cell boundary."""
     text = " ".join(text.split()).replace("\\", "\\\\").replace("&", "&amp;").replace("<", "&lt;")
     text = re.sub(r"([`$|~]|(?<!\w)\*(?=\S)|\*(?=\w)|(?<!\w)_|_(?!\w))", r"\\\1", text)
     return text.replace("](", "]\\(").replace("][", "]\\[")
@@ -125,5 +125,5 @@ def terminal_table(table: Table) -> TerminalTable:
 
 
 def code(text: str) -> str:
-    """Return text for a place between backticks, which it does not end."""
+    """Return text that is safe between backticks."""
     return " ".join(text.split()).replace("`", "'")

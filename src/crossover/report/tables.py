@@ -13,12 +13,12 @@ from crossover.report.table import Cell, Column, Table, columns
 from crossover.report.words import INTERVALS, parameter_words, title, verdict_words
 
 MOST_SIZES = 40
-"""Sizes of a data set up to which all are in its table; curves with more are shown where they are compared."""
+"""Most sizes of a data set listed in full; curves with more are listed at the compared sizes."""
 ERRORS = "Mean test error over chains, with its 95% interval for one size"
 SMOOTHED = "The smoothed curves, where they are compared; the measured points are in runs.csv"
 SCORES = ("test_error", "val_error", "train_error")
 VARYING = ("dataset", "budget", "augment", "recipe")
-"""Columns of runs that are shown only where they differ between runs of a model."""
+"""Columns shown only if they differ between runs of a model."""
 RATIO_UNITS = {"power": "ratio", "false_crossover": "%", "coverage": "%", "width": "ratio", "fieller_width": "ratio"}
 EQUATIONS = (
     "M1: e = b n^-c. M2: e = e∞ + b n^-c. M3: e = b (1/n + g)^c. M4: (e - e∞) / (e₀ - e)^a = b n^-c. chance: e = e∞ +"
@@ -58,7 +58,7 @@ def verdict_table(report: Report) -> Table:
 
 
 def _place(pair: Mapping[str, Any]) -> Cell:
-    """Return N* with its interval, or on which side of the range it is, where that is known."""
+    """Return N* with its interval, or the side of the range on which it is, if known."""
     if pair["n_star"] is not None:
         return pair["n_star"], pair["ci_low"], pair["ci_high"]
     if pair["verdict"] == "a_better":
@@ -69,7 +69,7 @@ def _place(pair: Mapping[str, Any]) -> Cell:
 
 
 def _limits(pair: Mapping[str, Any], points: Sequence[Mapping[str, Any]]) -> str:
-    """Return at how many sizes of a pair more training would lower an error, would not, or was not tried."""
+    """Return at how many sizes of a pair more training would lower an error, would not, or was not tested."""
     states: dict[int, set[str]] = {row["n_train"]: set() for row in pair["gap"]}
     for point in points:
         if point["model"] in (pair["a"], pair["b"]) and point["n_train"] in states:
@@ -83,7 +83,7 @@ def _limits(pair: Mapping[str, Any], points: Sequence[Mapping[str, Any]]) -> str
 
 
 def saturation_table(report: Report) -> Table:
-    """Return the sizes of each model at which twin runs with half the budget tell what limits it."""
+    """Return what limits each model at the sizes that have twin runs with half the budget."""
     rows: list[tuple[Cell, ...]] = [
         (
             study["dataset"],
@@ -121,7 +121,7 @@ def influential_table(report: Report) -> Table:
 def size_tables(report: Report, study: Mapping[str, Any]) -> list[Table]:
     """Return the tables of a data set by n_train: errors of the models and the gap of a pair.
 
-    Of several pairs each has its own table: one of all would be wider than a sheet of paper.
+    Several pairs get a table each: one for all would be wider than a sheet of paper.
     """
     curves = report.curves[report.curves["dataset"] == study["dataset"]]
     models = list(dict.fromkeys(curves["model"]))
@@ -187,7 +187,7 @@ def stability_rows(rows: pd.DataFrame) -> Table:
 
 
 def calibration_rows(rows: list[dict[str, Any]]) -> Table:
-    """Return what simulated repetitions of the design found, by number of chains."""
+    """Return the results of simulated repetitions of the design, by number of chains."""
     heads = (
         Column(title="chains"),
         Column(title="power", unit="ratio"),
@@ -250,7 +250,7 @@ def cost_table(report: Report) -> Table:
 
 
 def totals(report: Report) -> Table:
-    """Return what all runs took together; what not all of them recorded is unknown."""
+    """Return the total cost of all runs; quantities that some did not record are unknown."""
     runs = report.runs
     names = ("images_seen", "flops", "total_seconds")
     sums = [float(runs[name].sum()) if name in runs and runs[name].notna().all() else None for name in names]
@@ -261,7 +261,7 @@ def totals(report: Report) -> Table:
 
 
 def run_table(report: Report) -> Table:
-    """Return all planned runs: what is known of each, its state, and its id."""
+    """Return all planned runs with their known values, state and id."""
     runs = report.runs
     shown = [
         column
@@ -292,7 +292,7 @@ def _varies(runs: pd.DataFrame, name: str) -> bool:
 
 
 def _cells(values: pd.Series) -> list[Cell]:
-    """Return numbers as such, whole ones without a fraction, and anything else as text."""
+    """Return numbers as numbers, integers without a fraction, and anything else as text."""
     if values.dtype.kind not in "if":
         return ["" if pd.isna(value) else str(value) for value in values]
     whole = bool((values.dropna() % 1 == 0).all()) and values.name not in SCORES

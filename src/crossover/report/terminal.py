@@ -8,13 +8,13 @@ from crossover.report.section import PAGE
 from crossover.report.table import Table, terminal_table
 
 MOST_ROWS = 20
-"""Sizes up to which the terminal shows a table."""
+"""Most sizes for which the terminal shows a table."""
 MOST_NOTES = 6
 COST = ("model", "runs", "training seconds", "images per second")
 
 
 def terminal_summary(report: Report, console: Console) -> None:
-    """Print the tables of mean errors and of cost, what is missing, the verdict and where the page is."""
+    """Print the tables of mean errors and of cost, what is missing, the verdict and the path of the page."""
     for study in report.result["studies"]:
         errors = tables.size_tables(report, study)[:1]
         if errors and len(errors[0].rows) <= MOST_ROWS:

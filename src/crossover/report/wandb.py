@@ -36,7 +36,7 @@ EQUIVALENCE = {"factor": "equivalence/factor", "ci_low": "equivalence/low", "ci_
 VERDICT = ("verdict", "summary", "n_star", "ci_low", "ci_high", "p_in_range", "trend")
 """Fields of a pair that the summary of its aggregate run has."""
 CURVE_JOB, PAIR_JOB, REPORT_JOB = "curve", "pair", "report"
-"""Job types of the aggregates, and of the run that sums a sweep up."""
+"""Job types of the aggregates, and of the run that summarises a sweep."""
 UPLOAD_SECONDS = 60.0
 
 
@@ -87,7 +87,7 @@ def run_id(job: str, sweep: str, label: str) -> str:
 
 
 def logger_of(sweep: SweepRecords) -> LoggerConfig:
-    """Return how the runs of a sweep are logged."""
+    """Return the logger of the runs of a sweep."""
     known = (record["config"]["logger"] for record in sweep.records if "config" in record)
     return LoggerConfig.model_validate(next(known, {"kind": "none"}))
 
@@ -95,7 +95,7 @@ def logger_of(sweep: SweepRecords) -> LoggerConfig:
 def mirror_report(report: Report, sweep: SweepRecords, say: Callable[[str], object] = print) -> None:
     """Log a report to W&B when its runs are logged there; the same result is logged once, under the same ids.
 
-    A failure of W&B is said, and costs no file of the report; an outage costs UPLOAD_SECONDS.
+    A failure of W&B is printed and loses no file of the report; an outage costs UPLOAD_SECONDS.
     """
     logger = logger_of(sweep)
     if logger.kind not in ("wandb", "wandb_offline"):
@@ -154,7 +154,7 @@ def _log_files(report: Report, run: "wandb.Run") -> None:
 
 
 def _upload(folder: Path, sweep: SweepRecords, say: Callable[[str], object]) -> None:
-    """Upload the aggregates; say how many runs of the sweep are not there."""
+    """Upload the aggregates; print how many runs of the sweep are not uploaded."""
     new = wandb_runs.to_upload(folder)
     wandb_runs.upload(new, folder / "upload.log", patience=UPLOAD_SECONDS, report=lambda _: None)
     places = [folder, *(folder.parents[3] / "runs" / name / "wandb" for name in sweep.states)]

@@ -33,14 +33,14 @@ TITLES = {column.name: column.title for column in COLUMNS if column.title} | {
     "selection": "weights tested",
     "metric": "number compared",
 }
-"""A name in the code to what a reader calls it; other names have blanks for underscores."""
+"""Identifiers to readable names; in other names blanks replace underscores."""
 INTERVALS = {
     "chains": "paired chains",
     "seeds": "seeds of one chain",
     "unpaired": "chains, not paired",
     "roughness": "roughness of single curves",
 }
-"""What an interval comes from."""
+"""The source of an interval."""
 LAW_PARAMETERS = {"e_inf": "e∞", "n0": "n₀", "e0": "e₀"}
 SMALLEST = 1e-12
 """A fitted number below this is zero: its law does not need it."""
@@ -55,7 +55,7 @@ ARGUMENTS = {
 
 
 def title(name: str) -> str:
-    """Return a column, metric, choice or condition as a reader calls it."""
+    """Return the readable name of a column, metric, choice or condition."""
     return TITLES.get(name) or name.replace("_", " ")
 
 
@@ -86,7 +86,7 @@ def parameter_words(params: Mapping[str, float], errors: Mapping[str, float | No
 
 
 def model_words(model: ModelConfig) -> str:
-    """Return what a model is, such as `Vision Transformer: width 64, layers 4, heads 4; mean of the tokens`."""
+    """Describe a model, such as `Vision Transformer: width 64, layers 4, heads 4; mean of the tokens`."""
     kinds = {"basic_resnet": "ResNet of basic blocks", "vit": "Vision Transformer"}
     said = [f"{ARGUMENTS.get(name, title(name))} {_value(value)}" for name, value in model.args.items()]
     words = kinds.get(model.arch, f"{model.arch} of timm") + (f": {', '.join(said)}" if said else "")
