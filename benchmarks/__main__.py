@@ -44,7 +44,7 @@ def main(config: DictConfig) -> None:
             conditions = bench.conditions() | {"images": images}
 
             def save(part: dict[str, Any], name: str = name, conditions: dict[str, Any] = conditions) -> None:
-                """Keep what is measured so far: the next measurement may fail or be cut off."""
+                """Save the measurements so far, as the next one may fail or be interrupted."""
                 parts[name] = {"conditions": conditions} | part
                 write_json(path, parts)
                 console.print(f"{name}: {' '.join(part['table']['rows'][-1])}", highlight=False, soft_wrap=True)

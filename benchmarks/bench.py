@@ -46,7 +46,7 @@ class BenchConfig(BaseModel):
 
 @dataclass(frozen=True)
 class Bench:
-    """A bench in a folder of its own for images, caches and runs."""
+    """A benchmark with its own folder for images, caches and runs."""
 
     config: BenchConfig
     compose: Callable[[list[str]], dict[str, Any]]
@@ -70,11 +70,11 @@ class Bench:
 
     @property
     def script(self) -> Path | None:
-        """timm's train.py, where the bench is given a checkout of timm."""
+        """timm's train.py, if the benchmark is given a checkout of timm."""
         return None if self.config.timm is None else (self.config.timm / "train.py").resolve(strict=True)
 
     def prepare(self) -> str:
-        """Make the folder of images {train,test}/<class>/*, of CIFAR-10 where it is there; return which they are."""
+        """Make the image folder {train,test}/<class>/*, from CIFAR-10 if it is there; return which images were used."""
         source, train = self.config.data_dir / "cifar10", self.config.images or TRAIN
         for part, count in {"train": train, "test": max(10, train * TEST // TRAIN)}.items():
             if source.is_dir():
@@ -89,7 +89,7 @@ class Bench:
 
     @property
     def fixed(self) -> list[str]:
-        """Overrides that all runs of the bench share."""
+        """Overrides shared by all runs of the benchmark."""
         return [
             "data=folder",
             "data.name=bench",
@@ -110,7 +110,7 @@ class Bench:
     def measure(
         self, run: RunConfig, way: Way, *, count: int = 1, profiled: bool = False, mps: dict[str, str] | None = None
     ) -> Row:
-        """Return what `count` processes at once took, each training in one way, as one row."""
+        """Return one row with the measurement of `count` concurrent processes that train in one way."""
         cores = sorted(os.sched_getaffinity(0), reverse=True)
         bound = self.device == "cpu"  # to one core each, where DataLoader workers would only add their own cost
         workers = 0 if bound else len(cores)
@@ -144,9 +144,9 @@ class Bench:
 
 
 def link_images(source: Path, target: Path, count: int, turn: int = 0) -> None:
-    """Make `target` an image folder of `count` images of `source`, as links, the same number of each class.
+    """Make `target` an image folder of links to `count` images of `source`, the same number per class.
 
-    Each class has its first images by name; with `turn` 1, 2, … those that follow, from the start again at the end.
+    Each class has its first images by name; with `turn` 1, 2, … the following ones, cyclically.
     """
     classes = sorted(path for path in source.iterdir() if path.is_dir())
     each = count // len(classes)

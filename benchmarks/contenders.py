@@ -32,15 +32,15 @@ from crossover.training.module import Classifier
 from crossover.training.run import execute
 
 Way = Literal["ours", "eager", "graph", "compile", "plain", "idiomatic", "idiomatic_tuned", "timm"]
-"""Ours is with the engine that a run takes by itself; eager, graph and compile are ours with that engine."""
+"""`ours` uses the default engine of a run; eager, graph and compile are ours with that engine."""
 WARM_UP = 10
-"""Steps before the clock starts: caches fill, kernels are chosen. Ours has as many as are timed."""
+"""Steps before the clock starts, while caches fill and kernels are chosen; `ours` has as many as are timed."""
 PROFILED = 5
 
 
 @dataclass
 class Window:
-    """The steps that are timed, and after them a few whose kernels are counted, if at all."""
+    """The timed steps, optionally followed by a few whose kernels are counted."""
 
     steps: int
     device: torch.device
@@ -56,11 +56,11 @@ class Window:
 
     @property
     def end(self) -> int:
-        """Steps that a contender does in all."""
+        """Total steps of a contender."""
         return WARM_UP + self.steps + PROFILED * self.profiled
 
     def tick(self) -> bool:
-        """Note that a step begins; return whether all that counts is over."""
+        """Note that a step begins; return whether the window has ended."""
         if self._ticks == WARM_UP:
             self.start()
         elif self._ticks == WARM_UP + self.steps:
@@ -88,7 +88,7 @@ class Window:
             self._profiler.start()
 
     def stop_profile(self, steps: int) -> None:
-        """Count the kernels of so many steps; on a CPU, the operators that call no others."""
+        """Count the kernels of the profiled steps; on a CPU, the operators that call no others."""
         if not self.profiled or self.kernels_per_step is not None:
             return
         finish(self.device)
@@ -103,7 +103,7 @@ class Window:
 
 
 def finish(device: torch.device) -> None:
-    """Wait until the device has done what it was given."""
+    """Wait until the device has finished."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
@@ -118,7 +118,7 @@ def measure(
     profiled: bool,
     script: Path | None,
 ) -> dict[str, float | None]:
-    """Train in this process, bound to one core unless `core` is None, and return what a window of `steps` took."""
+    """Train in this process, bound to one core unless `core` is None, and measure a window of `steps`."""
     if core is not None:
         os.sched_setaffinity(0, {core})
     warnings.filterwarnings("ignore")
@@ -147,7 +147,7 @@ def measure(
 
 
 def _ours(run: RunConfig, window: Window, way: str) -> None:
-    """Do a whole run as users do, of as many steps before the window as in it; its validations are outside."""
+    """Train a complete run as users do, with as many steps before the window as in it; validations are outside."""
     legs = 3 if window.profiled else 2
     budget = run.budget.model_copy(update={"steps": legs * window.steps, "evaluations": legs})
     engine = run.machine.engine if way == "ours" else way
@@ -230,11 +230,11 @@ def _idiomatic(run: RunConfig, window: Window, workers: int, *, tuned: bool) -> 
 
 
 class _OverError(Exception):
-    """The window of a script that would go on is over."""
+    """Ends a script that would continue after the window."""
 
 
 def _timm(run: RunConfig, window: Window, workers: int, script: Path | None) -> None:
-    """Run timm's train.py on the image folder until the window is over; a step begins where the network is called."""
+    """Run timm's train.py on the image folder until the window ends; a step begins when the network is called."""
 
     def before_forward(network: nn.Module, _: Any) -> None:
         if network.training and torch.is_grad_enabled() and window.tick():

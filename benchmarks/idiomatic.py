@@ -26,7 +26,7 @@ from crossover.training.models import build_model, weight_decay_groups
 
 
 class Pictures(Dataset[tuple[Tensor, int]]):
-    """Images uint8 (N, H, W, 3) that come out transformed."""
+    """A dataset of images uint8 (N, H, W, 3) with a transform."""
 
     def __init__(self, images: np.ndarray, labels: np.ndarray, transform: v2.Compose) -> None:
         self.images, self.labels, self.transform = images, labels, transform
@@ -46,7 +46,7 @@ def make_optimizer(network: nn.Module, recipe: RecipeConfig, *, fused: bool | No
 
 
 class Tutorial(pl.LightningModule):
-    """The LightningModule that one writes first."""
+    """A LightningModule as in the tutorials."""
 
     def __init__(self, network: nn.Module, recipe: RecipeConfig, total_steps: int, *, tuned: bool) -> None:
         super().__init__()
@@ -126,7 +126,7 @@ class Task:
     def _transforms(self, *, training: bool) -> v2.Compose:
         augment, size, steps = self.run.augment, self.run.data.image_size, list[Any]()
         if augment.policy == "trivialaugment" or augment.erase or augment.mixup or augment.cutmix:
-            raise CrossoverError("the race knows crop, flip and RandAugment; take augment=crop_flip")
+            raise CrossoverError("the idiomatic way supports crop, flip and RandAugment; use augment=crop_flip")
         if training:
             steps += [v2.RandomCrop(size, padding=augment.crop)] if augment.crop else []
             steps += [v2.RandomHorizontalFlip()] if augment.flip else []

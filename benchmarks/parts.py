@@ -30,7 +30,7 @@ Save = Callable[[dict[str, Any]], None]
 
 
 def harness(bench: Bench, save: Save) -> None:
-    """Our loop against a plain loop of the same steps: what Lightning and our own code cost."""
+    """Our loop against a plain loop of the same steps: the cost of Lightning and our own code."""
     races = {model: _race(bench, bench.run(model), ["ours", "plain"]) for model in bench.models}
     save({"races": races, "table": race_table("Cost of the harness, images per second", races, "plain")})
 
@@ -64,7 +64,7 @@ def _peak(bench: Bench) -> float:
 
 
 def gpu(bench: Bench, save: Save) -> None:
-    """Every engine beside the other ways, 1, 2 and 4 runs at a time, without and with MPS; what fails is a row too."""
+    """Every engine and the other ways, 1, 2 and 4 runs at a time, without and with MPS; a failure is a row too."""
     deadline, peak, rows = time.monotonic() + bench.config.limit_seconds, _peak(bench), list[Row]()
 
     def add(model: str, batch: int, way: Way, count: int, mps: dict[str, str] | None) -> None:
@@ -96,7 +96,7 @@ def gpu(bench: Bench, save: Save) -> None:
 
 @contextmanager
 def mps_daemon() -> Iterator[dict[str, str] | None]:
-    """Run CUDA's MPS daemon and give the environment of its clients; None where it is not installed."""
+    """Run CUDA's MPS daemon and yield the environment of its clients; None if it is not installed."""
     command = shutil.which("nvidia-cuda-mps-control")
     if command is None:
         print("MPS is left out: nvidia-cuda-mps-control is not installed", flush=True)
@@ -124,7 +124,7 @@ def minisweep(bench: Bench, save: Save) -> None:
         bench.run(model, f"budget.steps={steps}", "budget.evaluations=2", f"n_train={n}", f"chain={chain}")
         for model, n, chain in itertools.product(bench.models, sizes, CHAINS)
     ]
-    bench.apart.call(open_dataset, runs[0].data, Path(runs[0].machine.data_dir))  # no one is charged for decoding
+    bench.apart.call(open_dataset, runs[0].data, Path(runs[0].machine.data_dir))  # decoding is not timed
     ways: dict[str, Callable[[], Row]] = {
         "ours": lambda: _sweep(bench, sizes, bench.place / f"sweep-{next(turn)}", log),
         "idiomatic": lambda: _processes(["idiomatic"], runs, 1, log),
@@ -140,7 +140,7 @@ def minisweep(bench: Bench, save: Save) -> None:
 
 
 def _with_own_folder(run: RunConfig, folder: Path) -> RunConfig:
-    """Return the run on a folder of as many images as it trains on: timm's script knows no subsets."""
+    """Return the run on a folder with only the images it trains on, as timm's script does not support subsets."""
     images = images_of(run)
     link_images(images / "train", folder / "train", run.n_train, run.chain)
     (folder / "test").symlink_to(images / "test", target_is_directory=True)
@@ -162,7 +162,7 @@ def _sweep(bench: Bench, sizes: Sequence[int], outputs: Path, log: Path) -> Row:
 
 
 def _processes(way: list[str], runs: Sequence[RunConfig], at_once: int, log: Path) -> Row:
-    """Do each run in a process of its own, `at_once` side by side that share the cores."""
+    """Train each run in its own process, `at_once` in parallel sharing the cores."""
     threads = {"OMP_NUM_THREADS": str(max(1, len(os.sched_getaffinity(0)) // at_once))}
 
     def one(run: RunConfig) -> None:

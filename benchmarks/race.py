@@ -14,7 +14,7 @@ Row = dict[str, Any]
 
 
 class Apart:
-    """Calls functions in processes of their own, from the fork server of a sweep."""
+    """Calls functions in separate processes, from the fork server of a sweep."""
 
     def __init__(self) -> None:
         self._context = fork_server()
@@ -24,7 +24,7 @@ class Apart:
     ) -> list[Any]:
         """Return the results of calls that run at the same time; raise CrossoverError when one fails.
 
-        A barrier for all of them is their first argument.
+        Their first argument is a barrier for all of them.
         """
         barrier, ends = self._context.Barrier(len(calls), timeout=120), []
         for arguments in calls:
@@ -76,7 +76,7 @@ def in_turns(ways: Sequence[str], repeats: int, measure: Callable[[str], Row]) -
 def summarise(rows: Sequence[Row], field: str, against: str) -> dict[str, dict[str, float]]:
     """Return median, min and max of `field` for each contender, and its ratio to contender `against`.
 
-    The ratio is that of the medians; its range is that of the repeats, each against its neighbour in time.
+    The ratio is that of the medians; its range is over the repeats, each compared with its neighbour in time.
     """
     by_way: dict[str, list[float]] = {}
     for row in rows:

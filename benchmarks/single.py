@@ -16,7 +16,7 @@ from crossover.config import RunConfig
 
 
 def train_idiomatic(run: RunConfig, workers: int) -> None:
-    """Train, and test the weights with the best validation error."""
+    """Train the idiomatic way, and test the weights with the best validation error."""
     steps = run.budget.steps or 1
     task = idiomatic.Task(run, steps, workers, tuned=False)
     with tempfile.TemporaryDirectory() as folder:
@@ -31,7 +31,7 @@ def train_timm(run: RunConfig, workers: int, script: str) -> None:
     """Run train.py for the run's steps to the nearest epoch, its smallest unit, validated at most twice."""
     epochs = max(1, round((run.budget.steps or 1) / (run.n_train // run.recipe.batch_size)))
     timm_script.register(run)
-    with tempfile.TemporaryDirectory() as folder:  # two that start in the same second would share a folder
+    with tempfile.TemporaryDirectory() as folder:  # two scripts that start in the same second would share a folder
         given = timm_script.options(run, Path(folder), epochs=epochs, workers=workers)
         sys.argv = [script, *given, "--val-interval", str(max(1, epochs // 2))]
         runpy.run_path(script, run_name="__main__")

@@ -15,7 +15,7 @@ Table = dict[str, Any]
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
-    """Return a table without the columns that are empty in every row."""
+    """Return a table without columns that are empty in every row."""
     used = [i for i in range(len(columns)) if any(row[i] for row in rows)]
     return {"title": title, "columns": [columns[i] for i in used], "rows": [[row[i] for i in used] for row in rows]}
 

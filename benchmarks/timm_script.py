@@ -13,7 +13,7 @@ from crossover.training.models import build_model
 
 
 def register(run: RunConfig, before_forward: Callable[..., None] | None = None) -> None:
-    """Let timm know the run's network as crossover_model."""
+    """Register the run's network with timm as crossover_model."""
 
     def crossover_model(**_: Any) -> Any:
         model: Any = build_model(run.model, image_size=run.data.image_size, classes=10)
@@ -33,7 +33,7 @@ def images_of(run: RunConfig) -> Path:
 
 
 def options(run: RunConfig, output: Path, *, epochs: int, workers: int) -> list[str]:
-    """Return the options of train.py that make its training ours, as far as it can."""
+    """Return the options of train.py that match our training as closely as it allows."""
     recipe, device, side = run.recipe, resolve_device(run), str(run.data.image_size)
     values = {
         "data-dir": images_of(run),

@@ -31,7 +31,7 @@ def main(arguments: list[str]) -> int:
 
 
 def dashboard(given: argparse.Namespace) -> int:
-    """Write or save view and report, and print where they are."""
+    """Write view and report to files or save them to W&B, and print where they are."""
     sweep, directory = read_sweep(Path(given.outputs), given.sweep), sweep_dir(given.outputs, given.sweep)
     from crossover.report.dashboard import read_dashboard, save, write_specs
 

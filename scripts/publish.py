@@ -39,7 +39,7 @@ def main(arguments: list[str]) -> int:
 
 
 def make_page(folder: Path) -> Path:
-    """Write tables, figures and pages of a published study from its files, and return its page."""
+    """Rebuild tables, figures and pages of a published study from its files, and return its page."""
     study = read_study(folder)
     with initialize(version_base="1.3", config_path="../conf"):
         runs = {} if study.is_transfer else study_runs(study, "outputs")

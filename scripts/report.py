@@ -20,7 +20,7 @@ from crossover.sweep.plan import sweep_dir
 
 
 class Options(Frozen):
-    """What conf/report.yaml gives; its comments say more."""
+    """The settings of conf/report.yaml, which documents them."""
 
     name: str = Field(coerce_numbers_to_str=True)
     also: tuple[str, ...]

@@ -16,7 +16,7 @@ from crossover.store import STATES, read_plan, run_state
 from crossover.sweep.plan import sweep_dir
 
 WIDTH = 400
-"""Of the table, at most: a name must be typed, and is never cut off."""
+"""Largest width of the table; names are never cut off, as users must type them."""
 
 
 def main() -> None:
@@ -44,7 +44,7 @@ def show(outputs: Path) -> None:
 
 
 def describe_jobs(directory: Path) -> str:
-    """Return such as `3 queued, 2 running`; empty where there is no Slurm or nothing was submitted to it."""
+    """Return such as `3 queued, 2 running`; empty if there is no Slurm or nothing was submitted."""
     if not (directory / "jobs").is_dir():
         return ""
     from crossover.sweep.slurm import count_jobs  # submitit takes a second to import

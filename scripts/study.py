@@ -22,7 +22,7 @@ STUDIES = {
     "reproduce": "reproduction",
     "transfer": "transfer",
 }
-"""Name of a study and of its config: its module in crossover.studies, whose `main` does it."""
+"""Name of a study and of its config: its module in crossover.studies, whose `main` runs it."""
 
 
 def study_app(name: str) -> None:

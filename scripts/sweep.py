@@ -18,7 +18,7 @@ from crossover.sweep.pool import Progress
 from crossover.sweep.progress import Display, working
 
 FOR_REPORT = ("crossover.study", "crossover.data.augment", "wandb.sdk.launch")
-"""What a first report needs and takes seconds to import: torch for sample images, and a part of wandb.init."""
+"""Slow imports that a first report needs: torch for sample images, and a part of wandb.init."""
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="sweep")

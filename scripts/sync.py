@@ -9,7 +9,7 @@ from crossover.lock import is_held
 
 USAGE = "usage: python scripts/sync.py [OUTPUTS]    the folder of runs and sweeps; default: outputs"
 PATIENCE = 120.0
-"""Seconds without a run taken after which it ends."""
+"""Seconds without an upload after which it ends."""
 
 
 def main(arguments: list[str]) -> int:
@@ -25,7 +25,7 @@ def main(arguments: list[str]) -> int:
 
 
 def sync(outputs: Path) -> None:
-    """Upload what is left, but for runs that still train or wait to be continued without a complete log."""
+    """Upload what is left, except runs that are still training or wait to be continued without a complete log."""
     places = [place for place in sorted(outputs.glob("*/*/wandb")) if wandb_runs.is_left(place)]
     places = [place for place in places if not is_held(place.parent / "lock") and wandb_runs.is_ready(place)]
     if not places:

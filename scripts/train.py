@@ -19,7 +19,7 @@ from crossover.sweep.launch import check_data
 from crossover.training.ranks import this_rank
 
 failed: list[str] = []
-"""The runs of -m that failed: the others go on."""
+"""The failed runs of -m; the others continue."""
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="train")
@@ -38,7 +38,7 @@ def main(config: DictConfig) -> None:
 
 
 def train(run: RunConfig) -> None:
-    """Do a run unless it is done, and say how it ended; end the process when it was interrupted and saved."""
+    """Train a run unless it is done, and print the outcome; exit if it was interrupted and saved."""
     from crossover.training.resume import StoppedError, stop_on_signals  # torch, after all that may be wrong
 
     if is_done(run.run_dir):

@@ -19,7 +19,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 GPU_STACK = r"torch|torchvision|triton|cuda-.*|nvidia-(?!ml-py).*"
-"""Torch, torchvision and what they bring for a GPU."""
+"""Torch, torchvision and their GPU packages."""
 
 
 def locked() -> dict[str, str]:
@@ -29,7 +29,7 @@ def locked() -> dict[str, str]:
 
 
 def needed(uv: str, python: str, platform: list[str], extras: str) -> list[str]:
-    """Return `name==version` of what the project with some extras needs on another machine."""
+    """Return `name==version` of the packages that the project with some extras needs on another machine."""
     number, machine = platform
     with tempfile.TemporaryDirectory() as folder:
         pins = Path(folder) / "pins.txt"

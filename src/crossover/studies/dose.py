@@ -44,7 +44,7 @@ def main(values: dict[str, Any], console: Console) -> None:
     """
     sweep = read_sweep(Path(values["outputs"]), values["name"])
     if not sweep.records:
-        raise CrossoverError(f"no run of sweep {sweep.name} is done; {sweep.command} does them")
+        raise CrossoverError(f"no run of sweep {sweep.name} is done; run {sweep.command} first")
     beside = sweep_dir(values["outputs"], sweep.name)
     if not (beside / "crossover.json").exists():
         raise CrossoverError(f'sweep {sweep.name} has no report yet; make report SWEEP="{sweep.name}" writes it')

@@ -78,7 +78,7 @@ class SearchConfig(Frozen):
 
 
 class Options(Frozen):
-    """What conf/recipes.yaml gives; its comments say more."""
+    """The settings of conf/recipes.yaml, which documents them."""
 
     search: SearchConfig
     trials: Path | None

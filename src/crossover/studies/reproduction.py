@@ -27,7 +27,7 @@ COLUMNS = ["run_id", "model", "n_train", "chain", "published", "repeated", "rati
 
 
 class Options(Frozen):
-    """What conf/reproduce.yaml gives; its comments say more."""
+    """The settings of conf/reproduce.yaml, which documents them."""
 
     study: str
     runs: int | None
@@ -43,8 +43,8 @@ def main(options: Options, console: Console) -> None:
     study = read_study(options.results / options.study)
     if study.is_transfer:
         raise CrossoverError(
-            f"{study.name} was read from the backbones of other runs: `{study.command}` repeats it, and make reproduce"
-            " repeats the study of its pre-training"
+            f"{study.name} is a transfer study: `{study.command}` repeats it, and make reproduce can repeat the"
+            " study of its pre-training"
         )
     runs = chosen_runs(study, options)
     console.print(f"{study.name}: repeating {len(runs)} of {len(study.run_ids)} runs", highlight=False)

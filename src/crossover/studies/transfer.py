@@ -84,7 +84,7 @@ class TransferConfig(Frozen):
 
 
 class Options(Frozen):
-    """What conf/transfer.yaml gives."""
+    """The settings of conf/transfer.yaml."""
 
     transfer: TransferConfig
     set: tuple[str, ...]

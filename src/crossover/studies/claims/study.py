@@ -52,7 +52,7 @@ class SweepPart(Frozen):
 
 
 class Options(Rules):
-    """What conf/claims.yaml gives: the rules, and where their numbers come from."""
+    """The settings of conf/claims.yaml: the rules, and the sources of their numbers."""
 
     sweeps: tuple[SweepPart, ...]
     studies: tuple[str, ...]
@@ -101,7 +101,7 @@ def planned(options: Options) -> list[RunConfig]:
         made = plan_runs(read_preset(part.preset), extra=options.set, outputs=str(options.outputs))
         kept = [run for run in made if part.has(run)]
         if not kept:
-            raise CrossoverError(f"no run of {part.preset} is kept; correct n_train or models in conf/claims.yaml")
+            raise CrossoverError(f"no run of {part.preset} matches; correct n_train or models in conf/claims.yaml")
         runs |= {run.run_id: run for run in kept}
     return sorted(runs.values(), key=lambda run: run.n_train)  # most claims have numbers of a small size first
 

@@ -21,7 +21,7 @@ def unfused(model: nn.Module) -> Iterator[list[Any]]:
     """Make attention compute its weights explicitly, since fused kernels hide them, and yield its modules by depth."""
     modules: list[Any] = [block.attn for block in check_vit(model).blocks if hasattr(block, "attn")]
     if not modules or not all(hasattr(m, "attn_drop") and hasattr(m, "fused_attn") for m in modules):
-        raise CrossoverError(f"{type(model).__name__} has no attention that can be written out; use a ViT of timm")
+        raise CrossoverError(f"{type(model).__name__} has no attention weights to read; use a ViT of timm")
     before = [module.fused_attn for module in modules]
     try:
         for module in modules:

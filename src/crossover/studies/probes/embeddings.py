@@ -76,7 +76,7 @@ def first_filters(model: nn.Module) -> Tensor:
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
             return module.weight.detach().double()
-    raise CrossoverError(f"{type(model).__name__} has no convolution to look at")
+    raise CrossoverError(f"{type(model).__name__} has no convolution to probe")
 
 
 def patch_filters(model: nn.Module, components: int = 12) -> pd.DataFrame:

@@ -27,7 +27,7 @@ def probe_published(init_from: str, folder: Path | None) -> pd.DataFrame:
     network's own classes (accuracy and what depends on it) are left out.
     """
     if folder is None:
-        raise CrossoverError("init_from needs images to look at: images=FOLDER with one folder of images per class")
+        raise CrossoverError("init_from needs images: give images=FOLDER, which has one folder of images per class")
     model: Any = load_timm(init_from)
     torch.manual_seed(0)
     untrained = timm.create_model(init_from.partition(":")[2], pretrained=False).eval()

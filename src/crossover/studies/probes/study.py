@@ -54,7 +54,7 @@ MIXED = "Runs that differ in more than the chain (seed, budget or recipe) are av
 
 
 class Options(Frozen):
-    """What conf/probe.yaml gives; its comments say more."""
+    """The settings of conf/probe.yaml, which documents them."""
 
     name: str = Field(coerce_numbers_to_str=True)
     init_from: str | None
@@ -86,7 +86,7 @@ def _probe_sweep(options: Options, console: Console) -> tuple[Path, pd.DataFrame
     sweep = read_sweep(options.outputs, options.name)
     folders = [options.outputs / "runs" / record["run_id"] for record in sweep.records]
     if not folders:
-        raise CrossoverError(f"no run of sweep {sweep.name} is done; {sweep.command} does them")
+        raise CrossoverError(f"no run of sweep {sweep.name} is done; run {sweep.command} first")
     for _ in tracked(probe_runs(folders, len(slots_for([], options.parallel, 1))), "probing", len(folders), console):
         pass
     if len(folders) < len(sweep.planned):
