@@ -11,8 +11,9 @@ from crossover.analysis.runs import AnalysisError, read_curves
 from crossover.cli import one_line_errors, resolved, run_hydra
 from crossover.config import CrossoverError, validate
 from crossover.fields import Frozen
-from crossover.report.build import Report, write_curves_report
-from crossover.report.terminal import terminal_summary
+from crossover.report.build import write_curves_report
+from crossover.report.findings import Report
+from crossover.report.page import terminal_summary
 from crossover.report.wandb import mirror_report
 from crossover.store import read_sweep
 from crossover.study import report_sweep

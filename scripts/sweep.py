@@ -82,7 +82,7 @@ def finish(progress: Progress, directory: Path, console: Console) -> None:
     records = read_sweep(directory.parent.parent, directory.name)
     if records.records:
         with working(console, f"reporting on {len(records.records)} runs"):
-            from crossover.report.terminal import terminal_summary
+            from crossover.report.page import terminal_summary
             from crossover.report.wandb import mirror_report
             from crossover.study import report_sweep
 

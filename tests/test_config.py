@@ -4,20 +4,9 @@ import pytest
 
 from crossover.config import CrossoverError, parse_run
 from crossover.fields import BudgetConfig
+from tests import worlds
 
-CUES = {
-    "kind": "cues",
-    "name": "cues",
-    "image_size": 16,
-    "classes": 10,
-    "alpha": 0.15,
-    "beta": 1.5,
-    "q": 0.8,
-    "world_seed": 0,
-    "n_pool": 1000,
-    "n_val": 100,
-    "n_test": 100,
-}
+CUES = worlds.CUES | {"n_pool": 1000, "n_test": 100}
 FOLDER = {"kind": "folder", "name": "pets", "root": "pets", "image_size": 32, "val_fraction": 0.1}
 
 

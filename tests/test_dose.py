@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
+from crossover.analysis.runs import Method
 from crossover.analysis.verdict import analyse
 from crossover.config import CrossoverError
 from crossover.report.build import write_curves_report
@@ -38,7 +39,7 @@ def runs() -> pd.DataFrame:
 
 
 def table() -> pd.DataFrame:
-    return dose_table(analyse(runs(), seed=0), {"d": 0.0, "d-patches": 1.0})
+    return dose_table(analyse(runs(), Method(seed=0)), {"d": 0.0, "d-patches": 1.0})
 
 
 def test_verdict_and_crossing_are_listed_by_dose() -> None:
@@ -49,7 +50,7 @@ def test_verdict_and_crossing_are_listed_by_dose() -> None:
     assert by_dose.loc[0.0, "n_star"] == pytest.approx(1000, rel=0.05)
     assert pd.isna(by_dose.loc[1.0, "n_star"])
     assert (found["band_low"] < found["log_error_ratio"]).all()
-    turned = dose_table(analyse(runs(), seed=0), {"d-patches": 1.0, "d": 0.0})
+    turned = dose_table(analyse(runs(), Method(seed=0)), {"d-patches": 1.0, "d": 0.0})
     assert list(turned["dose"]) == [1.0] * 5 + [0.0] * 5, "in the order of the doses"
 
 

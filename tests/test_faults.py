@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from crossover.store import with_block
-from tests.faults.campaign import BEGIN, END, table
+from tests.faults.__main__ import BEGIN, END
+from tests.faults.campaign import table
 
 ROOT = Path(__file__).parents[1]
 

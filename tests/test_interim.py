@@ -11,6 +11,7 @@ import pytest
 from rich.console import Console
 
 from crossover import study
+from crossover.analysis.runs import Method
 from crossover.config import RunConfig
 from crossover.store import State
 from crossover.study import Interim
@@ -31,8 +32,8 @@ def test_the_verdict_so_far_is_said_once_after_each_whole_chain(
         seen.append([run.chain for run in runs])
         return [{"run_id": run.run_id} for run in runs]
 
-    def analyse(table: pd.DataFrame, *, seed: int, predictions: dict[str, Any]) -> dict[str, Any]:
-        assert set(predictions) == set(table["run_id"])
+    def analyse(table: pd.DataFrame, method: Method) -> dict[str, Any]:
+        assert set(method.predictions) == set(table["run_id"])
         return {"studies": [{"dataset": "cues", "pairs": [{"summary": f"{len(table)} runs say so"}]}]}
 
     monkeypatch.setattr(study, "read_done", records)

@@ -4,16 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from crossover.analysis.laws import (
-    LAST_VALUE,
-    LAWS,
-    ModelLaws,
-    averaged,
-    extrapolate,
-    fit_all,
-    fit_law,
-    held_out,
-)
+from crossover.analysis.extrapolation import LAST_VALUE, ModelLaws, averaged, extrapolate, fit_all, held_out
+from crossover.analysis.laws import LAWS, fit_law
 from crossover.analysis.runs import AnalysisError
 
 RESULTS = Path(__file__).parents[1] / "results"
@@ -144,7 +136,7 @@ def test_described_laws_come_with_errors_and_the_curve_they_draw() -> None:
     n = np.geomspace(100, 100_000, 9)
     rng = np.random.default_rng(0)
     errors = (0.05 + 3 * n**-0.5) * np.exp(0.005 * rng.standard_normal((3, 9)))
-    found = ModelLaws(pd.DataFrame(errors, columns=n), 0.9).described()
+    found = ModelLaws(pd.DataFrame(errors, columns=n), 0.9).described("m")
     best = found["fits"][0]
     assert found["holdout_rmse"][best["law"]] == min(found["holdout_rmse"].values())
     m2 = next(fit for fit in found["fits"] if fit["law"] == "M2")
@@ -153,7 +145,7 @@ def test_described_laws_come_with_errors_and_the_curve_they_draw() -> None:
     drawn = pd.DataFrame(found["curve"])
     assert (drawn["n_train"].min(), drawn["n_train"].max()) == pytest.approx((100, 100_000))
     assert drawn["error"].to_numpy() == pytest.approx(0.05 + 3 * drawn["n_train"].to_numpy() ** -0.5, rel=0.03)
-    short = ModelLaws(pd.DataFrame(errors[:, :4], columns=n[:4]), 0.9).described()
+    short = ModelLaws(pd.DataFrame(errors[:, :4], columns=n[:4]), 0.9).described("m")
     assert (short["fits"], short["curve"]) == ([], None)
     assert "at least 5 sizes, got 4" in short["note"]
 
@@ -169,7 +161,7 @@ def test_fits_do_not_depend_on_rounding(study: str) -> None:
         one, other = (ModelLaws(table, 0.9) for table in (errors, rounded))
         assert [fit.law for fit in one.every] == [fit.law for fit in other.every]
         assert one.holdout == pytest.approx(other.holdout, rel=1e-5)
-        curves = [[row["error"] for row in laws.described()["curve"]] for laws in (one, other)]
+        curves = [[row["error"] for row in laws.described("m")["curve"]] for laws in (one, other)]
         assert curves[0] == pytest.approx(curves[1], rel=1e-6)
 
 
@@ -179,6 +171,17 @@ def test_laws_that_tie_are_ordered_by_their_number_of_parameters() -> None:
     assert fits[0].compared["M2"] == pytest.approx(0, abs=1e-3)
 
 
-def test_extrapolation_needs_five_sizes() -> None:
-    short = ModelLaws(pd.DataFrame([[0.5, 0.4, 0.3]], columns=SIZES[:3]), None)
-    assert "at least 5 sizes" in extrapolate(short, short, SIZES[2])["refused"]
+def test_one_held_out_size_chooses_no_law() -> None:
+    rng = np.random.default_rng(0)
+    errors = formula("M2", SIZES, KNOWN["M2"]) * np.exp(0.03 * rng.standard_normal((3, 9)))
+    five, six = (ModelLaws(pd.DataFrame(errors[:, :k], columns=SIZES[:k]), E0) for k in (5, 6))
+    assert [(laws.described("m")["held_out"], laws.holdout == {}) for laws in (five, six)] == [(0, True), (2, False)]
+    found = five.described("m")
+    assert [fit["law"] for fit in found["fits"]] == list(LAWS), "in their own order, not by one point"
+    n = np.array([row["n_train"] for row in found["curve"] or []])
+    drawn = [row["error"] for row in found["curve"] or []]
+    each = np.array([fit.predict(n) for fit in five.every])
+    assert drawn == pytest.approx(np.exp(np.log(each).mean(axis=0))), "all laws count alike"
+    assert found["spread"] == pytest.approx((each.max(axis=0) / each.min(axis=0)).max() - 1)
+    assert f"average of all 5, which differ by up to {found['spread']:.1%}" in (found["note"] or "")
+    assert "at least 6 sizes" in (extrapolate(five, six, SIZES[5])["refused"] or "")

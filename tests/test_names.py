@@ -14,9 +14,10 @@ from rich.console import Console
 
 from crossover.analysis.runs import read_curves
 from crossover.record import runs_table
-from crossover.report.build import Findings, write_curves_report, write_findings
+from crossover.report.build import write_curves_report, write_findings
+from crossover.report.findings import Findings
+from crossover.report.page import terminal_summary
 from crossover.report.table import plain
-from crossover.report.terminal import terminal_summary
 from crossover.store import SweepRecords, file_name
 from tests.test_report import crossing_records
 

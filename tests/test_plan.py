@@ -10,6 +10,7 @@ from hydra import initialize_config_dir
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
+from crossover.analysis.runs import Method
 from crossover.analysis.verdict import analyse
 from crossover.cli import compose_train, one_line
 from crossover.config import CrossoverError
@@ -60,7 +61,7 @@ def test_quick_is_24_runs_of_the_published_study_whose_verdict_is_the_same() -> 
     assert len(ids) == len(part) == 24
     with np.load(CONF.parent / "results" / "cues" / "predictions.npz") as saved:
         predictions = {run: (saved["labels-cues"], saved[f"predicted-{run}"]) for run in ids}
-    ((pair,),) = (study["pairs"] for study in analyse(part, seed=0, predictions=predictions)["studies"])
+    ((pair,),) = (study["pairs"] for study in analyse(part, Method(seed=0, predictions=predictions))["studies"])
     assert pair["verdict"] == "crossover"
     assert 1000 < (pair["ci_low"] or 0) < (pair["n_star"] or 0) < (pair["ci_high"] or 1e9) < 4000
 

@@ -6,16 +6,21 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from crossover.analysis.contract import Result
+from crossover.analysis.robustness import stability_table
+from crossover.analysis.runs import Method
+from crossover.analysis.verdict import analyse, curve_summary
 from crossover.config import CrossoverError
 from crossover.record import Record, runs_table
-from crossover.report.build import Findings, write_findings, write_report
+from crossover.report.build import write_findings, write_report
+from crossover.report.findings import Findings
 from crossover.report.publish import (
     BEGIN,
     END,
     publish,
     read_study,
-    regenerate,
     study_block,
+    study_findings,
 )
 from crossover.report.section import PAGE, write_section
 from crossover.store import SweepRecords, with_block
@@ -41,6 +46,14 @@ def close(a: object, b: object, where: str = "") -> None:
         assert a == pytest.approx(b, rel=1e-4, abs=1e-6), where
     else:
         assert a == b, where
+
+
+def regenerate(folder: Path) -> tuple[Result, pd.DataFrame, pd.DataFrame]:
+    """Return crossover.json, curves and stability of a study, made again from its runs and predictions."""
+    found = study_findings(folder)
+    method = Method(seed=0, predictions=found.predictions)
+    result = analyse(found.runs, method, chance=found.chance)
+    return result, curve_summary(found.runs, method), stability_table(found.runs, method)
 
 
 @pytest.mark.parametrize("folder", STUDIES, ids=lambda path: path.name)

@@ -1,4 +1,5 @@
 import html
+import itertools
 import json
 import re
 from collections.abc import Callable
@@ -15,11 +16,13 @@ from rich.console import Console
 
 from crossover.config import CrossoverError
 from crossover.record import Record
-from crossover.report.build import Ceiling, Extras, Report, write_report
+from crossover.report import build
+from crossover.report.build import write_report
 from crossover.report.contents import report_sections
-from crossover.report.figures import data_equivalence, learning_curves
+from crossover.report.figures import Ceiling, by_pair, draw_equivalence, learning_curves
+from crossover.report.findings import Extras, Report
+from crossover.report.page import terminal_summary
 from crossover.report.style import FAMILIES, PAPER, styles
-from crossover.report.terminal import terminal_summary
 from crossover.store import State, SweepRecords
 
 SIZES = (256, 1024, 4096, 16384, 65536)
@@ -243,6 +246,24 @@ def test_what_was_left_out_is_said_on_the_page_and_in_the_terminal(report: Calla
     assert all(said in text for text in (*texts, console.export_text()))
 
 
+def test_a_long_report_says_how_far_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock = itertools.count(step=6)
+    monkeypatch.setattr(build, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    assert list(build.told_every(10)(["a", "b", "c", "d"], "pairs compared")) == ["a", "b", "c", "d"]
+    assert capsys.readouterr().err == "1 of 4 pairs compared\n3 of 4 pairs compared\n"
+    monkeypatch.setattr(build, "TOLD_EVERY", 0)
+    write_report(sweep(crossing_records()), tmp_path)
+    assert capsys.readouterr().err.splitlines() == [
+        "0 of 1 pairs of cues compared",
+        "0 of 2 models of cues described",
+        "1 of 2 models of cues described",
+        "0 of 1 pairs of cues analysed in other ways",
+        "0 of 1 data sets drawn",
+    ]
+
+
 def test_two_data_sets_of_one_name_are_refused(report: Callable[..., Report]) -> None:
     other = record("vit_tiny", 256, 7, 0.5) | {"dataset_hash": "def"}
     with pytest.raises(CrossoverError, match=r"two different data sets are called cues; .* data\.name=NAME"):
@@ -253,7 +274,7 @@ def test_extrapolation_is_labelled_and_its_refusal_explained(report: Callable[..
     records = [r for r in crossing_records() if r["n_train"] <= 1024]
     (said,) = report(records).extrapolations
     assert said == (
-        "cues: Extrapolated (not measured): refused, since laws need at least 5 sizes of each model to be fitted and"
+        "cues: Extrapolated (not measured): refused, since laws need at least 6 sizes of each model to be fitted and"
         " tested."
     )
 
@@ -302,7 +323,7 @@ def test_bounds_on_either_side_of_the_equivalence_are_drawn(tmp_path: Path) -> N
     pair = dict(written.pairs[0][1])
     rows = [(100, None, 2.0, None), (200, None, None, 0.5), (400, 1.5, 1.2, 1.8), (800, None, 0.2, 0.4)]
     pair["data_equivalence"] = [dict(zip(("n_train", "factor", "ci_low", "ci_high"), row, strict=True)) for row in rows]
-    figure = data_equivalence([pair])
+    figure = by_pair(draw_equivalence, [pair])
     (axes,) = figure.axes
     drawn = {line.get_label(): np.asarray(line.get_xydata()).T.tolist() for line in axes.lines}
     assert drawn["more than (95%)"] == [[100], [2.0]]

@@ -1,13 +1,13 @@
 import json
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from crossover.analysis.contract import Calibration
 from crossover.analysis.estimate import estimate
 from crossover.analysis.robustness import Design, calibrate, design_like, simulate
-from crossover.analysis.runs import AnalysisError
+from crossover.analysis.runs import AnalysisError, Method
 
 SIZES = np.geomspace(500, 45_000, 6)
 N_STAR = 6000.0
@@ -33,26 +33,26 @@ def runs_of(one: Design, chains: int, seed: int) -> pd.DataFrame:
 
 
 @pytest.fixture(scope="module")
-def calibrated() -> dict[str, Any]:
-    return calibrate(runs_of(design(0.15), 4, 0), seed=0, designs=120, chains=(3, 6, 10))
+def calibrated() -> list[Calibration]:
+    return calibrate(runs_of(design(0.15), 4, 0), Method(seed=0), designs=120, chains=(3, 6, 10))
 
 
 def test_interval_holds_the_truth_and_is_not_needlessly_wide() -> None:
     found = simulate(design(0.05), 5, 150, np.random.default_rng(0))
-    assert found["crossover"] == 1.0
+    assert found["power"] == 1.0
     assert found["coverage"] >= 0.93
     assert 1 < found["log_width_ratio"] <= 1.6
     assert found["width"] > found["fieller_width"] > 1
 
 
 def test_equal_curves_do_not_cross() -> None:
-    assert simulate(design(0.05, None), 3, 150, np.random.default_rng(0))["crossover"] <= 0.05
+    assert simulate(design(0.05, None), 3, 150, np.random.default_rng(0))["power"] <= 0.05
 
 
 def test_noise_costs_power_and_width() -> None:
     quiet, loud = (simulate(design(sd), 3, 60, np.random.default_rng(0)) for sd in (0.05, 0.4))
-    assert loud["crossover"] < 0.5 < quiet["crossover"]
-    assert loud["crossover_low"] <= loud["crossover"]
+    assert loud["power"] < 0.5 < quiet["power"]
+    assert loud["power_low"] <= loud["power"]
 
 
 def test_variance_of_test_images_is_not_averaged_away() -> None:
@@ -63,8 +63,8 @@ def test_variance_of_test_images_is_not_averaged_away() -> None:
     assert widened["coverage"] >= 0.9
 
 
-def test_report_names_the_chains_needed(calibrated: dict[str, Any]) -> None:
-    (pair,) = calibrated["pairs"]
+def test_report_names_the_chains_needed(calibrated: list[Calibration]) -> None:
+    (pair,) = calibrated
     json.dumps(calibrated, allow_nan=False)
     assert (pair["a"], pair["b"]) == ("resnet", "vit")
     assert pair["n_star"] == pytest.approx(N_STAR, rel=0.3)
@@ -85,37 +85,37 @@ def test_design_follows_a_difference_that_no_line_fits() -> None:
     assert like.n_star is not None
     assert SIZES[2] < like.n_star < SIZES[3]
     assert like.truth == pytest.approx(shape, abs=0.1)
-    assert simulate(like, 3, 60, np.random.default_rng(0))["crossover"] >= 0.9
+    assert simulate(like, 3, 60, np.random.default_rng(0))["power"] >= 0.9
 
 
 def test_rising_difference_is_the_same_question_with_the_models_exchanged() -> None:
     one = design(0.05)
     rising = runs_of(Design(one.n, -one.truth, one.n_star, one.noise), 4, 0)
-    (pair,) = calibrate(rising, seed=0, designs=60, chains=(4,))["pairs"]
+    (pair,) = calibrate(rising, Method(seed=0), designs=60, chains=(4,))
     assert pair["rows"][0]["coverage"] >= 0.9
     assert pair["rows"][0]["power"] >= 0.9
 
 
 def test_same_seed_same_calibration() -> None:
     runs = runs_of(design(0.1), 3, 1)
-    first, second = (calibrate(runs, seed=4, designs=20, chains=(3,)) for _ in range(2))
+    first, second = (calibrate(runs, Method(seed=4), designs=20, chains=(3,)) for _ in range(2))
     assert first == second
 
 
 def test_no_number_of_chains_may_be_enough() -> None:
     runs = runs_of(design(0.8), 4, 0)
-    (pair,) = calibrate(runs, seed=0, designs=20, chains=(3, 4))["pairs"]
+    (pair,) = calibrate(runs, Method(seed=0), designs=20, chains=(3, 4))
     assert pair["chains_needed"] is None
     assert "More than 4 chains" in pair["note"]
 
 
 def test_designs_that_cannot_be_simulated_are_said() -> None:
     runs = runs_of(design(0.1), 1, 0)
-    (pair,) = calibrate(runs, seed=0, designs=20)["pairs"]
+    (pair,) = calibrate(runs, Method(seed=0), designs=20)
     assert pair["rows"] == []
     assert "needs at least 3 sizes, 2 chains" in pair["note"]
     with pytest.raises(AnalysisError, match="designs must be at least 20"):
-        calibrate(runs, seed=0, designs=5)
+        calibrate(runs, Method(seed=0), designs=5)
     with pytest.raises(AnalysisError, match="at least 2 chains"):
         simulate(design(0.1), 1, 20, np.random.default_rng(0))
 

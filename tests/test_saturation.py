@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 from hydra import initialize_config_dir
 
-from crossover.analysis.saturation import TOLERANCE, saturation
+from crossover.analysis.caveats import TOLERANCE, saturation
+from crossover.analysis.runs import Method
 from crossover.analysis.verdict import analyse
 from crossover.config import CrossoverError
 from crossover.fields import BudgetConfig
@@ -37,7 +38,7 @@ def runs(gain: dict[int, float], twins: tuple[int, ...] = SIZES, chains: int = 4
 
 
 def study(table: pd.DataFrame) -> Any:
-    (found,) = analyse(table, seed=0)["studies"]
+    (found,) = analyse(table, Method(seed=0))["studies"]
     return found
 
 

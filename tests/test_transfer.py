@@ -14,7 +14,8 @@ from hydra import initialize_config_dir
 
 from crossover.cli import composed
 from crossover.config import CrossoverError, RunConfig, validate
-from crossover.report.build import Findings, write_findings
+from crossover.report.build import write_findings
+from crossover.report.findings import Findings
 from crossover.studies.readers import Reading, fit_reader, read_backbone
 from crossover.studies.transfer import (
     Backbone,

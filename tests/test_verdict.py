@@ -1,5 +1,5 @@
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,10 +8,11 @@ import pandas as pd
 import pytest
 from scipy import optimize, stats
 
+from crossover.analysis import robustness
 from crossover.analysis.band import band, confidence_set, infer, root, root_probabilities, verdict
 from crossover.analysis.estimate import estimate, for_new_images, trend, without_replicates
 from crossover.analysis.robustness import stability_table
-from crossover.analysis.runs import AnalysisError, ordered_pairs, primary_runs, read_curves
+from crossover.analysis.runs import AnalysisError, Method, ordered_pairs, primary_runs, read_curves, validate_runs
 from crossover.analysis.sentences import images, summarise
 from crossover.analysis.testset import sampling
 from crossover.analysis.verdict import analyse, curve_summary
@@ -52,8 +53,10 @@ def table(
     return pd.DataFrame(rows)
 
 
-def only_pair(runs: pd.DataFrame, seed: int = 0, **options: Any) -> dict[str, Any]:
-    (study,) = analyse(runs, seed=seed, **options)["studies"]
+def only_pair(
+    runs: pd.DataFrame, seed: int = 0, chance: dict[str, float] | None = None, **options: Any
+) -> dict[str, Any]:
+    (study,) = analyse(runs, Method(seed, **options), chance=chance)["studies"]
     (pair,) = study["pairs"]
     return dict(pair)
 
@@ -205,7 +208,7 @@ def test_published_table_of_cnn_and_vit_on_cifar10() -> None:
         for n, points in zip(sizes, line, strict=True)
     ]
     runs = pd.DataFrame(rows).assign(chain=0, seed=0, budget="150 epochs")
-    (study,) = analyse(runs, seed=0)["studies"]
+    (study,) = analyse(runs, Method(seed=0))["studies"]
     pairs = {(pair["a"], pair["b"]): pair for pair in study["pairs"]}
     large, small = pairs["cnn_5m", "vit_5m"], pairs["cnn_076m", "cct_073m"]
     assert [large["gap"][i]["accuracy_gap"] for i in (0, -1)] == pytest.approx([0.254, 0.091])
@@ -218,7 +221,7 @@ def test_published_table_of_cnn_and_vit_on_cifar10() -> None:
 def test_all_pairs_of_three_models_the_convolution_first() -> None:
     rows = [table(falling(n), models=("vit_b", other), seed=i) for i, (n, other) in enumerate([(1, "bit"), (2, "mlp")])]
     runs = pd.concat(rows).drop_duplicates(["model", "n_train", "chain"])
-    (study,) = analyse(runs, seed=0)["studies"]
+    (study,) = analyse(runs, Method(seed=0))["studies"]
     assert [(pair["a"], pair["b"]) for pair in study["pairs"]] == [("bit", "vit_b"), ("vit_b", "mlp"), ("bit", "mlp")]
 
 
@@ -386,6 +389,13 @@ def test_mcnemar_of_one_pair_is_the_exact_test() -> None:
     assert first["p_value"] == pytest.approx(stats.binomtest(only_a, only_a + only_b).pvalue)
 
 
+def test_mcnemar_says_that_it_leaves_out_the_variance_of_training() -> None:
+    runs, predictions = with_predictions(table(falling(3000), chains=2))
+    said = "McNemar's tests compare these trained networks: they leave out the variance of training."
+    assert said in only_pair(runs, predictions=predictions)["notes"]
+    assert said not in only_pair(runs)["notes"]
+
+
 def test_missing_predictions_are_said() -> None:
     runs, predictions = with_predictions(table(falling(3000)))
     del predictions["vit_tiny-256-0-0"]
@@ -410,7 +420,7 @@ def test_seeds_of_a_chain_are_averaged() -> None:
 
 def refused(runs: pd.DataFrame, match: str, **options: Any) -> None:
     with pytest.raises(AnalysisError, match=match) as caught:
-        analyse(runs, seed=0, **options)
+        analyse(runs, Method(seed=0, **options))
     assert "\n" not in str(caught.value)
 
 
@@ -431,7 +441,7 @@ def test_tables_that_cannot_be_analysed_are_refused_in_one_line() -> None:
 
 
 def study_notes(runs: pd.DataFrame) -> str:
-    (study,) = analyse(runs, seed=0)["studies"]
+    (study,) = analyse(runs, Method(seed=0))["studies"]
     return " ".join(study["notes"] + [note for pair in study["pairs"] for note in pair["notes"]])
 
 
@@ -455,7 +465,7 @@ def test_zero_error_is_noted_where_it_is() -> None:
     perfect = table(falling(3000))
     perfect.loc[0, "test_error"] = 0.0
     runs = pd.concat([perfect, table(falling(3000)).assign(dataset="other")]).assign(n_test=1000)
-    first, other = analyse(runs, seed=0)["studies"]
+    first, other = analyse(runs, Method(seed=0))["studies"]
     assert [note for note in first["notes"] if f"half an image: {runs['run_id'].iloc[0]}." in note]
     assert not any("half an image" in note for note in other["notes"])
 
@@ -472,7 +482,7 @@ def test_half_done_sweep_has_a_verdict_or_a_reason() -> None:
     runs = table(falling(3000))
     for seed in range(40):
         part = runs.sample(frac=np.random.default_rng(seed).uniform(0.05, 0.9), random_state=seed)
-        result = analyse(part, seed=0)
+        result = analyse(part, Method(seed=0))
         json.dumps(result, allow_nan=False)
         for pair in result["studies"][0]["pairs"]:
             assert pair["summary"]
@@ -481,7 +491,7 @@ def test_half_done_sweep_has_a_verdict_or_a_reason() -> None:
 
 def test_one_model_or_one_size_or_one_chain_is_said() -> None:
     runs = table(falling(3000))
-    alone = analyse(runs[runs["model"] == "vit_tiny"], seed=0)["studies"][0]
+    alone = analyse(runs[runs["model"] == "vit_tiny"], Method(seed=0))["studies"][0]
     assert alone["pairs"] == []
     assert "Only vit_tiny has finished runs" in alone["notes"][0]
     assert "One size" in study_notes(runs[runs["n_train"] == 256])
@@ -528,9 +538,8 @@ def test_other_budgets_are_left_to_the_stability_table() -> None:
     both = pd.concat([short, long.assign(run_id=long["run_id"] + "-long")])
     assert only_pair(both)["n_star"] == only_pair(short)["n_star"]
     assert "30 runs of another budget than 800 steps count only in the stability table and" in study_notes(both)
-    assert only_pair(both, setting={"budget": "1600 steps"})["verdict"] == "a_better"
     both = both.assign(last_val_error=both["val_error"])
-    rows = stability_table(both, seed=0).set_index(["choice", "value"])
+    rows = stability_table(both, Method(seed=0)).set_index(["choice", "value"])
     assert rows.loc[("as analysed", "test_error"), "verdict"] == "crossover"
     assert rows.loc[("budget", "1600 steps"), "verdict"] == "a_better"
     assert rows.loc[("budget", "1600 steps"), "change"] == "contradicts"
@@ -539,9 +548,27 @@ def test_other_budgets_are_left_to_the_stability_table() -> None:
     assert {("size left out", "4,096"), ("chain left out", "2")} <= set(rows.index)
 
 
+def test_alternatives_are_prepared_once_however_many_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the time would grow with the square of the models."""
+    prepared: list[int] = []
+
+    def counted(runs: pd.DataFrame, metric: str) -> tuple[pd.DataFrame, list[str]]:
+        prepared.append(len(runs))
+        return validate_runs(runs, metric)
+
+    monkeypatch.setattr(robustness, "validate_runs", counted)
+    counts = {}
+    for models in (2, 4):
+        parts = [table(falling(3000), models=(f"vit{i}", f"resnet{i}"), sizes=(256, 4096)) for i in range(models // 2)]
+        rows = stability_table(pd.concat(parts), Method(seed=0))
+        counts[rows.groupby(["a", "b"]).ngroups] = len(prepared)
+        prepared.clear()
+    assert counts == {1: 6, 6: 6}, "the check, the main analysis, val_error, and each of three chains left out"
+
+
 def test_nothing_is_unstable_where_there_is_no_verdict() -> None:
     runs = table(falling(3000), chains=1)
-    assert stability_table(runs, seed=0).empty
+    assert stability_table(runs, Method(seed=0)).empty
 
 
 def test_each_model_keeps_its_own_recipe() -> None:
@@ -558,13 +585,13 @@ def test_each_model_keeps_its_own_recipe() -> None:
 
 def test_curve_summary_is_the_mean_and_its_interval() -> None:
     runs = table(lambda n: 0.1, chains=4)
-    summary = curve_summary(runs)
+    summary = curve_summary(runs, Method(seed=0))
     row = summary[(summary["model"] == "vit_tiny") & (summary["n_train"] == 1024)].iloc[0]
     known = runs[(runs["model"] == "vit_tiny") & (runs["n_train"] == 1024)]["test_error"]
     assert row["error_mean"] == pytest.approx(np.exp(np.log(known).mean()))  # as the interval is
     assert row["error_low"] * row["error_high"] == pytest.approx(row["error_mean"] ** 2)
     assert row["chains"] == 4
-    alone = curve_summary(runs[runs["chain"] == 0])
+    alone = curve_summary(runs[runs["chain"] == 0], Method(seed=0))
     assert alone["error_low"].isna().all()
     assert alone["error_mean"].notna().all()
 
@@ -583,7 +610,7 @@ def noisy_curve_file(path: Path, gap: Curve, points: int = 60) -> Path:
 
 def test_noisy_unaligned_curves_are_smoothed_first(tmp_path: Path) -> None:
     curves = read_curves(noisy_curve_file(tmp_path / "c.csv", falling(30_000, 0.1)))
-    (study,) = analyse(curves, seed=0)["studies"]
+    (study,) = analyse(curves, Method(seed=0))["studies"]
     (pair,) = study["pairs"]
     assert study["dataset"] == "t"
     assert pair["verdict"] == "crossover"
@@ -701,7 +728,7 @@ def test_number_of_test_images_widens_every_interval_and_is_asked_for() -> None:
     added = sum((1 - e) / (e * 4000) for e in errors)
     counted = runs.assign(n_test=4000)
     one, other = (counted[counted["model"] == model] for model in errors.index)
-    images, _ = sampling(one, other, "test_error", None)
+    images, _ = sampling(one, other, Method(seed=0))
     cov = images.of([65536.0], [65536.0])
     assert cov is not None
     assert cov[0, 0] == pytest.approx(added)
@@ -741,7 +768,7 @@ def test_eight_equal_models_have_no_leader_among_28_pairs() -> None:
     for seed in range(5):
         rng = np.random.default_rng(seed)
         errors = {f"m{i}": (0.3 * np.exp(0.1 * rng.standard_normal((4, 3)))).tolist() for i in range(8)}
-        (study,) = analyse(known_values(errors), seed=0)["studies"]
+        (study,) = analyse(known_values(errors), Method(seed=0))["studies"]
         assert {pair["family"]["pairs"] for pair in study["pairs"]} == {28}
         clear = [pair for pair in study["pairs"] if pair["verdict"] != "undecided"]
         alone += len(clear) > 0
@@ -754,7 +781,7 @@ def test_eight_equal_models_have_no_leader_among_28_pairs() -> None:
 def test_a_real_crossover_holds_among_many_pairs() -> None:
     models = [table(falling(3000), models=("vit_tiny", f"m{i}"), seed=i, sd=0.005, subsets=0.02) for i in range(5)]
     runs = pd.concat(models).drop_duplicates(["model", "n_train", "chain"])
-    (study,) = analyse(runs, seed=0)["studies"]
+    (study,) = analyse(runs, Method(seed=0))["studies"]
     assert len(study["pairs"]) == 15
     real = [pair for pair in study["pairs"] if "vit_tiny" in (pair["a"], pair["b"]) and pair["verdict"] == "crossover"]
     assert real
@@ -765,11 +792,11 @@ def test_one_more_model_changes_no_other_interval() -> None:
     runs = table(falling(3000))
     more = runs[runs["model"] == "vit_tiny"].assign(model="other", test_error=lambda t: 1.1 * t["test_error"])
     more["run_id"] = "x" + more["run_id"]
-    (study,) = analyse(pd.concat([more, runs]), seed=0)["studies"]
+    (study,) = analyse(pd.concat([more, runs]), Method(seed=0))["studies"]
     alone = only_pair(runs)
     same = next(pair for pair in study["pairs"] if {pair["a"], pair["b"]} == {"resnet_tiny", "vit_tiny"})
     assert (same["ci_low"], same["ci_high"], same["gap"]) == (alone["ci_low"], alone["ci_high"], alone["gap"])
-    rows = stability_table(runs, seed=0)
+    rows = stability_table(runs, Method(seed=0))
     first = rows[rows["choice"] == "as analysed"].iloc[0]
     assert (first["ci_low"], first["ci_high"]) == (alone["ci_low"], alone["ci_high"])
 
@@ -794,9 +821,21 @@ def test_near_chance_is_said() -> None:
 
 
 def test_progress_is_told_before_each_pair() -> None:
-    told: list[tuple[int, int, str]] = []
-    analyse(table(falling(3000)), seed=0, progress=lambda *state: told.append(state))
-    assert told == [(0, 1, "cues: resnet_tiny and vit_tiny")]
+    told: list[tuple[int, str]] = []
+
+    def tell(items: Sequence[Any], what: str) -> Iterator[Any]:
+        told.append((len(items), what))
+        yield from items
+
+    third = table(falling(3000), models=("hybrid", "vit"))
+    three = pd.concat([table(falling(3000)), third[third["model"] == "hybrid"]])
+    analyse(three, Method(seed=0), told=tell)
+    stability_table(three, Method(seed=0), tell)
+    assert told == [
+        (3, "pairs of cues compared"),
+        (3, "models of cues described"),
+        (3, "pairs of cues analysed in other ways"),
+    ]
 
 
 # Names, columns and units of others

@@ -6,23 +6,25 @@ from typing import Any
 
 from crossover.config import RunConfig, parse_run
 
+CUES = {
+    "kind": "cues",
+    "name": "cues",
+    "image_size": 16,
+    "classes": 10,
+    "alpha": 0.15,
+    "beta": 1.5,
+    "q": 0.8,
+    "world_seed": 0,
+    "n_pool": 1200,
+    "n_val": 100,
+    "n_test": 200,
+}
+
 
 def small_run(folder: Path, **changes: Any) -> RunConfig:
     """Return a run of 24 steps of 16 images that writes below `folder`; dotted keys change nested fields."""
     values: dict[str, Any] = {
-        "data": {
-            "kind": "cues",
-            "name": "cues",
-            "image_size": 16,
-            "classes": 10,
-            "alpha": 0.15,
-            "beta": 1.5,
-            "q": 0.8,
-            "world_seed": 0,
-            "n_pool": 1200,
-            "n_val": 100,
-            "n_test": 200,
-        },
+        "data": dict(CUES),
         "model": {"name": "resnet_test", "arch": "basic_resnet", "args": {"widths": [8, 8], "depths": [1, 1]}},
         "recipe": {"name": "test", "optimizer": "adamw", "lr": 0.003, "batch_size": 16, "label_smoothing": 0.1},
         "augment": {"name": "none"},

@@ -32,8 +32,18 @@ class GitState(TypedDict):
     dirty: bool | None
 
 
-class Record(TypedDict):
-    """What record.json holds. Errors and accuracies are fractions, losses nats; the rest has its unit in COLUMNS."""
+class Settings(TypedDict, total=False):
+    """What distinguishes two recipes of the same name; older records have it only in their config."""
+
+    optimizer: str
+    lr: float
+    weight_decay: float
+    batch_size: int
+    image_size: int
+
+
+class Identity(Settings):
+    """The first fields of a record: the names and settings that identify a run in tables and dashboards."""
 
     schema: int
     run_id: str
@@ -46,6 +56,11 @@ class Record(TypedDict):
     recipe: str
     augment: str
     budget: str
+
+
+class Record(Identity):
+    """What record.json holds. Errors and accuracies are fractions, losses nats; the rest has its unit in COLUMNS."""
+
     test_error: float
     test_loss: float
     val_error: float
@@ -82,11 +97,6 @@ class Record(TypedDict):
     finished: str
     versions: dict[str, str]
     git: GitState
-    optimizer: NotRequired[str]
-    lr: NotRequired[float]
-    weight_decay: NotRequired[float]
-    batch_size: NotRequired[int]
-    image_size: NotRequired[int]
     n_pool: NotRequired[int]
     """Images that the chains are drawn from."""
 
@@ -173,43 +183,45 @@ RUN_JOB = "train"
 """Job type of a run in W&B."""
 
 
-def identify(run: RunConfig) -> dict[str, Any]:
-    """Return the first fields of a record: the names and settings that identify a run in tables and dashboards."""
-    return {
-        "schema": RECORD_SCHEMA,
-        "run_id": run.run_id,
-        "dataset": run.dataset,
-        "model": run.model.name,
-        "family": run.model.family,
-        "n_train": run.n_train,
-        "chain": run.chain,
-        "seed": run.seed,
-        "recipe": run.recipe.name,
-        "augment": run.augment.name,
-        "budget": run.budget.label,
-    } | _settings(run.model_dump(mode="json"))
+def identify(run: RunConfig) -> Identity:
+    """Return the first fields of a record."""
+    return Identity(
+        schema=RECORD_SCHEMA,
+        run_id=run.run_id,
+        dataset=run.dataset,
+        model=run.model.name,
+        family=run.model.family,
+        n_train=run.n_train,
+        chain=run.chain,
+        seed=run.seed,
+        recipe=run.recipe.name,
+        augment=run.augment.name,
+        budget=run.budget.label,
+        **_settings(run.model_dump(mode="json")),
+    )
 
 
-def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings that distinguish two recipes of the same name, from the full config of a run."""
-    recipe = {name: config["recipe"].get(name) for name in ("optimizer", "lr", "weight_decay", "batch_size")}
-    return recipe | {"image_size": config["data"]["image_size"]}
-
-
-def run_row(record: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the row of runs.csv; older records have some settings only in their config."""
-    row = dict(record)
-    if config := record.get("config"):
-        row = _settings(config) | row
-    if history := record.get("history"):
-        row["last_val_error"] = history[-1]["val_error"]
-    row["commit"] = record.get("git", {}).get("commit")
-    return {column.name: row.get(column.name) for column in COLUMNS}
+def _settings(config: Mapping[str, Any]) -> Settings:
+    recipe = config["recipe"]
+    return Settings(
+        optimizer=recipe.get("optimizer"),
+        lr=recipe.get("lr"),
+        weight_decay=recipe.get("weight_decay"),
+        batch_size=recipe.get("batch_size"),
+        image_size=config["data"]["image_size"],
+    )
 
 
 def runs_table(records: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     """Return one row per record with the columns of runs.csv; `last_val_error` is that of the last validation."""
-    return pd.DataFrame([run_row(record) for record in records], columns=[column.name for column in COLUMNS])
+    rows = []
+    for record in records:
+        config, history = record.get("config"), record.get("history")
+        row = {**(_settings(config) if config else {}), **record, "commit": record.get("git", {}).get("commit")}
+        if history:
+            row["last_val_error"] = history[-1]["val_error"]
+        rows.append(row)
+    return pd.DataFrame(rows, columns=[column.name for column in COLUMNS])
 
 
 def cell(model: str, n_train: int) -> str:
@@ -217,7 +229,7 @@ def cell(model: str, n_train: int) -> str:
     return f"{model} n={n_train}"
 
 
-def run_config(facts: Mapping[str, Any]) -> dict[str, Any]:
+def run_config(facts: Mapping[str, Any]) -> dict[str, str | int | float | None]:
     """Return the flat W&B configuration of a run from the first part of its record."""
     known = {**facts, "cell": cell(facts["model"], facts["n_train"]), "commit": facts.get("git", {}).get("commit")}
     return {name: known[name] for name in CONFIG if name in known}
@@ -228,7 +240,7 @@ def history_row(row: Mapping[str, Any]) -> dict[str, float]:
     return {metric: row[field] for field, metric in HISTORY.items()}
 
 
-def run_summary(record: Mapping[str, Any]) -> dict[str, Any]:
+def run_summary(record: Mapping[str, Any]) -> dict[str, float]:
     """Return the final numbers of a run under the names of W&B."""
     trainer, on_gpu = record["config"]["trainer"], record["device_memory_bytes"] is not None
     gpus = trainer["devices"] * trainer["num_nodes"] if on_gpu else 0

@@ -4,14 +4,14 @@ import hashlib
 import json
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from rich.console import Console
 
-from crossover.analysis.runs import AnalysisError
+from crossover.analysis.runs import AnalysisError, Method
 from crossover.analysis.verdict import analyse
 from crossover.config import CrossoverError, RunConfig, parse_run
 from crossover.data.cache import cache_folder, open_dataset
@@ -19,7 +19,9 @@ from crossover.data.cues import bayes_accuracy, local_only_accuracy
 from crossover.data.samples import sample_picture
 from crossover.fields import CuesData
 from crossover.record import runs_table
-from crossover.report.build import Ceiling, Extras, Report, read_predictions, write_findings, write_report
+from crossover.report.build import read_predictions, write_findings, write_report
+from crossover.report.figures import Ceiling
+from crossover.report.findings import Extras, Report
 from crossover.report.publish import Study, keep_one_format, study_findings
 from crossover.report.section import PAGE, Drawing
 from crossover.report.words import recipe_table
@@ -64,7 +66,7 @@ class Interim:
         runs = [run for members in chains for run in members]
         try:
             predictions = read_predictions({run.run_id: run.run_dir / "predictions.npz" for run in runs})
-            result = analyse(runs_table(read_done(runs)), seed=0, predictions=predictions)
+            result = analyse(runs_table(read_done(runs)), Method(seed=0, predictions=predictions))
         except (AnalysisError, CrossoverError, OSError):
             return  # the report says it
         for study in result["studies"]:
@@ -99,13 +101,13 @@ def describe_data(runs: Sequence[RunConfig], directory: Path) -> Extras:
     data = {run.dataset: run.data for run in runs}
     ceilings = {name: cues_ceilings(config) for name, config in data.items() if isinstance(config, CuesData)}
     kinds = {(run.dataset, run.augment.name): run for run in runs}
+    extras = Extras(ceilings, recipes=recipe_table(runs))
     try:
-        known: dict[str, Any] = {"samples": tuple(_sample(run, directory / "figures") for run in kinds.values())}
+        return replace(extras, samples=tuple(_sample(run, directory / "figures") for run in kinds.values()))
     except ImportError:
-        known = {"no_samples": "No sample images: they need PyTorch, which is not installed here."}
+        return replace(extras, no_samples="No sample images: they need PyTorch, which is not installed here.")
     except CrossoverError as error:
-        known = {"no_samples": f"No sample images: {error}"}
-    return Extras(ceilings, **known, recipes=recipe_table(runs))
+        return replace(extras, no_samples=f"No sample images: {error}")
 
 
 def _sample(run: RunConfig, folder: Path) -> Drawing:

@@ -16,10 +16,12 @@ from pathlib import Path
 from crossover.config import CrossoverError
 from crossover.store import replace_block, write_json
 from crossover.sweep.pool import ONE_THREAD, PRELOAD
-from tests.faults.campaign import BEGIN, END, run_campaign, table
+from tests.faults.campaign import run_campaign, table
 
 INSIDE = "CROSSOVER_FAULTS_INSIDE"
 """In the environment of a process that has a mount namespace of its own."""
+
+BEGIN, END = "<!-- campaign: begin -->\n", "\n<!-- campaign: end -->"
 
 
 def main(arguments: list[str]) -> int:

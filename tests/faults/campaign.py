@@ -19,7 +19,6 @@ from tests.faults.kinds import FAULTS, Fault
 from tests.faults.world import FORK, STEPS, World
 
 DISK_MB = 64
-BEGIN, END = "<!-- campaign: begin -->\n", "\n<!-- campaign: end -->"
 
 
 @dataclass(frozen=True)

@@ -28,8 +28,7 @@ class Fault:
 
 
 def signal_run(world: World, number: signal.Signals) -> str | None:
-    process = world.start()
-    world.pause(0.6)
+    process = world.start(pause=0.6)
     workers = world.workers(process)
     if workers:
         os.kill(world.rng.choice(workers), number)
@@ -39,8 +38,7 @@ def signal_run(world: World, number: signal.Signals) -> str | None:
 
 def signal_command(world: World, number: signal.Signals, whole: bool = False) -> str | None:
     """End the pool, or the `whole` group with its runs: those of a killed pool notice that and end."""
-    process = world.start()
-    world.pause(0.6)
+    process = world.start(pause=0.6)
     alive = process.is_alive()
     if whole and alive:
         _kill_group(process.pid)
@@ -117,8 +115,7 @@ def jumped_clock(world: World) -> str | None:
 
 
 def full_disk(world: World) -> str | None:
-    process = world.start()
-    world.pause(0.6)
+    process = world.start(pause=0.6)
     left = world.rng.randrange(64 * 1024)
     filler = world.folder / "filler"
     alive = process.is_alive()
@@ -134,8 +131,7 @@ def full_disk(world: World) -> str | None:
 
 
 def read_only(world: World) -> str | None:
-    process = world.start()
-    world.pause(0.6)
+    process = world.start(pause=0.6)
     runs = world.outputs / "runs"
     if not process.is_alive() or not runs.is_dir():
         process.join()

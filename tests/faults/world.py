@@ -62,11 +62,13 @@ class World:
         self._done: dict[str, bytes] = {}
         self._started: list[ForkProcess] = []
 
-    def start(self) -> ForkProcess:
-        """Start the command."""
+    def start(self, pause: float = 0.0) -> ForkProcess:
+        """Start the command, and wait for a random time of at most the share `pause`, as in `pause`."""
         process = FORK.Process(target=_with_log, args=(self.folder.with_suffix(".log"), self.runs, self.outputs))
         process.start()
         self._started.append(process)
+        if pause:
+            self.pause(pause)
         return process
 
     def pause(self, share: float = 1.0) -> None:

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from crossover.record import Record
-from crossover.report.build import Extras, Report, write_report
+from crossover.report.build import write_report
+from crossover.report.findings import Extras, Report
 from crossover.report.style import styles
 from crossover.store import State, SweepRecords
 from tests.test_report import crossing_records

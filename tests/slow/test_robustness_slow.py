@@ -10,9 +10,10 @@ import pandas as pd
 import pytest
 
 from crossover.analysis.estimate import Floats, estimate
-from crossover.analysis.laws import LAWS, held_out
+from crossover.analysis.extrapolation import held_out
+from crossover.analysis.laws import LAWS
 from crossover.analysis.robustness import Design, design_like, simulate
-from crossover.analysis.runs import read_curves
+from crossover.analysis.runs import Method, read_curves
 from crossover.analysis.verdict import analyse
 
 pytestmark = pytest.mark.slow
@@ -83,7 +84,7 @@ def test_parallel_curves_do_not_cross(case: str, gap: float, chains: int) -> Non
     _, n, covariance = CASES[case]
     found = simulate(Design(n, np.full(len(n), gap), None, covariance), chains, 500, np.random.default_rng(chains))
     print(f"\n{case}, gap {gap}, {chains} chains: false crossovers {found['crossover']:.3f}")
-    assert found["crossover"] <= 0.05
+    assert found["power"] <= 0.05
 
 
 @pytest.mark.parametrize("sd", [0.11, 0.2])
@@ -92,7 +93,7 @@ def test_chains_that_the_tool_asks_for_find_the_crossover(sd: float) -> None:
     rng = np.random.default_rng(0)
     truth = Design(SIX, -0.16 * np.log(SIX / 6000), 6000.0, noise(6, sd, near=0.4))
     choices = (3, 4, 5, 6, 8, 10, 12, 16)
-    actual = {chains: simulate(truth, chains, 500, rng)["crossover"] for chains in choices}
+    actual = {chains: simulate(truth, chains, 500, rng)["power"] for chains in choices}
     found = []
     for _ in range(20):
         pilot = estimate(SIX, truth.truth + rng.multivariate_normal(np.zeros(6), truth.noise, size=5))
@@ -100,7 +101,7 @@ def test_chains_that_the_tool_asks_for_find_the_crossover(sd: float) -> None:
         like = design_like(pilot)
         if like is None:
             continue
-        enough = (c for c in choices if simulate(like, c, 200, rng)["crossover_low"] >= 0.8)
+        enough = (c for c in choices if simulate(like, c, 200, rng)["power_low"] >= 0.8)
         found.append(actual[next(enough, choices[-1])])
     print(f"\nsd {sd}: power by chains {actual}; at the chains asked for {np.mean(found):.3f} ({len(found)} pilots)")
     assert np.mean(found) >= 0.8
@@ -109,7 +110,7 @@ def test_chains_that_the_tool_asks_for_find_the_crossover(sd: float) -> None:
 @needs_jft
 def test_published_jft_curves_cross_where_they_are_known_to() -> None:
     curves, start = read_curves(JFT), time.perf_counter()
-    result = analyse(curves, seed=0)
+    result = analyse(curves, Method(seed=0))
     seconds = time.perf_counter() - start
     print(f"\n{seconds:.1f} s")
     assert seconds < 60

@@ -1,11 +1,12 @@
-"""Caveats that belong with a verdict: the pool, the number of pairs, outlying runs, models near chance."""
+"""Caveats that belong with a verdict: budget or data, the pool, the number of pairs, outlying runs, near chance."""
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
 from crossover.analysis.band import infer, verdict
-from crossover.analysis.contract import Influential, NewImages, Pair
-from crossover.analysis.estimate import Estimate, Floats, for_new_images
+from crossover.analysis.contract import Influential, NewImages, Pair, Saturation, State
+from crossover.analysis.estimate import Estimate, Floats, estimate, for_new_images
 from crossover.analysis.runs import listed
 
 OVERLAP = 0.2
@@ -15,6 +16,11 @@ NEAR_CHANCE = 0.85
 FAR, FAR_LOG = 8.0, 0.4
 """A run is far from its replicates: by so many robust standard deviations, and by so much in log error."""
 MOST_INFLUENTIAL = 3
+TOLERANCE = 0.05
+"""Largest gain in log error from the last doubling of the budget that counts as small; declared beforehand."""
+RATIO = (0.45, 0.55)
+"""Images seen by a twin, as a share of its run's: half, up to rounding to whole steps."""
+KEYS = ["model", "n_train", "chain", "seed", "augment", "recipe"]
 
 
 def estimand(part: pd.DataFrame) -> str:
@@ -92,3 +98,63 @@ def influence_note(run: Influential, metric: str) -> str:
         f"Run {run['run_id']} has a {metric} of {run['error']:.3g} where the other chains have {run['typical']:.3g};"
         f" without it the verdict is: {run['verdict_without'].replace('_', ' ')}."
     )
+
+
+def saturation(runs: pd.DataFrame, chosen: pd.DataFrame, metric: str, confidence: float) -> list[Saturation]:
+    """Return the state of every size of every model among the `chosen` runs; `runs` may contain their twins."""
+    keys = [name for name in KEYS if name in chosen]
+    both = chosen.iloc[:0]
+    if "images_seen" in chosen:
+        both = chosen.merge(runs, on=keys, suffixes=("", "_twin"))
+        both = both[(both["images_seen_twin"].astype(float) / both["images_seen"].astype(float)).between(*RATIO)]
+    found: list[Saturation] = []
+    for model, part in chosen.groupby("model", sort=False):
+        own = both[both["model"] == model]
+        gains: dict[float, tuple[float, float | None, int]] = {}
+        if len(own):
+            change = own.assign(gain=np.log(own[f"{metric}_twin"]) - np.log(own[metric]))
+            table = change.pivot_table(index="chain", columns="n_train", values="gain")
+            joint = estimate(table.columns.to_numpy(float), table.to_numpy())
+            critical = None if joint is None else float(stats.t.ppf((1 + confidence) / 2, joint.df))
+            for i, n in enumerate(table):
+                half = None if joint is None or critical is None else critical * float(joint.se[i])
+                gains[float(str(n))] = float(table[n].mean()), half, int(table[n].notna().sum())
+        for n in sorted(part["n_train"].unique()):
+            gain, half, chains = gains.get(float(n), (None, None, 0))
+            low, high = (None, None) if gain is None or half is None else (gain - half, gain + half)
+            row = Saturation(
+                model=str(model),
+                n_train=round(n),
+                state=_state(gain, low, high),
+                gain=gain,
+                ci_low=low,
+                ci_high=high,
+                chains=chains,
+            )
+            found.append(row)
+    return found
+
+
+def _state(gain: float | None, low: float | None, high: float | None) -> State:
+    if gain is None:
+        return "not checked"
+    if high is not None and high < TOLERANCE:
+        return "data-limited"
+    return "budget-limited" if low is not None and low > TOLERANCE else "not established"
+
+
+def safe_signs(pair: Pair, points: list[Saturation]) -> list[bool | None]:
+    """Return by size of the pair whether twice the budget could change who leads; None where it was not checked.
+
+    Safe where the log error ratio minus its half band exceeds the difference of the two gains.
+    """
+    gains = {(point["model"], point["n_train"]): point["gain"] for point in points}
+    safe: list[bool | None] = []
+    for row in pair["gap"]:
+        one, other = (gains.get((model, row["n_train"])) for model in (pair["a"], pair["b"]))
+        if one is None or other is None or row["ci_low"] is None or row["ci_high"] is None:
+            safe.append(None)
+            continue
+        sure = max(row["ci_low"], -row["ci_high"])
+        safe.append(sure > abs(one - other))
+    return safe

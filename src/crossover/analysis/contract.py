@@ -1,11 +1,28 @@
-"""The types of crossover.json; docs/estimators.md says how each number is computed."""
+"""The types of crossover.json and calibration.json; docs/estimators.md says how each number is computed."""
 
-from typing import Any, Literal, TypedDict
+from typing import Literal, TypedDict
 
 from crossover.analysis.band import Verdict
 from crossover.analysis.pairing import Kind
-from crossover.analysis.saturation import Saturation
 from crossover.analysis.testset import McNemar
+
+State = Literal["data-limited", "budget-limited", "not established", "not checked"]
+
+
+class Saturation(TypedDict):
+    """One size of one model in crossover.json.
+
+    `gain` is the mean of log e(B/2) - log e(B) over chains. Gains of successive doublings shrink, so `ci_high` bounds
+    what twice the budget could still change. Only a t interval decides; without two chains it is not established.
+    """
+
+    model: str
+    n_train: int
+    state: State
+    gain: float | None
+    ci_low: float | None
+    ci_high: float | None
+    chains: int
 
 
 class Gap(TypedDict):
@@ -57,6 +74,22 @@ class Influential(TypedDict):
     verdict_without: str
 
 
+class Extrapolation(TypedDict):
+    """The sizes beyond the measured ones at which b could overtake a."""
+
+    label: str
+    low: float | None
+    high: float | None
+    """Null where some law has no crossing up to `limit`."""
+    limit: int
+    holdout_rmse: dict[str, dict[str, float]]
+    """By side (a, b) and law."""
+    laws: dict[str, list[str]]
+    """Those that were used, by side."""
+    refused: str | None
+    """Why there is no range."""
+
+
 class Pair(TypedDict):
     """One pair of models."""
 
@@ -93,8 +126,38 @@ class Pair(TypedDict):
     near_chance: list[int]
     """Sizes at which both models are little better than guessing."""
     notes: list[str]
-    extrapolation: dict[str, Any] | None
+    extrapolation: Extrapolation | None
     summary: str
+
+
+class FittedLaw(TypedDict):
+    """One law of one model; a standard error is null at a bound."""
+
+    law: str
+    params: dict[str, float]
+    standard_errors: dict[str, float | None]
+    sigma: float
+
+
+class CurvePoint(TypedDict):
+    """A point of the curve that laws draw."""
+
+    n_train: float
+    error: float
+
+
+class ModelFits(TypedDict):
+    """The laws of one model."""
+
+    model: str
+    fits: list[FittedLaw]
+    holdout_rmse: dict[str, float]
+    held_out: int
+    """Largest sizes that the laws were tested on; 0: too few to choose among them."""
+    spread: float | None
+    """How far the laws of `curve` differ at most over the measured sizes, as a share of the error."""
+    curve: list[CurvePoint] | None
+    note: str | None
 
 
 class Study(TypedDict):
@@ -108,7 +171,7 @@ class Study(TypedDict):
     notes: list[str]
     pairs: list[Pair]
     saturation: list[Saturation]
-    laws: list[dict[str, Any]]
+    laws: list[ModelFits]
 
 
 class Result(TypedDict):
@@ -117,3 +180,42 @@ class Result(TypedDict):
     metric: str
     confidence: float
     studies: list[Study]
+
+
+class Simulated(TypedDict):
+    """How often repetitions of a design find a crossover, and how good their intervals are."""
+
+    chains: int
+    power: float
+    power_low: float
+    """Lower 95% limit of the simulation."""
+    coverage: float | None
+    """How often the set of N* holds the truth; None for curves that do not cross."""
+    width: float | None
+    """Median of ci_high / ci_low."""
+    fieller_width: float | None
+    """The same of a Fieller set for one size at a time (t instead of max-|t|) on the same data."""
+    log_width_ratio: float | None
+
+
+class Repetitions(Simulated):
+    """The same beside how often a design without a crossing finds one."""
+
+    false_crossover: float
+
+
+class Calibration(TypedDict):
+    """What the simulated repetitions of the design of one pair say."""
+
+    dataset: str
+    a: str
+    b: str
+    designs: int
+    n_star: float | None
+    sizes: list[int]
+    sd: list[float]
+    """Standard deviation of D between chains, by size."""
+    rows: list[Repetitions]
+    chains_needed: int | None
+    """The smallest number of chains whose power is at least POWER, at the lower 95% limit of the simulation."""
+    note: str

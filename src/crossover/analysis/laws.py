@@ -1,4 +1,4 @@
-"""Scaling laws fitted to log error and chosen on held-out sizes, and the range of crossings that they extrapolate.
+"""Scaling laws of learning curves, and their least-squares fits to log error.
 
 Laws (n images, error e), numbered as in Alabdulmohsin, Neyshabur and Zhai 2022, "Revisiting neural scaling laws in
 language and vision" (section 3):
@@ -10,42 +10,23 @@ language and vision" (section 3):
     chance  e = e_inf + (e0 - e_inf) (1 + n / n0)^-c   a power law that starts at e0
 
 Few sizes leave some directions of the parameters undetermined, so that rounding would choose the fit. A prior too weak
-to matter elsewhere settles them; every start is followed to its minimum, and a tie goes to the first start.
-Extrapolated crossings depend on the law and on the points: from five exact points of one pair they were 2.4e5 or
-1.4e7. They are refused when nothing crosses up to LIMIT times the largest size, when the two best laws of a model
-disagree by more than DISAGREE, and when fewer than two laws predict the largest sizes better than the last value does.
-The range spans the crossings of all laws that do, each also with every chain (or fifth of the sizes) left out in turn:
-it is not a confidence interval.
+to matter elsewhere settles them; every start is followed to its minimum (all at once, as scipy cannot), and a tie goes
+to the first start.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from functools import cached_property
-from typing import Any
+from dataclasses import dataclass, field
 
 import numpy as np
-import pandas as pd
+from numpy.polynomial import polynomial
 from scipy import special
 
-from crossover.analysis.estimate import Floats, estimate
+from crossover.analysis.estimate import Floats
 from crossover.analysis.runs import AnalysisError
 
-LAST_VALUE = "last value"
-HELD_OUT = 1 / 3
-"""Share of the sizes (the largest) held out to choose the law."""
 PRIOR = 3e-5
 """Weight of the prior: bounded parameters are near 5% of their bound, logarithms near zero. A step of another 5%, or of
 one in a logarithm, costs as much as one log error that is off by this."""
-TIE = 0.01
-"""Laws whose held-out errors differ by less than this share of the smallest are equal; the earlier law goes first."""
-PRECISE = 1e-6
-"""Held-out errors below this are equal too: no measurement is that precise."""
-LIMIT = 4.0
-DISAGREE = 4.0
-MIN_SIZES = 5
-BINS = 40
-"""Longer curves are averaged in this many bins of log n before laws are fitted."""
-FOLDS = 5
 ITERATIONS = 200
 LARGE = 300.0
 """A logarithm beyond which a power is cut off."""
@@ -110,22 +91,15 @@ def _chance(p: Floats, x: Floats, e0: float) -> tuple[Floats, tuple[Floats, ...]
     return np.log(e), ((1 - left) / e, scale * c * special.expit(x - log_n0), -scale * bent)
 
 
-def _line(x: Floats, y: Floats) -> tuple[float, float]:
-    """Return the least-squares intercept and slope."""
-    centred = x - x.mean()
-    slope = float(centred @ y / (centred @ centred))
-    return float(y.mean() - slope * x.mean()), slope
-
-
 def _starts_m1(x: Floats, e: Floats, _e0: float) -> list[list[float]]:
-    log_b, slope = _line(x, np.log(e))
+    log_b, slope = polynomial.polyfit(x, np.log(e), 1)
     return [[log_b, -slope]]
 
 
 def _starts_m2(x: Floats, e: Floats, _e0: float) -> list[list[float]]:
     starts = []
     for share in (0.0, 0.3, 0.6, 0.8, 0.9, 0.97):
-        log_b, slope = _line(x, np.log(e - share * e.min()))
+        log_b, slope = polynomial.polyfit(x, np.log(e - share * e.min()), 1)
         starts.append([share * e.min(), log_b, -slope])
     return starts
 
@@ -134,7 +108,7 @@ def _starts_m3(x: Floats, e: Floats, _e0: float) -> list[list[float]]:
     starts = []
     for share in (0.0025, 0.05, 0.2, 0.6, 1.6, 5.0):
         g = share * np.exp(-x[-1])
-        log_b, c = _line(np.log(np.exp(-x) + g), np.log(e))
+        log_b, c = polynomial.polyfit(np.log(np.exp(-x) + g), np.log(e), 1)
         starts.append([log_b, g, c])
     return starts
 
@@ -143,7 +117,8 @@ def _starts_m4(x: Floats, e: Floats, e0: float) -> list[list[float]]:
     starts = []
     for share in (0.0, 0.5, 0.9):
         for a in (0.2, 0.7, 1.5, 3.0):
-            log_b, slope = _line(x, np.log(e - share * e.min()) - a * np.log(np.maximum(e0 - e, 1e-3 * e0)))
+            odds = np.log(e - share * e.min()) - a * np.log(np.maximum(e0 - e, 1e-3 * e0))
+            log_b, slope = polynomial.polyfit(x, odds, 1)
             starts.append([share * e.min(), log_b, -slope, a])
     return starts
 
@@ -204,7 +179,7 @@ class Fit:
 
 def fit_law(law: str, n: Floats, error: Floats, *, weights: Floats | None = None, chance: float | None = None) -> Fit:
     """Return the least-squares fit of one law; `weights` are 1 / variance of log error, `chance` is e0 (default 1)."""
-    n, error, w = _checked(n, error, weights)
+    n, error, w = checked(n, error, weights)
     if law not in LAWS:
         raise AnalysisError(f"no law {law!r}; there are {', '.join(LAWS)}")
     form = LAWS[law]
@@ -267,7 +242,7 @@ def _descend(
     return z, loss
 
 
-def _checked(n: Floats, error: Floats, weights: Floats | None) -> tuple[Floats, Floats, Floats]:
+def checked(n: Floats, error: Floats, weights: Floats | None) -> tuple[Floats, Floats, Floats]:
     """Return sorted sizes, errors and weights of mean one."""
     n, error = np.asarray(n, float), np.asarray(error, float)
     w = np.ones(len(n)) if weights is None else np.asarray(weights, float)
@@ -279,165 +254,3 @@ def _checked(n: Floats, error: Floats, weights: Floats | None) -> tuple[Floats, 
         )
     order = np.argsort(n, kind="stable")
     return n[order], error[order], w[order] / w.mean()
-
-
-def held_out(
-    law: str, n: Floats, error: Floats, cut: float, *, weights: Floats | None = None, chance: float | None = None
-) -> float:
-    """Return the RMSE of log error at sizes above `cut`, predicted from those up to it; `law` may be `last value`."""
-    n, error, w = _checked(n, error, weights)
-    known, rest = n <= cut, n > cut
-    if law == LAST_VALUE:
-        guess = np.full(rest.sum(), np.log(error[n == n[known].max()]).mean())
-    else:
-        guess = np.log(fit_law(law, n[known], error[known], weights=w[known], chance=chance).predict(n[rest]))
-    return float(np.sqrt(np.average((guess - np.log(error[rest])) ** 2, weights=w[rest])))
-
-
-def fit_all(n: Floats, error: Floats, *, weights: Floats | None = None, chance: float | None = None) -> list[Fit]:
-    """Return a fit of every law that the sizes allow, best held-out RMSE first (M1 first when none can be held out)."""
-    n, error, w = _checked(n, error, weights)
-    sizes = np.unique(n)
-    known = len(sizes) - max(1, int(HELD_OUT * len(sizes)))
-    possible = [law for law, form in LAWS.items() if len(form.names) < len(sizes)]
-    tested = [law for law in possible if len(LAWS[law].names) < known]
-    if not possible:
-        raise AnalysisError(f"a law needs at least 3 sizes; got {len(sizes)}; add sizes")
-    if not tested:
-        return [fit_law("M1", n, error, weights=w, chance=chance)]
-    cut = float(sizes[known - 1])
-    rmse = {law: held_out(law, n, error, cut, weights=w, chance=chance) for law in [*tested, LAST_VALUE]}
-    fits = []
-    for law in _ranked(tested, rmse):
-        fit = fit_law(law, n, error, weights=w, chance=chance)
-        fits.append(replace(fit, holdout_rmse=rmse[law], compared=rmse))
-    return fits
-
-
-def _ranked(laws: list[str], rmse: dict[str, float]) -> list[str]:
-    """Return laws by held-out error; of those that tie, in the order of LAWS (the fewest parameters first)."""
-    left, order = list(laws), []
-    while left:
-        least = min(rmse[law] for law in left)
-        order.append(next(law for law in left if rmse[law] <= least * (1 + TIE) + PRECISE))
-        left.remove(order[-1])
-    return order
-
-
-def averaged(fits: list[Fit], n: Floats) -> Floats:
-    """Return the geometric mean of the laws' predictions, weighted by 1 / held-out mean squared error."""
-    weights = [1 / max(fit.holdout_rmse or 1.0, PRECISE) ** 2 for fit in fits]
-    return np.exp(np.average([np.log(fit.predict(n)) for fit in fits], axis=0, weights=weights))
-
-
-@dataclass(frozen=True)
-class ModelLaws:
-    """The laws of one model."""
-
-    table: pd.DataFrame
-    """Errors: one row per chain, one column per size."""
-    chance: float | None
-
-    @cached_property
-    def curve(self) -> tuple[Floats, Floats, Floats | None]:
-        return mean_curve(self.table)
-
-    @cached_property
-    def every(self) -> list[Fit]:
-        """All laws, best held-out RMSE first; none for a short curve."""
-        n, error, weights = self.curve
-        return fit_all(n, error, weights=weights, chance=self.chance) if len(n) >= MIN_SIZES else []
-
-    @property
-    def holdout(self) -> dict[str, float]:
-        return self.every[0].compared if self.every else {}
-
-    @property
-    def useful(self) -> list[Fit]:
-        """Laws that beat the last value."""
-        return [fit for fit in self.every if self.holdout[fit.law] < self.holdout[LAST_VALUE]]
-
-    @cached_property
-    def left_out(self) -> list[list[Fit]]:
-        """The useful laws, fitted with each chain, or each fifth of the sizes of one chain, left out."""
-        n, error, weights = self.curve
-        curves = []
-        if len(self.table) > 2 and self.table.notna().all(axis=None):
-            for chain in self.table.index:
-                curves.append((n, np.exp(np.log(self.table.drop(index=chain)).mean().to_numpy()), weights))
-        else:
-            for fold in range(min(FOLDS, len(n) - MIN_SIZES + 1)):
-                keep = np.arange(len(n)) % FOLDS != fold
-                curves.append((n[keep], error[keep], None if weights is None else weights[keep]))
-        return [[fit_law(f.law, x, e, weights=w, chance=self.chance) for f in self.useful] for x, e, w in curves]
-
-    def described(self) -> dict[str, Any]:
-        """Return the laws for crossover.json: fits, their test on held-out sizes, and the curve over measured sizes.
-
-        `curve` is the average of the useful laws, or the best law if none is useful; None if a curve is too short.
-        """
-        if not self.every:
-            note = f"No law is fitted: it needs at least {MIN_SIZES} sizes, got {self.table.shape[1]}."
-            return {"fits": [], "holdout_rmse": {}, "curve": None, "note": note}
-        fits = [
-            {"law": fit.law, "params": fit.params, "standard_errors": fit.standard_errors, "sigma": fit.sigma}
-            for fit in self.every
-        ]
-        n = self.curve[0]
-        sizes = np.geomspace(float(n[0]), float(n[-1]), BINS)
-        errors = averaged(self.useful or self.every[:1], sizes)
-        curve = [{"n_train": float(n), "error": float(e)} for n, e in zip(sizes, errors, strict=True)]
-        poor = None if self.useful else f"No law predicts the largest sizes better than their {LAST_VALUE}."
-        return {"fits": fits, "holdout_rmse": self.holdout, "curve": curve, "note": poor}
-
-
-def mean_curve(table: pd.DataFrame) -> tuple[Floats, Floats, Floats | None]:
-    """Return sizes, geometric mean error and weights (1 / variance of log error) of a table of units by sizes."""
-    n, logs = table.columns.to_numpy(float), np.log(table.to_numpy(float))
-    replicates = estimate(n, logs)
-    mean = np.nanmean(logs, axis=0)
-    if replicates is not None:
-        return n, np.exp(mean), 1 / replicates.se**2
-    if len(n) <= BINS:
-        return n, np.exp(mean), None
-    x = np.log(n)
-    place = np.minimum(((x - x[0]) / (x[-1] - x[0]) * BINS).astype(int), BINS - 1)
-    count = np.bincount(place, minlength=BINS).astype(float)
-    full = count > 0
-    centre, level = (np.bincount(place, values, BINS)[full] / count[full] for values in (x, mean))
-    return np.exp(centre), np.exp(level), count[full]
-
-
-def extrapolate(a: ModelLaws, b: ModelLaws, n_max: float) -> dict[str, Any]:
-    """Return the labelled range of sizes beyond n_max at which b could overtake a, or why it is refused.
-
-    `high` is null where some law has no crossing up to `limit`.
-    """
-    limit = LIMIT * n_max
-    found: dict[str, Any] = {"label": "extrapolated", "low": None, "high": None, "limit": round(limit)}
-    found["holdout_rmse"] = {"a": a.holdout, "b": b.holdout}
-    found["laws"] = {"a": [fit.law for fit in a.useful], "b": [fit.law for fit in b.useful]}
-    if not a.holdout or not b.holdout:
-        return found | {"refused": f"laws need at least {MIN_SIZES} sizes of each model to be fitted and tested"}
-    if min(len(a.useful), len(b.useful)) < 2:
-        return found | {"refused": "fewer than two laws predict the largest sizes better than their last value"}
-    best = crossings(a.useful[:2], b.useful[:2], n_max, limit)
-    if np.isinf(best).all():
-        return found | {"refused": f"the best laws do not cross up to {limit:,.0f} images, the farthest looked at"}
-    if (best <= n_max).any():
-        return found | {"refused": "the best laws cross within the measured sizes, where no crossing is established"}
-    if np.isinf(best).any() or max(best) / min(best) > DISAGREE:
-        return found | {"refused": "the best laws disagree on whether or where the curves cross"}
-    every = [crossings(a.useful, b.useful, n_max, limit)]
-    every += [crossings(fits, b.useful, n_max, limit) for fits in a.left_out]
-    every += [crossings(a.useful, fits, n_max, limit) for fits in b.left_out]
-    roots = np.concatenate(every)
-    high = None if np.isinf(roots).any() else float(roots.max())
-    return found | {"low": float(roots.min()), "high": high, "refused": None}
-
-
-def crossings(a: list[Fit], b: list[Fit], n_max: float, limit: float) -> Floats:
-    """Return where each pair of laws first has b below a, from n_max on; infinite when not up to the limit."""
-    grid = np.geomspace(n_max, limit, 400)
-    ahead = np.array([fit.predict(grid) for fit in a])[:, None] > np.array([fit.predict(grid) for fit in b])[None]
-    return np.where(ahead.any(axis=-1), grid[ahead.argmax(axis=-1)], np.inf).ravel()

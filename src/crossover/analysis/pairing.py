@@ -7,10 +7,19 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from crossover.analysis.estimate import Estimate, Floats, difference, estimate, without_replicates
-from crossover.analysis.runs import AnalysisError, listed
-from crossover.analysis.smooth import GRID, MIN_SIZES, Smooth, smooth
-from crossover.analysis.testset import McNemar, Predictions, TestImages, binomial, mcnemar, sampling
+from crossover.analysis.estimate import (
+    GRID,
+    MIN_TO_SMOOTH,
+    Estimate,
+    Floats,
+    Smooth,
+    difference,
+    estimate,
+    smooth,
+    without_replicates,
+)
+from crossover.analysis.runs import AnalysisError, Method, listed
+from crossover.analysis.testset import McNemar, TestImages, binomial, mcnemar, sampling
 
 Kind = Literal["chains", "seeds", "unpaired", "roughness", "none"]
 """The source of an interval: paired chains, paired seeds of one chain, unpaired chains, the roughness of single curves,
@@ -45,14 +54,13 @@ def pair_models(
     runs: pd.DataFrame,
     a: str,
     b: str,
-    metric: str,
-    predictions: Predictions | None,
+    method: Method,
     smoothed: Callable[[str], Smooth] | None = None,
 ) -> Pairing:
     """Return the pairing of two models in runs of one data set and setting; `smoothed` keeps the curves of models."""
     one, other = (runs[runs["model"] == model] for model in (a, b))
-    images, said = sampling(one, other, metric, predictions)
-    paired = _pair(runs, a, b, metric, images, predictions or {}, smoothed)
+    images, said = sampling(one, other, method)
+    paired = _pair(runs, a, b, method, images, smoothed)
     return replace(paired, notes=[*paired.notes, *said])
 
 
@@ -60,17 +68,17 @@ def _pair(
     runs: pd.DataFrame,
     a: str,
     b: str,
-    metric: str,
+    method: Method,
     images: TestImages,
-    predictions: Predictions,
     smoothed: Callable[[str], Smooth] | None,
 ) -> Pairing:
+    metric = method.metric
     one, other = (runs[runs["model"] == model] for model in (a, b))
     unit = _unit(one, other)
     notes = [ONE_CHAIN] if unit == "seed" else []
     la, lb = (_table(part, unit, metric, log=True) for part in (one, other))
     shared = _pairs(la, lb)
-    tests = mcnemar(one, other, unit, predictions) if metric == "test_error" else []
+    tests = mcnemar(one, other, unit, method.predictions) if metric == "test_error" else []
     if max(shared.values(), default=0) > 1:
         return _paired_by_unit(one, other, unit, metric, images, notes + _unequal(a, b, la, lb), tests)
     both = [n for n in _sizes(la) if n in _sizes(lb)]
@@ -81,7 +89,7 @@ def _pair(
         moved = _interpolated(la, lb, notes)
         if moved is not None:
             return moved
-    if min(one["n_train"].nunique(), other["n_train"].nunique()) >= MIN_SIZES:
+    if min(one["n_train"].nunique(), other["n_train"].nunique()) >= MIN_TO_SMOOTH:
         own = smoothed or (lambda model: smooth_model(runs, model, metric))
         return _smoothed(one, other, own(a), own(b), notes)
     if shared:

@@ -5,54 +5,62 @@ so that it crosses zero at a known size; the noise is that measured between chai
 these: power depends on how steeply the curves cross, and a variance from 3 chains is itself uncertain.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
 from scipy import interpolate, stats
 
-from crossover.analysis.band import band, confidence_set, infer, root, verdict
+from crossover.analysis.band import Verdict, band, confidence_set, infer, root, verdict
+from crossover.analysis.compare import compare, pair_generator
+from crossover.analysis.contract import Calibration, Repetitions, Simulated
 from crossover.analysis.estimate import Estimate, Floats, estimate
 from crossover.analysis.pairing import pair_models
-from crossover.analysis.runs import CONDITIONS, AnalysisError, ordered_pairs, primary_runs, validate_runs
-from crossover.analysis.testset import Predictions
-from crossover.analysis.verdict import compare, pair_generator
+from crossover.analysis.runs import (
+    CONDITIONS,
+    AnalysisError,
+    Method,
+    Told,
+    ordered_pairs,
+    primary_runs,
+    quietly,
+    validate_runs,
+)
 
-METRICS = {
-    "test_error": "metric",
-    "val_error": "metric",
-    "test_loss": "metric",
-    "val_loss": "metric",
-    "last_val_error": "selection",
-}
+_MEASURED = ("test_error", "val_error", "test_loss", "val_loss")
+METRICS = dict.fromkeys(_MEASURED, "metric") | {"last_val_error": "selection"}
 """Column of the runs to the choice it represents; `last_val_error` is that of the last step, without selection."""
 Change = Literal["same", "weaker", "stronger", "contradicts"]
-_FOUND = ("verdict", "n_star", "ci_low", "ci_high", "p_in_range")
 MAX_LEFT_OUT = 12
 """Sizes and chains are left out one by one only up to this number; of more, no single one matters much."""
+COLUMNS = ["dataset", "a", "b", "choice", "value", "verdict", "n_star", "ci_low", "ci_high", "change", "note"]
 
 
-@dataclass(frozen=True)
-class Alternative:
-    """An alternative way to do the analysis."""
+class Alternative(NamedTuple):
+    """An alternative way to do the analysis, with its runs or the reason why it cannot be done."""
 
     choice: str
     value: str
-    runs: pd.DataFrame
-    metric: str
-    setting: dict[str, str] = field(default_factory=dict)
+    method: Method
+    runs: pd.DataFrame | AnalysisError
 
 
-def stability_table(
-    runs: pd.DataFrame,
-    *,
-    seed: int,
-    metric: str = "test_error",
-    predictions: Predictions | None = None,
-    confidence: float = 0.95,
-) -> pd.DataFrame:
+class Found(NamedTuple):
+    """The result of an alternative for one pair; no verdict if it cannot be analysed."""
+
+    verdict: Verdict | None = None
+    n_star: float | None = None
+    ci_low: float | None = None
+    ci_high: float | None = None
+    note: str = ""
+    a_ahead: bool | None = None
+    """At the largest size; None where it is not clear."""
+    replicated: bool = False
+
+
+def stability_table(runs: pd.DataFrame, method: Method, told: Told = quietly) -> pd.DataFrame:
     """Return one row per pair and alternative; `change` compares its verdict with the main one.
 
     Values: `same`; `contradicts`: another model leads at the largest size; `weaker`, `stronger`: less or more is clear.
@@ -61,76 +69,79 @@ def stability_table(
     `selection`, `budget`, `augment`, `recipe`, `size left out` or `chain left out`. An alternative that cannot be
     analysed has no verdict but a `note`.
     """
-    validate_runs(runs, metric)
-    rows: list[dict[str, Any]] = []
+    validate_runs(runs, method.metric)
+    rows = []
     for dataset, part in runs.groupby("dataset", sort=False):
         pairs = ordered_pairs([str(model) for model in dict.fromkeys(part["model"])])
-        main, *others = _alternatives(part, metric)
-        for a, b in pairs if others else []:
-            first = _verdict(main, a, b, seed, predictions, confidence)
-            if first["p_in_range"] is None:
+        ways = list(_alternatives(part, method))
+        for a, b in told(pairs if len(ways) > 1 else [], f"pairs of {dataset} analysed in other ways"):
+            main = _found(ways[0], a, b)
+            if not main.replicated:
                 continue  # without replicates there is no verdict to shake
-            for way in (main, *others):
-                found = first if way is main else _verdict(way, a, b, seed, predictions, confidence)
-                row = {"dataset": dataset, "a": a, "b": b, "choice": way.choice, "value": way.value}
-                rows.append(row | found | {"change": _change(first, found)})
-    columns = ["dataset", "a", "b", "choice", "value", "verdict", "n_star", "ci_low", "ci_high", "change", "note"]
-    return pd.DataFrame(rows, columns=columns)
+            for way in ways:
+                found = main if way is ways[0] else _found(way, a, b)
+                row = (dataset, a, b, way.choice, way.value, *found[:4], _change(main, found), found.note)
+                rows.append(row)
+    return pd.DataFrame(rows, columns=COLUMNS)
 
 
-def _change(main: Mapping[str, Any], other: Mapping[str, Any]) -> Change | None:
+def _change(main: Found, other: Found) -> Change | None:
     """Return the change an alternative makes to a verdict; None without one."""
-    if other["verdict"] is None:
+    if other.verdict is None:
         return None
-    if other["verdict"] == main["verdict"]:
-        return "same" if other["ahead"] == main["ahead"] else "contradicts"
-    if "undecided" in (main["verdict"], other["verdict"]):
-        return "weaker" if other["verdict"] == "undecided" else "stronger"
-    if other["ahead"] != main["ahead"]:
+    if other.verdict == main.verdict:
+        return "same" if other.a_ahead == main.a_ahead else "contradicts"
+    if "undecided" in (main.verdict, other.verdict):
+        return "weaker" if other.verdict == "undecided" else "stronger"
+    if other.a_ahead != main.a_ahead:
         return "contradicts"
-    return "stronger" if other["verdict"] in ("crossover", "several_crossings") else "weaker"
+    return "stronger" if other.verdict in ("crossover", "several_crossings") else "weaker"
 
 
-def _alternatives(runs: pd.DataFrame, metric: str) -> Iterator[Alternative]:
+def _alternatives(runs: pd.DataFrame, method: Method) -> Iterator[Alternative]:
     """Yield the main analysis, then every other that the table allows."""
-    yield Alternative("as analysed", metric, runs, metric)
+
+    def way(choice: str, value: str, rows: pd.DataFrame, metric: str = method.metric, **setting: str) -> Alternative:
+        try:
+            chosen: pd.DataFrame | AnalysisError = primary_runs(validate_runs(rows, metric)[0], setting)[0]
+        except AnalysisError as error:
+            chosen = error
+        return Alternative(choice, value, replace(method, metric=metric), chosen)
+
+    yield way("as analysed", method.metric, runs)
     for name, choice in METRICS.items():
-        if name != metric and name in runs.columns and runs[name].notna().any():
-            yield Alternative(choice, name, runs, name)
+        if name != method.metric and name in runs.columns and runs[name].notna().any():
+            yield way(choice, name, runs, name)
     kept, _, chosen = primary_runs(runs)
     for column in (name for name in CONDITIONS if name in runs.columns):
         used = set(chosen[column].values())
         for value in (str(v) for v in dict.fromkeys(runs[column]) if str(v) not in used):
-            yield Alternative(column, value, runs, metric, {column: value})
+            yield way(column, value, runs, **{column: value})
     sizes, chains = sorted(kept["n_train"].unique()), sorted(kept["chain"].unique())
     for n in sizes if 2 < len(sizes) <= MAX_LEFT_OUT else []:
-        yield Alternative("size left out", f"{n:,.0f}", kept[kept["n_train"] != n], metric)
+        yield way("size left out", f"{n:,.0f}", kept[kept["n_train"] != n])
     for chain in chains if 2 < len(chains) <= MAX_LEFT_OUT else []:
-        yield Alternative("chain left out", str(chain), kept[kept["chain"] != chain], metric)
+        yield way("chain left out", str(chain), kept[kept["chain"] != chain])
 
 
-def _verdict(
-    way: Alternative, a: str, b: str, seed: int, predictions: Predictions | None, confidence: float
-) -> dict[str, Any]:
+def _found(way: Alternative, a: str, b: str) -> Found:
+    if isinstance(way.runs, AnalysisError):
+        return Found(note=str(way.runs))
+    if not {a, b} <= set(way.runs["model"]):
+        return Found(note="one of the two models has no such run")
     try:
-        kept = primary_runs(validate_runs(way.runs, way.metric)[0], way.setting)[0]
-        if not {a, b} <= set(kept["model"]):
-            raise AnalysisError("one of the two models has no such run")
-        pair = compare(
-            kept,
-            a,
-            b,
-            seed=seed,
-            metric=way.metric,
-            predictions=predictions,
-            confidence=confidence,
-            look_for_influence=False,
-        )
+        pair = compare(way.runs, a, b, way.method, look_for_influence=False)
     except AnalysisError as error:
-        return dict.fromkeys((*_FOUND, "ahead")) | {"note": str(error)}
-    found = {name: value for name, value in pair.items() if name in _FOUND}
-    ahead = None if pair["verdict"] == "undecided" else pair["gap"][-1]["log_error_ratio"] > 0
-    return found | {"note": " ".join(pair["notes"]), "ahead": ahead}
+        return Found(note=str(error))
+    return Found(
+        pair["verdict"],
+        pair["n_star"],
+        pair["ci_low"],
+        pair["ci_high"],
+        note=" ".join(pair["notes"]),
+        a_ahead=None if pair["verdict"] == "undecided" else pair["gap"][-1]["log_error_ratio"] > 0,
+        replicated=pair["p_in_range"] is not None,
+    )
 
 
 POWER = 0.8
@@ -154,12 +165,8 @@ class Design:
 
 def simulate(
     design: Design, chains: int, designs: int, rng: np.random.Generator, confidence: float = 0.95
-) -> dict[str, Any]:
-    """Return how often `designs` repetitions find a crossover, and how often the set of N* holds the truth.
-
-    Widths are medians of ci_high / ci_low, beside those of a Fieller set for one size at a time (t instead of max-|t|,
-    the same variances) on the same data.
-    """
+) -> Simulated:
+    """Return what `designs` repetitions of a design with so many chains find."""
     if chains < 2:
         raise AnalysisError(f"a design needs at least 2 chains to have an interval; got {chains}")
     found: list[str] = []
@@ -178,11 +185,15 @@ def simulate(
             pointwise.append(_log_width(fieller[0]))
     power = float(np.mean([one == "crossover" for one in found]))
     low = float(stats.binomtest(round(power * designs), designs).proportion_ci(0.95, "wilson").low)
-    wide = (float(np.exp(np.median(w))) if widths else None for w in (widths, pointwise))
-    result: dict[str, Any] = {"chains": chains, "crossover": power, "crossover_low": low}
-    result["coverage"] = float(np.mean(covered)) if covered else None
-    result |= dict(zip(("width", "fieller_width"), wide, strict=True))
-    return result | {"log_width_ratio": float(np.median(widths) / np.median(pointwise)) if widths else None}
+    return Simulated(
+        chains=chains,
+        power=power,
+        power_low=low,
+        coverage=float(np.mean(covered)) if covered else None,
+        width=float(np.exp(np.median(widths))) if widths else None,
+        fieller_width=float(np.exp(np.median(pointwise))) if widths else None,
+        log_width_ratio=float(np.median(widths) / np.median(pointwise)) if widths else None,
+    )
 
 
 def _draw(design: Design, chains: int, rng: np.random.Generator) -> Estimate:
@@ -236,56 +247,52 @@ def _shapes(values: Estimate) -> Iterator[Callable[[Any], Any]]:
 
 
 def calibrate(
-    runs: pd.DataFrame,
-    *,
-    seed: int,
-    designs: int = 500,
-    chains: Sequence[int] = CHAINS,
-    metric: str = "test_error",
-    predictions: Predictions | None = None,
-    confidence: float = 0.95,
-    setting: Mapping[str, str] | None = None,
-) -> dict[str, Any]:
+    runs: pd.DataFrame, method: Method, *, designs: int = 500, chains: Sequence[int] = CHAINS, told: Told = quietly
+) -> list[Calibration]:
     """Return, for every pair of models, coverage, false crossovers and power by number of chains.
 
-    False crossovers are those of a boundary null: a leads at the first two sizes, then both are equal.
-
-    `chains_needed` is the smallest of `chains` whose power is at least 0.8 (lower 95% limit of the simulation), null
-    if none is. Takes about 3 seconds a pair and number of chains with 500 designs.
+    False crossovers are those of the hardest null: a leads at the first two sizes, as far as the models ever are
+    apart, and then both are equal. Takes about 3 seconds a pair and number of chains with 500 designs.
     """
     if designs < 20:
         raise AnalysisError(f"designs must be at least 20 for a rate to mean anything; got {designs}; 500 is usual")
-    runs, _ = validate_runs(runs, metric)
-    pairs = []
+    runs, _ = validate_runs(runs, method.metric)
+    found = []
     for dataset, part in runs.groupby("dataset", sort=False):
-        part = primary_runs(part, setting)[0]
+        part = primary_runs(part)[0]
         for a, b in ordered_pairs([str(model) for model in dict.fromkeys(part["model"])]):
-            measured = pair_models(part, a, b, metric, predictions).difference
+            measured = pair_models(part, a, b, method).difference
+            entry = Calibration(
+                dataset=str(dataset),
+                a=a,
+                b=b,
+                designs=designs,
+                n_star=None,
+                sizes=[],
+                sd=[],
+                rows=[],
+                chains_needed=None,
+                note="Not simulated: it needs at least 3 sizes, 2 chains, and a difference shaped to cross zero once.",
+            )
             design = None if measured is None else design_like(measured)
-            entry = {"dataset": str(dataset), "a": a, "b": b, "designs": designs}
-            rng = pair_generator(seed, str(dataset), a, b)
-            pairs.append(entry | _rows(design, chains, designs, rng, confidence))
-    return {"confidence": confidence, "pairs": pairs}
+            if design is not None:
+                _repeat(entry, design, sorted(set(chains)), method, told)
+            found.append(entry)
+    return found
 
 
-def _rows(
-    design: Design | None, chains: Sequence[int], designs: int, rng: np.random.Generator, confidence: float
-) -> dict[str, Any]:
-    if design is None:
-        note = "Not simulated: it needs at least 3 sizes, 2 chains, and a difference shaped to cross zero once."
-        return {"n_star": None, "rows": [], "chains_needed": None, "note": note}
-    # The hardest null: a leads at the first two sizes, as far as the models ever are apart, and then nobody does.
+def _repeat(entry: Calibration, design: Design, chains: Sequence[int], method: Method, told: Told) -> None:
+    """Enter what repetitions of a design and of its null find."""
     led = np.where(np.arange(len(design.n)) < 2, np.abs(design.truth).max(), 0.0)
-    same = Design(design.n, led, None, design.noise, design.extra)
-    rows = []
-    for count in sorted(set(chains)):
-        row = simulate(design, count, designs, rng, confidence)
-        false = simulate(same, count, designs, rng, confidence)
-        row |= {"power": row.pop("crossover"), "power_low": row.pop("crossover_low")}
-        rows.append(row | {"false_crossover": false["crossover"]})
-    enough = [row["chains"] for row in rows if row["power_low"] >= POWER]
-    sd = [float(value) for value in np.sqrt(np.diag(design.noise))]
-    result = {"n_star": design.n_star, "sizes": [round(n) for n in design.n], "sd": sd, "rows": rows}
+    null = Design(design.n, led, None, design.noise, design.extra)
+    a, b = entry["a"], entry["b"]
+    rng = pair_generator(method.seed, entry["dataset"], a, b)
+    for count in told(chains, f"numbers of chains of {a} and {b} simulated"):
+        row = simulate(design, count, entry["designs"], rng, method.confidence)
+        false = simulate(null, count, entry["designs"], rng, method.confidence)["power"]
+        entry["rows"].append(Repetitions(**row, false_crossover=false))
+    entry["n_star"], entry["sizes"] = design.n_star, [round(n) for n in design.n]
+    entry["sd"] = [float(value) for value in np.sqrt(np.diag(design.noise))]
+    entry["chains_needed"] = next((row["chains"] for row in entry["rows"] if row["power_low"] >= POWER), None)
     more = f"More than {max(chains)} chains, more test images or sizes closer to N* are needed for a power of {POWER}."
-    note = "" if enough else more
-    return result | {"chains_needed": enough[0] if enough else None, "note": note}
+    entry["note"] = "" if entry["chains_needed"] else more

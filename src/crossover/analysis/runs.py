@@ -4,9 +4,10 @@ Nothing is dropped silently: data that cannot be used raise an AnalysisError or 
 """
 
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -23,13 +24,42 @@ FAMILIES = {
 """Rank of the inductive bias (0 = strongest) to the beginnings of model names; the first match counts."""
 
 
+Predictions = Mapping[str, tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]]
+"""Run id to the labels of the test images and the predicted classes, (T,) each."""
 SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars"}
 ROUNDING = 1e-6
 """An error that exceeds one by no more than this counts as one."""
 
 
+Item = TypeVar("Item")
+
+
 class AnalysisError(ValueError):
     """A table that cannot be analysed: one line with what was given, what is allowed and what to do."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """How runs are compared."""
+
+    seed: int
+    metric: str = "test_error"
+    predictions: Predictions = field(default_factory=dict)
+    confidence: float = 0.95
+
+    def __post_init__(self) -> None:
+        if not 0.5 <= self.confidence < 1:
+            raise AnalysisError(f"confidence must be in [0.5, 1); got {self.confidence}; 0.95 is usual")
+
+
+class Told(Protocol):
+    """Passes items on one by one, and may say how many are done, such as `3 of 7 pairs of cues compared`."""
+
+    def __call__(self, items: Sequence[Item], what: str, /) -> Iterable[Item]: ...
+
+
+def quietly(items: Sequence[Item], _what: str, /) -> Iterable[Item]:
+    return items
 
 
 def listed(values: object, most: int = 5) -> str:

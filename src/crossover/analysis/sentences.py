@@ -1,12 +1,10 @@
 """Sentences that state verdicts, stability, extrapolation and calibration."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import pandas as pd
 
-from crossover.analysis.contract import Pair
-from crossover.analysis.saturation import Saturation, saturation_sentence
+from crossover.analysis.contract import Calibration, Pair, Saturation
 
 
 def images(n: float) -> str:
@@ -32,8 +30,34 @@ def summarise(pair: Pair, points: Sequence[Saturation] = (), chance: float | Non
         where = "throughout" if len(near) == len(pair["gap"]) else f"at {', '.join(size(n) for n in near)} images"
         said.append(f"Both models are near chance {where} (guessing: {chance:.0%} error).")
     if pair["gap"]:
-        said.append(saturation_sentence(pair, list(points)))
+        said.append(saturation_sentence(pair, points))
     return " ".join(said)
+
+
+def saturation_sentence(pair: Pair, points: Sequence[Saturation]) -> str:
+    """Return a sentence on the sizes at which the comparison of a pair is limited by data."""
+    sizes = [row["n_train"] for row in pair["gap"]]
+    states = {(point["model"], point["n_train"]): point["state"] for point in points}
+    each = {n: {states.get((model, n), "not checked") for model in (pair["a"], pair["b"])} for n in sizes}
+    data = [n for n in sizes if each[n] == {"data-limited"}]
+    budget = [n for n in sizes if "budget-limited" in each[n]]
+    if all("not checked" in found for found in each.values()):
+        return "Whether more training would change it was not checked."
+    bound = max((p["ci_high"] for p in points if p["ci_high"] is not None and p["n_train"] in data), default=0.0)
+    said = (
+        f"Limited by data at {_named(data)} images (twice the budget changes errors by at most {bound:.0%})"
+        if data
+        else ""
+    )
+    more = f"limited by the budget at {_named(budget)}" if budget else ""
+    rest = [n for n in sizes if n not in data and n not in budget]
+    open_ = f"not known at {_named(rest)}" if rest else ""
+    text = "; ".join(part for part in (said, more, open_) if part)
+    return f"{text[0].upper()}{text[1:]}."
+
+
+def _named(sizes: list[int]) -> str:
+    return ", ".join(f"{n:,}" for n in sizes)
 
 
 def _verdict(pair: Pair) -> str:
@@ -134,7 +158,7 @@ def extrapolation_sentence(pair: Pair) -> str | None:
     found = pair["extrapolation"]
     if found is None:
         return None
-    if found["refused"] is not None:
+    if found["low"] is None:
         return f"Extrapolated (not measured): refused, since {found['refused']}."
     end = f"and {images(found['high'])}" if found["high"] is not None else "and never"
     return (
@@ -143,11 +167,9 @@ def extrapolation_sentence(pair: Pair) -> str | None:
     )
 
 
-def calibration_sentence(entry: dict[str, Any]) -> str:
+def calibration_sentence(entry: Calibration) -> str:
     """Return a sentence on the number of chains from a calibration."""
-    if not entry["rows"]:
-        return entry["note"]
-    if entry["chains_needed"] is None:
+    if entry["chains_needed"] is None or entry["n_star"] is None:
         return entry["note"]
     return (
         f"A crossing as steep as measured, at {images(entry['n_star'])} images, would be found in at least 80% of"

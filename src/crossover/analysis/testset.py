@@ -1,6 +1,6 @@
-"""Uncertainty from the choice of test images: the covariance of errors, and McNemar's test."""
+"""What single test images say: uncertainty from their choice, McNemar's test, and errors by class."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypedDict
 
@@ -9,9 +9,8 @@ import pandas as pd
 from scipy import stats
 
 from crossover.analysis.estimate import Floats
-from crossover.analysis.runs import AnalysisError
+from crossover.analysis.runs import AnalysisError, Method, Predictions, primary_runs
 
-Predictions = Mapping[str, tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]]
 SHARED = 0.5
 """Correlation assumed between the errors of a model at two sizes on the same test images, without predictions."""
 BINOMIAL = (
@@ -22,6 +21,7 @@ UNKNOWN = (
     "The number of test images is not known (column n_test): all intervals leave out that other test images would give"
     " other errors."
 )
+CLASS_COLUMNS = ["dataset", "model", "n_train", "class", "error_mean", "error_min", "error_max", "chains"]
 
 
 class McNemar(TypedDict):
@@ -61,9 +61,7 @@ def binomial(errors: Floats, images: Floats) -> Floats:
     return np.outer(sd, sd) * np.where(np.eye(len(sd)) > 0, 1.0, SHARED)
 
 
-def sampling(
-    one: pd.DataFrame, other: pd.DataFrame, metric: str, predictions: Predictions | None
-) -> tuple[TestImages, list[str]]:
+def sampling(one: pd.DataFrame, other: pd.DataFrame, method: Method) -> tuple[TestImages, list[str]]:
     """Return the covariance for the runs of two models, from predictions or else from the number of test images.
 
     From predictions in the linearised form of drawing test images again, once for all runs: the same as the bootstrap
@@ -71,9 +69,9 @@ def sampling(
     """
     sizes_a, sizes_b = (sorted(float(n) for n in part["n_train"].unique()) for part in (one, other))
     sizes = (sizes_a, sizes_b)
-    if metric != "test_error":
+    if method.metric != "test_error":
         return TestImages(sizes_a, sizes_b, None), []
-    saved = predictions or {}
+    saved = method.predictions
     missing = sum(run not in saved for part in (one, other) for run in part["run_id"])
     if saved and not missing:
         columns = [
@@ -90,7 +88,7 @@ def sampling(
         return TestImages(sizes_a, sizes_b, None), [*notes, UNKNOWN]
     blocks = []
     for part in (one, other):
-        means = part.groupby("n_train").agg(error=(metric, "mean"), images=("n_test", "min"))
+        means = part.groupby("n_train").agg(error=(method.metric, "mean"), images=("n_test", "min"))
         blocks.append(binomial(means["error"].to_numpy(float), means["images"].to_numpy(float)))
     cov = np.zeros((len(sizes[0]) + len(sizes[1]),) * 2)
     cov[: len(sizes[0]), : len(sizes[0])], cov[len(sizes[0]) :, len(sizes[0]) :] = blocks
@@ -144,3 +142,50 @@ def mcnemar(one: pd.DataFrame, other: pd.DataFrame, unit: str, predictions: Pred
             )
         )
     return tests
+
+
+def class_table(runs: pd.DataFrame, predictions: Predictions, names: Mapping[str, Sequence[str]]) -> pd.DataFrame:
+    """Return the test error of every class by data set, model and n_train: mean, least and greatest over the runs.
+
+    `names` maps a data set to its class names; without them classes are numbered. Runs without saved predictions are
+    left out; the range of a few chains is no interval.
+    """
+    rows = []
+    for dataset, part in runs.groupby("dataset", sort=False):
+        chosen = primary_runs(part)[0]
+        kept = chosen[chosen["run_id"].isin(list(predictions))]
+        for (model, n), group in kept.groupby(["model", "n_train"], sort=False):
+            errors = np.array([_errors(*predictions[run_id]) for run_id in group["run_id"]])
+            called = names.get(str(dataset)) or [str(label) for label in range(errors.shape[1])]
+            for name, values in zip(called, errors.T, strict=True):
+                row = {
+                    "dataset": dataset,
+                    "model": model,
+                    "n_train": round(float(str(n))),
+                    "class": name,
+                    "chains": len(values),
+                }
+                rows.append(row | {"error_mean": values.mean(), "error_min": values.min(), "error_max": values.max()})
+    return pd.DataFrame(rows, columns=CLASS_COLUMNS)
+
+
+def _errors(labels: np.ndarray, predicted: np.ndarray) -> np.ndarray:
+    """Return the error of each class, float (K,)."""
+    wrong = np.bincount(labels, weights=labels != predicted)
+    return wrong / np.maximum(np.bincount(labels), 1)
+
+
+def telling_classes(classes: pd.DataFrame, most: int) -> list[str]:
+    """Return the classes of one data set in their order, or the `most` in which the models differ most.
+
+    The difference is that of the mean errors at the largest size that all models have.
+    """
+    names = list(dict.fromkeys(classes["class"]))
+    if len(names) <= most:
+        return names
+    shared = classes.groupby("n_train")["model"].nunique()
+    largest = shared[shared == shared.max()].index.max()
+    at = classes[classes["n_train"] == largest].groupby("class")["error_mean"]
+    spread = (at.max() - at.min()).sort_values(ascending=False, kind="stable")
+    kept = set(spread.index[:most])
+    return [name for name in names if name in kept]

@@ -4,31 +4,27 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from crossover.analysis.classes import class_table
+from crossover.analysis.contract import Study
 from crossover.analysis.robustness import calibrate, stability_table
-from crossover.analysis.runs import primary_runs
-from crossover.analysis.testset import Predictions
+from crossover.analysis.runs import Item, Method, Predictions, Told, primary_runs
+from crossover.analysis.testset import class_table
 from crossover.analysis.verdict import analyse, curve_summary
 from crossover.config import CrossoverError
 from crossover.record import Record, runs_table
 from crossover.report import figures
 from crossover.report.contents import report_sections, shown_classes
-from crossover.report.figures import Ceiling
-from crossover.report.findings import Extras, Findings, Report
+from crossover.report.findings import Extras, Fact, Findings, Report
 from crossover.report.page import html_page, markdown_page
 from crossover.report.section import PAGE, Drawing
 from crossover.report.style import save, styles
 from crossover.store import SweepRecords, file_name, write_json, write_text
 
-__all__ = ["Ceiling", "Extras", "Findings", "Report", "write_curves_report", "write_findings", "write_report"]
-
 TOLD_EVERY = 10.0
-"""Seconds between two messages on the progress of drawing."""
+"""Seconds between two messages on the progress of a report."""
 MOST_PANELS = 3
 """Most pairs of a data set drawn as panels of gap and data-equivalence; with more, only the tables have them."""
 
@@ -70,7 +66,7 @@ def write_report(
     return write_findings(findings, directory, seed=seed, designs=designs)
 
 
-def _check_names(records: Sequence[Mapping[str, Any]]) -> None:
+def _check_names(records: Sequence[Record]) -> None:
     """Raise CrossoverError when two data sets have one name, since their runs would be pooled."""
     hashes: dict[str, str] = {}
     for record in records:
@@ -102,12 +98,12 @@ def write_curves_report(
     return write_findings(Findings(title, command, curves, len(curves)), directory, seed=seed, designs=designs)
 
 
-def environment(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def environment(records: Sequence[Record]) -> dict[str, list[Fact]]:
     """Return the conditions of the runs: each field with the distinct values that occur."""
-    seen: dict[str, list[Any]] = {}
+    seen: dict[str, list[Fact]] = {}
     for record in records:
-        facts = {"device": record["device"], "precision": record["precision"], "threads": record["threads"]}
-        facts |= {"commit": record["git"]["commit"], "dirty": record["git"]["dirty"]}
+        facts: dict[str, Fact] = {"device": record["device"], "precision": record["precision"]}
+        facts |= {"threads": record["threads"], "commit": record["git"]["commit"], "dirty": record["git"]["dirty"]}
         facts |= {f"{record['dataset']} hash": record["dataset_hash"]} | record["versions"]
         for name, value in facts.items():
             if value not in seen.setdefault(name, []):
@@ -118,17 +114,18 @@ def environment(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 def write_findings(findings: Findings, directory: Path, *, seed: int = 0, designs: int = 0) -> Report:
     """Analyse findings and write all files of a report."""
     runs, predictions = findings.runs, findings.predictions
+    method, told = Method(seed, predictions=predictions), told_every(TOLD_EVERY)
     report = Report(
         findings=findings,
         directory=directory,
-        curves=curve_summary(runs),
-        result=analyse(runs, seed=seed, predictions=predictions, chance=findings.chance),
-        stability=stability_table(runs, seed=seed, predictions=predictions),
+        curves=curve_summary(runs, method),
+        result=analyse(runs, method, chance=findings.chance, told=told),
+        stability=stability_table(runs, method, told),
         classes=class_table(runs, predictions, findings.names),
-        calibration=_calibration(findings, seed, designs) if designs else None,
+        calibration=calibrate(runs, method, designs=designs, told=told) if designs else (),
     )
     directory.mkdir(parents=True, exist_ok=True)
-    drawings = _draw(report)
+    drawings = _draw(report, told)
     write_json(directory / "crossover.json", report.result)
     write_json(directory / "environment.json", findings.conditions)
     write_text(directory / "runs.csv", runs.to_csv(index=False))
@@ -137,34 +134,37 @@ def write_findings(findings: Findings, directory: Path, *, seed: int = 0, design
         if len(table) or name != "classes":
             write_text(directory / f"{name}.csv", table.to_csv(index=False, float_format="%.6g"))
     if report.calibration:
-        write_json(directory / "calibration.json", report.calibration)
+        simulated = {"confidence": method.confidence, "pairs": report.calibration}
+        write_json(directory / "calibration.json", simulated)
     sections = report_sections(report, drawings)
     write_text(directory / "report.md", markdown_page(report, sections))
     write_text(directory / PAGE, html_page(report, sections))
     return report
 
 
-def _calibration(findings: Findings, seed: int, designs: int) -> dict[str, Any]:
-    return calibrate(findings.runs, seed=seed, designs=designs, predictions=findings.predictions)
+def told_every(seconds: float) -> Told:
+    """Return an iterator factory that prints progress to standard error, at most once in so many seconds."""
+    since = time.monotonic()
+
+    def told(items: Sequence[Item], what: str) -> Iterator[Item]:
+        nonlocal since
+        for done, item in enumerate(items):
+            if time.monotonic() - since > seconds:
+                print(f"{done} of {len(items)} {what}", file=sys.stderr, flush=True)
+                since = time.monotonic()
+            yield item
+
+    return told
 
 
-def _draw(report: Report) -> dict[str, list[Drawing]]:
+def _draw(report: Report, told: Told) -> dict[str, list[Drawing]]:
     """Write the figures; return those of each data set."""
     studies = report.result["studies"]
-    return {study["dataset"]: _draw_study(report, study, len(studies) > 1) for study in _told(studies)}
+    several = len(studies) > 1
+    return {one["dataset"]: _draw_study(report, one, several) for one in told(studies, "data sets drawn")}
 
 
-def _told(studies: Sequence[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
-    """Yield the studies, printing progress if drawing takes long."""
-    since = time.monotonic()
-    for done, study in enumerate(studies):
-        if time.monotonic() - since > TOLD_EVERY:
-            print(f"figures of {done} of {len(studies)} data sets are drawn", file=sys.stderr, flush=True)
-            since = time.monotonic()
-        yield study
-
-
-def _draw_study(report: Report, study: Mapping[str, Any], several: bool) -> list[Drawing]:
+def _draw_study(report: Report, study: Study, several: bool) -> list[Drawing]:
     dataset, folder, sizes = study["dataset"], report.directory / "figures", report.findings.sizes
     suffix = f"-{file_name(dataset)}" if several else ""
     x_label = figures.X_LABEL if sizes == "training images" else sizes
@@ -177,10 +177,10 @@ def _draw_study(report: Report, study: Mapping[str, Any], several: bool) -> list
     if 0 < len(pairs) <= MOST_PANELS:
         named = " and of ".join(f"{pair['b']} to {pair['a']}" for pair in pairs)
         drawn.append((f"gap{suffix}", f"Log error ratio of {named} over {sizes} on {dataset}."))
-        save(figures.gap(pairs, x_label), folder, drawn[-1][0])
+        save(figures.by_pair(figures.draw_gap, pairs, x_label), folder, drawn[-1][0])
         named = "; ".join(f"{pair['b']} for the error of {pair['a']}" for pair in pairs)
         drawn.append((f"data-equivalence{suffix}", f"How many images a model needs on {dataset}: {named}."))
-        save(figures.data_equivalence(pairs, x_label), folder, drawn[-1][0])
+        save(figures.by_pair(figures.draw_equivalence, pairs, x_label), folder, drawn[-1][0])
     names = shown_classes(report).get(dataset, [])
     if names:
         kept = report.classes[(report.classes["dataset"] == dataset) & report.classes["class"].isin(names)]

@@ -1,11 +1,11 @@
 """The sections of a report in order: its own, and those that studies have written into its folder."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
-from crossover.analysis.classes import telling_classes
+from crossover.analysis.contract import Study
+from crossover.analysis.testset import telling_classes
 from crossover.report import tables
-from crossover.report.findings import HEADLINES, Report, notes_of
+from crossover.report.findings import HEADLINES, Fact, Report, notes_of
 from crossover.report.section import Drawing, Part, Section, read_sections
 from crossover.report.table import Table, columns
 from crossover.report.words import METHODS, title, verdict_words
@@ -51,10 +51,10 @@ def shown_classes(report: Report) -> dict[str, list[str]]:
     return {str(dataset): telling_classes(part, MOST_CLASSES) for dataset, part in parts}
 
 
-def _data_set(report: Report, study: Mapping[str, Any], drawings: Sequence[Drawing]) -> Part:
+def _data_set(report: Report, study: Study, drawings: Sequence[Drawing]) -> Part:
     """Return the results for one data set, folded."""
     pairs, dataset = study["pairs"], study["dataset"]
-    short = "; ".join(dict.fromkeys(verdict_words(pair) for pair in pairs))
+    short = "; ".join(dict.fromkeys(verdict_words(p["a"], p["b"], p["verdict"], p["direction"]) for p in pairs))
     return Part(
         title=f"{dataset}: {short}" if 0 < len(pairs) <= HEADLINES else f"{dataset}: {len(pairs)} pairs",
         sentences=(*(pair["summary"] for pair in pairs), *notes_of(study)),
@@ -93,7 +93,7 @@ def _of_data_sets(blocks: Sequence[Part]) -> list[Section]:
 def _limits(report: Report) -> Section:
     """Return whether curves are limited by data or by budget, and what the intervals refer to."""
     checked, far = tables.saturation_table(report), tables.influential_table(report)
-    about = dict.fromkeys(study["estimand"] for study in report.result["studies"] if "estimand" in study)
+    about = dict.fromkeys(study["estimand"] for study in report.result["studies"])
     parts = (
         *([Part(title="Data or budget?", tables=(checked,))] if checked.rows else []),
         *([Part(title="Runs far from their replicates", tables=(far,))] if far.rows else []),
@@ -127,7 +127,13 @@ def _carries(report: Report) -> Section:
 
 def _laws(report: Report) -> Section:
     table = tables.law_table(report)
-    return Section(name="laws", title="Fitted laws", tables=(table,) if table.rows else ())
+    said = (
+        f"{study['dataset']}, {entry['model']}: {entry['note']}"
+        for study in report.result["studies"]
+        for entry in study["laws"]
+        if entry["fits"] and entry["note"]
+    )
+    return Section(name="laws", title="Fitted laws", sentences=tuple(said), tables=(table,) if table.rows else ())
 
 
 def _cost(report: Report) -> Section:
@@ -178,7 +184,7 @@ def _repeat(report: Report) -> Section:
     return Section(name="repeat", title="Repeat it", sentences=said, parts=parts)
 
 
-def _condition(value: Any) -> str:
+def _condition(value: Fact) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     return "not known" if value is None else str(value)

@@ -1,16 +1,17 @@
 """The figures of a report: learning curves, the gap, data-equivalence and the curves of single classes."""
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import pandas as pd
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator, PercentFormatter
 from matplotlib.transforms import Bbox
 
+from crossover.analysis.contract import Pair, Study
 from crossover.analysis.sentences import images
 from crossover.report.style import DASHES, FAINT, INK, PAPER, SOFT, WIDTH, Style, error_axis, panels, size_axis, styles
 
@@ -40,7 +41,7 @@ class Ceiling:
 def learning_curves(
     runs: pd.DataFrame,
     curves: pd.DataFrame,
-    study: Mapping[str, Any],
+    study: Study,
     ceilings: Sequence[Ceiling],
     x_label: str = X_LABEL,
 ) -> Figure:
@@ -57,14 +58,12 @@ def learning_curves(
     figure, (axes,) = panels(1, size=(WIDTH, 3.6 + 0.2 * legend_rows))
     chosen = styles(models, families_of(runs))
     for model, rows in curves.groupby("model", sort=False):
-        colour, marker, style = chosen[str(model)]
+        colour, marker, _ = chosen[str(model)]
         points = runs[runs["model"] == model]
         many = len(rows) > MANY  # then the points show it, and the law is the line
-        dots: dict[str, Any] = {"s": 10, "color": colour, "alpha": 0.5, "linewidth": 0, "zorder": 3, "rasterized": many}
-        axes.scatter(points["n_train"], points["test_error"], **dots)
-        line = rows[:0] if many else rows
-        drawn: dict[str, Any] = {"color": colour, "marker": marker, "linestyle": style, "linewidth": 1.8}
-        axes.plot(line["n_train"], line["error_mean"], label=str(model), markersize=5, **drawn)
+        xy = points["n_train"], points["test_error"]
+        axes.scatter(*xy, s=10, color=colour, alpha=0.5, linewidth=0, zorder=3, rasterized=many)
+        _plot_model(axes, rows[:0] if many else rows, "error_mean", str(model), chosen[str(model)], 1.8, 5)
         hollow = rows[rows["n_train"].isin(_limited_by_budget(study, str(model)))]
         axes.plot(hollow["n_train"], hollow["error_mean"], marker, color=colour, markerfacecolor=PAPER, zorder=5)
         low, high = rows["error_low"], rows["error_high"]
@@ -75,7 +74,7 @@ def learning_curves(
             axes.plot(fitted["n_train"], fitted["error"], color=colour, linestyle=DASHES, linewidth=1.2, zorder=4)
     if any(entry["curve"] for entry in study["laws"]):
         axes.plot([], [], color=SOFT, linestyle=DASHES, linewidth=1.2, label="fitted laws")
-    if any(point["state"] == BUDGET for point in study.get("saturation", ())):
+    if any(point["state"] == BUDGET for point in study["saturation"]):
         axes.plot([], [], "o", color=SOFT, markerfacecolor=PAPER, label="limited by the budget")
     for ceiling in ceilings:
         axes.axhline(ceiling.error, color=SOFT, linestyle=":", linewidth=1)
@@ -93,9 +92,17 @@ def learning_curves(
     return figure
 
 
-def _limited_by_budget(study: Mapping[str, Any], model: str) -> list[int]:
+def _plot_model(
+    axes: Axes, rows: pd.DataFrame, y: str, model: str, style: Style, width: float, size: float, over: str = "n_train"
+) -> None:
+    """Draw a column of a model's rows in its style."""
+    look = {"color": style.colour, "marker": style.marker, "linestyle": style.line}
+    axes.plot(rows[over], rows[y], label=model, linewidth=width, markersize=size, **look)
+
+
+def _limited_by_budget(study: Study, model: str) -> list[int]:
     """Return the sizes at which more training would lower the error of a model."""
-    points = (point for point in study.get("saturation", ()) if point["model"] == model)
+    points = (point for point in study["saturation"] if point["model"] == model)
     return [point["n_train"] for point in points if point["state"] == BUDGET]
 
 
@@ -106,13 +113,18 @@ def families_of(runs: pd.DataFrame) -> dict[str, str]:
 
 def _legend_above(figure: Figure, *drawn: Axes) -> None:
     """Put the legend above the figure, where it covers no curve."""
-    named: dict[str, Any] = {}
+    named: dict[str, Artist] = {}
     for axes in drawn:
         named |= {label: handle for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
-    columns = min(LEGEND_COLUMNS, len(named))
     if named:
-        how: dict[str, Any] = {"loc": "outside upper center", "ncols": columns, "frameon": False, "fontsize": SMALL}
-        figure.legend(list(named.values()), list(named), **how)
+        figure.legend(
+            list(named.values()),
+            list(named),
+            loc="outside upper center",
+            ncols=min(LEGEND_COLUMNS, len(named)),
+            frameon=False,
+            fontsize=SMALL,
+        )
 
 
 def _label_ceilings(axes: Axes, ceilings: Sequence[Ceiling]) -> None:
@@ -131,28 +143,28 @@ def _label_ceilings(axes: Axes, ceilings: Sequence[Ceiling]) -> None:
             fontsize=8.5,
             color=SOFT,
         )
-        tried: list[tuple[int, int, float, dict[str, Any]]] = []
+        tried: list[tuple[int, int, tuple[str, int, str, float]]] = []
         for (va, up), (ha, x) in itertools.product((("baseline", 3), ("top", -3)), (("left", 0.01), ("right", 0.99))):
-            place: dict[str, Any] = {"va": va, "ha": ha, "position": (0, up)}
-            text.set(**place)
+            text.set(va=va, ha=ha, position=(0, up))
             text.xy = (x, ceiling.error)
             box = text.get_window_extent()
             hits = sum(path.intersects_bbox(box, filled=True) for path in filled)
             hits += sum(path.intersects_bbox(box, filled=False) for path in lines) + box.count_overlaps(taken)
-            tried.append((hits + (not axes.bbox.contains(*box.min)), len(tried), x, place))
-        _, _, x, place = min(tried, key=lambda attempt: attempt[:2])
-        text.set(**place)
+            tried.append((hits + (not axes.bbox.contains(*box.min)), len(tried), (va, up, ha, x)))
+        _, _, (va, up, ha, x) = min(tried)
+        text.set(va=va, ha=ha, position=(0, up))
         text.xy = (x, ceiling.error)
         taken.append(text.get_window_extent())
 
 
-def _draw_crossing(axes: Axes, pair: Mapping[str, Any], row: int) -> None:
-    low, high = pair["ci_low"] or pair["n_min"], pair["ci_high"] or pair["n_max"]
+def _draw_crossing(axes: Axes, pair: Pair, row: int) -> None:
+    n_star = pair["n_star"] or 0.0
+    low, high = pair["ci_low"] or pair["n_min"] or 0, pair["ci_high"] or pair["n_max"] or 0
     axes.axvspan(low, high, color=FAINT, alpha=0.25, linewidth=0)
-    axes.axvline(pair["n_star"], color=INK, linewidth=1)
+    axes.axvline(n_star, color=INK, linewidth=1)
     axes.annotate(
-        f"N* = {images(pair['n_star'])}",
-        (pair["n_star"], 1),
+        f"N* = {images(n_star)}",
+        (n_star, 1),
         xycoords=("data", "axes fraction"),
         xytext=(0, 2 + 11 * row),  # one above the other: crossings may be close
         textcoords="offset points",
@@ -161,20 +173,17 @@ def _draw_crossing(axes: Axes, pair: Mapping[str, Any], row: int) -> None:
     )
 
 
-def gap(pairs: Sequence[Mapping[str, Any]], x_label: str = X_LABEL) -> Figure:
-    """Return D(n) of each pair with its simultaneous band, zero, and the confidence set of N* on the axis."""
-    figure, drawn = _panels_of(pairs)
+def by_pair(draw: Callable[[Axes, Pair, str], None], pairs: Sequence[Pair], x_label: str = X_LABEL) -> Figure:
+    """Return a panel for each pair, drawn by `draw_gap` or `draw_equivalence`."""
+    figure, drawn = panels(len(pairs), columns=1 if len(pairs) <= MOST_IN_COLUMN else 2)
     for axes, pair in zip(drawn, pairs, strict=True):
-        _draw_gap(axes, pair, x_label)
+        draw(axes, pair, x_label)
     _legend_above(figure, *drawn)
     return figure
 
 
-def _panels_of(pairs: Sequence[Mapping[str, Any]]) -> tuple[Figure, list[Axes]]:
-    return panels(len(pairs), columns=1 if len(pairs) <= MOST_IN_COLUMN else 2)
-
-
-def _draw_gap(axes: Axes, pair: Mapping[str, Any], x_label: str) -> None:
+def draw_gap(axes: Axes, pair: Pair, x_label: str) -> None:
+    """Draw D(n) with its simultaneous band, zero, and the confidence set of N* on the axis."""
     table = pd.DataFrame(pair["gap"])
     axes.plot(table["n_train"], table["log_error_ratio"], color=INK, marker="o", linewidth=2)
     low, high = (table[name].astype(float) for name in ("ci_low", "ci_high"))
@@ -184,27 +193,19 @@ def _draw_gap(axes: Axes, pair: Mapping[str, Any], x_label: str) -> None:
     axes.axhline(0, color=SOFT, linewidth=1)
     label = "95% confidence set of N*"
     for start, stop in pair["confidence_set"] if pair["verdict"] == "crossover" else []:
-        ends = [start or pair["n_min"], stop or pair["n_max"]]
+        ends = [start or pair["n_min"] or 0, stop or pair["n_max"] or 0]
         axes.plot(ends, [0, 0], color=INK, linewidth=6, alpha=0.6, solid_capstyle="butt", label=label)
     size_axis(axes, list(table["n_train"]))
     axes.margins(y=0.14)  # room for text above and below
     axes.set_xlabel(x_label)
     axes.set_ylabel(f"log error ratio,\n{pair['b']} / {pair['a']}", linespacing=1.4)
-    words: dict[str, Any] = {"transform": axes.transAxes, "fontsize": SMALL, "color": SOFT}
-    axes.text(0.01, 0.99, f"above zero: {pair['a']} leads", va="top", **words)
-    axes.text(0.01, 0.02, f"below zero: {pair['b']} leads", **words)
+    for y, side, model, va in ((0.99, "above", pair["a"], "top"), (0.02, "below", pair["b"], "baseline")):
+        said = f"{side} zero: {model} leads"
+        axes.text(0.01, y, said, va=va, transform=axes.transAxes, fontsize=SMALL, color=SOFT)
 
 
-def data_equivalence(pairs: Sequence[Mapping[str, Any]], x_label: str = X_LABEL) -> Figure:
-    """Return rho(n) of each pair: how many times n_train b needs for the error of a."""
-    figure, drawn = _panels_of(pairs)
-    for axes, pair in zip(drawn, pairs, strict=True):
-        _draw_equivalence(axes, pair, x_label)
-    _legend_above(figure, *drawn)
-    return figure
-
-
-def _draw_equivalence(axes: Axes, pair: Mapping[str, Any], x_label: str) -> None:
+def draw_equivalence(axes: Axes, pair: Pair, x_label: str) -> None:
+    """Draw rho(n): how many times n_train b needs for the error of a."""
     columns = ["n_train", "factor", "ci_low", "ci_high"]
     table = pd.DataFrame(pair["data_equivalence"], columns=columns).astype(float)
     known = table.dropna(subset=["factor"])
@@ -213,13 +214,12 @@ def _draw_equivalence(axes: Axes, pair: Mapping[str, Any], x_label: str) -> None
     axes.vlines(whole["n_train"], whole["ci_low"], whole["ci_high"], color=INK, linewidth=1.5)
     open_above = table[table["ci_high"].isna()].dropna(subset=["ci_low"])
     open_below = table[table["ci_low"].isna()].dropna(subset=["ci_high"])
-    bound: dict[str, Any] = {"color": INK, "fillstyle": "none", "linestyle": "none"}
     for rows, end, marker, label in (
         (open_above, "ci_low", "^", "more than (95%)"),
         (open_below, "ci_high", "v", "less than (95%)"),
     ):
         if not rows.empty:
-            axes.plot(rows["n_train"], rows[end], marker, label=label, **bound)
+            axes.plot(rows["n_train"], rows[end], marker, label=label, color=INK, fillstyle="none", linestyle="none")
     sizes = [row["n_train"] for row in pair["gap"]]
     axes.set_xlim(min(sizes) / 1.3, max(sizes) * 1.3)
     size_axis(axes, sizes)
@@ -245,11 +245,9 @@ def by_class(classes: pd.DataFrame, chosen: Mapping[str, Style], x_label: str = 
     for axes, name in zip(drawn, names, strict=True):
         part = classes[classes["class"] == name]
         for model, rows in part.groupby("model", sort=False):
-            colour, marker, style = chosen[str(model)]
-            line = {"color": colour, "marker": marker, "linestyle": style, "linewidth": 1.5, "markersize": 4}
-            axes.plot(rows["n_train"], rows["error_mean"], label=str(model), **line)
+            _plot_model(axes, rows, "error_mean", str(model), chosen[str(model)], 1.5, 4)
             low, high = rows["error_min"], rows["error_max"]
-            axes.fill_between(rows["n_train"], low, high, color=colour, alpha=0.2, linewidth=0)
+            axes.fill_between(rows["n_train"], low, high, color=chosen[str(model)].colour, alpha=0.2, linewidth=0)
         axes.set_title(f"class {name}" if str(name).isdigit() else str(name), fontsize=10, loc="left")
         size_axis(axes, sorted(classes["n_train"].unique()), short=True)
         axes.tick_params(labelsize=SMALL)

@@ -5,14 +5,12 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
-from crossover.analysis.contract import Pair, Result
-from crossover.analysis.saturation import Saturation
+from crossover.analysis.contract import Calibration, Pair, Repetitions, Result, Saturation, Study
+from crossover.analysis.runs import Predictions
 from crossover.analysis.sentences import calibration_sentence, extrapolation_sentence, stability_sentence
-from crossover.analysis.testset import Predictions
 from crossover.report.figures import Ceiling
 from crossover.report.section import Drawing
 from crossover.report.table import Table
@@ -20,6 +18,10 @@ from crossover.store import State
 
 HEADLINES = 4
 """Most verdicts at the start of a report; more are counted and put in a table."""
+
+
+Fact = str | int | bool | None
+"""A device, a version, a commit: what a run was made with."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ class Findings:
     """What repeats it."""
     runs: pd.DataFrame
     planned: int
-    conditions: dict[str, list[Any]] = field(default_factory=dict)
+    conditions: Mapping[str, list[Fact]] = field(default_factory=dict)
     unfinished: Mapping[str, State] = field(default_factory=dict)
     """Run id to state of the planned runs that are not done."""
     errors: Mapping[str, str] = field(default_factory=dict)
@@ -70,7 +72,7 @@ class Report:
     result: Result
     stability: pd.DataFrame
     classes: pd.DataFrame
-    calibration: dict[str, Any] | None = None
+    calibration: Sequence[Calibration] = ()
 
     @property
     def runs(self) -> pd.DataFrame:
@@ -145,10 +147,12 @@ class Report:
         return [(f"{dataset}, {a} and {b}: {stability_sentence(rows)}", rows) for (dataset, a, b), rows in groups]
 
     @property
-    def calibrations(self) -> list[tuple[str, list[dict[str, Any]]]]:
+    def calibrations(self) -> list[tuple[str, list[Repetitions]]]:
         """The calibration sentence of each pair, and its rows by number of chains."""
-        entries = self.calibration["pairs"] if self.calibration else []
-        return [(f"{e['dataset']}, {e['a']} and {e['b']}: {calibration_sentence(e)}", e["rows"]) for e in entries]
+        return [
+            (f"{one['dataset']}, {one['a']} and {one['b']}: {calibration_sentence(one)}", one["rows"])
+            for one in self.calibration
+        ]
 
     @property
     def commands(self) -> list[str]:
@@ -157,6 +161,6 @@ class Report:
         return [*(f"git checkout {shlex.quote(commit)}" for commit in commits[:1]), self.findings.command]
 
 
-def notes_of(study: Mapping[str, Any]) -> list[str]:
+def notes_of(study: Study) -> list[str]:
     """Return the notes of a study of crossover.json and of its pairs, each once."""
     return list(dict.fromkeys((*study["notes"], *(note for pair in study["pairs"] for note in pair["notes"]))))

@@ -1,4 +1,4 @@
-"""A report as one self-contained HTML page, and as Markdown."""
+"""A report as one self-contained HTML page, as Markdown, and as what the terminal says."""
 
 import base64
 from collections.abc import Sequence
@@ -6,12 +6,14 @@ from pathlib import Path
 
 import jinja2
 from markupsafe import Markup
+from rich.console import Console
 
+from crossover.report import tables
 from crossover.report.figures import families_of
-from crossover.report.findings import Report
+from crossover.report.findings import HEADLINES, Report
 from crossover.report.section import PAGE, Drawing, Section, markdown_part, report_files
 from crossover.report.style import inline_svg, styles
-from crossover.report.table import plain
+from crossover.report.table import Table, plain, terminal_table
 
 MOST_BYTES = 400_000
 """Largest file embedded in the page as a download, in bytes."""
@@ -20,6 +22,10 @@ NOTES = 6
 """Notes shown without unfolding."""
 ONLY_ON_PAGE = ("runs", "samples")
 """Sections left out of Markdown, as runs.csv and figures/ have them."""
+MOST_ROWS = 20
+"""Most sizes for which the terminal shows a table."""
+TERMINAL_NOTES = 6
+COST = ("model", "runs", "training seconds", "images per second")
 
 
 def html_page(report: Report, sections: Sequence[Section]) -> str:
@@ -88,3 +94,39 @@ def markdown_page(report: Report, sections: Sequence[Section]) -> str:
         if section.name not in ONLY_ON_PAGE:
             lines += ["", *markdown_part(section)]
     return "\n".join(lines).rstrip() + "\n"
+
+
+def terminal_summary(report: Report, console: Console) -> None:
+    """Print the tables of mean errors and of cost, what is missing, the verdict and the path of the page."""
+    for study in report.result["studies"]:
+        errors = tables.size_tables(report, study)[:1]
+        if errors and len(errors[0].rows) <= MOST_ROWS:
+            console.print(terminal_table(_only(errors[0], 1 + report.runs["model"].nunique())))
+    cost = tables.cost_table(report)
+    if set(COST) <= set(cost.header):
+        console.print(terminal_table(cost.with_columns(COST).with_caption("cost, mean of runs")))
+    for sentence, rows in report.calibrations:
+        if rows:
+            console.print(terminal_table(tables.calibration_rows(rows)))
+        _say(console, sentence)
+    for line in report.trouble:
+        _say(console, line, "red")
+    for line in report.notes[:TERMINAL_NOTES]:
+        _say(console, line, "dim")
+    if len(report.notes) > TERMINAL_NOTES:
+        _say(console, f"and {len(report.notes) - TERMINAL_NOTES} more notes on the page", "dim")
+    for line in (*report.extrapolations, *(sentence for sentence, _ in report.stabilities))[:TERMINAL_NOTES]:
+        _say(console, line)
+    if len(report.pairs) > HEADLINES:
+        console.print(terminal_table(tables.verdict_table(report)))
+    for verdict in report.headline:
+        _say(console, verdict, "bold")
+    console.print(f"page: {report.directory / PAGE}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _only(table: Table, count: int) -> Table:
+    return table.with_columns(table.header[:count])
+
+
+def _say(console: Console, line: str, style: str = "") -> None:
+    console.print(line, style=style, highlight=False, markup=False)

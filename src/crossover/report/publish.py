@@ -5,16 +5,13 @@ import shlex
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from crossover.analysis.contract import Result
-from crossover.analysis.robustness import stability_table
-from crossover.analysis.verdict import analyse, curve_summary
 from crossover.config import CrossoverError
-from crossover.report.build import Extras, Findings
+from crossover.report.findings import Extras, Fact, Findings
 from crossover.report.section import WRITTEN, report_files
 from crossover.store import read_record, replace_block, write_atomically
 
@@ -34,9 +31,9 @@ class Study:
     """Overrides of every run: SET of the command."""
     run_ids: tuple[str, ...]
     runs: pd.DataFrame
-    result: dict[str, Any]
+    result: Result
     """crossover.json"""
-    environment: dict[str, Any]
+    environment: dict[str, list[Fact]]
 
     @property
     def is_transfer(self) -> bool:
@@ -133,14 +130,6 @@ def study_findings(folder: Path, extras: Extras | None = None) -> Findings:
         chance=chance,
         extras=extras or Extras(),
     )
-
-
-def regenerate(folder: Path, seed: int = 0) -> tuple[Result, pd.DataFrame, pd.DataFrame]:
-    """Return crossover.json, curves and stability of a study, recomputed from its runs and predictions."""
-    found = study_findings(folder)
-    runs, predictions = found.runs, found.predictions
-    result = analyse(runs, seed=seed, predictions=predictions, chance=found.chance)
-    return result, curve_summary(runs), stability_table(runs, seed=seed, predictions=predictions)
 
 
 def study_block(study: Path) -> str:

@@ -1,11 +1,11 @@
 """The tables of a report: verdicts, numbers by size, laws, classes, cost and runs, as data."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import pandas as pd
 
-from crossover.analysis.laws import LAST_VALUE
+from crossover.analysis.contract import Pair, Repetitions, Saturation, Study
+from crossover.analysis.extrapolation import LAST_VALUE
 from crossover.analysis.sentences import images, size
 from crossover.record import COLUMNS
 from crossover.report.findings import Report
@@ -19,7 +19,6 @@ SMOOTHED = "The smoothed curves, where they are compared; the measured points ar
 SCORES = ("test_error", "val_error", "train_error")
 VARYING = ("dataset", "budget", "augment", "recipe")
 """Columns shown only if they differ between runs of a model."""
-RATIO_UNITS = {"power": "ratio", "false_crossover": "%", "coverage": "%", "width": "ratio", "fieller_width": "ratio"}
 EQUATIONS = (
     "M1: e = b n^-c. M2: e = e∞ + b n^-c. M3: e = b (1/n + g)^c. M4: (e - e∞) / (e₀ - e)^a = b n^-c. chance: e = e∞ +"
     " (e₀ - e∞) (1 + n / n₀)^-c. e₀ is the error of guessing (Alabdulmohsin, Neyshabur and Zhai 2022)."
@@ -35,20 +34,20 @@ def verdict_table(report: Report) -> Table:
         Column(title="P(N* in range)", unit="ratio"),
         *columns("gap", "limited by budget", "interval from", "holds among all", left=4),
     )
-    points = {study["dataset"]: study.get("saturation", ()) for study in report.result["studies"]}
+    points = {study["dataset"]: study["saturation"] for study in report.result["studies"]}
     rows: list[tuple[Cell, ...]] = [
         (
             dataset,
             f"{pair['b']} and {pair['a']}",
-            verdict_words(pair),
+            verdict_words(pair["a"], pair["b"], pair["verdict"], pair["direction"]),
             _place(pair),
             None if pair["n_min"] is None else f"{size(pair['n_min'])} to {size(pair['n_max'] or 0)}",
             pair["chains"],
             pair["p_in_range"],
             pair["trend"],
             _limits(pair, points[dataset]),
-            INTERVALS.get(pair.get("interval", "")),
-            {True: "yes", False: "no", None: None}.get(pair.get("family", {}).get("holds")),
+            INTERVALS.get(pair["interval"]),
+            {True: "yes", False: "no", None: None}[pair["family"]["holds"]],
         )
         for dataset, pair in report.pairs
     ]
@@ -57,18 +56,18 @@ def verdict_table(report: Report) -> Table:
     return table.with_columns(said if len(report.result["studies"]) > 1 else said[1:])
 
 
-def _place(pair: Mapping[str, Any]) -> Cell:
+def _place(pair: Pair) -> Cell:
     """Return N* with its interval, or the side of the range on which it is, if known."""
     if pair["n_star"] is not None:
         return pair["n_star"], pair["ci_low"], pair["ci_high"]
     if pair["verdict"] == "a_better":
         return f"> {size(pair['n_max'] or 0)} or never"
     if pair["verdict"] == "b_better":
-        return f"< {images(pair['ci_high'] or pair['n_min'])} or none"
+        return f"< {images(pair['ci_high'] or pair['n_min'] or 0)} or none"
     return None
 
 
-def _limits(pair: Mapping[str, Any], points: Sequence[Mapping[str, Any]]) -> str:
+def _limits(pair: Pair, points: Sequence[Saturation]) -> str:
     """Return at how many sizes of a pair more training would lower an error, would not, or was not tested."""
     states: dict[int, set[str]] = {row["n_train"]: set() for row in pair["gap"]}
     for point in points:
@@ -93,7 +92,7 @@ def saturation_table(report: Report) -> Table:
             (point["gain"], point["ci_low"], point["ci_high"]),
         )
         for study in report.result["studies"]
-        for point in study.get("saturation", ())
+        for point in study["saturation"]
         if point["state"] != "not checked"
     ]
     heads = (
@@ -111,21 +110,24 @@ def influential_table(report: Report) -> Table:
     rows: list[tuple[Cell, ...]] = [
         (found["run_id"], size(found["n_train"]), found["error"], found["typical"], found["verdict_without"])
         for _, pair in report.pairs
-        for found in pair.get("influential", ())
+        for found in pair["influential"]
     ]
     errors = (Column(title="test error", unit="%"), Column(title="of its replicates", unit="%"))
     heads = (Column(title="run", left=True), Column(title="training images"), *errors)
     return Table(caption="", columns=(*heads, Column(title="verdict without it", left=True)), rows=tuple(rows))
 
 
-def size_tables(report: Report, study: Mapping[str, Any]) -> list[Table]:
+def size_tables(report: Report, study: Study) -> list[Table]:
     """Return the tables of a data set by n_train: errors of the models and the gap of a pair.
 
     Several pairs get a table each: one for all would be wider than a sheet of paper.
     """
     curves = report.curves[report.curves["dataset"] == study["dataset"]]
     models = list(dict.fromkeys(curves["model"]))
-    errors = {(row.model, row.n_train): (row.error_mean, row.error_low, row.error_high) for row in curves.itertuples()}
+    errors: dict[tuple[str, int], Cell] = {
+        (row["model"], row["n_train"]): (row["error_mean"], row["error_low"], row["error_high"])
+        for row in curves.to_dict("records")
+    }
     sizes = sorted(curves["n_train"].unique())
     caption = ERRORS
     if len(sizes) > MOST_SIZES:
@@ -152,7 +154,7 @@ def size_tables(report: Report, study: Mapping[str, Any]) -> list[Table]:
     ]
 
 
-def _pair_heads(pair: Mapping[str, Any]) -> list[Column]:
+def _pair_heads(pair: Pair) -> list[Column]:
     return [
         Column(title=f"error {pair['b']} - {pair['a']} (points)", unit="points"),
         Column(title=f"log error ratio {pair['b']} / {pair['a']} [95% band]", unit="ratio"),
@@ -160,33 +162,26 @@ def _pair_heads(pair: Mapping[str, Any]) -> list[Column]:
     ]
 
 
-def _pair_cells(pair: Mapping[str, Any], sizes: Sequence[int]) -> list[list[Cell]]:
+def _pair_cells(pair: Pair, sizes: Sequence[int]) -> list[list[Cell]]:
     """Return accuracy gap, log error ratio and data-equivalence of a pair at the sizes."""
-    gaps = {row["n_train"]: row for row in pair["gap"]}
-    factors = {row["n_train"]: row for row in pair["data_equivalence"]}
-    return [
-        [gaps[n]["accuracy_gap"] if n in gaps else None for n in sizes],
-        [_ends(gaps.get(n), "log_error_ratio") for n in sizes],
-        [_ends(factors.get(n), "factor") for n in sizes],
-    ]
-
-
-def _ends(row: Mapping[str, Any] | None, name: str) -> Cell:
-    return None if row is None else (row[name], row["ci_low"], row["ci_high"])
+    points = {row["n_train"]: row["accuracy_gap"] for row in pair["gap"]}
+    ratios = {row["n_train"]: (row["log_error_ratio"], row["ci_low"], row["ci_high"]) for row in pair["gap"]}
+    factors = {row["n_train"]: (row["factor"], row["ci_low"], row["ci_high"]) for row in pair["data_equivalence"]}
+    return [[points.get(n) for n in sizes], [ratios.get(n) for n in sizes], [factors.get(n) for n in sizes]]
 
 
 def stability_rows(rows: pd.DataFrame) -> Table:
     """Return choice, value, verdict and N* with its interval; a verdict that differs from the main one is marked."""
     made: list[tuple[Cell, ...]] = []
     for row in rows.astype(object).where(rows.notna(), None).to_dict("records"):
-        verdict = row["note"] if row["verdict"] is None else verdict_words(row)
+        verdict = row["note"] if row["verdict"] is None else verdict_words(row["a"], row["b"], row["verdict"])
         said = verdict if row["change"] in (None, "same") else f"{verdict} ({row['change']})"
         made.append((title(row["choice"]), title(row["value"]), said, (row["n_star"], row["ci_low"], row["ci_high"])))
     heads = (*columns("choice", "value", "verdict", left=3), Column(title="N* [95% CI]", unit="images"))
     return Table(caption="", columns=heads, rows=tuple(made))
 
 
-def calibration_rows(rows: list[dict[str, Any]]) -> Table:
+def calibration_rows(rows: Sequence[Repetitions]) -> Table:
     """Return the results of simulated repetitions of the design, by number of chains."""
     heads = (
         Column(title="chains"),
@@ -196,8 +191,9 @@ def calibration_rows(rows: list[dict[str, Any]]) -> Table:
         Column(title="width of its interval (ratio)", unit="ratio"),
         Column(title="of a pointwise Fieller set", unit="ratio"),
     )
-    names = ("chains", "power", "false_crossover", "coverage", "width", "fieller_width")
-    made = tuple(tuple(row[name] for name in names) for row in rows)
+    made = tuple(
+        (r["chains"], r["power"], r["false_crossover"], r["coverage"], r["width"], r["fieller_width"]) for r in rows
+    )
     return Table(caption="Simulated repetitions of this design", columns=heads, rows=made)
 
 
@@ -209,11 +205,13 @@ def law_table(report: Report) -> Table:
             for fit in entry["fits"]:
                 rmse = (entry["holdout_rmse"].get(name) for name in (fit["law"], LAST_VALUE))
                 said = parameter_words(fit["params"], fit["standard_errors"])
-                rows.append((study["dataset"], entry["model"], fit["law"], said, *rmse))
+                tested = entry["held_out"] or None
+                rows.append((study["dataset"], entry["model"], fit["law"], said, tested, *rmse))
     heads = columns("data set", "model", "law", "parameters ± standard error", left=4)
-    errors = (Column(title="held-out RMSE of log error"), Column(title="of the last value"))
+    errors = columns("held-out sizes", "held-out RMSE of log error", "of the last value")
     caption = (
         "The error of each law on the largest sizes when fitted without them, beside that of repeating the last value."
+        " Fewer than two of these held-out sizes choose no law."
         f" A law is a description within the measured sizes. {EQUATIONS}"
     )
     return Table(caption=caption, columns=(*heads, *errors), rows=tuple(rows))

@@ -14,7 +14,7 @@ import pandas as pd
 from crossover import wandb_runs
 from crossover.config import LoggerConfig
 from crossover.record import N_TRAIN
-from crossover.report.build import Report
+from crossover.report.findings import Report
 from crossover.report.section import report_files
 from crossover.store import SweepRecords, write_json
 
@@ -25,12 +25,8 @@ CURVE = {"error_mean": "curve/error", "error_low": "curve/low", "error_high": "c
 """Column of curves.csv: metric of the aggregate run of a model, one row per n_train."""
 SATURATION = {"gain": "saturation/gain", "ci_low": "saturation/low", "ci_high": "saturation/high"}
 """Field of a point of `saturation`: metric of the aggregate run of its model."""
-GAP = {
-    "log_error_ratio": "gap/log_error_ratio",
-    "ci_low": "gap/low",
-    "ci_high": "gap/high",
-    "accuracy_gap": "gap/accuracy",
-}
+GAP = {name: f"gap/{name.removeprefix('ci_')}" for name in ("log_error_ratio", "ci_low", "ci_high")}
+GAP |= {"accuracy_gap": "gap/accuracy"}
 """Field of a pair's `gap`: metric of the aggregate run of the pair, one row per n_train."""
 EQUIVALENCE = {"factor": "equivalence/factor", "ci_low": "equivalence/low", "ci_high": "equivalence/high"}
 VERDICT = ("verdict", "summary", "n_star", "ci_low", "ci_high", "p_in_range", "trend")

@@ -59,18 +59,16 @@ def title(name: str) -> str:
     return TITLES.get(name) or name.replace("_", " ")
 
 
-def verdict_words(found: Mapping[Any, Any]) -> str:
-    """Return the verdict of a pair (`a`, `b`, `verdict`, and `direction` where it is known) in a few words."""
-    a, b = found["a"], found["b"]
-    match found["verdict"]:
+def verdict_words(a: str, b: str, verdict: str, direction: str | None = None) -> str:
+    """Return the verdict of a pair in a few words."""
+    match verdict:
         case "crossover":
-            direction = found.get("direction")
             return "crossover" if direction is None else f"{b if direction == 'b_overtakes_a' else a} overtakes"
         case "a_better":
             return f"{a} leads"
         case "b_better":
             return f"{b} leads"
-    return str(found["verdict"]).replace("_", " ")
+    return verdict.replace("_", " ")
 
 
 def parameter_words(params: Mapping[str, float], errors: Mapping[str, float | None]) -> str:

@@ -16,9 +16,9 @@ import yaml
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from rich.console import Console
 
-from crossover.analysis.runs import AnalysisError, bias_rank, read_curves, validate_runs
+from crossover.analysis.compare import compare
+from crossover.analysis.runs import AnalysisError, Method, bias_rank, read_curves, validate_runs
 from crossover.analysis.sentences import images
-from crossover.analysis.verdict import compare
 from crossover.config import describe
 from crossover.report.section import Drawing, Part, markdown_part
 from crossover.report.style import save
@@ -148,7 +148,7 @@ def _first(column: "pd.Series[str]") -> str:
 
 def compare_pair(pair: Pair) -> dict[str, Any]:
     """Return a pair's row of the atlas."""
-    found: Any = compare(pair.runs, *pair.models, seed=0)
+    found: Any = compare(pair.runs, *pair.models, Method(seed=0))
     sizes, gap = pair.runs.groupby(["model", "n_train"]).size(), found["gap"] or [dict.fromkeys(GAP)]
     covers = f"variation between {pair.varies}"
     if found["p_in_range"] is None:

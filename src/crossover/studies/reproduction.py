@@ -80,7 +80,7 @@ def check_same_data(study: Study, records: list[Record]) -> None:
         if record["dataset_hash"] not in published:
             raise CrossoverError(
                 f"the images of {record['dataset']} are not those of the study: hash {record['dataset_hash'][:16]},"
-                f" published {published[0][:16]}"
+                f" published {str(published[0])[:16]}"
             )
 
 

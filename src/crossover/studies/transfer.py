@@ -17,9 +17,10 @@ from crossover.cli import compose_train
 from crossover.config import RunConfig, RunValues, parse_run
 from crossover.fields import Frozen
 from crossover.record import Record, runs_table
-from crossover.report.build import Findings, environment, write_findings
+from crossover.report.build import environment, write_findings
+from crossover.report.findings import Findings
+from crossover.report.page import terminal_summary
 from crossover.report.section import Section, write_section
-from crossover.report.terminal import terminal_summary
 from crossover.report.wandb import mirror_report
 from crossover.store import read_done, read_sweep, write_json, write_plan, write_text
 from crossover.sweep.launch import check_data, do_runs
