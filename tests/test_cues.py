@@ -10,7 +10,6 @@ from crossover.data.cues import (
     blocks,
     draw_patterns,
     generate,
-    global_only_accuracy,
     local_only_accuracy,
 )
 from crossover.fields import CuesData
@@ -39,7 +38,7 @@ def test_exact_bayes_accuracy_is_0994_at_the_default_dials() -> None:
 
 
 def test_global_cue_alone_gives_0988() -> None:
-    assert global_only_accuracy(WORLD, 8_000) == pytest.approx(0.988, abs=0.004)
+    assert bayes_accuracy(dials(beta=0.0), 8_000) == pytest.approx(0.988, abs=0.004)
 
 
 def test_bayes_accuracy_without_the_pattern_meets_the_local_bound() -> None:

@@ -13,11 +13,10 @@ from PIL import Image
 from crossover.config import CrossoverError, validate
 from crossover.store import freeze, read_record
 from crossover.studies.claims import measures as ledger
-from crossover.studies.claims.operations import operation_measures
+from crossover.studies.claims.measures import operation_measures
 from crossover.studies.claims.rules import COLUMNS, EXACT, Place, Rules, judge, places
-from crossover.studies.probes.load import load_run
+from crossover.studies.probes.load import load_published, load_run, read_images
 from crossover.studies.probes.measure import compare_networks, dense_ratio, patch_order, probe_runs, read_probes
-from crossover.studies.probes.published import probe_published, read_images
 from crossover.training.run import execute
 from tests.test_probes import images, tiny, tiny_resnet
 from tests.worlds import VIT, small_run
@@ -148,8 +147,7 @@ def test_published_weights_are_probed_on_a_folder_of_images(tmp_path: Path, monk
             Image.new("RGB", (40, 30), (40 * i, 60, 90 if label == "cat" else 10)).save(tmp_path / label / f"{i}.png")
     create = timm.create_model
     monkeypatch.setattr(timm, "create_model", lambda tag, pretrained=False: create(tag))
-    table = probe_published("timm:test_vit.r160_in1k", tmp_path)
-    assert set(table["model"]) == {"timm:test_vit.r160_in1k"}
+    table = compare_networks(*load_published("timm:test_vit.r160_in1k", tmp_path), own_classes=False)
     assert {"linear_probe", "attention_distance", "equivariance_1px"} <= set(table["probe"])
     assert "accuracy" not in set(table["probe"])
     x, labels = read_images(tmp_path, 32, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
@@ -159,7 +157,7 @@ def test_published_weights_are_probed_on_a_folder_of_images(tmp_path: Path, monk
     reader: Any = table[table["probe"] == "linear_probe"].set_index("layer")
     assert reader.loc["pixels", "value"] == 1, "cats and dogs differ in blue"
     with pytest.raises(CrossoverError, match="images=FOLDER"):
-        probe_published("timm:test_vit.r160_in1k", None)
+        load_published("timm:test_vit.r160_in1k", None)
     with pytest.raises(CrossoverError, match="at least two folders"):
         read_images(tmp_path / "cat", 32, (0.5,), (0.5,))
 

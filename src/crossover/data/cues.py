@@ -126,8 +126,3 @@ def bayes_accuracy(config: CuesData, images: int = 20_000) -> float:
 def local_only_accuracy(config: CuesData) -> float:
     """Return the bound q + (1 - q) / K of any classifier that reads only the motif (a fraction)."""
     return config.q + (1 - config.q) / config.classes if config.beta > 0 else 1 / config.classes
-
-
-def global_only_accuracy(config: CuesData, images: int = 20_000) -> float:
-    """Return the Bayes accuracy of the same world without its motifs: the limit of the pattern alone (a fraction)."""
-    return bayes_accuracy(config.model_copy(update={"beta": 0.0}), images)

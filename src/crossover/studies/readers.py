@@ -14,6 +14,7 @@ from crossover.data.cache import Dataset, open_dataset
 from crossover.data.loader import Batch, EvalBatches, Images
 from crossover.data.subsets import subset
 from crossover.studies.probes.features import evaluating
+from crossover.studies.probes.representation import Ridge
 from crossover.training.machine import resolve_device
 from crossover.training.models import build_model
 from crossover.training.weights import start_from
@@ -101,20 +102,8 @@ def fit_reader(train: Features, val: Features, test: Features) -> tuple[float, f
 
     The penalty is the one of PENALTIES with the lowest validation error; among equals, the largest.
     """
-    x, y = train
     classes = int(max(part[1].max() for part in (train, val, test))) + 1
-    mean, scale = x.mean(0), x.std(0)
-    scale = torch.where(scale > 1e-9, scale, 1.0)
-    target = nn.functional.one_hot(y, classes).double()
-    centre = target.mean(0)
-    left, s, right = torch.linalg.svd((x - mean) / scale, full_matrices=False)
-    projected = left.T @ (target - centre)
-
-    def error(part: Features, penalty: float) -> float:
-        weights = right.T @ ((s / (s.square() + penalty * len(x)))[:, None] * projected)
-        scores = ((part[0] - mean) / scale) @ weights + centre
-        return float((scores.argmax(1) != part[1]).double().mean())
-
-    found = {penalty: error(val, penalty) for penalty in PENALTIES}
+    reader = Ridge(*train, classes)
+    found = {penalty: reader.error(*val, penalty) for penalty in PENALTIES}
     best = min(found, key=lambda penalty: (found[penalty], -penalty))
-    return error(test, best), found[best], best
+    return reader.error(*test, best), found[best], best

@@ -6,15 +6,23 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import timm
+import torch
+import torch.nn.functional as F
 
 from crossover.config import RunConfig, parse_run
 from crossover.fields import CuesData
 from crossover.store import read_record
 from crossover.studies.claims.rules import COLUMNS, ENDS, EXACT, KEYS, PUBLISHED, Place
+from crossover.studies.demo import SHIFT, WHOLE, convolve, demonstrate, normalised, pictures
+from crossover.studies.probes.equivariance import relative_error, translate
 from crossover.studies.probes.measure import read_probes
+from crossover.training.models import count_parameters
 
 RECORDED = ("test_error", "train_error", "params", "total_seconds")
 """Measures stored in a record; all others come from probes of the weights."""
+KNOWN = ("resnet50", "vit_base_patch16_224", "vit_small_patch16_224")
+"""timm's names of ResNet-50, ViT-B/16 and ViT-S/16 (DeiT-S)."""
 PROBED = ("run_id", "world", "augment", "model", "n_train", "chain", "probe", "layer", "value", "untrained", "analytic")
 """Columns of a table of probes."""
 
@@ -96,7 +104,7 @@ def measures_of_atlas(path: Path, default: Place) -> pd.DataFrame:
     `last_error_ratio` is error(b) / error(a) at the largest size; `n_star_share`, N* over the largest size, is 1 where
     b does not overtake a within it.
     """
-    rows: list[dict[str, Any]] = []
+    rows: list[dict[str, object]] = []
     pairs: Iterable[Any] = pd.read_csv(path).itertuples()
     for row in pairs:
         place = default | {"study": row.set, "world": row.task, "model": f"{row.b} / {row.a}", "state": PUBLISHED}
@@ -115,6 +123,33 @@ def exact_measures(rows: Sequence[Mapping[str, Any]], default: Place) -> pd.Data
     """Return computed numbers as measures at the default place."""
     base = {"n_train": 0, "chain": EXACT} | default | {"state": "computed"}
     return pd.DataFrame([base | dict(row) for row in rows], columns=list(COLUMNS))
+
+
+def operation_measures() -> list[dict[str, object]]:
+    """Return model, measure, layer, value: `layer` is the picture that the operation was applied to.
+
+    `shift_error_3px`, `shift_error_8px`: |f(shift x) - shift f(x)| / |shift f(x)|, as in `make demo`;
+    `map_change_1px`: |f(shift x) - f(x)| / |f(x)| for one pixel; `params`: of known models, with 1,000 classes.
+    """
+    rows: list[dict[str, object]] = []
+    names = {"convolution": "convolution", "the same": "pooling"}
+    for row in demonstrate():
+        model = names.get(row.operation.split(",")[0])
+        if model is not None:
+            at = {"model": model, "layer": row.image}
+            rows.append(at | {"measure": f"shift_error_{SHIFT}px", "value": row.error})
+            rows.append(at | {"measure": f"shift_error_{WHOLE}px", "value": row.error_whole})
+    for name, picture in pictures().items():
+        x = normalised(picture)
+        one, other = convolve(translate(x, 0, 1)), convolve(x)
+        change = {"convolution": relative_error(one, other)}
+        change["pooling"] = relative_error(F.max_pool2d(one, 4), F.max_pool2d(other, 4))
+        rows += [{"model": m, "layer": name, "measure": "map_change_1px", "value": v} for m, v in change.items()]
+    for tag in KNOWN:
+        with torch.device("meta"):
+            params = count_parameters(timm.create_model(tag))
+        rows.append({"model": f"timm:{tag}", "layer": "", "measure": "params", "value": float(params)})
+    return rows
 
 
 def needed(measures: pd.DataFrame, wanted: Iterable[tuple[str, Place]]) -> pd.DataFrame:

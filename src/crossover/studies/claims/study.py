@@ -1,7 +1,7 @@
 """The study behind `make claims`: from the runs of the ledger to its verdicts."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -22,11 +22,11 @@ from crossover.studies.claims.measures import (
     measures_of_records,
     measures_of_study,
     needed,
+    operation_measures,
     probe_table,
     read_measures,
     runs_to_probe,
 )
-from crossover.studies.claims.operations import operation_measures
 from crossover.studies.claims.page import counts, ledger_section, write_ledger
 from crossover.studies.claims.rules import Rules, judge, places
 from crossover.studies.probes.measure import probe_runs
@@ -123,7 +123,7 @@ def measure(rules: Options, runs: Sequence[RunConfig], console: Console) -> pd.D
     return needed(pd.concat([part for part in parts if len(part)], ignore_index=True), wanted)
 
 
-def show(ledger: dict[str, Any], folder: Path, console: Console) -> None:
+def show(ledger: Mapping[str, Any], folder: Path, console: Console) -> None:
     rows = tuple((claim["text"], claim["verdict"]) for claim in ledger["claims"])
     console.print(terminal_table(Table(caption="", columns=columns("claim", "verdict", left=2), rows=rows)))
     console.print(f"{counts(ledger)}\npage: {folder / 'claims.html'}", highlight=False, markup=False, soft_wrap=True)

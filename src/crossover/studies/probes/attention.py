@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
@@ -50,11 +49,6 @@ def token_distances(rows: int, columns: int) -> Tensor:
     """Return Euclidean distances (N, N), in tokens, between the cells of a grid."""
     places = torch.cartesian_prod(torch.arange(rows), torch.arange(columns)).double()
     return torch.cdist(places, places, compute_mode="donot_use_mm_for_euclid_dist")
-
-
-def uniform_distance(rows: int, columns: int) -> float:
-    """Return the mean distance of uniform attention, in tokens: 4.136 on 8x8, 7.281 on 14x14, 8.326 on 16x16."""
-    return float(token_distances(rows, columns).mean())
 
 
 def patch_attention(weights: Tensor, patches: int) -> Tensor:
@@ -120,11 +114,3 @@ def rollout_distance(model: nn.Module, images: Tensor) -> pd.DataFrame:
     flow = patch_attention(attention_rollout(model, images), rows * columns)
     far = token_distances(rows, columns).to(images.device)
     return pd.DataFrame([{"distance": float((flow * far).sum(-1).mean()), "uniform": float(far.mean())}])
-
-
-def attention_map(model: nn.Module, image: Tensor, query: tuple[int, int]) -> np.ndarray:
-    """Return the attention of one patch, float64 (layers, heads, rows, columns), for one image (3, H, W)."""
-    rows, columns = check_vit(model).patch_embed.grid_size
-    at = query[0] * columns + query[1]
-    maps = [patch_attention(w, rows * columns)[0, :, at] for w in attention_weights(model, image[None])]
-    return torch.stack(maps).reshape(len(maps), -1, rows, columns).cpu().numpy()

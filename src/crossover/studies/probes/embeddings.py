@@ -102,15 +102,6 @@ def patch_filters(model: nn.Module, components: int = 12) -> pd.DataFrame:
     )
 
 
-def component_tiles(model: nn.Module, components: int = 12) -> np.ndarray:
-    """Return the leading components as RGB tiles in 0..1, float64 (components, h, w, 3)."""
-    filters = first_filters(model).cpu()
-    flat = filters.flatten(1)
-    axes = torch.linalg.svd(flat - flat.mean(0), full_matrices=False)[2][:components]
-    tiles = axes.reshape(-1, *filters.shape[1:]).permute(0, 2, 3, 1)
-    return (0.5 + 0.5 * tiles / tiles.abs().amax((1, 2, 3), keepdim=True)).numpy()
-
-
 def low_frequency_share(filters: Tensor) -> float:
     """Return the share of the spectral energy of (filters, channels, h, w) at low frequencies."""
     energy = torch.fft.fft2(filters).abs().square().sum((0, 1))

@@ -15,11 +15,17 @@ from crossover.config import CrossoverError
 from crossover.store import write_text
 from crossover.studies.probes.attention import attention_distance, rollout_distance
 from crossover.studies.probes.embeddings import patch_filters, position_removed, position_similarity
-from crossover.studies.probes.equivariance import equivariance_error, lie_derivative, relative_error, shift_consistency
+from crossover.studies.probes.equivariance import (
+    equivariance_error,
+    lie_derivative,
+    patch_shuffle,
+    relative_error,
+    robustness,
+    shift_consistency,
+)
 from crossover.studies.probes.features import is_vit, layer_strides, logits_of
 from crossover.studies.probes.load import load_run, probe_images
 from crossover.studies.probes.representation import cka, linear_probe, receptive_field
-from crossover.studies.probes.robustness import patch_shuffle, robustness
 from crossover.training.ablations import input_sizes
 
 VERSION = 2

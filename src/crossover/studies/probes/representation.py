@@ -77,24 +77,36 @@ def linear_probe(model: nn.Module, images: Tensor, labels: Tensor, *, grid: int 
 
 
 def _ridge_accuracy(x: Tensor, y: Tensor, x_test: Tensor, y_test: Tensor) -> float:
-    mean, scale = x.mean(0), x.std(0)
-    scale = torch.where(scale > 0, scale, 1.0)
-    x, x_test = (x - mean) / scale, (x_test - mean) / scale
-    classes = int(max(y.max(), y_test.max())) + 1
-    target = nn.functional.one_hot(y, classes).double()
-    center = target.mean(0)
-    left, s, right = torch.linalg.svd(x, full_matrices=False)
-    projected = left.T @ (target - center)
-    best: tuple[float, float] = (math.inf, 1.0)
-    for power in range(-3, 4):
-        penalty = 10.0**power * len(x)
-        shrink = s.square() / (s.square() + penalty)
-        fitted = left @ (shrink[:, None] * projected) + center
-        leverage = (left.square() * shrink).sum(1, keepdim=True) + 1 / len(x)
-        loo = float(((target - fitted) / (1 - leverage).clamp(min=1e-6)).square().mean())
-        best = min(best, (loo, penalty))
-    weights = right.T @ ((s / (s.square() + best[1]))[:, None] * projected)
-    return float(((x_test @ weights + center).argmax(1) == y_test).double().mean())
+    reader = Ridge(x, y, classes=int(max(y.max(), y_test.max())) + 1)
+    penalty = min((10.0**power for power in range(-3, 4)), key=reader.leave_one_out)
+    return 1 - reader.error(x_test, y_test, penalty)
+
+
+class Ridge:
+    """Ridge regression from features float64 (N, D) onto the classes (one-hot, centred), for any penalty per image."""
+
+    def __init__(self, x: Tensor, labels: Tensor, classes: int) -> None:
+        scale = x.std(0)
+        self._mean, self._scale = x.mean(0), torch.where(scale > 1e-9, scale, 1.0)
+        target = nn.functional.one_hot(labels, classes).double()
+        self._centre = target.mean(0)
+        self._target = target - self._centre
+        self._left, self._values, self._right = torch.linalg.svd((x - self._mean) / self._scale, full_matrices=False)
+        self._projected = self._left.T @ self._target
+
+    def error(self, x: Tensor, labels: Tensor, penalty: float) -> float:
+        """Return the share of other features whose class is not the one with the highest score."""
+        shrunk = self._values / (self._values.square() + penalty * len(self._target))
+        weights = self._right.T @ (shrunk[:, None] * self._projected)
+        scores = ((x - self._mean) / self._scale) @ weights + self._centre
+        return float((scores.argmax(1) != labels).double().mean())
+
+    def leave_one_out(self, penalty: float) -> float:
+        """Return the mean squared error of each image under the regression of all others."""
+        shrink = self._values.square() / (self._values.square() + penalty * len(self._target))
+        fitted = self._left @ (shrink[:, None] * self._projected)
+        leverage = (self._left.square() * shrink).sum(1, keepdim=True) + 1 / len(self._target)
+        return float(((self._target - fitted) / (1 - leverage).clamp(min=1e-6)).square().mean())
 
 
 def receptive_field(model: nn.Module, images: Tensor) -> pd.DataFrame:

@@ -12,8 +12,8 @@ from crossover.report.section import Part, Section, write_section
 from crossover.report.table import Cell, Table, columns, terminal_table
 from crossover.store import read_sweep, write_text
 from crossover.studies.claims.measures import probe_table
-from crossover.studies.probes.measure import probe_runs
-from crossover.studies.probes.published import probe_published
+from crossover.studies.probes.load import load_published
+from crossover.studies.probes.measure import compare_networks, probe_runs
 from crossover.sweep.launch import slots_for
 from crossover.sweep.plan import sweep_dir
 from crossover.sweep.progress import tracked, working
@@ -71,7 +71,8 @@ def main(options: Options, console: Console) -> None:
     else:
         path = options.output or Path("outputs/probes") / f"{options.init_from.replace(':', '-')}.csv"
         with working(console, f"probing {options.init_from}"):
-            table = probe_published(options.init_from, options.images)
+            networks = load_published(options.init_from, options.images)
+            table = compare_networks(*networks, own_classes=False).assign(model=options.init_from)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, table.to_csv(index=False, float_format="%.6g", na_rep="NaN"))
     console.print(terminal_table(_over_runs(table)))
