@@ -57,6 +57,10 @@ def sweep(extra: tuple[str, ...] = (), **values: Any) -> Action:
     return action
 
 
+def opened(kind: str) -> Action:
+    return lambda folder: open_dataset(PETS.model_copy(update={"kind": kind}), folder)
+
+
 def launcher(**values: Any) -> Action:
     sweep = {"name": "s", "axes": {"chain": [0]}}
     return lambda _: validate(SweepOptions, {"sweep": sweep, "launcher": values, "outputs": "o"}, "sweep")
@@ -120,7 +124,9 @@ CONFIGS = [
     Bad("unknown device", run_with(machine__device="tpu"), "machine.device: Input should be 'auto', 'cpu' or 'cuda'"),
     Bad("no threads", run_with(machine__threads=0), "machine.threads: Input should be greater"),
     Bad("key in a model", run_with(model__depth=3), "model.depth: Extra inputs are not permitted"),
-    Bad("unknown dataset kind", run_with(data__kind="lmdb"), "data: Input tag 'lmdb'"),
+    Bad(
+        "unknown dataset kind", opened("lmdb"), "data.kind=lmdb has no reader; there is cues, cifar10, cifar5m, folder"
+    ),
     Bad("probability of two", run_with(data__q=2), "data.q: Input should be less than or equal to 1"),
     Bad("unequal shares", run_with(trainer={"devices": 3}), "batch_size=16 cannot be split among 3 devices"),
     Bad("no evaluations", run_with(budget={"steps": 5, "evaluations": 0}), "budget.evaluations: Input should be"),

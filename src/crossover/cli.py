@@ -120,13 +120,17 @@ def _field_meanings() -> str:
 def _described(model: type[BaseModel], prefix: str) -> dict[str, str]:
     found: dict[str, str] = {}
     for name, field in model.model_fields.items():
-        parts = [part for part in (field.annotation, *get_args(field.annotation)) if isinstance(part, type)]
-        nested = [part for part in parts if issubclass(part, BaseModel)]
+        nested = [part for part in _types(field.annotation) if issubclass(part, BaseModel)]
         for part in nested:
             found |= _described(part, f"{prefix}{name}.")
         if not nested and field.description:
             found[f"{prefix}{name}"] = field.description
     return found
+
+
+def _types(annotation: object) -> list[type]:
+    """Return the classes that an annotation is made of."""
+    return [annotation] if isinstance(annotation, type) else [t for part in get_args(annotation) for t in _types(part)]
 
 
 OmegaConf.register_new_resolver("recipe_for", _recipe_for, replace=True)

@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, TypedDict, TypeVar, get_args
+from typing import Any, Literal, TypedDict, TypeVar
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
@@ -14,7 +14,6 @@ from crossover.fields import (
     CuesData,
     DataConfig,
     Frozen,
-    ImageData,
     ModelConfig,
     RecipeConfig,
 )
@@ -177,7 +176,7 @@ def validate(model: type[Model], values: object, what: str) -> Model:
         raise CrossoverError(f"bad {what}: {describe(error)}") from None
 
 
-_KINDS = ("cues", *get_args(ImageData.model_fields["kind"].annotation), "local", "slurm")
+_KINDS = ("cues", "images", "local", "slurm")
 """Pydantic has the kind of data, or of a launcher, in the place of an error."""
 
 

@@ -7,7 +7,7 @@ not rename the runs that were made before it existed.
 import math
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.+,=@-]*$")]
 """A part of the names of folders and files."""
@@ -70,8 +70,8 @@ class CuesData(Frozen):
 class ImageData(Frozen):
     """Real images: decoded once to `image_size`, with validation held out of train."""
 
-    kind: Literal["cifar10", "cifar5m", "folder", "tiny_imagenet"]
-    """How the raw files are read: an archive that is downloaded, or a folder with one folder per class."""
+    kind: Name
+    """How the raw files are read: the name of a reader in `data/readers.py`."""
     name: Name
     """In tables, and in the names of runs and caches."""
     root: str
@@ -85,7 +85,14 @@ class ImageData(Frozen):
     permute: PermuteConfig = PermuteConfig()
 
 
-DataConfig = Annotated[CuesData | ImageData, Field(discriminator="kind")]
+def _cues_or_images(values: Any) -> str:
+    kind = values.get("kind") if isinstance(values, dict) else values.kind
+    return "cues" if kind == "cues" else "images"
+
+
+DataConfig = Annotated[
+    Annotated[CuesData, Tag("cues")] | Annotated[ImageData, Tag("images")], Discriminator(_cues_or_images)
+]
 
 
 FAMILIES = ("resnet", "hybrid", "vit")

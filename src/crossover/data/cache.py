@@ -15,17 +15,16 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image
 
 from crossover.config import CrossoverError
 from crossover.data.folders import decode
-from crossover.data.permute import pixel_order
 from crossover.data.raw import Clock, Images, Raw
 from crossover.data.readers import fingerprint, raw_root, read_raw
-from crossover.data.subsets import stratified_holdout
+from crossover.data.subsets import pixel_order, stratified_holdout
 from crossover.fields import CuesData, ImageData
 from crossover.lock import HeldError, Lock
 
@@ -100,7 +99,7 @@ def _overrides(config: CuesData | ImageData) -> str:
 
 def cache_folder(config: CuesData | ImageData, data_dir: Path) -> Path:
     """Return the folder of a dataset's cache; its name contains a hash of all that determines its content."""
-    values: dict[str, Any] = config.model_dump(mode="json", exclude={"permute"}, exclude_none=True)
+    values: dict[str, object] = config.model_dump(mode="json", exclude={"permute"}, exclude_none=True)
     values |= {"cache_version": CACHE_VERSION}
     if isinstance(config, ImageData):  # relative, so that the data folder may be moved
         values["root"] = os.path.relpath(raw_root(config, data_dir), data_dir.resolve())
@@ -227,7 +226,7 @@ def _write(raw: Raw, config: CuesData | ImageData, folder: Path, source: str | N
         np.save(folder / f"{key}.npy", array.astype(np.int64))
         digest.update(f"{key} {len(array)}".encode() + array.astype("<i8").tobytes())
     mean, std = _moments(counts)
-    meta: dict[str, Any] = {"name": config.name, "hash": digest.hexdigest(), "mean": mean, "std": std}
+    meta: dict[str, object] = {"name": config.name, "hash": digest.hexdigest(), "mean": mean, "std": std}
     meta |= {"classes": raw.classes, "source": source, "config": config.model_dump(mode="json", exclude={"permute"})}
     (folder / "meta.json").write_text(json.dumps(meta, indent=1) + "\n", encoding="utf-8")
 

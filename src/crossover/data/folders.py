@@ -28,7 +28,7 @@ Classes = dict[str, list[Path]]
 """Name of a class: its images."""
 
 
-def read_folder(root: Path) -> Raw:
+def read_folder(root: Path, *_: object) -> Raw:
     """Return an image folder `{train,val,test}/<class>/**`; classes in the order of their names.
 
     `test` is the test set and `val` the validation set. Without a test set in class folders, `val` is the test set (as
@@ -47,7 +47,7 @@ def read_folder(root: Path) -> Raw:
         layout = f"{{train,val,test}}/<class>/*{{{','.join(SUFFIXES)}}}, of which train and one more are needed"
         state = "has no train folder beside a val or test folder" if root.is_dir() else "does not exist"
         raise CrossoverError(f"{root} {state}: put the images there as {layout}, or give their folder: data.root=DIR")
-    parts = {part: _class_files(folder, notes) for part, folder in folders.items()}
+    parts = {part: class_files(folder, notes) for part, folder in folders.items()}
     classes = list(parts["train"])
     if len(classes) < 2:
         raise CrossoverError(
@@ -70,7 +70,7 @@ def read_folder(root: Path) -> Raw:
     )
 
 
-def read_tiny_imagenet(root: Path) -> Raw:
+def read_tiny_imagenet(root: Path, *_: object) -> Raw:
     """Return Tiny-ImageNet. Its labelled `val` is the test set, as published or sorted into classes; `test` has no
     labels."""
     annotations = root / "val" / "val_annotations.txt"
@@ -133,7 +133,8 @@ def _class_folders(folder: Path) -> set[str]:
     return {path.name for path in _visible_folders(folder)}
 
 
-def _class_files(folder: Path, notes: list[str]) -> Classes:
+def class_files(folder: Path, notes: list[str]) -> Classes:
+    """Return the images of a folder that has one for each class; `notes` gets what the user should know of them."""
     classes: dict[str, Path] = {}
     for path in _visible_folders(folder):
         name = as_text(path.name)

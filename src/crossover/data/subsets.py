@@ -1,4 +1,4 @@
-"""The subset of n images that a run trains on: class-stratified, nested, and the same for every model."""
+"""The random choices that all runs and models share: nested, class-stratified subsets, and permutations of pixels."""
 
 import hashlib
 from collections.abc import Sequence
@@ -6,8 +6,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from crossover.config import CrossoverError
+from crossover.fields import PermuteConfig
 
-_HOLDOUT_STREAM, _CHAIN_STREAM = 0, 1
+_HOLDOUT_STREAM, _CHAIN_STREAM, _PERMUTE_STREAM = 0, 1, 3
 
 
 def stratified_holdout(labels: np.ndarray, fraction: float, classes: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
@@ -74,3 +75,23 @@ def subset(pool: np.ndarray, labels: np.ndarray, *, n_train: int, chain: int) ->
 def index_hash(indices: np.ndarray) -> str:
     """Return the SHA-256 of an index array, in its order."""
     return hashlib.sha256(np.ascontiguousarray(indices, dtype="<i8").tobytes()).hexdigest()
+
+
+def pixel_order(config: PermuteConfig, image_size: int) -> np.ndarray | None:
+    """Return int64 (image_size ** 2,), the pixel that each place is filled from, or None without a permutation.
+
+    A share of the patches (or pixels), rounded, is drawn at random and permuted in one random cycle, so that each of
+    them moves and the others stay. A pure function of the config; a larger share moves those of a smaller one too.
+    """
+    side = 1 if config.kind == "pixels" else config.patch
+    cells = image_size // side
+    moved = round(config.share * cells**2)
+    if config.kind == "none" or moved < 2:
+        return None
+    cycle = np.random.default_rng([config.seed, _PERMUTE_STREAM]).permutation(cells**2)[:moved]
+    source = np.arange(cells**2)
+    source[cycle] = np.roll(cycle, 1)
+    pixels = np.arange(image_size**2).reshape(cells, side, cells, side).swapaxes(1, 2).reshape(cells**2, -1)
+    order = np.empty(image_size**2, np.int64)
+    order[pixels] = pixels[source]
+    return order
