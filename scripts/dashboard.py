@@ -8,13 +8,14 @@ import sys
 from pathlib import Path
 
 from crossover import wandb_runs
+from crossover.cli import run_app
 from crossover.config import CrossoverError
 from crossover.report.wandb import logger_of
 from crossover.store import read_plan, read_sweep
 from crossover.sweep.plan import sweep_dir
 
 
-def main(arguments: list[str]) -> int:
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("sweep")
     parser.add_argument("--offline", action="store_true", help="write both specs to files; no connection")
@@ -22,15 +23,14 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--outputs", default="outputs", help="the folder of runs and sweeps")
     parser.add_argument("--entity", help="default: the one that the runs were logged to, else your own")
     parser.add_argument("--project", help="default: the one that the runs were logged to")
-    given = parser.parse_args(arguments)
-    try:
-        return terminal(given) if given.terminal else dashboard(given)
-    except CrossoverError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    given = parser.parse_args()
+    if given.terminal:
+        terminal(given)
+    else:
+        dashboard(given)
 
 
-def dashboard(given: argparse.Namespace) -> int:
+def dashboard(given: argparse.Namespace) -> None:
     """Write view and report to files or save them to W&B, and print where they are."""
     sweep, directory = read_sweep(Path(given.outputs), given.sweep), sweep_dir(given.outputs, given.sweep)
     from crossover.report.dashboard import read_dashboard, save, write_specs
@@ -41,14 +41,13 @@ def dashboard(given: argparse.Namespace) -> int:
     if given.offline:
         shown = read_dashboard(sweep, directory, entity=entity or "anyone", project=project)
         print(*write_specs(shown, directory), sep="\n")
-        return 0
+        return
     with wandb_runs.server_errors():
         entity = entity or wandb_runs.api().default_entity
         print(*save(read_dashboard(sweep, directory, entity=str(entity), project=project)), sep="\n")
-    return 0
 
 
-def terminal(given: argparse.Namespace) -> int:
+def terminal(given: argparse.Namespace) -> None:
     """Open `wandb leet` on a folder of links to the W&B runs of the sweep and its report."""
     outputs, directory = Path(given.outputs), sweep_dir(given.outputs, given.sweep)
     if not (directory / "plan.json").exists():
@@ -64,8 +63,8 @@ def terminal(given: argparse.Namespace) -> int:
         (links / folder.name).symlink_to(folder.resolve(), target_is_directory=True)
     program = str(Path(sys.executable).with_name("wandb"))
     environment = os.environ | {"WANDB_MODE": "offline", "WANDB_ERROR_REPORTING": "false"}
-    return subprocess.run([program, "leet", "run", str(links)], env=environment).returncode
+    sys.exit(subprocess.run([program, "leet", "run", str(links)], env=environment).returncode)
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    run_app(main)

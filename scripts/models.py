@@ -3,14 +3,13 @@
 import sys
 from itertools import combinations
 from pathlib import Path
-from typing import Any, cast
 
 import torch
-from omegaconf import OmegaConf
+import yaml
 from rich.console import Console
 from rich.table import Table
 
-from crossover.fields import ModelConfig
+from crossover.fields import FAMILIES, ModelConfig
 from crossover.training.models import build_model, count_parameters, forward_flops
 
 FOLDER = Path(__file__).parents[1] / "conf" / "model"
@@ -18,7 +17,6 @@ SIZES = (16, 32, 64, 224)
 CLASSES = 10
 TOLERANCE = 0.05
 """Two models match when the smaller has at least 95% of the larger one's parameters."""
-FAMILIES = ("resnet", "hybrid", "vit")
 Cost = tuple[int, int]
 
 
@@ -26,8 +24,8 @@ def shipped() -> dict[str, ModelConfig]:
     """Return the models of conf/model, by family and then name."""
     models = []
     for path in FOLDER.glob("*.yaml"):
-        values = cast(dict[str, Any], OmegaConf.to_container(OmegaConf.load(path)))
-        values.pop("defaults")  # its recipe
+        values = yaml.safe_load(path.read_text())
+        del values["defaults"]  # its recipe
         models.append(ModelConfig(**values))
     return {m.name: m for m in sorted(models, key=lambda m: (FAMILIES.index(m.family), m.name))}
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from hydra import initialize
 
+from crossover.cli import run_app
 from crossover.config import CrossoverError
 from crossover.report.publish import publish, read_study, update_readme
 from crossover.study import republish, study_runs
@@ -18,24 +19,18 @@ README_STUDY = "cues"
 """The study on the README's first screen."""
 
 
-def main(arguments: list[str]) -> int:
-    pages = arguments[:1] == ["--pages"]
-    if not pages and (len(arguments) != 2 or arguments[0].startswith("-")):
-        print("usage: python scripts/publish.py SWEEP STUDY, or --pages [STUDY...]", file=sys.stderr)
-        return 2
-    try:
-        if pages:
-            names = arguments[1:] or sorted(path.parent.name for path in RESULTS.glob("*/plan.json"))
-            for number, name in enumerate(names, 1):
-                print(f"{number}/{len(names)}: {make_page(RESULTS / name)}", flush=True)
-        else:
-            publish(sweep_dir("outputs", arguments[0]), RESULTS / arguments[1], Path("outputs") / "runs")
-            print(f"{RESULTS / arguments[1]} written")
-        update_readme(Path("README.md"), RESULTS / README_STUDY)
-    except CrossoverError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+def main() -> None:
+    arguments = sys.argv[1:]
+    if arguments[:1] == ["--pages"]:
+        names = arguments[1:] or sorted(path.parent.name for path in RESULTS.glob("*/plan.json"))
+        for number, name in enumerate(names, 1):
+            print(f"{number}/{len(names)}: {make_page(RESULTS / name)}", flush=True)
+    elif len(arguments) == 2 and not arguments[0].startswith("-"):
+        publish(sweep_dir("outputs", arguments[0]), RESULTS / arguments[1], Path("outputs") / "runs")
+        print(f"{RESULTS / arguments[1]} written")
+    else:
+        raise CrossoverError("usage: python scripts/publish.py SWEEP STUDY, or --pages [STUDY...]")
+    update_readme(Path("README.md"), RESULTS / README_STUDY)
 
 
 def make_page(folder: Path) -> Path:
@@ -47,4 +42,4 @@ def make_page(folder: Path) -> Path:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    run_app(main)

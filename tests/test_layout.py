@@ -18,7 +18,7 @@ ALLOWED = {
     "record": {"config"},
     "store": {"config", "lock", "record"},
     "lock": set(),
-    "wandb_runs": {"config", "record"},
+    "wandb_runs": {"config", "lock", "record"},
     "analysis": set(),
     "data": {"config", "fields", "store", "lock"},
     "training": {"config", "fields", "store", "record", "data", "wandb_runs"},

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from crossover.config import CrossoverError
+from crossover.lock import is_held
 from crossover.record import CONFUSION, HISTORY, RUN_JOB, history_row, run_config, run_summary
 
 if TYPE_CHECKING:
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 FINISH_SECONDS, UPLOAD_SECONDS = 60.0, 30.0
 """Time W&B is given at the end of a run to close its files, and to upload the rest of an online run."""
+PATIENCE = 120.0
+"""Seconds without an upload after which it ends."""
 NOT_LOGGED = "not-uploaded"
 """File in the W&B folder of a training whose logging failed: it says why."""
 MOST_CLASSES = 50
@@ -227,3 +230,22 @@ def upload(folders: Sequence[Path], log: Path, *, patience: float, report: Calla
     finally:
         process.kill()
         process.wait()
+
+
+def sync(outputs: Path) -> None:
+    """Upload what is left, except runs that still train or wait to be continued without a complete log."""
+    places = [place for place in sorted(outputs.glob("*/*/wandb")) if is_left(place)]
+    places = [place for place in places if not is_held(place.parent / "lock") and is_ready(place)]
+    if not places:
+        print("nothing to upload: W&B has all runs that are logged and do not train any more")
+        return
+    prepare(outputs)
+    url, log = api().settings["base_url"], outputs / "wandb-sync.log"
+    folders = [folder for place in places for folder in to_upload(place)]
+    count = len(folders)
+    print(f"uploading {count} W&B runs to {url}", flush=True)
+    upload(folders, log, patience=PATIENCE, report=lambda done: print(f"{done} of {count}", flush=True))
+    left = sum(map(is_left, places))
+    if left:
+        raise CrossoverError(f"W&B has not taken {left} of {len(places)} ({log} says more); `make sync` tries again")
+    print(f"{count} of {count} uploaded")
