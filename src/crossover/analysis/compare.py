@@ -1,4 +1,4 @@
-"""Two models compared: the verdict, N*, the gap, data-equivalence and trend of a pair.
+"""The comparison of two models: verdict, N*, gap, data-equivalence and trend of a pair.
 
 Every interval of the difference holds at all sizes at once; N* is stated only with the verdict `crossover`.
 """

@@ -1,4 +1,4 @@
-"""What single test images say: uncertainty from their choice, McNemar's test, and errors by class."""
+"""Results by test image: uncertainty from the choice of images, McNemar's test, and errors by class."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Readers of raw data: CIFAR-10 from its archive, CIFAR-5m from its npz files, and the choice among all readers.
+"""Readers of raw data: CIFAR-10 from its archive, CIFAR-5m from its npz files, and the choice of the reader.
 
 CIFAR-5m (Nakkiran, Neyshabur, Sedghi 2020, "The deep bootstrap framework", https://github.com/preetum/cifar5m) are
 samples of a diffusion model that was trained on the training set of CIFAR-10, labelled by a network of 98.5 % accuracy.

@@ -1,4 +1,4 @@
-"""A report as one self-contained HTML page, as Markdown, and as what the terminal says."""
+"""A report as one self-contained HTML page, as Markdown, and as a summary in the terminal."""
 
 import base64
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""What a network does when its images change: they move, or lose places, fine detail or coarse structure.
+"""Effects of changed images on a network: shifts, shuffled patches, and removed high or low frequencies.
 
 When an image moves, maps may move along (equivariance) and the answer stay (invariance). Shifts wrap around, so that
 nothing enters or leaves the image: what remains is the network's own doing.
