@@ -236,7 +236,7 @@ def best_of(curves: pd.DataFrame) -> Figure:
 
 
 def chosen(trials: pd.DataFrame) -> pd.DataFrame:
-    """Return the recipe of each model and size with the lowest validation error; is it at the edge of those tried?"""
+    """Return the recipe of each model and size with the lowest validation error, and whether it is at an edge."""
     best = trials.loc[trials.groupby(["model", "n_train"], sort=False)["val_error"].idxmin()].copy()
     for name in ("lr", "weight_decay"):
         tried = trials.groupby("model")[name]
