@@ -8,11 +8,20 @@ import time
 import uuid
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self, TypedDict
 
 STALE_SECONDS = 60.0
 """A heartbeat older than this, by the clock of the file system, belongs to a dead owner."""
 BEAT_SECONDS = 2.0
+
+
+class Owner(TypedDict):
+    """What the file of a lock says."""
+
+    host: str
+    pid: int
+    token: str
+    """Its own, as process numbers come again."""
 
 
 class HeldError(Exception):
@@ -29,7 +38,7 @@ class Lock:
 
     def __init__(self, path: Path, *, exit_when_lost: bool = True, exit_with_parent: bool = False) -> None:
         self.path, self.lost, self._exit_when_lost = path, False, exit_when_lost
-        self._token = {"host": os.uname().nodename, "pid": os.getpid(), "token": uuid.uuid4().hex}
+        self._token: Owner = {"host": os.uname().nodename, "pid": os.getpid(), "token": uuid.uuid4().hex}
         self._parent = os.getppid() if exit_with_parent else None
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._beat, name=f"heartbeat of {path}", daemon=True)
@@ -63,7 +72,7 @@ class Lock:
         finally:
             temporary.unlink()
 
-    def _remove_stale(self, owner: dict[str, Any] | None) -> None:
+    def _remove_stale(self, owner: Owner | None) -> None:
         aside = self.path.with_name(f".lock.stale.{self._token['token']}")
         with contextlib.suppress(FileNotFoundError):  # another process was quicker
             self.path.rename(aside)
@@ -113,14 +122,14 @@ def _link(file: Path, path: Path) -> None:
             copy.write(file.read_text())
 
 
-def _read(path: Path) -> dict[str, Any] | None:
+def _read(path: Path) -> Owner | None:
     try:
         return json.loads(path.read_text())
     except (OSError, ValueError):
         return None
 
 
-def _alive(path: Path, owner: dict[str, Any] | None) -> bool:
+def _alive(path: Path, owner: Owner | None) -> bool:
     """Compare a heartbeat with a file written now next to it; on the owner's host, ask the kernel as well.
 
     A heartbeat from the future counts as dead too: the clock jumped, and a live owner renews it soon.
@@ -157,5 +166,5 @@ def _process_runs(pid: int) -> bool:
         return True
 
 
-def _name(owner: dict[str, Any] | None) -> str:
+def _name(owner: Owner | None) -> str:
     return f"process {owner['pid']} on {owner['host']}" if owner else "another process"

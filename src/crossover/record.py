@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, NotRequired, TypedDict
+from typing import Any, Literal, TypedDict
 
 import pandas as pd
 
@@ -40,6 +40,8 @@ class Settings(TypedDict, total=False):
     weight_decay: float
     batch_size: int
     image_size: int
+    n_pool: int
+    """Images that the chains are drawn from."""
 
 
 class Identity(Settings):
@@ -58,31 +60,16 @@ class Identity(Settings):
     budget: str
 
 
-class Record(Identity):
-    """What record.json holds. Errors and accuracies are fractions, losses nats; the rest has its unit in COLUMNS."""
+class Facts(Identity):
+    """What is known of a run when it begins to train."""
 
-    test_error: float
-    test_loss: float
-    val_error: float
-    val_loss: float
-    train_error: float
-    train_loss: float
-    loss_floor: float
-    """The lowest training loss that label smoothing allows."""
-    best_step: int
-    test_error_by_class: list[float | None]
-    """In the order of `classes`; null for a class without test images."""
-    n_test: int
     steps: int
     images_seen: int
     params: int
     flops: float
     forward_flops: float
-    train_seconds: float
-    total_seconds: float
-    images_per_second: float
-    peak_rss_bytes: int
-    device_memory_bytes: int | None
+    loss_floor: float
+    """The lowest training loss that label smoothing allows."""
     device: str
     precision: str
     engine: str
@@ -90,15 +77,43 @@ class Record(Identity):
     dataset_hash: str
     subset_hash: str
     init_hash: str | None
-    history: list[HistoryRow]
-    classes: list[str]
+    git: GitState
     config: dict[str, Any]
     """The complete RunConfig as JSON."""
+
+
+class Measures(TypedDict):
+    """What a run has measured, with the selected weights where nothing else is said."""
+
+    test_error: float
+    test_loss: float
+    val_error: float
+    val_loss: float
+    train_error: float
+    train_loss: float
+    best_step: int
+    test_error_by_class: list[float | None]
+    """In the order of `classes`; null for a class without test images."""
+    n_test: int
+    train_seconds: float
+    images_per_second: float
+    history: list[HistoryRow]
+
+
+class Provenance(TypedDict):
+    """What a run took, and with which packages."""
+
+    total_seconds: float
     finished: str
+    peak_rss_bytes: int
+    device_memory_bytes: int | None
     versions: dict[str, str]
-    git: GitState
-    n_pool: NotRequired[int]
-    """Images that the chains are drawn from."""
+
+
+class Record(Facts, Measures, Provenance):
+    """What record.json holds. Errors and accuracies are fractions, losses nats; the rest has its unit in COLUMNS."""
+
+    classes: list[str]
 
 
 @dataclass(frozen=True)

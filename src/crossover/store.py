@@ -121,7 +121,7 @@ def _freeze(run: RunConfig) -> None:
         write_json(path, values)  # JSON is YAML, and quick to read
 
 
-def _holds(path: Path, values: dict[str, Any]) -> bool:
+def _holds(path: Path, values: Mapping[str, object]) -> bool:
     """Return whether a file has these values already, so that thousands of unchanged ones need not be rewritten."""
     try:
         return bool(json.loads(path.read_bytes()) == values)

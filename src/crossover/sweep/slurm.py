@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
-from typing import Any, Literal
+from typing import Literal
 
 from rich.console import Console
 from submitit import AutoExecutor
@@ -208,7 +208,7 @@ def array_limit() -> int:
     return max(1, int(found[1]) - 1) if found else DEFAULT_ARRAY_LIMIT
 
 
-def sbatch_options(launcher: SlurmLauncher, *, name: str, parallel: int, shape: TrainerConfig) -> dict[str, Any]:
+def sbatch_options(launcher: SlurmLauncher, *, name: str, parallel: int, shape: TrainerConfig) -> dict[str, object]:
     """Return submitit's parameters for a task."""
     srun = [f"--cpus-per-task={launcher.cpus}"]  # since Slurm 22.05 a step does not inherit it
     if shape.num_nodes > 1:

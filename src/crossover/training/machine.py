@@ -9,11 +9,12 @@ import sys
 import warnings
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 
 from crossover.config import CrossoverError, RunConfig
+from crossover.record import GitState
 from crossover.training.ranks import visible_gpus
 from crossover.training.step import Engine
 
@@ -115,7 +116,7 @@ def package_versions() -> dict[str, str]:
     return found
 
 
-def git_state() -> dict[str, Any]:
+def git_state() -> GitState:
     """Return the commit of the code and whether the running code differs from it; nulls outside a git checkout."""
     here = Path(__file__).parent
 

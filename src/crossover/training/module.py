@@ -4,7 +4,7 @@ import copy
 import itertools
 import math
 import time
-from typing import Any
+from typing import Any, TypedDict
 
 import pytorch_lightning as pl
 import torch
@@ -14,12 +14,31 @@ from torch import Tensor, nn
 from crossover.config import CrossoverError
 from crossover.data.loader import Batch, TrainBatches, step_seed
 from crossover.fields import RecipeConfig
-from crossover.record import history_row
+from crossover.record import HistoryRow, history_row
 from crossover.training.models import weight_decay_groups
 from crossover.training.step import Engine, Function, Update, metric_sums, with_engine
 
 Chunk = tuple[int, list[Batch]]
 """The first step and the raw batches of several consecutive ones."""
+
+
+class Best(TypedDict):
+    """The validation that the weights to be tested are of."""
+
+    val_error: float
+    step: int
+    weights: dict[str, Tensor]
+
+
+class Leg(TypedDict):
+    """What a run that stopped between two validations carries over."""
+
+    first: int
+    """Step of the last validation."""
+    sums: list[float]
+    seconds: float
+
+
 _RESUMED = ("step", "history", "best", "train_seconds")
 
 
@@ -46,12 +65,14 @@ class Classifier(pl.LightningModule):
         self.total_steps, self.bf16, self.engine = total_steps, bf16, engine
         self.average = None if recipe.ema_decay is None else copy.deepcopy(network).requires_grad_(False)
         self.step = 0
-        self.history: list[dict[str, float]] = []
-        self.best: dict[str, Any] = {"val_error": math.inf, "step": 0, "weights": None}
+        self.history: list[HistoryRow] = []
+        self.best: Best = {"val_error": math.inf, "step": 0, "weights": {}}
         self.train_seconds = 0.0
         self._train = self._validation = torch.zeros(3)
         self._leg = (0, 0.0)
-        self._carried: dict[str, Any] | None = None
+        self._trained = (math.nan, math.nan, math.nan)
+        """Loss, error and images per second since the last validation."""
+        self._carried: Leg | None = None
         self._advance: Function
         self._optimizer: torch.optim.Optimizer
         self._global: torch.Generator
@@ -132,17 +153,7 @@ class Classifier(pl.LightningModule):
         self._leg = (self.step, time.perf_counter())
         self._train.zero_()
         self._validation.zero_()
-        images = (self.step - first) * self.recipe.batch_size
-        self.history.append(
-            {
-                "step": self.step,
-                "images_seen": self.step * self.recipe.batch_size,
-                "lr": self.recipe.lr * self.learning_rate_factor(self.step),
-                "train_loss": loss,
-                "train_error": error,
-                "images_per_second": images / seconds,
-            }
-        )
+        self._trained = (loss, error, (self.step - first) * self.recipe.batch_size / seconds)
 
     def _over_ranks(self, sums: Tensor) -> Tensor:
         """Add up `sums` over the processes of the run, in place."""
@@ -158,8 +169,18 @@ class Classifier(pl.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         loss, error = _means(self._over_ranks(self._validation))
-        row = self.history[-1]
-        row |= {"val_loss": loss, "val_error": error}
+        train_loss, train_error, images_per_second = self._trained
+        row: HistoryRow = {
+            "step": self.step,
+            "images_seen": self.step * self.recipe.batch_size,
+            "lr": self.recipe.lr * self.learning_rate_factor(self.step),
+            "train_loss": train_loss,
+            "train_error": train_error,
+            "images_per_second": images_per_second,
+            "val_loss": loss,
+            "val_error": error,
+        }
+        self.history.append(row)
         if not (math.isfinite(row["train_loss"]) and math.isfinite(loss)):
             raise CrossoverError(
                 f"training diverged: loss {row['train_loss']:g} (training), {loss:g} (validation) at step {self.step}"
@@ -176,7 +197,7 @@ class Classifier(pl.LightningModule):
         first, started = self._leg
         if first != self.step:
             sums = self._over_ranks(self._train.clone()).tolist()
-            leg = {"first": first, "sums": sums, "seconds": time.perf_counter() - started}
+            leg: Leg = {"first": first, "sums": sums, "seconds": time.perf_counter() - started}
             checkpoint["crossover"]["leg"] = leg
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -67,7 +67,7 @@ class ResumePoint(pl.Callback):
     def __init__(self, path: Path, bounds: Sequence[int], stop: threading.Event, dataset_hash: str = "") -> None:
         self.path, self._bounds, self._stop, self._dataset_hash = path, frozenset(bounds), stop, dataset_hash
         self._handler = signal.getsignal(signal.SIGTERM)
-        self._loops: dict[str, Any] | None = None
+        self._loops: object = None
         self._asked = 0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

@@ -8,7 +8,6 @@ import warnings
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
@@ -23,7 +22,7 @@ from crossover.config import CrossoverError, RunConfig
 from crossover.data.cache import open_dataset
 from crossover.data.loader import EvalBatches
 from crossover.data.subsets import index_hash, subset
-from crossover.record import identify
+from crossover.record import Facts, Measures, Provenance, Record, identify
 from crossover.store import write_atomically, write_json
 from crossover.training.data import SubsetData, leg_bounds
 from crossover.training.loggers import close_logger, log_end, make_logger
@@ -59,7 +58,7 @@ class Evaluation:
     predictions: np.ndarray
 
 
-def execute(run: RunConfig, stop: threading.Event | None = None) -> dict[str, Any]:
+def execute(run: RunConfig, stop: threading.Event | None = None) -> Record:
     """Train one run, or continue it, and return its record; `record.json` is written last.
 
     Raises CrossoverError for what the user can correct, including divergence, and StoppedError after `stop` was set and
@@ -76,7 +75,7 @@ def _take_part(run: RunConfig) -> None:
         execute(run, stop)
 
 
-def _execute(run: RunConfig, rank: Rank, stop: threading.Event) -> dict[str, Any]:
+def _execute(run: RunConfig, rank: Rank, stop: threading.Event) -> Record:
     started = time.perf_counter()
     device = resolve_device(run, rank.local)
     forget_peaks(device)
@@ -102,10 +101,11 @@ def _execute(run: RunConfig, rank: Rank, stop: threading.Event) -> dict[str, Any
     )
     if rank.index > 0:  # the first one writes
         fit(run, module, data, rank, None, stop)
-        return {}
+        return {}  # type: ignore[typeddict-item]
 
     seen = steps * run.recipe.batch_size
-    facts = identify(run) | {
+    facts: Facts = {
+        **identify(run),
         "steps": steps,
         "images_seen": seen,
         "params": count_parameters(network),
@@ -127,8 +127,8 @@ def _execute(run: RunConfig, rank: Rank, stop: threading.Event) -> dict[str, Any
     logger, exit_code = make_logger(run, facts), 1
     try:
         fit(run, module, data, rank, logger, stop, Tell())
-        record = facts | _measure(run, module, data, precision) | _provenance(device, started)
-        record["classes"] = list(dataset.classes)
+        measures = _measure(run, module, data, precision)
+        record: Record = {**facts, **measures, **_provenance(device, started), "classes": list(dataset.classes)}
         write_json(run.run_dir / "record.json", record)
         (run.run_dir / "last.ckpt").unlink(missing_ok=True)
         log_end(logger, record, run, dataset)
@@ -177,35 +177,30 @@ def fit(
         raise CrossoverError(f"{run.run_id} stopped at step {module.step} of {module.total_steps}; start it again")
 
 
-def _measure(run: RunConfig, module: Classifier, data: SubsetData, precision: Precision) -> dict[str, Any]:
+def _measure(run: RunConfig, module: Classifier, data: SubsetData, precision: Precision) -> Measures:
     """Measure the test error of the selected weights; save them and the predictions."""
     module.load_best()
     network = module.evaluated.to(data.device).eval()
-    results = {
-        "test": evaluate(network, data.test_dataloader(), precision),
-        "train": evaluate(network, data.train_sample(TRAIN_SAMPLE), precision),
-    }
+    test = evaluate(network, data.test_dataloader(), precision)
+    train = evaluate(network, data.train_sample(TRAIN_SAMPLE), precision)
     selected = next(row for row in module.history if row["step"] == module.best["step"])
     weights = {k: v.contiguous().cpu() for k, v in network.state_dict().items()}
     write_atomically(run.run_dir / "weights.safetensors", lambda path: _save_weights(path, weights, run))
-    test = results["test"]
     write_atomically(run.run_dir / "predictions.npz", lambda path: _save_predictions(path, test))
-    errors = {f"{part}_error": result.error for part, result in results.items()}
-    losses = {f"{part}_loss": result.loss for part, result in results.items()}
-    return (
-        errors
-        | losses
-        | {
-            "val_error": selected["val_error"],
-            "val_loss": selected["val_loss"],
-            "test_error_by_class": error_by_class(test, len(data.dataset.classes)),
-            "n_test": len(test.labels),
-            "best_step": module.best["step"],
-            "train_seconds": module.train_seconds,
-            "images_per_second": module.step * run.recipe.batch_size / module.train_seconds,
-            "history": module.history,
-        }
-    )
+    return {
+        "test_error": test.error,
+        "test_loss": test.loss,
+        "train_error": train.error,
+        "train_loss": train.loss,
+        "val_error": selected["val_error"],
+        "val_loss": selected["val_loss"],
+        "test_error_by_class": error_by_class(test, len(data.dataset.classes)),
+        "n_test": len(test.labels),
+        "best_step": module.best["step"],
+        "train_seconds": module.train_seconds,
+        "images_per_second": module.step * run.recipe.batch_size / module.train_seconds,
+        "history": module.history,
+    }
 
 
 def error_by_class(test: Evaluation, classes: int) -> list[float | None]:
@@ -242,7 +237,7 @@ def evaluate(network: nn.Module, batches: EvalBatches, precision: Precision) -> 
     return Evaluation(float(torch.stack(losses).sum()) / len(truth), float((truth != guess).mean()), truth, guess)
 
 
-def _provenance(device: torch.device, started: float) -> dict[str, Any]:
+def _provenance(device: torch.device, started: float) -> Provenance:
     return {
         "total_seconds": time.perf_counter() - started,
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -2,21 +2,20 @@
 
 import hashlib
 import math
-import pickle
-from collections.abc import Mapping
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import timm
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
 from timm.layers.pos_embed import resample_abs_pos_embed
+from timm.models import load_state_dict
 from torch import Tensor, nn
 
 from crossover.config import CrossoverError
 
-TORCH_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt")
+SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
 _SOURCES = "a run id, a run's folder, a .safetensors or torch file, or timm:<tag> such as timm:resnet18.a1_in1k"
 
 
@@ -68,33 +67,22 @@ def find_weights(init_from: str, outputs: Path) -> dict[str, Tensor]:
     if not path.is_file():
         state = f"{path} does not exist" if path.name == "weights.safetensors" else f"there is no {run} and no {path}"
         raise CrossoverError(f"init_from={init_from}: {state}; give {_SOURCES}, and finish the run it names first")
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        if path.suffix not in TORCH_SUFFIXES:
-            raise CrossoverError(
-                f"init_from={init_from}: weights in {path.suffix or 'a file without a suffix'} are not read; allowed:"
-                f" .safetensors, {', '.join(TORCH_SUFFIXES)}"
-            )
-        return _tensors(torch.load(path, map_location="cpu", weights_only=True))
-    except CrossoverError:
-        raise
-    except (OSError, SafetensorError, RuntimeError, EOFError, ValueError, LookupError) as error:
-        raise CrossoverError(f"{path} cannot be read ({_first_line(error)}); make or fetch it again") from None
-    except pickle.UnpicklingError as error:
+    if path.suffix not in SUFFIXES:
         raise CrossoverError(
-            f"{path} is no file of weights alone ({_first_line(error)}), and others can run code; save a state_dict"
-        ) from None
-
-
-def _tensors(loaded: Any) -> dict[str, Tensor]:
-    """Return the state dict inside a checkpoint, without the prefix of DataParallel."""
-    for key in ("state_dict", "model"):
-        if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping):
-            loaded = loaded[key]
-    if not (isinstance(loaded, Mapping) and loaded and all(isinstance(value, Tensor) for value in loaded.values())):
-        raise ValueError("no state_dict in it")
-    return {str(name).removeprefix("module."): value for name, value in loaded.items()}
+            f"init_from={init_from}: weights in {path.suffix or 'a file without a suffix'} are not read; allowed:"
+            f" {', '.join(SUFFIXES)}"
+        )
+    try:
+        found = load_state_dict(str(path), use_ema=False, weights_only=True)
+        if not (found and all(isinstance(value, Tensor) for value in found.values())):
+            raise ValueError("no state_dict in it")
+    except (OSError, SafetensorError, RuntimeError, EOFError, ValueError, LookupError, UnpicklingError) as error:
+        if isinstance(error.__cause__ or error, UnpicklingError):
+            raise CrossoverError(
+                f"{path} is no file of weights alone, and others can run code; save a state_dict"
+            ) from None
+        raise CrossoverError(f"{path} cannot be read ({_first_line(error)}); make or fetch it again") from None
+    return found
 
 
 def load_timm(init_from: str) -> nn.Module:

@@ -82,7 +82,7 @@ def load_published(init_from: str, folder: Path | None) -> tuple[nn.Module, nn.M
     `folder` holds a folder of images for each class: any classes, which only the linear probe uses.
     """
     if folder is None:
-        raise CrossoverError("init_from needs images to look at: images=FOLDER with one folder of images per class")
+        raise CrossoverError("init_from needs images: give images=FOLDER, which has one folder of images per class")
     model = load_timm(init_from)
     torch.manual_seed(0)
     untrained = timm.create_model(init_from.partition(":")[2], pretrained=False).eval()
