@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -110,7 +111,7 @@ def laws(error: np.ndarray, noise: float, seed: int) -> ModelLaws:
 def test_extrapolated_crossing_is_a_labelled_range() -> None:
     a = formula("M1", SIZES, {"b": 1.0, "c": 0.3})
     b = formula("M1", SIZES, {"b": 2e5**0.15, "c": 0.45})  # crosses a at 200,000, twice the largest size
-    found = extrapolate(laws(np.minimum(a, 0.89), 0.002, 0), laws(np.minimum(b, 0.89), 0.002, 1), SIZES[-1])
+    found: Any = extrapolate(laws(np.minimum(a, 0.89), 0.002, 0), laws(np.minimum(b, 0.89), 0.002, 1), SIZES[-1])
     assert found["label"] == "extrapolated"
     assert found["refused"] is None
     assert SIZES[-1] < found["low"] < 2e5
@@ -120,14 +121,14 @@ def test_extrapolated_crossing_is_a_labelled_range() -> None:
 
 def test_extrapolation_is_refused_beyond_four_times_the_largest_size() -> None:
     a, b = (formula("M1", SIZES, {"b": 1e6**c, "c": c}) * 0.01 for c in (0.3, 0.35))  # cross at ten times
-    found = extrapolate(laws(a, 1e-4, 0), laws(b, 1e-4, 1), SIZES[-1])
+    found: Any = extrapolate(laws(a, 1e-4, 0), laws(b, 1e-4, 1), SIZES[-1])
     assert found["low"] is None
     assert "do not cross up to 400,000" in found["refused"]
 
 
 def test_extrapolation_is_refused_where_no_law_beats_the_last_value() -> None:
     flat = np.full(9, 0.3)
-    found = extrapolate(laws(flat, 0.05, 3), laws(1.1 * flat, 0.05, 4), SIZES[-1])
+    found: Any = extrapolate(laws(flat, 0.05, 3), laws(1.1 * flat, 0.05, 4), SIZES[-1])
     assert found["low"] is None
     assert found["refused"]
 
@@ -136,7 +137,7 @@ def test_described_laws_come_with_errors_and_the_curve_they_draw() -> None:
     n = np.geomspace(100, 100_000, 9)
     rng = np.random.default_rng(0)
     errors = (0.05 + 3 * n**-0.5) * np.exp(0.005 * rng.standard_normal((3, 9)))
-    found = ModelLaws(pd.DataFrame(errors, columns=n), 0.9).described("m")
+    found: Any = ModelLaws(pd.DataFrame(errors, columns=n), 0.9).described("m")
     best = found["fits"][0]
     assert found["holdout_rmse"][best["law"]] == min(found["holdout_rmse"].values())
     m2 = next(fit for fit in found["fits"] if fit["law"] == "M2")
@@ -145,7 +146,7 @@ def test_described_laws_come_with_errors_and_the_curve_they_draw() -> None:
     drawn = pd.DataFrame(found["curve"])
     assert (drawn["n_train"].min(), drawn["n_train"].max()) == pytest.approx((100, 100_000))
     assert drawn["error"].to_numpy() == pytest.approx(0.05 + 3 * drawn["n_train"].to_numpy() ** -0.5, rel=0.03)
-    short = ModelLaws(pd.DataFrame(errors[:, :4], columns=n[:4]), 0.9).described("m")
+    short: Any = ModelLaws(pd.DataFrame(errors[:, :4], columns=n[:4]), 0.9).described("m")
     assert (short["fits"], short["curve"]) == ([], None)
     assert "at least 5 sizes, got 4" in short["note"]
 
@@ -161,7 +162,7 @@ def test_fits_do_not_depend_on_rounding(study: str) -> None:
         one, other = (ModelLaws(table, 0.9) for table in (errors, rounded))
         assert [fit.law for fit in one.every] == [fit.law for fit in other.every]
         assert one.holdout == pytest.approx(other.holdout, rel=1e-5)
-        curves = [[row["error"] for row in laws.described("m")["curve"]] for laws in (one, other)]
+        curves = [[row["error"] for row in laws.described("m")["curve"] or []] for laws in (one, other)]
         assert curves[0] == pytest.approx(curves[1], rel=1e-6)
 
 
@@ -176,12 +177,12 @@ def test_one_held_out_size_chooses_no_law() -> None:
     errors = formula("M2", SIZES, KNOWN["M2"]) * np.exp(0.03 * rng.standard_normal((3, 9)))
     five, six = (ModelLaws(pd.DataFrame(errors[:, :k], columns=SIZES[:k]), E0) for k in (5, 6))
     assert [(laws.described("m")["held_out"], laws.holdout == {}) for laws in (five, six)] == [(0, True), (2, False)]
-    found = five.described("m")
+    found: Any = five.described("m")
     assert [fit["law"] for fit in found["fits"]] == list(LAWS), "in their own order, not by one point"
-    n = np.array([row["n_train"] for row in found["curve"] or []])
-    drawn = [row["error"] for row in found["curve"] or []]
+    n = np.array([row["n_train"] for row in found["curve"]])
+    drawn = [row["error"] for row in found["curve"]]
     each = np.array([fit.predict(n) for fit in five.every])
     assert drawn == pytest.approx(np.exp(np.log(each).mean(axis=0))), "all laws count alike"
     assert found["spread"] == pytest.approx((each.max(axis=0) / each.min(axis=0)).max() - 1)
-    assert f"average of all 5, which differ by up to {found['spread']:.1%}" in (found["note"] or "")
+    assert f"average of all 5, which differ by up to {found['spread']:.1%}" in found["note"]
     assert "at least 6 sizes" in (extrapolate(five, six, SIZES[5])["refused"] or "")

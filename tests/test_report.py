@@ -320,7 +320,7 @@ def test_a_ceiling_far_below_the_errors_is_named_and_squeezes_no_curve(tmp_path:
 
 def test_bounds_on_either_side_of_the_equivalence_are_drawn(tmp_path: Path) -> None:
     written = write_report(sweep(crossing_records()), tmp_path)
-    pair = dict(written.pairs[0][1])
+    pair: Any = dict(written.pairs[0][1])
     rows = [(100, None, 2.0, None), (200, None, None, 0.5), (400, 1.5, 1.2, 1.8), (800, None, 0.2, 0.4)]
     pair["data_equivalence"] = [dict(zip(("n_train", "factor", "ci_low", "ci_high"), row, strict=True)) for row in rows]
     figure = by_pair(draw_equivalence, [pair])

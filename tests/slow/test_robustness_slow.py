@@ -71,7 +71,7 @@ CASES = {
 def test_interval_covers_n_star_and_is_not_needlessly_wide(case: str, chains: int) -> None:
     curve, n, covariance = CASES[case]
     design = Design(n, curve(n), crossing(curve), covariance)
-    found = simulate(design, chains, 500, np.random.default_rng(chains))
+    found: Any = simulate(design, chains, 500, np.random.default_rng(chains))
     print(f"\n{case}, {chains} chains: {found}")
     assert found["coverage"] >= (0.90 if chains == 3 else 0.93)
     assert found["log_width_ratio"] <= 1.6
@@ -82,7 +82,7 @@ def test_interval_covers_n_star_and_is_not_needlessly_wide(case: str, chains: in
 @pytest.mark.parametrize("case", ["two laws", "correlated sizes", "noisier at large n"])
 def test_parallel_curves_do_not_cross(case: str, gap: float, chains: int) -> None:
     _, n, covariance = CASES[case]
-    found = simulate(Design(n, np.full(len(n), gap), None, covariance), chains, 500, np.random.default_rng(chains))
+    found: Any = simulate(Design(n, np.full(len(n), gap), None, covariance), chains, 500, np.random.default_rng(chains))
     print(f"\n{case}, gap {gap}, {chains} chains: false crossovers {found['crossover']:.3f}")
     assert found["power"] <= 0.05
 

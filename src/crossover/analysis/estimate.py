@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import special, stats
+from scipy import optimize, special, stats
 
 Floats = NDArray[np.floating[Any]]
 DRAWS = 10_000
@@ -203,14 +203,9 @@ def _moderate(x: Floats, raw: Floats, dfs: Floats, correlation: Floats) -> tuple
 
 
 def _inverse_trigamma(value: float) -> float:
-    """Solve trigamma(y) = value by Newton's method (Smyth 2004, appendix)."""
-    y = 0.5 + 1 / value
-    for _ in range(50):
-        step = special.polygamma(1, y) * (1 - special.polygamma(1, y) / value) / special.polygamma(2, y)
-        y += step
-        if abs(step) < 1e-10 * y:
-            break
-    return float(y)
+    """Solve trigamma(y) = value; 1 / y < trigamma(y) < 1 / y + 1 / y^2 bounds the root, here with room for rounding."""
+    low, high = 0.5 / value, 2 / value + 1 / np.sqrt(value)
+    return float(optimize.brentq(lambda y: special.polygamma(1, y) - value, low, high, rtol=1e-12))
 
 
 @dataclass(frozen=True)
