@@ -433,7 +433,7 @@ def test_tensorboard_has_each_validation_and_the_final_numbers_apart(tmp_path: P
     for field, metric in HISTORY.items():
         steps, values = zip(*scalars[metric], strict=True)
         assert list(steps) == [row["step"] for row in record["history"]]
-        assert list(values) == pytest.approx([row[field] for row in record["history"]], rel=1e-6), metric
+        assert list(values) == pytest.approx([dict(row)[field] for row in record["history"]], rel=1e-6), metric
     ((step, value),) = scalars["final/test/error"]
     assert step == 24
     assert value == pytest.approx(record["test_error"])

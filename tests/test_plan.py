@@ -27,7 +27,7 @@ def _conf() -> Iterator[None]:
 
 
 def shipped(name: str) -> SweepConfig:
-    return parse_sweep(OmegaConf.to_container(OmegaConf.load(CONF / "sweep" / f"{name}.yaml")))  # type: ignore[arg-type]
+    return parse_sweep(OmegaConf.to_container(OmegaConf.load(CONF / "sweep" / f"{name}.yaml")))
 
 
 @pytest.mark.parametrize("name", SHIPPED)

@@ -63,7 +63,7 @@ def test_record_holds_what_the_run_was_and_measured(tmp_path: Path) -> None:
     assert record["test_error"] == np.mean(saved["labels"] != saved["predictions"])
     np.testing.assert_array_equal(saved["labels"], open_dataset(run.data, tmp_path / "data").test_labels)
     assert record["test_error"] == pytest.approx(
-        np.average(record["test_error_by_class"], weights=np.bincount(saved["labels"]))
+        np.average(np.array(record["test_error_by_class"], float), weights=np.bincount(saved["labels"]))
     )
     assert not (run.run_dir / "last.ckpt").exists()
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from crossover.record import identify
+from crossover.record import Record, identify
 from crossover.store import read_frozen
 from crossover.training.run import execute
 from tests.worlds import small_run
@@ -28,7 +28,7 @@ def timed(*command: str) -> tuple[float, str]:
     return time.perf_counter() - began, done.stdout
 
 
-def invent_records(outputs: Path, real: dict[str, object]) -> None:
+def invent_records(outputs: Path, real: Record) -> None:
     """Give every frozen run a record and predictions, with 3 % of noise between chains."""
     labels = np.random.default_rng(0).integers(10, size=TEST).astype(np.int16)
     for number, folder in enumerate(sorted((outputs / "runs").iterdir())):
@@ -41,7 +41,7 @@ def invent_records(outputs: Path, real: dict[str, object]) -> None:
         errors = {f"{part}_error": float(wrong.mean()) for part in ("test", "val", "train")}
         by_class = [float(wrong[labels == label].mean()) for label in range(10)]
         own = {"test_error_by_class": by_class, "n_test": TEST, "config": run.model_dump(mode="json")}
-        (folder / "record.json").write_text(json.dumps(real | identify(run) | errors | own))
+        (folder / "record.json").write_text(json.dumps(dict(real) | identify(run) | errors | own))
 
 
 def test_commands_on_two_thousand_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -153,8 +153,8 @@ def _build(config: CuesData | ImageData, data_dir: Path, folder: Path) -> None:
     try:
         _remove_leftovers(folder)
         source = fingerprint(config, data_dir)
-        print(f"making the cache {folder}", file=sys.stderr, flush=True)
         raw = read_raw(config, data_dir, scratch)
+        print(f"making the cache {folder}", file=sys.stderr, flush=True)
         for note in raw.notes:
             print(f"note: {note}", file=sys.stderr, flush=True)
         size = (len(raw.labels) + len(raw.test_labels)) * config.image_size**2 * 3

@@ -256,8 +256,8 @@ def forward_flops(model: nn.Module, image_size: int) -> int:
     return int(counter.get_total_flops())
 
 
-def weight_decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:
+def weight_decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     """Return optimiser groups of the trained parameters: biases, norms, position and class tokens without decay."""
     spared = model.no_weight_decay() if isinstance(model, VisionTransformer) else ()
-    groups: list[dict[str, object]] = param_groups_weight_decay(model, weight_decay, no_weight_decay_list=spared)
+    groups: list[dict[str, Any]] = param_groups_weight_decay(model, weight_decay, no_weight_decay_list=spared)
     return groups
