@@ -9,6 +9,7 @@ from crossover.analysis.contract import Calibration
 from crossover.analysis.estimate import estimate
 from crossover.analysis.robustness import Design, calibrate, design_like, simulate
 from crossover.analysis.runs import AnalysisError, Method
+from tests.slow import test_cells as cells
 
 SIZES = np.geomspace(500, 45_000, 6)
 N_STAR = 6000.0
@@ -135,3 +136,9 @@ def test_design_without_a_measured_crossing_gets_one_in_the_middle() -> None:
     assert like is not None
     assert like.n_star == pytest.approx(np.sqrt(500 * 45_000))
     assert np.diff(like.truth) == pytest.approx(np.full(5, -0.09), abs=0.03)
+
+
+def test_the_documented_rates_are_those_of_the_simulations() -> None:
+    measured = pd.read_csv(cells.FILE)
+    assert set(measured["cell"]) == set(cells.CELLS)
+    assert cells.table(measured) in cells.PAGE.read_text(encoding="utf-8")
