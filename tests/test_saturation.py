@@ -8,7 +8,9 @@ import pytest
 from hydra import initialize_config_dir
 
 from crossover.analysis.caveats import TOLERANCE, saturation
+from crossover.analysis.contract import Pair, Saturation
 from crossover.analysis.runs import Method
+from crossover.analysis.sentences import saturation_sentence
 from crossover.analysis.verdict import analyse
 from crossover.config import CrossoverError
 from crossover.fields import BudgetConfig
@@ -150,3 +152,13 @@ def test_wandb_has_what_the_last_doubling_brought_beside_the_curve() -> None:
         {"n_train": 500, "saturation/gain": 0.1, "saturation/low": 0.08, "saturation/high": 0.12},
     ]
     assert [row["n_train"] for row in model.rows] == [500, 900, 500]
+
+
+def test_the_sentence_of_a_pair_knows_its_own_models_alone() -> None:
+    def point(model: str, high: float) -> Saturation:
+        ends: Any = {"state": "data-limited", "gain": 0.0, "ci_low": -high, "ci_high": high, "chains": 3}
+        return {"model": model, "n_train": 500} | ends
+
+    pair = cast(Pair, {"a": "resnet", "b": "vit", "gap": [{"n_train": 500}]})
+    said = saturation_sentence(pair, [point("resnet", 0.02), point("vit", 0.03), point("hybrid", 0.1)])
+    assert said == "Limited by data at 500 images (twice the budget changes errors by at most 3%)."

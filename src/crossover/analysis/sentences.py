@@ -37,6 +37,7 @@ def summarise(pair: Pair, points: Sequence[Saturation] = (), chance: float | Non
 def saturation_sentence(pair: Pair, points: Sequence[Saturation]) -> str:
     """Return a sentence on the sizes at which the comparison of a pair is limited by data."""
     sizes = [row["n_train"] for row in pair["gap"]]
+    points = [point for point in points if point["model"] in (pair["a"], pair["b"])]
     states = {(point["model"], point["n_train"]): point["state"] for point in points}
     each = {n: {states.get((model, n), "not checked") for model in (pair["a"], pair["b"])} for n in sizes}
     data = [n for n in sizes if each[n] == {"data-limited"}]
