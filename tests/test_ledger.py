@@ -96,8 +96,9 @@ def test_published_studies_are_read_and_absent_ones_are_empty(tmp_path: Path) ->
         "augment": "none",
         "model": "vit",
         "n_train": 10,
-        "chain": [0, 1],
-        "test_error": [0.1, 0.2],
+        "chain": [0, 1, 0],
+        "budget": ["640 steps", "640 steps", "320 steps"],  # the last one is a twin, which no rule is about
+        "test_error": [0.1, 0.2, 0.3],
     }
     more = {"train_error": 0.0, "params": 5, "total_seconds": 3.0}
     pd.DataFrame(runs | more).to_csv(tmp_path / "runs.csv", index=False)

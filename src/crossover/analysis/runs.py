@@ -211,6 +211,11 @@ def primary_runs(
     return runs, notes, setting
 
 
+def without_twins(runs: pd.DataFrame) -> pd.DataFrame:
+    """Return the runs of the budget with which each model of a data set begins in the table, as a sweep is planned."""
+    return runs[runs["budget"] == runs.groupby(["dataset", "model"])["budget"].transform("first")]
+
+
 def bias_rank(model: str) -> int | None:
     """Return the rank of a model's inductive bias by its name (0 = convolution), None if unknown."""
     return next((rank for rank, names in FAMILIES.items() if model.lower().startswith(names)), None)

@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 from rich.console import Console
 
+from crossover.analysis.runs import without_twins
 from crossover.config import CrossoverError
 from crossover.report.section import Part, markdown_part
 from crossover.report.table import Table, columns, terminal_table
@@ -30,7 +31,8 @@ def main(values: dict[str, Any], console: Console) -> None:
     if not studies:
         raise CrossoverError(f"{results} has no study; make publish writes one")
     gold = with_curves(values, Path(values["sets"]))
-    table = pd.concat([compare_study(path.name, pd.read_csv(path / "runs.csv"), gold) for path in studies])
+    runs = {path.name: without_twins(pd.read_csv(path / "runs.csv")) for path in studies}
+    table = pd.concat([compare_study(name, table, gold) for name, table in runs.items()])
     write_text(results / "gold.csv", table[table["outcome"] != NOT].to_csv(index=False, float_format="%.4f"))
     page = gold_page(table)
     write_text(results / "gold.md", "\n".join(markdown_part(page, 1)))

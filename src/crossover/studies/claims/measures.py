@@ -10,6 +10,7 @@ import timm
 import torch
 import torch.nn.functional as F
 
+from crossover.analysis.runs import without_twins
 from crossover.config import RunConfig, parse_run
 from crossover.fields import CuesData
 from crossover.store import read_record
@@ -86,7 +87,7 @@ def measures_of_study(folder: Path) -> pd.DataFrame:
     """Return the test errors and probes of a published study; empty where there is no such study."""
     parts = []
     if (folder / "runs.csv").exists():
-        runs = pd.read_csv(folder / "runs.csv")
+        runs = without_twins(pd.read_csv(folder / "runs.csv"))
         columns = {"dataset": "world"}
         kept = runs.rename(columns=columns)[["world", "augment", "model", "n_train", "chain", *RECORDED]]
         ids = [name for name in kept.columns if name not in RECORDED]
