@@ -268,7 +268,7 @@ def test_terminal_dashboard_opens_the_folder_of_a_sweep(outputs: Path, home: str
     command = f"HOME={home} PYTHONPATH={ROOT / 'src'} {opened}"
     subprocess.run([*tmux, "new-session", "-d", "-x", "160", "-y", "50", "-c", str(ROOT), command], check=True)
     try:
-        seen, deadline = "", time.monotonic() + 60
+        seen, deadline = "", time.monotonic() + 300
         while "[x: n_train]" not in seen and time.monotonic() < deadline:
             time.sleep(0.3)
             seen = subprocess.run([*tmux, "capture-pane", "-p"], capture_output=True, text=True).stdout
