@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from hydra import initialize_config_dir
 
-from crossover.analysis.caveats import TOLERANCE, saturation
+from crossover.analysis.caveats import TOLERANCE, overlap_note, saturation
 from crossover.analysis.contract import Pair, Saturation
 from crossover.analysis.runs import Method
 from crossover.analysis.sentences import saturation_sentence
@@ -162,3 +162,22 @@ def test_the_sentence_of_a_pair_knows_its_own_models_alone() -> None:
     pair = cast(Pair, {"a": "resnet", "b": "vit", "gap": [{"n_train": 500}]})
     said = saturation_sentence(pair, [point("resnet", 0.02), point("vit", 0.03), point("hybrid", 0.1)])
     assert said == "Limited by data at 500 images (twice the budget changes errors by at most 3%)."
+
+
+@pytest.mark.parametrize(
+    ("wider", "said"),
+    [
+        ({"verdict": "a_better", "ci_low": 8000.0, "ci_high": None}, "resnet leads, N* above 8,000 or never."),
+        ({"verdict": "crossover", "ci_low": 700.0, "ci_high": 900.0}, "crossover, N* within 700 to 900."),
+        ({"verdict": "undecided", "ci_low": None, "ci_high": None}, "undecided."),
+    ],
+)
+def test_what_holds_for_new_images_is_said_in_words(wider: dict[str, Any], said: str) -> None:
+    pair: Any = {
+        "a": "resnet",
+        "b": "vit",
+        "overlapping": [45_000],
+        "n_pool": 45_000,
+        "new_images": wider | {"n_max": 8000},
+    }
+    assert overlap_note(pair).endswith(f"For new images, up to 8,000: {said}")

@@ -71,8 +71,14 @@ def overlap_note(pair: Pair) -> str:
     wider = pair["new_images"]
     if wider is None:
         return f"{start} For new images no interval can be given."
-    ends = " to ".join("?" if end is None else f"{end:,.0f}" for end in (wider["ci_low"], wider["ci_high"]))
-    return f"{start} For new images, up to {wider['n_max']:,}: {wider['verdict'].replace('_', ' ')}, N* within {ends}."
+    leads = {"a_better": f"{pair['a']} leads", "b_better": f"{pair['b']} leads"}
+    said = leads.get(wider["verdict"], wider["verdict"].replace("_", " "))
+    low, high = (None if end is None else f"{end:,.0f}" for end in (wider["ci_low"], wider["ci_high"]))
+    if low and high:
+        said += f", N* within {low} to {high}"
+    elif low or high:
+        said += f", N* above {low} or never" if low else f", N* below {high} or never"
+    return f"{start} For new images, up to {wider['n_max']:,}: {said}."
 
 
 def far_runs(runs: pd.DataFrame, a: str, b: str, metric: str) -> list[tuple[pd.Series, float]]:
