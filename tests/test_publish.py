@@ -128,6 +128,14 @@ def test_a_published_study_can_be_made_again_from_its_files(outputs: Path) -> No
     assert set(pd.read_csv(outputs / "study" / "classes.csv")["class"]) == {f"class {label}" for label in range(10)}
 
 
+def test_a_published_study_says_which_of_its_runs_are_missing(outputs: Path) -> None:
+    publish(outputs / "report", outputs / "study", outputs / "runs")
+    assert study_findings(outputs / "study").unfinished == {}
+    plan = json.loads((outputs / "study" / "plan.json").read_text())
+    (outputs / "study" / "plan.json").write_text(json.dumps(plan | {"runs": [*plan["runs"], "another"]}))
+    assert study_findings(outputs / "study").unfinished == {"another": "missing"}
+
+
 def test_a_changed_run_shows_as_drift(outputs: Path) -> None:
     publish(outputs / "report", outputs / "study", outputs / "runs")
     runs = pd.read_csv(outputs / "study" / "runs.csv")

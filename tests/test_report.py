@@ -386,3 +386,9 @@ def test_a_note_of_several_data_sets_is_said_once_with_their_names() -> None:
     studies = [{"dataset": name, "notes": said, "pairs": []} for name, said in notes.items()]
     got = Report.notes.fget(SimpleNamespace(result={"studies": studies}))  # type: ignore[attr-defined]
     assert got == ["all data sets: same", "one: own", "three: third"]
+
+
+@pytest.mark.parametrize(("dirty", "said"), [(False, ["git checkout abc", "make sweep"]), (True, ["make sweep"])])
+def test_only_a_commit_that_has_the_code_is_to_be_checked_out(dirty: bool, said: list[str]) -> None:
+    findings = SimpleNamespace(conditions={"commit": ["abc"], "dirty": [dirty]}, command="make sweep")
+    assert Report.commands.fget(SimpleNamespace(findings=findings)) == said  # type: ignore[attr-defined]

@@ -156,8 +156,10 @@ class Report:
 
     @property
     def commands(self) -> list[str]:
-        """Commands that repeat the study, from a clone of the code."""
-        commits = [str(commit) for commit in self.findings.conditions.get("commit", []) if commit]
+        """Commands that repeat the study, from a clone of the code; a clone lacks what differed from the commit."""
+        known = self.findings.conditions
+        clean = not any(known.get("dirty", []))
+        commits = [str(commit) for commit in known.get("commit", []) if commit and clean]
         return [*(f"git checkout {shlex.quote(commit)}" for commit in commits[:1]), self.findings.command]
 
 

@@ -124,6 +124,7 @@ def study_findings(folder: Path, extras: Extras | None = None) -> Findings:
         study.command,
         study.runs,
         planned=len(study.run_ids),
+        unfinished={run_id: "missing" for run_id in study.run_ids if run_id not in set(study.runs["run_id"])},
         conditions=study.environment,
         predictions=predictions,
         names=classes,
