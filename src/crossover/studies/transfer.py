@@ -111,6 +111,7 @@ def main(options: Options, console: Console) -> None:
     transfer, outputs, changes = options.transfer, options.outputs, options.set
     sweep = named(read_preset(transfer.source), changes)
     source = plan_runs(sweep, extra=changes, outputs=str(outputs))
+    whole = plan_runs(sweep.model_copy(update={"saturation": None}), extra=changes, outputs=str(outputs))
     made_by = f"make sweep SWEEP={transfer.source}" + (f' SET="{" ".join(changes)}"' if changes else "")
     write_plan(sweep_dir(outputs, sweep.name), sweep.name, made_by, source)
     console.print(f"pre-training: {len(source)} runs", highlight=False)
@@ -118,7 +119,7 @@ def main(options: Options, console: Console) -> None:
     records = read_done(source)
     directory = sweep_dir(outputs, transfer.name)
     rows = read_all(transfer, source, directory / "readings", console)
-    tunings = plan_finetuning(transfer, source)
+    tunings = plan_finetuning(transfer, whole)
     console.print(f"fine-tuning: {len(tunings)} runs", highlight=False)
     tuned = [backbone.run for backbone in tunings]
     do_runs(tuned, console, parallel=options.parallel)
