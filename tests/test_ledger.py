@@ -15,8 +15,9 @@ from crossover.store import freeze, read_record
 from crossover.studies.claims import measures as ledger
 from crossover.studies.claims.measures import operation_measures
 from crossover.studies.claims.rules import COLUMNS, EXACT, Place, Rules, judge, places
+from crossover.studies.probes.equivariance import patch_order
 from crossover.studies.probes.load import load_published, load_run, read_images
-from crossover.studies.probes.measure import compare_networks, dense_ratio, patch_order, probe_runs, read_probes
+from crossover.studies.probes.measure import compare_networks, dense_ratio, probe_runs, read_probes
 from crossover.training.run import execute
 from tests.test_probes import images, tiny, tiny_resnet
 from tests.worlds import VIT, small_run
@@ -119,8 +120,8 @@ def test_operations_have_their_known_answers() -> None:
 
 
 def test_order_of_patches_matters_to_positions_alone() -> None:
-    assert patch_order(tiny(position="none"), images()) < 1e-12
-    assert patch_order(tiny(), images()) > 1e-4
+    assert patch_order(tiny(position="none"), images()).value < 1e-12
+    assert patch_order(tiny(), images()).value > 1e-4
 
 
 def test_dense_layers_between_the_same_maps_are_counted() -> None:
@@ -129,7 +130,7 @@ def test_dense_layers_between_the_same_maps_are_counted() -> None:
     convs += [(8, 16, 9, 256, 64), (16, 16, 9, 64, 64), (8, 16, 1, 256, 64)]
     dense = sum(i * cells * o * out for i, o, _, cells, out in convs)
     own = sum(i * o * k for i, o, k, _, _ in convs)
-    assert dense_ratio(tiny_resnet(), 16) == pytest.approx(dense / own)
+    assert dense_ratio(tiny_resnet(), 16).value == pytest.approx(dense / own)
 
 
 def test_every_probe_reads_a_vit_of_224_px() -> None:

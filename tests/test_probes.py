@@ -3,10 +3,12 @@
 import itertools
 import json
 import math
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import pandas as pd
 import pytest
 import timm
 import torch
@@ -16,22 +18,16 @@ from torch import nn
 from crossover.config import CrossoverError
 from crossover.fields import ModelConfig
 from crossover.studies.probes import load
-from crossover.studies.probes.attention import (
-    attention_distance,
-    attention_rollout,
-    attention_weights,
-    rollout_distance,
-    token_distances,
-)
+from crossover.studies.probes.attention import attention, attention_weights, rollout, token_distances
 from crossover.studies.probes.embeddings import (
+    first_filters,
     low_frequency_share,
-    patch_filters,
     position_grid,
-    position_removed,
-    position_similarity,
+    position_loss,
+    position_nearness,
 )
 from crossover.studies.probes.equivariance import (
-    equivariance_error,
+    equivariance,
     high_pass,
     lie_derivative,
     low_pass,
@@ -41,7 +37,7 @@ from crossover.studies.probes.equivariance import (
     shift_consistency,
     translate,
 )
-from crossover.studies.probes.features import feature_maps, layer_strides, logits_of
+from crossover.studies.probes.features import Found, feature_maps, layer_strides, logits_of
 from crossover.studies.probes.representation import cka, linear_probe, receptive_field, unbiased_hsic
 from crossover.training.models import build_model
 from crossover.training.weights import load_timm
@@ -74,44 +70,42 @@ def images(count: int = 8, size: int = 16, seed: int = 0) -> torch.Tensor:
 
 def tiny(seed: int = 0, **changes: Any) -> Any:
     torch.manual_seed(seed)
-    return build_model(ModelConfig(**(VIT | changes)), image_size=16, classes=10)
+    return build_model(ModelConfig(**(VIT | changes)), image_size=16, classes=10).eval()
 
 
 def tiny_resnet(seed: int = 0) -> Any:
     torch.manual_seed(seed)
     config = ModelConfig(name="resnet_test", arch="basic_resnet", args={"widths": [8, 16], "depths": [1, 1]})
-    return build_model(config, image_size=16, classes=10)
+    return build_model(config, image_size=16, classes=10).eval()
+
+
+def table_of(found: Iterable[Found]) -> Any:
+    """Return the numbers of a probe, by its name and layer."""
+    return pd.DataFrame(list(found), columns=Found._fields).set_index(["probe", "layer"])
 
 
 # --- translation
 
 
 def test_circular_convolution_of_stride_one_commutes_with_every_shift() -> None:
-    table = equivariance_error(Stack(1, 1), images(), shifts=(1, 2, 3, 5))
-    assert table["error"].max() <= 1e-12
-    assert table["error_unrelated"].min() > 0.1
+    table = table_of(equivariance(Stack(1, 1), images(), shifts=(1, 2, 3, 5)))
+    assert table["value"].max() <= 1e-12
+    assert table["analytic"].min() > 0.1
 
 
 def test_stride_two_is_exact_at_multiples_of_two_only() -> None:
-    table = equivariance_error(Stack(1, 2), images(), shifts=(1, 2, 3, 4)).query("layer == 'layers.1'")
-    assert (table["residue"] == [1, 0, 1, 0]).all()
-    assert table.query("residue == 0")["error"].max() <= 1e-12
-    assert table.query("residue == 1")["error"].min() > 0.01
-
-
-def test_zero_padding_is_exact_away_from_the_border_only() -> None:
-    table = equivariance_error(Stack(1, padding_mode="zeros"), images(), shifts=(2,))
-    assert table["error_interior"].max() <= 1e-12
-    assert table["error"].min() > 1e-3
+    table = table_of(equivariance(Stack(1, 2), images(), shifts=(1, 2, 3, 4))).xs("layers.1", level="layer")["value"]
+    assert table[["equivariance_2px", "equivariance_4px"]].max() <= 1e-12
+    assert table[["equivariance_1px", "equivariance_3px"]].min() > 0.01
 
 
 def test_patches_are_equivariant_to_whole_patches_without_position_embedding_only() -> None:
-    free = equivariance_error(tiny(position="none"), images(), shifts=(1, 4))
-    assert free.query("shift == 4")["error"].max() <= 1e-12
-    assert free.query("shift == 1 and layer == 'patch_embed'")["error"].min() > 0.1
-    bound = equivariance_error(tiny(), images(), shifts=(4,))
-    assert bound.query("layer == 'patch_embed'")["error"].max() <= 1e-12
-    assert bound.query("layer == 'blocks.1'")["error"].min() > 0.01
+    free = table_of(equivariance(tiny(position="none"), images(), shifts=(1, 4)))["value"]
+    assert free["equivariance_4px"].max() <= 1e-12
+    assert free["equivariance_1px", "patch_embed"] > 0.1
+    bound = table_of(equivariance(tiny(), images(), shifts=(4,)))["value"]["equivariance_4px"]
+    assert bound["patch_embed"] <= 1e-12
+    assert bound["blocks.1"] > 0.01
 
 
 def test_fractional_shifts_add_up_and_are_real_for_smooth_images() -> None:
@@ -121,12 +115,12 @@ def test_fractional_shifts_add_up_and_are_real_for_smooth_images() -> None:
 
 def test_global_pooling_of_a_circular_network_is_invariant_and_a_position_bound_network_is_not() -> None:
     labels = torch.zeros(8, dtype=torch.long)
-    invariant = shift_consistency(Stack(1, 1), images(), labels).iloc[0]
-    assert invariant["consistency"] == 1
+    invariant = table_of(shift_consistency(Stack(1, 1), images(), labels))
+    assert invariant["value"]["consistency", ""] == 1
     bound = nn.Sequential(nn.Flatten(), nn.Linear(768, 10))
-    table = shift_consistency(bound, images(64), labels.new_zeros(64)).iloc[0]
-    assert table["consistency"] < 0.5
-    assert 0.1 <= table["consistency_chance"] < 0.5
+    value, chance = table_of(shift_consistency(bound, images(64), labels.new_zeros(64))).loc[("consistency", "")]
+    assert value < 0.5
+    assert 0.1 <= chance < 0.5
 
 
 def test_lie_derivative_of_an_invariant_function_is_zero_and_of_a_known_one_is_known() -> None:
@@ -136,7 +130,7 @@ def test_lie_derivative_of_an_invariant_function_is_zero_and_of_a_known_one_is_k
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return x.mean((2, 3))
 
-    assert lie_derivative(Mean(), smooth)["rate"].max() < 1e-9
+    assert next(lie_derivative(Mean(), smooth)).value < 1e-9
 
     class Wave(nn.Module):  # cos and sin of the place of a wave: changes by 2 pi / 16 of its size per pixel
         def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -147,9 +141,7 @@ def test_lie_derivative_of_an_invariant_function_is_zero_and_of_a_known_one_is_k
     phase = torch.arange(64)[:, None] * (2 * math.pi / 64)
     wave = torch.cos(torch.arange(16) * (2 * math.pi / 16) + phase)
     x = wave[:, None, :, None].expand(-1, 3, -1, 16)
-    rate = lie_derivative(Wave(), x).set_index("axis")["rate"]
-    assert rate["rows"] == pytest.approx(2 * math.pi / 16, rel=1e-3)
-    assert rate["columns"] == pytest.approx(0, abs=1e-9)
+    assert next(lie_derivative(Wave(), x)).value == pytest.approx(math.pi / 16, rel=1e-3), "of two axes, one changes it"
 
 
 # --- attention
@@ -168,19 +160,19 @@ def test_uniform_attention_is_measured_as_uniform(pool: str) -> None:
     model = tiny(pool=pool)
     for block in model.blocks:
         nn.init.zeros_(block.attn.qkv.weight)
-    table = attention_distance(model, images())
-    assert table["distance"].to_numpy() == pytest.approx(table["uniform"].to_numpy())
-    assert table["near"].to_numpy() == pytest.approx(table["near_uniform"].to_numpy())
-    assert table["adaptive"].max() < 1e-6
-    assert not table["local"].any()
+    table = table_of(attention(model, images()))
+    far = table.loc["attention_distance"]
+    assert far["value"].to_numpy() == pytest.approx(far["analytic"].to_numpy())
+    value = table["value"]
+    assert value["attention_beyond"].to_numpy() == pytest.approx(1)
+    assert value["attention_adaptive"].max() < 1e-6
+    assert value["attention_local"].max() == 0
     if pool == "avg":  # two layers of half uniform, half identity: three quarters uniform
-        assert rollout_distance(model, images())["distance"][0] == pytest.approx(
-            0.75 * float(token_distances(4, 4).mean())
-        )
+        assert value["rollout_distance", ""] == pytest.approx(0.75 * float(token_distances(4, 4).mean()))
 
 
 def test_attention_that_is_written_out_reproduces_the_fused_output() -> None:
-    model = tiny(pool="token").eval()
+    model = tiny(pool="token")
     block = model.blocks[0].attn
     fed: list[torch.Tensor] = []
     handle = block.register_forward_hook(lambda _m, inputs, out: fed.extend([inputs[0], out]))
@@ -195,8 +187,8 @@ def test_attention_that_is_written_out_reproduces_the_fused_output() -> None:
 
 
 def test_attention_and_rollout_rows_sum_to_one() -> None:
-    model = tiny(pool="token")
-    for rows in (*attention_weights(model, images()), attention_rollout(model, images())):
+    layers = attention_weights(tiny(pool="token"), images())
+    for rows in (*layers, rollout(layers)):
         torch.testing.assert_close(rows.sum(-1), torch.ones_like(rows.sum(-1)))
 
 
@@ -205,12 +197,13 @@ def test_attention_and_rollout_rows_sum_to_one() -> None:
 
 def test_sinusoidal_positions_are_similar_where_near_and_shuffled_ones_are_not() -> None:
     ordered = tiny(position="sinusoidal", args=VIT["args"] | {"embed_dim": 64})
-    table = position_similarity(ordered).iloc[0]
-    assert table["spearman"] > 0.6
-    assert table["p_value"] < 0.01
-    assert abs(table["null_low"] + table["null_high"]) < 0.1
-    random = position_similarity(tiny()).iloc[0]
-    assert random["null_low"] < random["spearman"] < random["null_high"]
+    _, _, value, chance = position_nearness(ordered)
+    assert value > 0.6
+    assert chance is not None
+    assert 0 < chance < 0.2
+    _, _, value, chance = position_nearness(tiny())
+    assert chance is not None
+    assert abs(value) < 1.5 * chance
     assert position_grid(ordered).diagonal() == pytest.approx(1)
 
 
@@ -220,19 +213,18 @@ def test_removing_positions_changes_nothing_in_a_model_that_has_equal_ones() -> 
         for parameter in model.parameters():
             parameter *= 10 if parameter.ndim > 1 else 1
     labels = logits_of(model, x).argmax(1)
-    table = position_removed(model, x, labels).iloc[0]
-    assert table["accuracy"] == 1
-    assert table["accuracy_without"] < 1
+    assert position_loss(model, x, labels).value > 0
     with torch.no_grad():
         model.pos_embed[:] = model.pos_embed[:, :1]
     labels = logits_of(model, x).argmax(1)
-    assert position_removed(model, x, labels)["accuracy_without"][0] == 1
+    assert position_loss(model, x, labels).value == 0
 
 
 def test_random_filters_are_white_and_flat_filters_are_low() -> None:
-    white = patch_filters(tiny(args=VIT["args"] | {"embed_dim": 256, "num_heads": 2}))
-    assert white["low_frequency_all"][0] == pytest.approx(white["low_frequency_white"][0], abs=0.03)
-    assert white["low_frequency_white"][0] == pytest.approx(9 / 16)
+    four, low = first_filters(tiny(args=VIT["args"] | {"embed_dim": 256, "num_heads": 2}))
+    assert four.value < 0.25
+    assert low.value == pytest.approx(low.analytic, abs=0.03)
+    assert low.analytic == pytest.approx(9 / 16)
     assert low_frequency_share(torch.ones(2, 3, 4, 4)) == pytest.approx(1)
     checker = torch.tensor([[1.0, -1.0], [-1.0, 1.0]]).repeat(2, 2).expand(2, 3, 4, 4)
     assert low_frequency_share(checker) == pytest.approx(0)
@@ -241,10 +233,15 @@ def test_random_filters_are_white_and_flat_filters_are_low() -> None:
 # --- representation
 
 
-def test_cka_of_a_network_with_itself_is_one_and_of_unrelated_data_near_zero() -> None:
-    model = tiny_resnet()
-    own = cka(model, model, images(64), batch=32)
-    assert own.query("layer == other_layer")["cka"].to_numpy() == pytest.approx(1)
+def test_cka_of_equal_layers_is_one_and_of_unrelated_data_near_zero() -> None:
+    same = Stack(1, 1, linear=True)
+    nn.init.dirac_(same.layers[1].weight)  # type: ignore[arg-type]
+    nn.init.zeros_(same.layers[1].bias)  # type: ignore[arg-type]
+    assert [(found.probe, found.layer) for found in cka(same, images(64))] == [
+        ("cka", "layers.0~layers.1"),
+        ("cka_ends", ""),
+    ]
+    assert [found.value for found in cka(same, images(64))] == pytest.approx([1, 1])
     draw = torch.Generator().manual_seed(0)
     grams = [(x @ x.T).double() for x in torch.randn(2, 400, 50, generator=draw)]
     value = unbiased_hsic(*grams) / math.sqrt(unbiased_hsic(grams[0], grams[0]) * unbiased_hsic(grams[1], grams[1]))
@@ -256,11 +253,10 @@ def test_linear_probe_finds_what_is_there_and_nothing_else() -> None:
     x = 0.1 * images(400)
     x[:, :, :8, :8] += labels.double().cos()[:, None, None, None].float()
     x[:, :, 8:, 8:] += labels.double().sin()[:, None, None, None].float()
-    table = linear_probe(Stack(1), x, labels).set_index("layer")
-    assert table.loc["pixels", "accuracy"] == 1
-    assert table["chance"].iloc[0] == 0.25
+    pixels, _ = linear_probe(Stack(1), x, labels)
+    assert pixels == Found("linear_probe", "pixels", 1, 0.25)
     shuffled = labels[torch.randperm(400, generator=torch.Generator().manual_seed(1))]
-    assert linear_probe(Stack(1), images(400), shuffled)["accuracy"].max() < 0.4
+    assert max(found.value for found in linear_probe(Stack(1), images(400), shuffled)) < 0.4
 
 
 @pytest.mark.parametrize("depth", [1, 2, 3])
@@ -268,10 +264,10 @@ def test_receptive_field_of_equal_3x3_filters_is_known(depth: int) -> None:
     model = Stack(*[1] * depth, linear=True)
     for conv in model.layers:
         nn.init.ones_(conv.weight)  # type: ignore[arg-type]
-    last = receptive_field(model, images(2)).iloc[-1]
-    assert last["support"] == 2 * depth + 1
-    assert last["rms"] == pytest.approx(math.sqrt(2 * depth * 2 / 3))  # each layer adds a variance of 2/3 per axis
-    assert last["rms_uniform"] == pytest.approx(math.sqrt(2 * (16**2 - 1) / 12))
+    *_, support, spread = receptive_field(model, images(2))
+    assert support.value == 2 * depth + 1
+    assert spread.value == pytest.approx(math.sqrt(2 * depth * 2 / 3))  # each layer adds a variance of 2/3 per axis
+    assert spread.analytic == pytest.approx(math.sqrt(2 * (16**2 - 1) / 12))
 
 
 # --- robustness
@@ -305,9 +301,9 @@ def test_robustness_of_a_constant_network_is_its_accuracy() -> None:
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return torch.eye(2)[0].expand(len(x), -1)
 
-    table = robustness(Constant(), images(), torch.tensor([0, 0, 0, 0, 0, 0, 1, 1]))
-    assert set(table["change"]) == {"patch_shuffle", "low_pass", "high_pass"}
-    assert (table[["accuracy", "unchanged", "chance"]] == 0.75).all(axis=None)
+    table = table_of(robustness(Constant(), images(), torch.tensor([0, 0, 0, 0, 0, 0, 1, 1])))
+    assert {name.rsplit("_", 1)[0] for name, _ in table.index} == {"patch_shuffle", "low_pass", "high_pass"}
+    assert (table == 0.75).all(axis=None)
 
 
 # --- timm's networks and our checkpoints
@@ -317,25 +313,24 @@ def test_robustness_of_a_constant_network_is_its_accuracy() -> None:
 def test_probes_accept_networks_of_timm(arch: str, size: int) -> None:
     torch.manual_seed(0)
     changes: Any = {"img_size": size} if "vit" in arch else {}
-    model: Any = timm.create_model(arch, num_classes=10, **changes)
+    model: Any = timm.create_model(arch, num_classes=10, **changes).eval()
     x, labels = images(6, size), torch.arange(6)
     strides = layer_strides(model)
     maps = feature_maps(model, x)
     assert {name: size // m.shape[-1] for name, m in maps.items()} == strides
-    error = equivariance_error(model, x[:2], shifts=(max(strides.values()), 1))
-    assert error["error"].between(0, 3).all()
-    assert linear_probe(model, x, labels)["accuracy"].between(0, 1).all()
-    assert cka(model, model, x[:5]).query("layer == other_layer")["cka"].to_numpy() == pytest.approx(1)
+    assert table_of(equivariance(model, x[:2]))["value"].between(0, 3).all()
+    assert table_of(linear_probe(model, x, labels))["value"].between(0, 1).all()
+    assert table_of(cka(model, x[:5]))["value"].between(-1, 1).all()
     if "vit" in arch:
-        assert len(attention_distance(model, x[:2])) == sum(b.attn.num_heads for b in model.blocks)
-        assert position_similarity(model, permutations=50)["p_value"].between(0, 1).all()
+        assert len(list(attention(model, x[:2]))) == 4 * len(model.blocks) + 2
+        assert abs(position_nearness(model, permutations=50).value) <= 1
 
 
 def test_a_probe_of_attention_refuses_a_resnet_in_one_line() -> None:
     with pytest.raises(CrossoverError, match="ByobNet has no tokens"):
-        attention_distance(tiny_resnet(), images())
+        next(attention(tiny_resnet(), images()))
     with pytest.raises(CrossoverError, match="no position embedding"):
-        position_similarity(tiny(position="none"))
+        position_nearness(tiny(position="none"))
 
 
 def _finished(folder: Path) -> Path:
@@ -351,8 +346,8 @@ def _finished(folder: Path) -> Path:
 def test_a_checkpoint_comes_with_its_own_start(tmp_path: Path) -> None:
     checkpoint = load.load_run(_finished(tmp_path))
     x = images()
-    torch.testing.assert_close(checkpoint.model(x), tiny(seed=9).eval()(x))
-    torch.testing.assert_close(checkpoint.untrained(x), tiny(seed=3).eval()(x))
+    torch.testing.assert_close(checkpoint.model(x), tiny(seed=9)(x))
+    torch.testing.assert_close(checkpoint.untrained(x), tiny(seed=3)(x))
     batch, labels = load.probe_images(checkpoint.run, 50)
     assert batch.shape == (50, 3, 16, 16)
     assert labels.shape == (50,)

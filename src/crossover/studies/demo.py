@@ -123,8 +123,7 @@ def operations() -> dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor
 
 
 def _last_map(model: Any, x: Tensor) -> Tensor:
-    last = model.feature_info[-1]["module"]
-    return _enlarge(feature_maps(model, x, [last])[last].detach())
+    return _enlarge(list(feature_maps(model, x).values())[-1].detach())
 
 
 def _enlarge(x: Tensor) -> Tensor:

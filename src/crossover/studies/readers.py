@@ -13,7 +13,6 @@ from crossover.config import RunConfig
 from crossover.data.cache import Dataset, open_dataset
 from crossover.data.loader import Batch, EvalBatches, Images
 from crossover.data.subsets import subset
-from crossover.studies.probes.features import evaluating
 from crossover.studies.probes.representation import Ridge
 from crossover.training.machine import resolve_device
 from crossover.training.models import build_model
@@ -54,7 +53,7 @@ def read_backbone(run: RunConfig, *, probe_images: int, shots: Sequence[int], dr
     network = build_model(run.model, image_size=run.data.image_size, classes=len(dataset.classes))
     if run.init_from is not None:
         start_from(network, run.init_from, Path(run.machine.outputs))
-    network = network.to(device)
+    network = network.to(device).eval()
     taken = subset(dataset.pool, dataset.labels, n_train=probe_images, chain=run.chain)
     x, y = _features_at(network, dataset, taken, device)
     val = _features_at(network, dataset, dataset.val, device)
@@ -90,10 +89,9 @@ def _batches(
 def features(network: Any, batches: Iterable[Batch]) -> Features:
     """Return the input of a timm network's classifier (pooled, normalised) and the labels, on the CPU."""
     found, labels = [], []
-    with evaluating(network):
-        for x, target in batches:
-            found.append(network.forward_head(network.forward_features(x), pre_logits=True).double().cpu())
-            labels.append(target.cpu())
+    for x, target in batches:
+        found.append(network.forward_head(network.forward_features(x), pre_logits=True).double().cpu())
+        labels.append(target.cpu())
     return torch.cat(found), torch.cat(labels)
 
 

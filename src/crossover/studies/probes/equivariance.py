@@ -6,14 +6,16 @@ nothing enters or leaves the image: what remains is the network's own doing.
 
 import copy
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
-import pandas as pd
 import torch
 from torch import Tensor, nn
 
 from crossover.config import CrossoverError
-from crossover.studies.probes.features import evaluating, feature_maps, layer_strides, logits_of
+from crossover.studies.probes.features import Found, accuracy, feature_maps, layer_strides, logits_of
+
+CUTOFFS = (0.125, 0.25, 0.375)
+"""Of the filtered images, in cycles per pixel."""
 
 
 def translate(x: Tensor, down: float, right: float) -> Tensor:
@@ -31,39 +33,23 @@ def translate(x: Tensor, down: float, right: float) -> Tensor:
 
 
 @torch.no_grad()
-def equivariance_error(
-    model: nn.Module, images: Tensor, shifts: tuple[int, ...] = (1, 2, 3, 4), layers: tuple[str, ...] | None = None
-) -> pd.DataFrame:
-    """Return the relative L2 error |f(shift x) - shift f(x)| / |shift f(x)| of each layer and shift (pixels).
+def equivariance(model: nn.Module, images: Tensor, shifts: Sequence[int] = ()) -> Iterator[Found]:
+    """Yield the relative L2 error |f(shift x) - shift f(x)| / |shift f(x)| of each layer and shift.
 
-    Computed in float64, mean over both axes. `residue`: shift modulo the layer's stride, the pixels that a map cannot
-    follow but by interpolation. `error_interior`: the same over the middle half of the map, away from padding.
-    `error_unrelated`: the error if f(shift x) were the map of another image, which is what "no relation" looks like.
+    In float64, the mean over both axes. Shifts are in pixels; by default 1, and the cell of the deepest map.
+    `analytic`: the error if f(shift x) were the map of another image, which is what "no relation" looks like.
     """
-    model = copy.deepcopy(model).double()
-    images = images.double()
+    model, images = copy.deepcopy(model).double(), images.double()
     strides = layer_strides(model)
-    names = layers or tuple(strides)
-    still = feature_maps(model, images, names)
-    rows = []
-    for shift in shifts:
-        moved = [feature_maps(model, translate(images, *axis), names) for axis in ((shift, 0), (0, shift))]
-        for name in names:
-            cells = shift / strides[name]
-            wanted = [translate(still[name], *axis) for axis in ((cells, 0), (0, cells))]
+    still = feature_maps(model, images)
+    for shift in shifts or dict.fromkeys((1, max(strides.values()))):
+        moved = [feature_maps(model, translate(images, *axis)) for axis in ((shift, 0), (0, shift))]
+        for name, stride in strides.items():
+            wanted = [translate(still[name], *axis) for axis in ((shift / stride, 0), (0, shift / stride))]
             pairs = list(zip([maps[name] for maps in moved], wanted, strict=True))
-            rows.append(
-                {
-                    "layer": name,
-                    "stride": strides[name],
-                    "shift": shift,
-                    "residue": shift % strides[name],
-                    "error": sum(relative_error(*pair) for pair in pairs) / 2,
-                    "error_interior": sum(relative_error(_interior(a), _interior(b)) for a, b in pairs) / 2,
-                    "error_unrelated": sum(relative_error(a.roll(1, 0), b) for a, b in pairs) / 2,
-                }
-            )
-    return pd.DataFrame(rows)
+            error = sum(relative_error(*pair) for pair in pairs) / 2
+            unrelated = sum(relative_error(a.roll(1, 0), b) for a, b in pairs) / 2
+            yield Found(f"equivariance_{shift}px", name, error, unrelated)
 
 
 def relative_error(actual: Tensor, expected: Tensor) -> float:
@@ -73,20 +59,15 @@ def relative_error(actual: Tensor, expected: Tensor) -> float:
     return difference / scale if scale else difference
 
 
-def _interior(x: Tensor) -> Tensor:
-    height, width = x.shape[-2:]
-    return x[..., height // 4 : height - height // 4, width // 4 : width - width // 4]
-
-
 @torch.no_grad()
 def shift_consistency(
-    model: nn.Module, images: Tensor, labels: Tensor, *, max_shift: int = 4, draws: int = 8, seed: int = 0
-) -> pd.DataFrame:
-    """Return how stable predictions are under random shifts of up to `max_shift` pixels on each axis (one row).
+    model: nn.Module, images: Tensor, labels: Tensor, *, max_shift: int = 4, draws: int = 4, seed: int = 0
+) -> Iterator[Found]:
+    """Yield the accuracy, and how stable predictions are under random shifts of up to `max_shift` pixels on each axis.
 
     `consistency`: P(same class on two random shifts), Zhang 2019, over all pairs of `draws`; `consistency_correct`:
-    the same over images classified correctly unshifted, to compare models of unequal accuracy; `consistency_chance`:
-    the value for independent predictions with the same class frequencies.
+    the same over images classified correctly unshifted, to compare models of unequal accuracy. `analytic`:
+    independent predictions with the same class frequencies.
     """
     generator = torch.Generator().manual_seed(seed)
     offsets = torch.randint(-max_shift, max_shift + 1, (draws, 2), generator=generator).tolist()
@@ -94,43 +75,32 @@ def shift_consistency(
     shifted = torch.stack([logits_of(model, translate(images, *offset)).argmax(1) for offset in offsets])
     same = torch.stack([shifted[i] == shifted[j] for i, j in itertools.combinations(range(draws), 2)]).double()
     frequency = torch.bincount(shifted.flatten()).double() / shifted.numel()
-    return pd.DataFrame(
-        [
-            {
-                "max_shift": max_shift,
-                "accuracy": float(right.double().mean()),
-                "accuracy_shifted": float((shifted == labels).double().mean()),
-                "consistency": float(same.mean()),
-                "consistency_correct": float(same[:, right].mean()) if right.any() else float("nan"),
-                "consistency_chance": float((frequency**2).sum()),
-            }
-        ]
-    )
+    yield Found("accuracy", "", float(right.double().mean()))
+    yield Found("accuracy_shifted", "", float((shifted == labels).double().mean()))
+    yield Found("consistency", "", float(same.mean()), float((frequency**2).sum()))
+    yield Found("consistency_correct", "", float(same[:, right].mean()))
 
 
 @torch.no_grad()
-def lie_derivative(model: nn.Module, images: Tensor, step: float = 0.01) -> pd.DataFrame:
-    """Return how fast the logits change as the image shifts, per pixel and axis (Gruver et al. 2022).
+def lie_derivative(model: nn.Module, images: Tensor, step: float = 0.01) -> Iterator[Found]:
+    """Yield how fast the logits change as the image shifts, per pixel, the mean over both axes (Gruver et al. 2022).
 
-    `rate`: root mean square of df/dt over that of f between images, 0 for a translation-invariant function. `margin`:
-    mean |d(margin)/dt| / mean margin, the margin being the lead of the first class over the second. Central differences
-    of `step` pixels in float64 with band-limited shifts; they replace the paper's bilinear ones.
+    `lie_rate`: root mean square of df/dt over that of f between images, 0 for a translation-invariant function.
+    `lie_margin`: mean |d(margin)/dt| / mean margin, the margin being the lead of the first class over the second.
+    Central differences of `step` pixels in float64 with band-limited shifts; they replace the paper's bilinear ones.
     """
-    model = copy.deepcopy(model).double()
-    images = images.double()
-    rows = []
-    with evaluating(model):
-        logits = model(images)
-        scale = float((logits - logits.mean(0)).square().sum(1).mean().sqrt())
-        top, second = logits.topk(2, dim=1).indices.unbind(1)
-        margin = _margin(logits, top, second)
-        for axis, (down, right) in {"rows": (step, 0.0), "columns": (0.0, step)}.items():
-            ahead, behind = (model(translate(images, sign * down, sign * right)) for sign in (1, -1))
-            rate = float(((ahead - behind) / (2 * step)).square().sum(1).mean().sqrt())
-            change = (_margin(ahead, top, second) - _margin(behind, top, second)) / (2 * step)
-            lead = float(change.abs().mean() / margin.mean())
-            rows.append({"axis": axis, "rate": rate / scale if scale else rate, "margin": lead})
-    return pd.DataFrame(rows)
+    model, images = copy.deepcopy(model).double(), images.double()
+    logits = model(images)
+    scale = float((logits - logits.mean(0)).square().sum(1).mean().sqrt()) or 1.0
+    top, second = logits.topk(2, dim=1).indices.unbind(1)
+    margin = _margin(logits, top, second).mean()
+    rates, leads = [], []
+    for down, right in ((step, 0.0), (0.0, step)):
+        change = model(translate(images, down, right)) - model(translate(images, -down, -right))
+        rates.append(float((change / (2 * step)).square().sum(1).mean().sqrt()) / scale)
+        leads.append(float((_margin(change, top, second) / (2 * step)).abs().mean() / margin))
+    yield Found("lie_rate", "", sum(rates) / 2, 0.0)
+    yield Found("lie_margin", "", sum(leads) / 2, 0.0)
 
 
 def _margin(logits: Tensor, top: Tensor, second: Tensor) -> Tensor:
@@ -151,6 +121,16 @@ def patch_shuffle(images: Tensor, cells: int, *, seed: int = 0) -> Tensor:
     return whole.reshape(images.shape)
 
 
+def patch_order(model: nn.Module, images: Tensor) -> Found:
+    """Return the relative change of the logits, in float64, when the patches of every image are shuffled.
+
+    The patches are a ViT's own; for other networks, those of its deepest map.
+    """
+    model, x = copy.deepcopy(model).double(), images.double()
+    cells = images.shape[-1] // max(layer_strides(model).values())
+    return Found("patch_order", "", relative_error(logits_of(model, patch_shuffle(x, cells)), logits_of(model, x)), 0.0)
+
+
 def low_pass(images: Tensor, cutoff: float) -> Tensor:
     """Return images without frequencies above `cutoff` (cycles per pixel, at most 0.71: the corner of the spectrum)."""
     rows, columns = (torch.fft.fftfreq(n, device=images.device) for n in images.shape[-2:])
@@ -163,32 +143,15 @@ def high_pass(images: Tensor, cutoff: float) -> Tensor:
     return images - low_pass(images, cutoff) + images.mean((-2, -1), keepdim=True)
 
 
-def robustness(
-    model: nn.Module,
-    images: Tensor,
-    labels: Tensor,
-    *,
-    cells: Sequence[int] = (2, 4),
-    cutoffs: Sequence[float] = (0.125, 0.25, 0.375),
-    seed: int = 0,
-) -> pd.DataFrame:
-    """Return the accuracy of a trained network on changed images: change, level, accuracy, unchanged, chance.
+def robustness(model: nn.Module, images: Tensor, labels: Tensor) -> Iterator[Found]:
+    """Yield the accuracy on changed images: shuffled patches, by patches per side, and filtered ones, by cutoff.
 
-    `level`: patches per side, or the cutoff in cycles per pixel. `chance`: always the most frequent class. The images
-    then differ from those of training, so that a drop may come from unfamiliarity as well as from the loss of a cue.
+    `analytic`: always the most frequent class. The images then differ from those of training, so that a drop may come
+    from unfamiliarity as well as from the loss of a cue.
     """
-    changed = {("patch_shuffle", float(n)): patch_shuffle(images, n, seed=seed) for n in cells}
-    changed |= {("low_pass", c): low_pass(images, c) for c in cutoffs}
-    changed |= {("high_pass", c): high_pass(images, c) for c in cutoffs}
-    unchanged = accuracy(model, images, labels)
+    changed = {f"patch_shuffle_{n}": patch_shuffle(images, n) for n in (2, 4) if images.shape[-1] % n == 0}
+    changed |= {f"low_pass_{c:g}": low_pass(images, c) for c in CUTOFFS}
+    changed |= {f"high_pass_{c:g}": high_pass(images, c) for c in CUTOFFS}
     chance = float(torch.bincount(labels).max()) / len(labels)
-    rows = [
-        {"change": change, "level": level, "accuracy": accuracy(model, x, labels)}
-        for (change, level), x in changed.items()
-    ]
-    return pd.DataFrame(rows).assign(unchanged=unchanged, chance=chance)
-
-
-def accuracy(model: nn.Module, images: Tensor, labels: Tensor) -> float:
-    """Return the share of right answers."""
-    return float((logits_of(model, images).argmax(1) == labels).double().mean())
+    for name, x in changed.items():
+        yield Found(name, "", accuracy(model, x, labels), chance)

@@ -1,13 +1,20 @@
-"""Feature maps by layer, in one format for timm's ResNets and ViTs."""
+"""Feature maps by layer, in one format for timm's ResNets and ViTs. All networks are in evaluation mode."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from crossover.config import CrossoverError
+
+
+class Found(NamedTuple):
+    """One number of one network; `analytic` is its value without any learning, where that is known."""
+
+    probe: str
+    layer: str
+    value: float
+    analytic: float | None = None
 
 
 def layer_strides(model: nn.Module) -> dict[str, int]:
@@ -37,23 +44,12 @@ def check_vit(model: nn.Module) -> Any:
     return model
 
 
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Keep the model in evaluation mode inside the `with`."""
-    before = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(before)
+def feature_maps(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
+    """Return the output of each layer as (B, C, h, w); gradients flow.
 
-
-def feature_maps(model: nn.Module, images: Tensor, layers: Sequence[str] | None = None) -> dict[str, Tensor]:
-    """Return the output of each layer as (B, C, h, w), in evaluation mode; gradients flow.
-
-    `images` are normalised (B, 3, H, W). Class and register tokens are left out. `layers`: default all.
+    `images` are normalised (B, 3, H, W). Class and register tokens are left out.
     """
-    names = list(layer_strides(model)) if layers is None else list(layers)
+    names = list(layer_strides(model))
     found: dict[str, Tensor] = {}
 
     def keep(name: str) -> Any:
@@ -64,8 +60,7 @@ def feature_maps(model: nn.Module, images: Tensor, layers: Sequence[str] | None 
 
     handles = [model.get_submodule(name).register_forward_hook(keep(name)) for name in names]
     try:
-        with evaluating(model):
-            model(images)
+        model(images)
     finally:
         for handle in handles:
             handle.remove()
@@ -83,6 +78,10 @@ def as_map(model: nn.Module, output: Tensor) -> Tensor:
 
 @torch.no_grad()
 def logits_of(model: nn.Module, images: Tensor, batch: int = 250) -> Tensor:
-    """Return logits (B, classes) in evaluation mode."""
-    with evaluating(model):
-        return torch.cat([model(part) for part in images.split(batch)])
+    """Return logits (B, classes)."""
+    return torch.cat([model(part) for part in images.split(batch)])
+
+
+def accuracy(model: nn.Module, images: Tensor, labels: Tensor) -> float:
+    """Return the share of right answers."""
+    return float((logits_of(model, images).argmax(1) == labels).double().mean())

@@ -1,50 +1,37 @@
 """Layers of a network compared: similarity (CKA), accuracy of linear probes, and receptive fields."""
 
 import copy
+import itertools
 import math
+from collections.abc import Iterator
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from crossover.studies.probes.features import feature_maps, layer_strides
+from crossover.studies.probes.features import Found, feature_maps
 
-EDGE = 0.0455
-"""Share of the largest gradient that still counts as inside a receptive field (Luo et al. 2016: 1 - 95.45%)."""
+PENALTIES = tuple(10.0**power for power in range(-3, 4))
+"""Ridge penalties of the linear probe, per image."""
 
 
 @torch.no_grad()
-def cka(model: nn.Module, other: nn.Module, images: Tensor, batch: int = 128) -> pd.DataFrame:
-    """Return linear CKA between every layer of `model` and of `other` on the same images: layer, other_layer, cka.
+def cka(model: nn.Module, images: Tensor) -> Iterator[Found]:
+    """Yield linear CKA between all pairs of layers, and that of the first and the last; at least 4 images.
 
-    The unbiased minibatch estimator of Nguyen et al. 2021 (eq. 2-4), over whole flattened maps. 1 for equal
-    representations up to rotation and scale, near 0 for unrelated ones. `batch` of at least 4.
+    From the unbiased estimator of Nguyen et al. 2021 (eq. 2-4), over whole flattened maps. 1 for equal representations
+    up to rotation and scale, near 0 for unrelated ones.
     """
-    names, others = list(layer_strides(model)), list(layer_strides(other))
-    sums = {kind: np.zeros(shape) for kind, shape in _shapes(len(names), len(others)).items()}
-    for part in images.split(batch):
-        if len(part) < 4:  # the unbiased estimator needs four
-            continue
-        one = [_gram(x) for x in feature_maps(model, part).values()]
-        two = [_gram(x) for x in feature_maps(other, part).values()]
-        sums["cross"] += [[unbiased_hsic(a, b) for b in two] for a in one]
-        sums["own"] += [unbiased_hsic(a, a) for a in one]
-        sums["other"] += [unbiased_hsic(b, b) for b in two]
-    value = sums["cross"] / np.sqrt(np.outer(sums["own"], sums["other"]))
-    rows = [
-        {"layer": a, "other_layer": b, "cka": value[i, j]} for i, a in enumerate(names) for j, b in enumerate(others)
-    ]
-    return pd.DataFrame(rows)
-
-
-def _shapes(rows: int, columns: int) -> dict[str, tuple[int, ...]]:
-    return {"cross": (rows, columns), "own": (rows,), "other": (columns,)}
-
-
-def _gram(x: Tensor) -> Tensor:
-    flat = x.flatten(1).double()
-    return flat @ flat.T
+    flat = {name: x.flatten(1).double() for name, x in feature_maps(model, images).items()}
+    grams = {name: x @ x.T for name, x in flat.items()}
+    own = {name: unbiased_hsic(gram, gram) for name, gram in grams.items()}
+    similar = 1.0
+    for a, b in itertools.combinations(grams, 2):
+        value = float(unbiased_hsic(grams[a], grams[b]) / np.sqrt(own[a] * own[b]))
+        yield Found("cka", f"{a}~{b}", value)
+        if (a, b) == (next(iter(grams)), next(reversed(grams))):
+            similar = value
+    yield Found("cka_ends", "", similar)
 
 
 def unbiased_hsic(k: Tensor, m: Tensor) -> float:
@@ -58,28 +45,20 @@ def unbiased_hsic(k: Tensor, m: Tensor) -> float:
 
 
 @torch.no_grad()
-def linear_probe(model: nn.Module, images: Tensor, labels: Tensor, *, grid: int = 2) -> pd.DataFrame:
-    """Return the accuracy of a linear probe of each layer: layer, depth, accuracy, chance.
+def linear_probe(model: nn.Module, images: Tensor, labels: Tensor, *, grid: int = 2) -> Iterator[Found]:
+    """Yield the accuracy of a linear probe of each layer; `analytic`: always the most frequent class.
 
     Ridge regression onto the classes from the map, averaged to at most grid x grid cells. Half of the images (every
     other one) fit it, the others test it; the penalty is the best of a range by leave-one-out error on the first half.
-    `chance`: always the most frequent class. `pixels`, depth 0, is the same probe on the image itself.
+    `pixels` is the same probe on the image itself.
     """
-    maps = {"pixels": images} | feature_maps(model, images)
     chance = float(torch.bincount(labels[1::2]).max()) / len(labels[1::2])
-    rows = []
-    for depth, (name, x) in enumerate(maps.items()):
+    for name, x in ({"pixels": images} | feature_maps(model, images)).items():
         cells = nn.functional.adaptive_avg_pool2d(x, (min(grid, x.shape[-2]), min(grid, x.shape[-1])))
         features = cells.flatten(1).double()
-        accuracy = _ridge_accuracy(features[::2], labels[::2], features[1::2], labels[1::2])
-        rows.append({"layer": name, "depth": depth, "accuracy": accuracy, "chance": chance})
-    return pd.DataFrame(rows)
-
-
-def _ridge_accuracy(x: Tensor, y: Tensor, x_test: Tensor, y_test: Tensor) -> float:
-    reader = Ridge(x, y, classes=int(max(y.max(), y_test.max())) + 1)
-    penalty = min((10.0**power for power in range(-3, 4)), key=reader.leave_one_out)
-    return 1 - reader.error(x_test, y_test, penalty)
+        reader = Ridge(features[::2], labels[::2], classes=int(labels.max()) + 1)
+        penalty = min(PENALTIES, key=reader.leave_one_out)
+        yield Found("linear_probe", name, 1 - reader.error(features[1::2], labels[1::2], penalty), chance)
 
 
 class Ridge:
@@ -109,35 +88,26 @@ class Ridge:
         return float(((self._target - fitted) / (1 - leverage).clamp(min=1e-6)).square().mean())
 
 
-def receptive_field(model: nn.Module, images: Tensor) -> pd.DataFrame:
-    """Return the receptive field of the central cell of each layer, in pixels (Luo et al. 2016): one row per layer.
+def receptive_field(model: nn.Module, images: Tensor) -> Iterator[Found]:
+    """Yield the receptive field of the central cell of each layer, in pixels (Luo et al. 2016).
 
     From the mean absolute gradient of that cell's summed channels at every pixel, over images: `support` is the side of
-    the square that contains all of it, `effective` the root of the area above EDGE of its largest value, `rms` its
-    root-mean-square distance from its centre of mass, `rms_uniform` that of a gradient that is the same everywhere.
+    the square that contains all of it, `receptive_rms` its root-mean-square distance from its centre of mass
+    (`analytic`: that of a gradient that is the same everywhere).
     """
     model = copy.deepcopy(model).double()
     x = images.double().requires_grad_()
-    maps = feature_maps(model, x)
-    height, width = x.shape[-2:]
-    rows_at, columns_at = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
-    rows = []
-    for name, out in maps.items():
+    rows, columns = torch.meshgrid(*(torch.arange(n) for n in x.shape[-2:]), indexing="ij")
+    for name, out in feature_maps(model, x).items():
         middle = out[:, :, out.shape[-2] // 2, out.shape[-1] // 2].sum()
         (gradient,) = torch.autograd.grad(middle, x, retain_graph=True)
         weight = gradient.abs().sum(1).mean(0).cpu()
         seen = weight > 1e-12 * weight.max()
-        extent = [int(line.max() - line.min()) + 1 for line in (rows_at[seen], columns_at[seen])] if seen.any() else [0]
-        rows.append(
-            {
-                "layer": name,
-                "support": max(extent),
-                "effective": math.sqrt(float((weight > EDGE * weight.max()).sum())),
-                "rms": _spread(weight, rows_at, columns_at),
-                "rms_uniform": _spread(torch.ones_like(weight), rows_at, columns_at),
-            }
+        extent = [int(line.max() - line.min()) + 1 for line in (rows[seen], columns[seen])] if seen.any() else [0]
+        yield Found("support", name, max(extent))
+        yield Found(
+            "receptive_rms", name, _spread(weight, rows, columns), _spread(torch.ones_like(weight), rows, columns)
         )
-    return pd.DataFrame(rows)
 
 
 def _spread(weight: Tensor, rows: Tensor, columns: Tensor) -> float:
