@@ -60,7 +60,7 @@ def main(config: DictConfig) -> None:
         slurm.submit_left(runs, launcher, directory, console)
         if not launcher.wait:
             return
-        with Display(console, len(runs)) as display:
+        with Display(console, runs) as display:
             progress = slurm.watch(runs, directory, display)
     else:
         from crossover.study import Interim

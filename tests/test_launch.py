@@ -137,12 +137,6 @@ def test_one_slot_per_core_without_gpus_and_runs_per_gpu_with(monkeypatch: pytes
     assert [slot["CUDA_VISIBLE_DEVICES"] for slot in slots_for([], None, 2)] == ["2", "GPU-abc", "2", "GPU-abc"]
 
 
-def test_time_left_follows_from_the_runs_that_ended() -> None:
-    progress = Progress({"a": "done", "b": "running", "c": "missing", "d": "missing"}, seconds=[10.0], slots=2)
-    assert progress.seconds_left == pytest.approx(2.5 * 10 / 2)
-    assert Progress({"a": "missing"}).seconds_left is None
-
-
 def test_a_logger_that_is_not_installed_is_named_before_any_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

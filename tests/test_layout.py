@@ -9,7 +9,7 @@ import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "crossover"
 CORE = {
-    *("cli", "config", "data", "fields", "lock", "record", "report", "store", "study", "sweep", "training"),
+    *("cli", "config", "data", "fields", "lock", "progress", "record", "report", "store", "study", "sweep", "training"),
     "wandb_runs",
 }
 ALLOWED = {
@@ -18,11 +18,12 @@ ALLOWED = {
     "record": {"config"},
     "store": {"config", "lock", "record"},
     "lock": set(),
+    "progress": set(),
     "wandb_runs": {"config", "lock", "record"},
     "analysis": set(),
-    "data": {"config", "fields", "store", "lock"},
-    "training": {"config", "fields", "store", "record", "data", "wandb_runs"},
-    "sweep": {"cli", "config", "fields", "store", "lock", "record"},
+    "data": {"config", "fields", "store", "lock", "progress"},
+    "training": {"config", "fields", "store", "record", "data", "progress", "wandb_runs"},
+    "sweep": {"cli", "config", "fields", "store", "lock", "progress", "record"},
     "sweep/launch": {"cli", "config", "data", "fields", "store", "training"},
     "sweep/job": {"config", "store", "lock", "cli", "training"},
     "sweep/pool": {"config", "store", "cli"},

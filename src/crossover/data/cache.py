@@ -22,11 +22,12 @@ from PIL import Image
 
 from crossover.config import CrossoverError
 from crossover.data.folders import decode
-from crossover.data.raw import Clock, Images, Raw
+from crossover.data.raw import Images, Raw
 from crossover.data.readers import fingerprint, raw_root, read_raw
 from crossover.data.subsets import pixel_order, stratified_holdout
 from crossover.fields import CuesData, ImageData
 from crossover.lock import HeldError, Lock
+from crossover.progress import Clock
 
 CACHE_VERSION = 1
 """Increase it when the same raw data would give different arrays."""
@@ -212,7 +213,7 @@ def _write(raw: Raw, config: CuesData | ImageData, folder: Path, source: str | N
     for key, images in (("images", raw.images), ("test_images", raw.test_images)):
         count = len(raw.labels if key == "images" else raw.test_labels)
         shape = (count, config.image_size, config.image_size, 3)
-        clock = Clock(f"{config.name}, {key.replace('_', ' ')}", count)
+        clock = Clock(f"{config.name}, {key.replace('_', ' ')}:", count)
         with (folder / f"{key}.npy").open("wb") as file:
             _write_header(file, shape)
             for start, chunk in _decoded(images, config.image_size):

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from crossover.data.raw import Clock
 from crossover.fields import CuesData
+from crossover.progress import Clock
 
 MOTIF = 5
 ZERO, LEVELS = 128, 24
@@ -77,7 +77,7 @@ def generate(config: CuesData) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.n
 
 def _drawn(config: CuesData, stream: int, count: int) -> tuple[np.ndarray, np.ndarray]:
     """Return the first `count` images and labels of a stream, printing progress."""
-    clock, parts = Clock(f"{config.name}, drawing images", count), []
+    clock, parts = Clock(f"{config.name}, drawing images:", count), []
     for number, part in enumerate(blocks(config, stream, count), 1):
         parts.append(part)
         clock.tell(min(number * BLOCK, count))

@@ -16,6 +16,7 @@ from rich.console import Console
 from crossover.cli import compose_train
 from crossover.config import RunConfig, RunValues, parse_run
 from crossover.fields import Frozen
+from crossover.progress import tracked
 from crossover.record import Record, runs_table
 from crossover.report.build import environment, write_findings
 from crossover.report.findings import Findings
@@ -25,7 +26,6 @@ from crossover.report.wandb import mirror_report
 from crossover.store import read_done, read_sweep, write_json, write_plan, write_text
 from crossover.sweep.launch import check_data, do_runs
 from crossover.sweep.plan import named, override, plan_runs, read_preset, sweep_dir
-from crossover.sweep.progress import tracked
 
 if TYPE_CHECKING:
     from crossover.studies.readers import Reading
@@ -150,7 +150,7 @@ def read_all(transfer: TransferConfig, source: Sequence[RunConfig], folder: Path
     planned = plan_readings(transfer, source)
     check_data([backbone.run for backbone in planned], console)
     protocols = f"{transfer.draws}x{'-'.join(map(str, transfer.shots))}"
-    for backbone in tracked(planned, "reading backbones", len(planned), console):
+    for backbone in tracked(planned, "reading backbones", len(planned)):
         path = folder / f"{backbone.run.identity[:16]}-{protocols}.json"
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -120,7 +120,7 @@ def do_runs(
         ready()
     if signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the pool then lets its runs save
-    with Display(console, len(runs)) as display:
+    with Display(console, runs) as display:
 
         def report(progress: Progress) -> None:
             display(progress)

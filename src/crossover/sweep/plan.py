@@ -151,14 +151,18 @@ def size_of(run: RunConfig) -> float:
 
 def estimate_costs(runs: Sequence[RunConfig], records: Mapping[str, Record]) -> dict[str, float]:
     """Return the cost of each run: seconds where runs of its dataset and model have records (by run id), else its size
-    at the mean rate of all records. An estimate that only affects the order.
+    at the mean rate of all records. A run that was resumed spent more on training than its record's last part took.
     """
-    rates: dict[Kind, list[float]] = defaultdict(list)
+    seconds: dict[Kind, float] = defaultdict(float)
+    sizes: dict[Kind, float] = defaultdict(float)
     for run in runs:
         if run.run_id in records:
-            rates[_kind(run)].append(records[run.run_id]["total_seconds"] / size_of(run))
-    usual = fmean(fmean(values) for values in rates.values()) if rates else 1.0
-    return {run.run_id: size_of(run) * fmean(rates.get(_kind(run)) or [usual]) for run in runs}
+            record = records[run.run_id]
+            seconds[_kind(run)] += max(record["total_seconds"], record["train_seconds"])
+            sizes[_kind(run)] += size_of(run)
+    rates = {kind: seconds[kind] / sizes[kind] for kind in sizes}
+    usual = fmean(rates.values()) if rates else 1.0
+    return {run.run_id: size_of(run) * rates.get(_kind(run), usual) for run in runs}
 
 
 def group_runs(runs: Sequence[RunConfig], costs: Mapping[str, float], runs_per_group: int) -> list[list[str]]:

@@ -41,8 +41,6 @@ class Progress:
     """The states of the runs of a sweep in progress."""
 
     states: dict[str, State]
-    seconds: list[float] = field(default_factory=list)
-    """Wall time of each run that ended here."""
     slots: int = 1
     notes: list[str] = field(default_factory=list)
     """Messages to the user, one line each, in order."""
@@ -50,20 +48,11 @@ class Progress:
     def count(self, state: State) -> int:
         return sum(value == state for value in self.states.values())
 
-    @property
-    def seconds_left(self) -> float | None:
-        """Expected time until the end, from the mean time of the runs done so far; None before the first."""
-        if not self.seconds:
-            return None
-        left = len(self.states) - self.count("done") - self.count("failed") - self.count("running") / 2
-        return left * sum(self.seconds) / len(self.seconds) / self.slots
-
 
 @dataclass(frozen=True)
 class _Active:
     process: BaseProcess
     slot: Slot
-    started: float
     density: int
     """Runs allowed on its device when it started."""
 
@@ -133,7 +122,7 @@ class Pool:
             slot = self._slots[device]
             process = context.Process(target=run_process, args=(self._folders[run_id], slot), name=run_id)  # type: ignore[attr-defined]
             process.start()
-            self._active[run_id] = _Active(process, slot, time.monotonic(), self._allowed[device])
+            self._active[run_id] = _Active(process, slot, self._allowed[device])
             self.progress.states[run_id] = "running"
 
     def _free_device(self) -> str | None:
@@ -147,7 +136,6 @@ class Pool:
         state = run_state(folder)
         if state == "done":
             remove_leftovers(folder)  # ours may have lost its lock to the process that finished it, and ended later
-            self.progress.seconds.append(time.monotonic() - ended.started)
         elif state == "running" or code == STOPPED:  # it was taken over, or stopped by someone else
             self._todo.append(run_id)
         elif code == OUT_OF_MEMORY and ended.density > 1:

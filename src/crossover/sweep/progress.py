@@ -2,20 +2,24 @@
 
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Self
 
 from rich.console import Console, Group
 from rich.live import Live
-from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn, TimeElapsedColumn, track
+from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bar
 from rich.text import Text
 
+from crossover.config import RunConfig
+from crossover.progress import duration
+from crossover.record import Record
+from crossover.store import State, read_record
+from crossover.sweep.plan import estimate_costs
 from crossover.sweep.pool import Progress
 
-T = TypeVar("T")
 PLAIN_SECONDS, PATIENT_SECONDS = 10.0, 60.0
 """Seconds between two plain lines: while something changes or in the first minutes, and later."""
 FIRST_MINUTES = 5
@@ -26,8 +30,10 @@ MOST_RUNNING = 8
 class Display:
     """Shows runs done, running, failed, and the time left; call it with each Progress."""
 
-    def __init__(self, console: Console, total: int, environment: Mapping[str, str] = os.environ) -> None:
-        self._console = console
+    def __init__(
+        self, console: Console, runs: Sequence[RunConfig], environment: Mapping[str, str] = os.environ
+    ) -> None:
+        self._console, self._runs = console, runs
         columns = (
             TextColumn("{task.description}"),
             BarColumn(bar_width=30),
@@ -36,7 +42,7 @@ class Display:
             TimeElapsedColumn(),
         )
         self._bar = Bar(*columns, console=console)
-        self._task = self._bar.add_task("runs", total=total, text="")
+        self._task = self._bar.add_task("runs", total=len(runs), text="")
         live = console.is_terminal and not console.is_dumb_terminal and "SLURM_JOB_ID" not in environment
         self._live = Live(self._bar, console=console, refresh_per_second=4) if live else None
         self._begun = time.monotonic()
@@ -44,6 +50,8 @@ class Display:
         self._notes = 0
         self._since: dict[str, float] = {}
         """Run id to when it was first seen running."""
+        self._records: dict[str, Record] = {}
+        self._costs: dict[str, float] = {}
 
     def __enter__(self) -> Self:
         if self._live:
@@ -59,45 +67,62 @@ class Display:
 
     def __call__(self, progress: Progress) -> None:
         done, failed = progress.count("done"), progress.count("failed")
-        text = describe(progress)
+        now = time.monotonic()
+        running = [run_id for run_id, state in progress.states.items() if state == "running"]
+        self._since = {run_id: self._since.get(run_id, now) for run_id in running}
+        elapsed = {run_id: now - since for run_id, since in self._since.items()}
+        text = describe(progress, seconds_left(self._expected(progress), progress.states, elapsed, progress.slots))
         for note in progress.notes[self._notes :]:
             self._console.print(note, style="yellow", highlight=False, markup=False)
         self._notes = len(progress.notes)
         if self._live:
             self._bar.update(self._task, completed=done, text=text)
-            self._live.update(Group(self._bar, *self._running(progress)), refresh=True)
+            self._live.update(Group(self._bar, *_lines(elapsed)), refresh=True)
             return
         at, shown, shown_failed = self._last
-        now, changed = time.monotonic(), (done, failed) != (shown, shown_failed)
+        changed = (done, failed) != (shown, shown_failed)
         often = changed or now - self._begun < 60 * FIRST_MINUTES
         over = changed and (failed > shown_failed or done == len(progress.states))
         if over or now - at >= (PLAIN_SECONDS if often else PATIENT_SECONDS):
             self._console.print(f"{done}/{len(progress.states)} runs done, {text}", highlight=False)
             self._last = (now, done, failed)
 
-    def _running(self, progress: Progress) -> list[Text]:
-        """Return a line for each running run, with its time so far."""
-        now = time.monotonic()
-        running = [run_id for run_id, state in progress.states.items() if state == "running"]
-        self._since = {run_id: self._since.get(run_id, now) for run_id in running}
-        lines = [f"  {run_id}  {duration(now - self._since[run_id])}" for run_id in running[:MOST_RUNNING]]
-        if len(running) > MOST_RUNNING:
-            lines.append(f"  and {len(running) - MOST_RUNNING} more")
-        return [Text(line, style="dim", no_wrap=True, overflow="ellipsis") for line in lines]
+    def _expected(self, progress: Progress) -> Mapping[str, float]:
+        """Return the seconds that each run takes, as the runs that are done tell; empty before the first."""
+        done = [run for run in self._runs if progress.states[run.run_id] == "done" and run.run_id not in self._records]
+        if done:
+            self._records |= {run.run_id: read_record(run.run_dir / "record.json") for run in done}
+            self._costs = estimate_costs(self._runs, self._records)
+        return self._costs
 
 
-def describe(progress: Progress) -> str:
+def _lines(elapsed: Mapping[str, float]) -> list[Text]:
+    """Return a line for each running run, with its time so far."""
+    lines = [f"  {run_id}  {duration(seconds)}" for run_id, seconds in elapsed.items()]
+    if len(lines) > MOST_RUNNING:
+        lines[MOST_RUNNING:] = [f"  and {len(lines) - MOST_RUNNING} more"]
+    return [Text(line, style="dim", no_wrap=True, overflow="ellipsis") for line in lines]
+
+
+def seconds_left(
+    costs: Mapping[str, float], states: Mapping[str, State], elapsed: Mapping[str, float], slots: int
+) -> float:
+    """Return how long the runs that are left take, given the seconds each costs and those it has been running.
+
+    One that takes longer than expected is expected to need another tenth of its cost.
+    """
+    left = [
+        max(cost - elapsed.get(run_id, 0.0), cost / 10)
+        for run_id, cost in costs.items()
+        if states[run_id] not in ("done", "failed")
+    ]
+    return max(sum(left) / slots, *left) if left else 0.0
+
+
+def describe(progress: Progress, left: float) -> str:
     """Return such as `2 running, 0 failed, about 3 min left`."""
-    left = progress.seconds_left
-    end = "" if left is None or left <= 0 else f", about {duration(left)} left"
+    end = f", about {duration(left)} left" if left > 0 else ""
     return f"{progress.count('running')} running, {progress.count('failed')} failed{end}"
-
-
-def duration(seconds: float) -> str:
-    """Return seconds in readable units."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 @contextmanager
@@ -113,16 +138,3 @@ def working(console: Console, text: str | None) -> Iterator[None]:
     else:
         console.print(text, highlight=False, markup=False)
         yield
-
-
-def tracked(items: Iterable[T], text: str, total: int, console: Console) -> Iterator[T]:
-    """Yield the items and show how many are done: as a bar on a terminal, else in occasional lines."""
-    if console.is_terminal and not console.is_dumb_terminal:
-        yield from track(items, text, total, console=console, transient=True)
-        return
-    shown = time.monotonic()
-    for number, item in enumerate(items, 1):
-        yield item
-        if time.monotonic() - shown >= PLAIN_SECONDS:
-            console.print(f"{text}: {number} of {total}", highlight=False, markup=False)
-            shown = time.monotonic()

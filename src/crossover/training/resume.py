@@ -1,8 +1,8 @@
 """The checkpoint of an unfinished run, from which it continues as if it had never stopped."""
 
 import signal
+import sys
 import threading
-import time
 import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,6 +14,7 @@ import torch
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from crossover.config import CrossoverError
+from crossover.progress import Clock
 from crossover.store import write_atomically
 from crossover.training.module import Classifier
 
@@ -21,35 +22,21 @@ ASK_STEPS = 10
 """Steps between checks whether any process of a run should stop, since a check makes the device wait for Python."""
 
 
-TELL_SECONDS = 5.0
-"""Seconds between two lines of progress."""
-
-
 class Tell(pl.Callback):
     """Prints the progress of a run after each validation and every few seconds, without reading from the device."""
 
-    def __init__(self) -> None:
-        self._told = time.monotonic()
-        self._begun: tuple[int, float] | None = None
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        module = cast(Classifier, pl_module)
+        self._clock = Clock("step", module.total_steps, begun=module.step, to=sys.stdout)
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
-        step = cast(Classifier, pl_module).step
-        if self._begun is None:
-            self._begun = step, time.monotonic()
-        if time.monotonic() - self._told > TELL_SECONDS:
-            self._tell(cast(Classifier, pl_module), "")
+        self._clock.tell(cast(Classifier, pl_module).step)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         module = cast(Classifier, pl_module)
         row = module.history[-1]
-        self._tell(module, f", loss {row['train_loss']:.3f}, validation error {row['val_error']:.3f}")
-
-    def _tell(self, module: Classifier, numbers: str) -> None:
-        now = self._told = time.monotonic()
-        first, began = self._begun or (module.step, now)
-        seconds = (now - began) / max(1, module.step - first) * (module.total_steps - module.step)
-        left = f", {seconds:.0f} s left" if module.step > first else ""
-        print(f"step {module.step:,} of {module.total_steps:,}{numbers}{left}", flush=True)
+        news = f", loss {row['train_loss']:.3f}, validation error {row['val_error']:.3f}"
+        self._clock.tell(module.step, news)
 
 
 class StoppedError(Exception):

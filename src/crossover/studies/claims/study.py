@@ -11,6 +11,7 @@ from rich.console import Console
 
 from crossover.config import CrossoverError, RunConfig
 from crossover.fields import Frozen
+from crossover.progress import tracked
 from crossover.report.build import environment
 from crossover.report.section import write_section
 from crossover.report.table import Table, columns, terminal_table
@@ -32,7 +33,6 @@ from crossover.studies.claims.rules import Rules, judge, places
 from crossover.studies.probes.measure import probe_runs
 from crossover.sweep.launch import do_runs, slots_for
 from crossover.sweep.plan import plan_runs, read_preset, sweep_dir
-from crossover.sweep.progress import tracked
 
 STUDY = "claims"
 """The name of the ledger's own runs, as a study in the measures and as a sweep."""
@@ -81,7 +81,7 @@ def main(rules: Options, console: Console) -> None:
         runs = [run for run in runs if is_done(run.run_dir)]
     folder = rules.output or rules.outputs / STUDY
     folder.mkdir(parents=True, exist_ok=True)
-    measures = measure(rules, runs, console)
+    measures = measure(rules, runs)
     write_text(folder / "measures.csv", measures.to_csv(index=False, float_format="%.8g"))
     ledger = judge(rules, read_measures(folder / "measures.csv"))  # what can be repeated from that file alone
     write_ledger(ledger, folder)
@@ -106,12 +106,12 @@ def planned(options: Options) -> list[RunConfig]:
     return sorted(runs.values(), key=lambda run: run.n_train)  # most claims have numbers of a small size first
 
 
-def measure(rules: Options, runs: Sequence[RunConfig], console: Console) -> pd.DataFrame:
+def measure(rules: Options, runs: Sequence[RunConfig]) -> pd.DataFrame:
     """Return all measures that the rules use."""
     wanted = places(rules)
     probed = [run.run_dir for run in runs_to_probe(runs, wanted, STUDY)]
     workers = len(slots_for(runs, rules.parallel, 1))
-    for _ in tracked(probe_runs(probed, workers), "probing", len(probed), console):
+    for _ in tracked(probe_runs(probed, workers), "probing", len(probed)):
         pass
     parts = [
         measures_of_records(read_done(runs), STUDY),

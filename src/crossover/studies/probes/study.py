@@ -8,6 +8,7 @@ from rich.console import Console
 
 from crossover.config import CrossoverError
 from crossover.fields import Frozen
+from crossover.progress import tracked
 from crossover.report.section import Part, Section, write_section
 from crossover.report.table import Cell, Table, columns, terminal_table
 from crossover.store import read_sweep, write_text
@@ -16,7 +17,7 @@ from crossover.studies.probes.load import load_published
 from crossover.studies.probes.measure import compare_networks, probe_runs
 from crossover.sweep.launch import slots_for
 from crossover.sweep.plan import sweep_dir
-from crossover.sweep.progress import tracked, working
+from crossover.sweep.progress import working
 
 NAME = "probes.csv"
 KEYS = ["probe", "model", "layer"]
@@ -88,7 +89,7 @@ def _probe_sweep(options: Options, console: Console) -> tuple[Path, pd.DataFrame
     folders = [options.outputs / "runs" / record["run_id"] for record in sweep.records]
     if not folders:
         raise CrossoverError(f"no run of sweep {sweep.name} is done; run {sweep.command} first")
-    for _ in tracked(probe_runs(folders, len(slots_for([], options.parallel, 1))), "probing", len(folders), console):
+    for _ in tracked(probe_runs(folders, len(slots_for([], options.parallel, 1))), "probing", len(folders)):
         pass
     if len(folders) < len(sweep.planned):
         console.print(f"{len(folders)} of {len(sweep.planned)} runs are done and probed", style="red")

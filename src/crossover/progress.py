@@ -1,0 +1,42 @@
+"""Progress of long work, printed every few seconds."""
+
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from typing import TextIO, TypeVar
+
+T = TypeVar("T")
+TELL_SECONDS = 5.0
+"""Seconds between two lines."""
+
+
+class Clock:
+    """Prints how much of `total` is done and how long the rest will take; to standard error unless `to` is given."""
+
+    def __init__(self, what: str, total: int, *, begun: int = 0, to: TextIO | None = None) -> None:
+        self.what, self.total, self.begun, self.to = what, total, begun, to
+        self._start = self._told = time.monotonic()
+
+    def tell(self, done: int, news: str = "") -> None:
+        """Print a line if the last one is TELL_SECONDS old, or at once if there are news."""
+        now = time.monotonic()
+        if news or now - self._told > TELL_SECONDS:
+            self._told = now
+            left = (now - self._start) / max(1, done - self.begun) * (self.total - done)
+            line = f"{self.what} {done:,} of {self.total:,}{news}, {duration(left)} left"
+            print(line, file=self.to or sys.stderr, flush=True)
+
+
+def tracked(items: Iterable[T], text: str, total: int) -> Iterator[T]:
+    """Yield the items and print how many are done."""
+    clock = Clock(f"{text}:", total)
+    for number, item in enumerate(items, 1):
+        yield item
+        clock.tell(number)
+
+
+def duration(seconds: float) -> str:
+    """Return seconds in readable units."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
