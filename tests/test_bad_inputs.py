@@ -12,9 +12,8 @@ from PIL import Image
 from crossover.analysis.runs import read_curves
 from crossover.cli import one_line, resolved
 from crossover.config import parse_run, validate
-from crossover.data.cache import open_dataset
-from crossover.data.folders import decode, read_folder, read_tiny_imagenet
-from crossover.data.readers import read_cifar10
+from crossover.data.cache import decode, open_dataset
+from crossover.data.readers import cifar10, folder, tiny_imagenet
 from crossover.fields import ImageData
 from crossover.store import read_frozen, read_plan, read_record, read_sweep
 from crossover.sweep.launch import SweepOptions
@@ -57,10 +56,6 @@ def sweep(extra: tuple[str, ...] = (), **values: Any) -> Action:
     return action
 
 
-def opened(kind: str) -> Action:
-    return lambda folder: open_dataset(PETS.model_copy(update={"kind": kind}), folder)
-
-
 def launcher(**values: Any) -> Action:
     sweep = {"name": "s", "axes": {"chain": [0]}}
     return lambda _: validate(SweepOptions, {"sweep": sweep, "launcher": values, "outputs": "o"}, "sweep")
@@ -81,6 +76,7 @@ def picture(kind: str) -> bytes:
 PNG, JPEG = picture("PNG"), picture("JPEG")
 PETS = ImageData(kind="folder", name="pets", root="pets", image_size=16, val_fraction=0.2)
 CURVE = "model,n_train,error\n"
+KINDS = "data.kind=lmdb has no reader; allowed: cues, cifar10, cifar5m, folder, tiny_imagenet"
 
 CONFIGS = [
     Bad("unknown model", train("model=resnet_9000"), "no model named 'resnet_9000'; there is"),
@@ -124,9 +120,9 @@ CONFIGS = [
     Bad("unknown device", run_with(machine__device="tpu"), "machine.device: Input should be 'auto', 'cpu' or 'cuda'"),
     Bad("no threads", run_with(machine__threads=0), "machine.threads: Input should be greater"),
     Bad("key in a model", run_with(model__depth=3), "model.depth: Extra inputs are not permitted"),
-    Bad(
-        "unknown dataset kind", opened("lmdb"), "data.kind=lmdb has no reader; there is cues, cifar10, cifar5m, folder"
-    ),
+    Bad("unknown kind of data", train("data.kind=lmdb"), f"bad configuration: data: {KINDS}"),
+    Bad("unknown kind of images", train("data=cifar10", "data.kind=lmdb"), f"bad configuration: data: {KINDS}"),
+    Bad("no kind of data", run_with(data={"name": "x"}), "data.kind=None has no reader; allowed: cues"),
     Bad("probability of two", run_with(data__q=2), "data.q: Input should be less than or equal to 1"),
     Bad("unequal shares", run_with(trainer={"devices": 3}), "batch_size=16 cannot be split among 3 devices"),
     Bad("no evaluations", run_with(budget={"steps": 5, "evaluations": 0}), "budget.evaluations: Input should be"),
@@ -156,33 +152,33 @@ IMAGES = [
     Bad("empty PNG", on(lambda p: decode(p, 16), "x.png"), "(not an image)", (("x.png", b""),)),
     Bad("cut PNG", on(lambda p: decode(p, 16), "x.png"), "images are never skipped", (("x.png", PNG[:50]),)),
     Bad("cut JPEG", on(lambda p: decode(p, 16), "x.jpg"), "images are never skipped", (("x.jpg", JPEG[:300]),)),
-    Bad("no folder", on(read_folder, "nowhere"), "does not exist: put the images there as"),
-    Bad("no test images", on(read_folder, "p"), "has no train folder beside", (("p/train/a/1.png", PNG),)),
+    Bad("no folder", on(folder.read, "nowhere"), "does not exist: put the images there as"),
+    Bad("no test images", on(folder.read, "p"), "has no train folder beside", (("p/train/a/1.png", PNG),)),
     Bad(
         "one class",
-        on(read_folder, "p"),
+        on(folder.read, "p"),
         "has 1 class folders: at least two",
         (("p/train/a/1.png", PNG), ("p/test/a/1.png", PNG)),
     ),
     Bad(
         "a stray file",
-        on(read_folder, "p"),
+        on(folder.read, "p"),
         "photo.heic is not an image of the allowed types",
         (("p/train/a/photo.heic", "x"), ("p/train/b/1.png", PNG), ("p/test/a/1.png", PNG), ("p/test/b/1.png", PNG)),
     ),
     Bad(
         "a class that is not tested",
-        on(read_folder, "p"),
+        on(folder.read, "p"),
         "must have the same class folders; only one of them has b",
         (("p/train/a/1.png", PNG), ("p/train/b/1.png", PNG), ("p/test/a/1.png", PNG), ("p/test/c/1.png", PNG)),
     ),
     Bad("no data", lambda p: open_dataset(PETS, p), "pets does not exist: put the images there"),
-    Bad("no Tiny-ImageNet", on(read_tiny_imagenet, "t"), "wnids.txt does not exist: unpack the public archive"),
+    Bad("no Tiny-ImageNet", on(tiny_imagenet.read, "t"), "wnids.txt does not exist: unpack the public archive"),
 ]
 ARCHIVES = [
-    Bad("text as archive", read_cifar10, "is damaged: its MD5 is", (("cifar-10-python.tar.gz", "hello"),)),
-    Bad("empty archive", read_cifar10, "is damaged: its MD5 is", (("cifar-10-python.tar.gz", b""),)),
-    Bad("other pickles", read_cifar10, "is damaged", (("cifar-10-batches-py/data_batch_1", b"\x80\x04."),)),
+    Bad("text as archive", cifar10.read, "is damaged: its MD5 is", (("cifar-10-python.tar.gz", "hello"),)),
+    Bad("empty archive", cifar10.read, "is damaged: its MD5 is", (("cifar-10-python.tar.gz", b""),)),
+    Bad("other pickles", cifar10.read, "is damaged", (("cifar-10-batches-py/data_batch_1", b"\x80\x04."),)),
 ]
 RECORDS = [
     Bad("torn record", on(read_record, "r"), "is not a whole record", (("r", '{"schema": 1, "ru'),)),

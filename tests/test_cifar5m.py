@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from crossover.config import CrossoverError
-from crossover.data import readers as parts
 from crossover.data.cache import Dataset, open_dataset
+from crossover.data.readers import cifar5m as parts
 from crossover.fields import ImageData
 
 COUNT = 600
@@ -61,7 +61,7 @@ def test_fewer_parts_are_another_dataset_and_other_sizes_are_resized(root: Path)
 
 
 def test_parts_are_mapped_and_not_read_whole(root: Path, tmp_path: Path) -> None:
-    raw = parts.read_cifar5m(root, 2, tmp_path / "scratch")
+    raw = parts.read(root, 2, tmp_path / "scratch")
     assert [len(part) for part in (*raw.images, *raw.test_images)] == [COUNT, COUNT, 40]
     assert all(isinstance(part, np.memmap) for part in (*raw.images, *raw.test_images))
     assert len(raw.labels) == 2 * COUNT

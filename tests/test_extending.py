@@ -1,4 +1,4 @@
-"""The how-tos of docs/extending.md: a model is one file, and a data set is a YAML and one function."""
+"""The how-tos of docs/extending.md: a model is one file, and a data set is a YAML and one module."""
 
 import re
 from pathlib import Path
@@ -8,12 +8,13 @@ import pytest
 import torch
 import yaml
 
+from crossover import fields
 from crossover.config import CrossoverError
+from crossover.data import readers
 from crossover.data.cache import open_dataset
-from crossover.data.raw import Raw
-from crossover.data.readers import READERS
-from crossover.fields import ImageData, ModelConfig
+from crossover.fields import ModelConfig
 from crossover.training.models import build_model
+from tests.worlds import small_run
 
 ROOT = Path(__file__).parents[1]
 
@@ -32,14 +33,19 @@ def test_the_model_of_the_how_to_is_built_from_its_yaml_alone() -> None:
     assert sum(1 for _ in model.parameters()) > 100
 
 
-def test_a_data_set_of_another_format_is_a_yaml_and_a_function(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_data_set_of_another_format_is_a_yaml_and_a_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pixels = np.arange(40, dtype=np.uint8)[:, None, None, None].repeat(16, 1).repeat(16, 2).repeat(3, 3)
     labels = np.arange(40) % 2
-    config = ImageData(**yaml.safe_load(blocks("yaml")[1]))
-    with pytest.raises(CrossoverError, match="kind=shapes has no reader; there is cues, cifar10"):
-        open_dataset(config, tmp_path)
-    monkeypatch.setitem(READERS, "shapes", lambda root, *_: Raw(("a", "b"), pixels, labels, pixels[:10], labels[:10]))
-    dataset = open_dataset(config, tmp_path)
-    assert dataset.classes == ("a", "b")
+    values = yaml.safe_load(blocks("yaml")[1])
+    with pytest.raises(CrossoverError, match=r"data\.kind=shapes has no reader; allowed: cues, cifar10"):
+        small_run(tmp_path, data=values)
+    (tmp_path / "readers").mkdir()
+    (tmp_path / "readers" / "shapes.py").write_text(blocks("python")[0])
+    monkeypatch.setattr(readers, "__path__", [*readers.__path__, str(tmp_path / "readers")])
+    monkeypatch.setattr(fields, "KINDS", (*fields.KINDS, "shapes"))
+    (tmp_path / "shapes").mkdir()
+    np.savez(tmp_path / "shapes/shapes.npz", x=pixels, y=labels, x_test=pixels[:10], y_test=labels[:10])
+    dataset = open_dataset(small_run(tmp_path, data=values).data, tmp_path)
+    assert dataset.classes == ("disc", "square")
     assert np.array_equal(dataset.images, pixels)
     assert len(dataset.val) == 4

@@ -18,8 +18,7 @@ from PIL import Image
 from crossover import lock
 from crossover.config import CrossoverError
 from crossover.data import cache as images
-from crossover.data.cache import Dataset, cache_folder, open_dataset
-from crossover.data.folders import decode
+from crossover.data.cache import Dataset, cache_folder, decode, open_dataset
 from crossover.fields import ImageData
 from tests.worlds import small_run
 

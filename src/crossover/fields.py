@@ -5,9 +5,10 @@ not rename the runs that were made before it existed.
 """
 
 import math
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.+,=@-]*$")]
 """A part of the names of folders and files."""
@@ -71,7 +72,7 @@ class ImageData(Frozen):
     """Real images: decoded once to `image_size`, with validation held out of train."""
 
     kind: Name
-    """How the raw files are read: the name of a reader in `data/readers.py`."""
+    """How the raw files are read: the name of a module of `data/readers`."""
     name: Name
     """In tables, and in the names of runs and caches."""
     root: str
@@ -85,13 +86,25 @@ class ImageData(Frozen):
     permute: PermuteConfig = PermuteConfig()
 
 
+KINDS = ("cues", *sorted(path.stem for path in (Path(__file__).parent / "data" / "readers").glob("[a-z]*.py")))
+"""What `data.kind` may be: the embedded world, or a module that reads images."""
+
+
+def _known_kind(values: Any) -> Any:
+    if isinstance(values, dict) and (kind := values.get("kind")) not in KINDS:
+        raise ValueError(f"data.kind={kind} has no reader; allowed: {', '.join(KINDS)}")
+    return values
+
+
 def _cues_or_images(values: Any) -> str:
     kind = values.get("kind") if isinstance(values, dict) else values.kind
     return "cues" if kind == "cues" else "images"
 
 
 DataConfig = Annotated[
-    Annotated[CuesData, Tag("cues")] | Annotated[ImageData, Tag("images")], Discriminator(_cues_or_images)
+    Annotated[CuesData, Tag("cues")] | Annotated[ImageData, Tag("images")],
+    Discriminator(_cues_or_images),
+    BeforeValidator(_known_kind),
 ]
 
 

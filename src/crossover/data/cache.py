@@ -8,9 +8,11 @@ import json
 import os
 import re
 import shutil
+import struct
 import sys
 import time
 import uuid
+import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -18,12 +20,10 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from crossover.config import CrossoverError
-from crossover.data.folders import decode
-from crossover.data.raw import Images, Raw
-from crossover.data.readers import fingerprint, raw_root, read_raw
+from crossover.data.readers import Images, Raw, fingerprint, raw_root, read_raw
 from crossover.data.subsets import pixel_order, stratified_holdout
 from crossover.fields import CuesData, ImageData
 from crossover.lock import HeldError, Lock
@@ -37,6 +37,7 @@ STALE_SECONDS = 3600
 """Files not written to for this long are leftovers of a killed process."""
 WAIT_SECONDS = 0.5
 """Seconds between checks of a cache that another process builds."""
+_DECODE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
 _ARRAYS = ("images", "labels", "pool", "val", "test_images", "test_labels")
 
 
@@ -247,6 +248,35 @@ def _decoded(images: Images, size: int) -> Iterator[tuple[int, np.ndarray]]:
                 chunk = part if ready else np.stack(list(threads.map(lambda image: decode(image, size), part)))
                 yield first + start, np.ascontiguousarray(chunk)
             first += len(array)
+
+
+def decode(image: Path | np.ndarray, size: int) -> np.ndarray:
+    """Return the central square of an image, resized to uint8 (size, size, 3); images of that size stay untouched.
+
+    Resizing is bicubic with antialiasing. Grey, palette and CMYK become RGB, alpha is dropped; the pixels are taken as
+    stored, without EXIF rotation, as torchvision does. Raise CrossoverError for a file that is not a complete image.
+    """
+    if isinstance(image, np.ndarray):
+        return _fit(Image.fromarray(image), size)
+    try:
+        with Image.open(image) as opened:
+            return _fit(opened, size)
+    except _DECODE_ERRORS as error:
+        reason = "not an image" if isinstance(error, UnidentifiedImageError) else error
+        raise CrossoverError(
+            f"cannot read the image {image} ({reason}): put a whole one in its place; images are never skipped"
+        ) from None
+
+
+def _fit(image: Image.Image, size: int) -> np.ndarray:
+    if image.mode.startswith(("I", "F")):
+        raise ValueError(f"pixels of type {image.mode}, allowed are 8 bits a channel")
+    if image.mode == "P" and "transparency" in image.info:
+        image = image.convert("RGBA")
+    image = image.convert("RGB")
+    if image.size != (size, size):
+        image = ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC)
+    return np.asarray(image)
 
 
 def _histogram(images: np.ndarray) -> np.ndarray:

@@ -12,9 +12,9 @@ from timm.data.config import resolve_model_data_config
 from torch import Tensor, nn
 
 from crossover.config import CrossoverError, RunConfig
-from crossover.data.cache import open_dataset
-from crossover.data.folders import class_files, decode
+from crossover.data.cache import decode, open_dataset
 from crossover.data.loader import EvalBatches, Images
+from crossover.data.readers.folder import class_files
 from crossover.store import read_frozen, read_record
 from crossover.training.models import build_model
 from crossover.training.weights import load_timm

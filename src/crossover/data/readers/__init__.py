@@ -1,0 +1,69 @@
+"""The raw images of a dataset, as the module of this folder reads them that `data.kind` names.
+
+Its function `read` takes the folder of the raw data, `data.parts`, and a folder that exists until the images are read.
+"""
+
+import hashlib
+import importlib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from crossover.config import CrossoverError
+from crossover.data import cues
+from crossover.fields import CuesData, ImageData
+
+Images = Sequence[Path] | np.ndarray | tuple[np.ndarray, ...]
+"""Image files, or uint8 (N, H, W, 3), in one array or one after another."""
+
+
+@dataclass(frozen=True)
+class Raw:
+    """The images of a dataset before they are decoded and resized."""
+
+    classes: tuple[str, ...]
+    images: Images
+    """For training; the last `n_val` of them for validation."""
+    labels: np.ndarray
+    test_images: Images
+    test_labels: np.ndarray
+    n_val: int | None = None
+    """None: the dataset has no validation set of its own; it is held out of the training images."""
+    notes: tuple[str, ...] = ()
+    """Notes for the user on how the files were read."""
+
+
+def raw_root(config: ImageData, data_dir: Path) -> Path:
+    """Return the absolute folder of the raw data."""
+    return (data_dir / Path(config.root).expanduser()).resolve()
+
+
+def read_raw(config: CuesData | ImageData, data_dir: Path, scratch: Path) -> Raw:
+    """Return the raw images; image files are listed, not opened. Raise CrossoverError if any are missing."""
+    if isinstance(config, CuesData):
+        return Raw(tuple(map(str, range(config.classes))), *cues.generate(config), config.n_val)
+    root = raw_root(config, data_dir)
+    try:
+        return importlib.import_module(f"{__name__}.{config.kind}").read(root, config.parts, scratch)
+    except OSError as error:
+        raise CrossoverError(f"cannot read {error.filename or root}: {error.strerror or error}") from None
+
+
+def fingerprint(config: CuesData | ImageData, data_dir: Path) -> str | None:
+    """Return a hash of names, sizes and times of the raw files: cheap, and enough to notice changed images.
+
+    None for images that are generated or verified by checksums, and if there are no raw files any more.
+    """
+    if isinstance(config, CuesData) or config.kind == "cifar10" or not raw_root(config, data_dir).is_dir():
+        return None
+    root, found = raw_root(config, data_dir), hashlib.sha256()
+    for parent, folders, names in os.walk(root):
+        folders[:] = sorted(name for name in folders if not name.startswith(".") and name != "cache")
+        for name in sorted(name for name in names if not name.startswith(".")):
+            state = Path(parent, name).stat()
+            place = os.path.relpath(Path(parent, name), root)
+            found.update(os.fsencode(f"{place} {state.st_size} {state.st_mtime_ns}\n"))
+    return found.hexdigest()

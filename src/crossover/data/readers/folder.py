@@ -1,0 +1,142 @@
+"""Folders of image files, one for each class."""
+
+import difflib
+import os
+import unicodedata
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from crossover.config import CrossoverError
+from crossover.data.readers import Raw
+
+SUFFIXES = (".jpeg", ".jpg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
+NOTES = (".txt", ".csv", ".tsv", ".json", ".xml", ".yaml", ".md", ".html", ".ini", ".db")
+"""Files left out with a note, since annotations are often stored beside images."""
+PARTS = {
+    "train": ("train", "training"),
+    "val": ("val", "valid", "validation", "dev"),
+    "test": ("test", "testing"),
+}
+"""Part of a data set: the accepted names of its folder, case-insensitive."""
+Classes = dict[str, list[Path]]
+"""Name of a class: its images."""
+
+
+def read(root: Path, *_: object) -> Raw:
+    """Return an image folder `{train,val,test}/<class>/**`; classes in the order of their names.
+
+    `test` is the test set and `val` the validation set. Without a test set in class folders, `val` is the test set (as
+    in ImageNet).
+    """
+    notes: list[str] = []
+    folders = _part_folders(root, notes)
+    test = folders.get("test")
+    if test is not None and not visible_folders(test):
+        if "val" not in folders:
+            raise CrossoverError(
+                f"{test} has no class folders, and so no labels; sort it, or add a labelled val folder"
+            )
+        notes.append(f"{test} has no class folders, and so no labels: {folders['val']} is the test set")
+        del folders["test"]
+    if "train" not in folders or len(folders) < 2:
+        layout = f"{{train,val,test}}/<class>/*{{{','.join(SUFFIXES)}}}, of which train and one more are needed"
+        state = "has no train folder beside a val or test folder" if root.is_dir() else "does not exist"
+        raise CrossoverError(f"{root} {state}: put the images there as {layout}, or give their folder: data.root=DIR")
+    parts = {part: class_files(folder, notes) for part, folder in folders.items()}
+    classes = list(parts["train"])
+    if len(classes) < 2:
+        raise CrossoverError(
+            f"{folders['train']} has {len(classes)} class folders: at least two are needed, one per class"
+        )
+    for part, files in parts.items():
+        if differing := sorted(set(files) ^ set(classes)):
+            raise CrossoverError(
+                f"{folders[part]} and {folders['train']} must have the same class folders;"
+                f" only one of them has {', '.join(differing[:5])}"
+            )
+    held_out = parts.get("test") or parts.pop("val")
+    (images, labels), (val_images, val_labels) = (flatten(parts.get(part, {}), classes) for part in ("train", "val"))
+    return Raw(
+        tuple(classes),
+        images + val_images,
+        np.concatenate([labels, val_labels]),
+        *flatten(held_out, classes),
+        n_val=len(val_images) or None,
+        notes=tuple(notes),
+    )
+
+
+def _part_folders(root: Path, notes: list[str]) -> dict[str, Path]:
+    folders: dict[str, Path] = {}
+    for path in visible_folders(root):
+        part = next((part for part, names in PARTS.items() if path.name.lower() in names), None)
+        if part is None:
+            if near := difflib.get_close_matches(path.name.lower(), PARTS, 1, 0.7):
+                notes.append(f"{path} is not read; rename it if it is the {near[0]} folder")
+        elif part in folders:
+            raise CrossoverError(f"{folders[part]} and {path} are both the {part} folder; rename one of them")
+        else:
+            folders[part] = path
+            if path.name != part:
+                notes.append(f"{path} is read as the {part} folder")
+    return {part: folders[part] for part in PARTS if part in folders}
+
+
+def visible_folders(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        return []
+    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+
+
+def class_files(folder: Path, notes: list[str]) -> Classes:
+    """Return the images of a folder that has one for each class; `notes` gets what the user should know of them."""
+    classes: dict[str, Path] = {}
+    for path in visible_folders(folder):
+        name = _as_text(path.name)
+        if name in classes:
+            raise CrossoverError(
+                f"{folder} has two folders for the class {name}, spelled with other bytes"
+                f" ({classes[name].name!a} and {path.name!a}); put their images into one"
+            )
+        classes[name] = path
+    return {name: images_in(classes[name], notes) for name in sorted(classes)}
+
+
+def _as_text(name: str) -> str:
+    """Return the name of a folder as text: composed characters (NFC), and bytes that are no UTF-8 read as Latin-1."""
+    try:
+        return unicodedata.normalize("NFC", os.fsencode(name).decode())
+    except UnicodeDecodeError:
+        return os.fsencode(name).decode("latin-1")
+
+
+def images_in(folder: Path, notes: list[str]) -> list[Path]:
+    """Return the images of one class, including subfolders, in the order of their paths."""
+    images: list[Path] = []
+    others: list[Path] = []
+    for parent, folders, names in os.walk(folder, onerror=_raise):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(name for name in names if not name.startswith(".")):
+            (images if name.lower().endswith(SUFFIXES) else others).append(Path(parent, name))
+    if strays := [path for path in others if path.suffix.lower() not in NOTES]:
+        raise CrossoverError(
+            f"{strays[0]} is not an image of the allowed types {', '.join(SUFFIXES)}: convert it, or move it out of the"
+            " folders of images"
+        )
+    if not images:
+        raise CrossoverError(f"{folder} holds no image: put some there (one folder is one class)")
+    if others:
+        notes.append(f"{len(others)} files in {folder} are no images and are left out, such as {others[0].name}")
+    return images
+
+
+def _raise(error: OSError) -> None:
+    raise error
+
+
+def flatten(files: Classes, classes: Sequence[str]) -> tuple[list[Path], np.ndarray]:
+    """Return all images and their labels, positions in `classes`."""
+    counts = [len(files.get(name, [])) for name in classes]
+    return [path for name in classes for path in files.get(name, [])], np.repeat(np.arange(len(classes)), counts)
