@@ -15,6 +15,7 @@ from rich.console import Console
 
 from crossover.cli import compose_train
 from crossover.config import RunConfig, RunValues, parse_run
+from crossover.data.cache import open_dataset
 from crossover.fields import Frozen
 from crossover.progress import tracked
 from crossover.record import Record, runs_table
@@ -126,7 +127,8 @@ def main(options: Options, console: Console) -> None:
     rows += finetuning_rows(zip(tunings, read_done(tuned), strict=True))
     table = pd.DataFrame(rows, columns=Row._fields)
     write_text(directory / "transfer.csv", table.to_csv(index=False, float_format="%.6g"))
-    write_section(READINGS, directory)
+    sentences = (*READINGS.sentences, *overlaps(transfer, source))
+    write_section(READINGS.model_copy(update={"sentences": sentences}), directory)
     write_plan(directory, transfer.name, _command(), [*source, *tuned])
     runs, conditions = transfer_runs(table, records), environment(records)
     findings = Findings(transfer.name, _command(), runs, len(runs), conditions, sizes="pre-training images")
@@ -160,6 +162,19 @@ def read_all(transfer: TransferConfig, source: Sequence[RunConfig], folder: Path
             write_json(path, [asdict(reading) for reading in readings])
         rows += [reading_row(backbone, Reading(**reading)) for reading in json.loads(path.read_text())]
     return rows
+
+
+def overlaps(transfer: TransferConfig, source: Sequence[RunConfig]) -> list[str]:
+    """Return a sentence per target on test images that are in the source too; none for drawn images."""
+    from crossover.studies.overlap import overlap_sentence
+
+    targets = {backbone.target: backbone.run.data for backbone in plan_readings(transfer, source[:1])}
+    photographs = [data for data in targets.values() if "cues" not in (data.kind, source[0].data.kind)]
+    if not photographs:
+        return []
+    folder = Path(source[0].machine.data_dir)
+    origin = open_dataset(source[0].data, folder)
+    return [overlap_sentence(origin, open_dataset(data, folder)) for data in photographs]
 
 
 def backbones(source: Iterable[RunConfig]) -> list[tuple[int, RunConfig]]:
