@@ -68,10 +68,15 @@ def measures_of_records(records: Sequence[Mapping[str, Any]], study: str) -> pd.
     """Return the numbers in the records of runs as measures."""
     rows = []
     for record in records:
-        run = parse_run(dict(record["config"]))
-        facts = place_of(run) | {"study": study, "chain": run.chain, "layer": "", "state": "trained"}
-        rows += [facts | {"measure": name, "value": float(record[name])} for name in RECORDED]
-    return pd.DataFrame(rows, columns=list(COLUMNS))
+        run = parse_run(record["config"])
+        rows.append({**place_of(run), "chain": run.chain, **{name: record[name] for name in RECORDED}})
+    return _melted(pd.DataFrame(rows), study)
+
+
+def _melted(runs: pd.DataFrame, study: str) -> pd.DataFrame:
+    facts = ["world", "augment", "model", "n_train", "chain"]
+    melted = runs.melt(facts, list(RECORDED), var_name="measure", value_name="value")
+    return melted.assign(study=study, layer="", state="trained")[list(COLUMNS)]
 
 
 def measures_of_probes(table: pd.DataFrame, study: str) -> pd.DataFrame:
@@ -85,18 +90,14 @@ def measures_of_probes(table: pd.DataFrame, study: str) -> pd.DataFrame:
 
 def measures_of_study(folder: Path) -> pd.DataFrame:
     """Return the test errors and probes of a published study; empty where there is no such study."""
-    parts = []
+    parts = [pd.DataFrame(columns=list(COLUMNS))]
     if (folder / "runs.csv").exists():
         runs = without_twins(pd.read_csv(folder / "runs.csv"))
-        columns = {"dataset": "world"}
-        kept = runs.rename(columns=columns)[["world", "augment", "model", "n_train", "chain", *RECORDED]]
-        ids = [name for name in kept.columns if name not in RECORDED]
-        melted = kept.melt(ids, list(RECORDED), var_name="measure", value_name="value")
-        parts.append(melted.assign(study=folder.name, layer="", state="trained")[list(COLUMNS)])
+        parts.append(_melted(runs.rename(columns={"dataset": "world"}), folder.name))
     if (folder / "probes.csv").exists():
         table = pd.read_csv(folder / "probes.csv", keep_default_na=False, na_values=["NaN"])
         parts.append(measures_of_probes(table, folder.name))
-    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=list(COLUMNS))
+    return pd.concat(parts, ignore_index=True)
 
 
 def measures_of_atlas(path: Path, default: Place) -> pd.DataFrame:

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from crossover.report.page import section_page
 from crossover.report.section import Drawing, Part, Section, markdown_part, write_section
 from crossover.report.style import save
-from crossover.report.table import Column, Table
+from crossover.report.table import DASH, Table, columns
 from crossover.store import write_json, write_text
 
 COLOURS = {"holds": "#00695c", "fails": "#b00020", "open": "#8a6d00", "no data": "#777777"}
@@ -69,9 +69,8 @@ def number(rule: Mapping[str, Any]) -> str:
     Chains that all have the same number, as when it is counted, need no interval.
     """
     if rule["mean"] is None:
-        return "–"
-    values = [_natural(rule, value) for value in (rule["mean"], rule["low"], rule["high"]) if value is not None]
-    mean, *ends = (f"{value:.3g}" for value in values)
+        return DASH
+    mean, *ends = (f"{_natural(rule, rule[name]):.3g}" for name in ("mean", "low", "high") if rule[name] is not None)
     spread = any(end != mean for end in ends)
     return ("×" if rule["scale"] == "log" else "") + mean + (f" [{', '.join(ends)}]" if spread else "")
 
@@ -86,12 +85,16 @@ def _natural(rule: Mapping[str, Any], value: float) -> float:
     return math.exp(value) if rule["scale"] == "log" else value
 
 
+def _side(rule: Mapping[str, Any], value: float) -> str:
+    return ("×" if rule["scale"] == "log" else "") + f"{_natural(rule, value):.3g}"
+
+
 def conditions(claim: Mapping[str, Any]) -> str:
     """Return where a claim holds and where it does not, or why it was not tested."""
     if claim["untestable"]:
         return str(claim["untestable"])
     parts = []
-    for outcome, said in (("holds", "holds"), ("fails", "does not hold"), ("open", "open"), ("no data", "no data")):
+    for outcome, said in SIGNS.items():
         cases = [case["when"] for case in claim["cases"] if case["outcome"] == outcome]
         if cases:
             parts.append(f"{said}: {'; '.join(cases)}")
@@ -119,7 +122,7 @@ def draw(claims: list[dict[str, Any]]) -> Figure:
     blocks = [
         (
             textwrap.fill(f"{claim['text']} {claim['verdict'].upper()}", HEADING),
-            [(c["when"], r) for c in claim["cases"] for r in c["rules"]],
+            [(case["when"], rule) for case in claim["cases"] for rule in case["rules"]],
         )
         for claim in claims
         if claim["cases"]
@@ -165,32 +168,27 @@ def _draw_line(axes: Axes, rule: Mapping[str, Any]) -> None:
     axes.text(1.03, 0.5, said, transform=axes.transAxes, va="center", fontsize=8, color=colour)
 
 
-def _side(rule: Mapping[str, Any], value: float) -> str:
-    return ("×" if rule["scale"] == "log" else "") + f"{_natural(rule, value):.3g}"
-
-
 def ledger_section(ledger: Mapping[str, Any], *, drawn: bool) -> Section:
     """Return the ledger for readers who know only the article; with `drawn`, its figures are in the same folder."""
-    groups = [
+    groups = (
         Part(
             title=name,
             drawings=(Drawing(name=slug(name), alt=f"{name}: {SHADED}"),) if drawn else (),
-            parts=tuple(_claim_part(claim) for claim in claims),
+            parts=tuple(map(_claim_part, claims)),
         )
         for name, claims in grouped(ledger).items()
-    ]
-    return Section(
-        name="claims",
-        title=TITLE,
-        sentences=(f"{counts(ledger)}.", *METHOD),
-        parts=tuple(groups),
-        files=() if drawn else ("claims.json",),
     )
+    sentences, files = (f"{counts(ledger)}.", *METHOD), () if drawn else ("claims.json",)
+    return Section(name="claims", title=TITLE, sentences=sentences, parts=tuple(groups), files=files)
 
 
 def _claim_part(claim: Mapping[str, Any]) -> Part:
-    rows = tuple(tuple(cells) for cells in rule_cells(claim))
-    heads = tuple(Column(title=title, left=True) for title in ("case", "number", "measured", "claimed", "outcome"))
+    rows = tuple(
+        (case["when"], rule["says"], number(rule), claimed(rule), SIGNS[rule["outcome"]])
+        for case in claim["cases"]
+        for rule in case["rules"]
+    )
+    heads = columns("case", "number", "measured", "claimed", "outcome", left=5)
     return Part(
         title=f"{claim['verdict']}: {claim['text']}",
         folded=True,
@@ -201,12 +199,3 @@ def _claim_part(claim: Mapping[str, Any]) -> Part:
         ),
         tables=(Table(caption="", columns=heads, rows=rows),) if rows else (),
     )
-
-
-def rule_cells(claim: Mapping[str, Any]) -> list[list[str]]:
-    """Return case, number in words, value with interval, claimed side and outcome of each rule."""
-    return [
-        [case["when"], rule["says"], number(rule), claimed(rule), SIGNS[rule["outcome"]]]
-        for case in claim["cases"]
-        for rule in case["rules"]
-    ]

@@ -6,14 +6,14 @@ corrected for their number.
 """
 
 import math
-from typing import Any, Literal
+from functools import reduce
+from typing import Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
 from pydantic import Field, model_validator
 from scipy import stats
 
-from crossover.analysis.estimate import Floats
 from crossover.analysis.runs import AnalysisError
 from crossover.fields import Frozen
 
@@ -114,12 +114,12 @@ class Rules(Frozen):
 
 def places(rules: Rules) -> list[tuple[str, Place]]:
     """Return every measure that some rule needs, with its complete place."""
-    found = []
-    for claim in rules.claims:
-        for case in claim.cases:
-            for rule in case.rules:
-                found += _compared(rule, rules.default | case.at)
-    return found
+    return [place for claim in rules.claims for place in _places_of(claim, rules)]
+
+
+def _places_of(claim: Claim, rules: Rules) -> list[tuple[str, Place]]:
+    cases = ((case, rule) for case in claim.cases for rule in case.rules)
+    return [place for case, rule in cases for place in _compared(rule, rules.default | case.at)]
 
 
 def _compared(rule: Rule, base: Place) -> list[tuple[str, Place]]:
@@ -136,11 +136,8 @@ def _compared(rule: Rule, base: Place) -> list[tuple[str, Place]]:
 
 def judge(rules: Rules, measures: pd.DataFrame) -> dict[str, Any]:
     """Return claims.json: every claim with its numbers and its verdict. `measures` has COLUMNS."""
-    missing = [name for name in COLUMNS if name not in measures]
-    if missing:
-        raise AnalysisError(f"the measures have no column {', '.join(missing)}; they need {', '.join(COLUMNS)}")
     claims = [_judge_claim(claim, rules, measures) for claim in rules.claims]
-    counts = {verdict: sum(claim["verdict"] == verdict for claim in claims) for verdict in Verdict.__args__}  # type: ignore[attr-defined]
+    counts = {verdict: sum(claim["verdict"] == verdict for claim in claims) for verdict in get_args(Verdict)}
     tested = sum(rule["low"] is not None for claim in claims for case in claim["cases"] for rule in case["rules"])
     return {"confidence": rules.confidence, "intervals": tested, "verdicts": counts, "claims": claims}
 
@@ -148,25 +145,22 @@ def judge(rules: Rules, measures: pd.DataFrame) -> dict[str, Any]:
 def _judge_claim(claim: Claim, rules: Rules, measures: pd.DataFrame) -> dict[str, Any]:
     cases: list[dict[str, Any]] = []
     for case in claim.cases:
-        results = [judge_rule(rule, rules.default | case.at, measures, rules.confidence) for rule in case.rules]
+        results = [_judge_rule(rule, rules.default | case.at, measures, rules.confidence) for rule in case.rules]
         outcome = case_outcome([result["outcome"] for result in results])
         cases.append({"when": case.when, "outcome": outcome, "rules": results})
-    facts = claim.model_dump(include={"name", "group", "text", "experiment", "command", "untestable"})
-    decided = verdict([case["outcome"] for case in cases])
-    states = {place["state"] == PUBLISHED for measure, place in places(rules.model_copy(update={"claims": [claim]}))}
-    evidence = "both" if len(states) > 1 else "published" if True in states else "ours"
-    return facts | {"verdict": decided, "evidence": evidence} | _cost(claim, rules, measures) | {"cases": cases}
-
-
-def _cost(claim: Claim, rules: Rules, measures: pd.DataFrame) -> dict[str, Any]:
-    """Return the number of runs behind a claim, and their seconds (`total_seconds` among the measures)."""
-    used = pd.Series(False, index=measures.index)
-    for case in claim.cases:
-        for rule in case.rules:
-            for _, place in _compared(rule, rules.default | case.at):
-                of_run = {key: value for key, value in place.items() if key not in ("layer", "state")}
-                used |= _matches(measures, "total_seconds", of_run)
-    return {"runs": int(used.sum()), "seconds": float(measures["value"][used].sum())}
+    used = _places_of(claim, rules)
+    states = {place["state"] == PUBLISHED for _, place in used}
+    behind = pd.Series(False, index=measures.index)  # the runs, which have neither layer nor state
+    for _, place in used:
+        behind |= _matches(measures, "total_seconds", {k: v for k, v in place.items() if k not in ("layer", "state")})
+    return {
+        **claim.model_dump(include={"name", "group", "text", "experiment", "command", "untestable"}),
+        "verdict": verdict([case["outcome"] for case in cases]),
+        "evidence": "both" if len(states) > 1 else "published" if True in states else "ours",
+        "runs": int(behind.sum()),
+        "seconds": float(measures["value"][behind].sum()),
+        "cases": cases,
+    }
 
 
 def case_outcome(outcomes: list[Outcome]) -> Outcome:
@@ -190,32 +184,36 @@ def verdict(cases: list[Outcome]) -> Verdict:
     return "refuted" if all(outcome == "fails" for outcome in seen) else "undecided"
 
 
-def judge_rule(rule: Rule, base: Place, measures: pd.DataFrame, confidence: float) -> dict[str, Any]:
+def _judge_rule(rule: Rule, base: Place, measures: pd.DataFrame, confidence: float) -> dict[str, Any]:
     """Return a rule's number with its interval over chains, and its outcome.
 
-    `low` and `high` are null for an exact number, and for a single chain, which decides nothing.
+    `low` and `high` are null for an exact number, and for a single chain, which decides nothing. A published number has
+    the interval published with it: the measures of its name with ENDS.
     """
-    facts: dict[str, Any] = {"says": rule.says, "scale": rule.scale, "above": rule.above, "below": rule.below}
-    columns = [_values(measures, measure, place) for measure, place in _compared(rule, base)]
-    values = _contrast(columns, rule)
-    if values.empty:
-        return facts | {"mean": None, "low": None, "high": None, "chains": 0, "outcome": "no data"}
-    exact = list(values.index) == [EXACT]
-    mean, chains = float(values.mean()), 0 if exact else len(values)
-    low, high = _stated(rule, base, measures)
+    compared = _compared(rule, base)
+    values = _contrast([_values(measures, *place) for place in compared], rule)
+    exact, chains = list(values.index) == [EXACT], len(values)
+    mean = float(values.mean()) if chains else None
+    measure, place = compared[0]
+    low, high = (next(iter(_values(measures, measure + end, place)), None) for end in ENDS)
     if low is None and chains > 1:
-        low, high = _interval(values.to_numpy(float), confidence)
-    elif low is None and exact:
-        return facts | {"mean": mean, "low": None, "high": None, "chains": 0, "outcome": _outcome(rule, mean, mean)}
-    outcome = "open" if low is None or high is None else _outcome(rule, low, high)
-    return facts | {"mean": mean, "low": low, "high": high, "chains": chains, "outcome": outcome}
-
-
-def _stated(rule: Rule, base: Place, measures: pd.DataFrame) -> tuple[float, float] | tuple[None, None]:
-    """Return the interval published with a number: the measures of its name with ENDS."""
-    measure, place = _compared(rule, base)[0]
-    ends = [_values(measures, measure + end, place) for end in ENDS]
-    return (float(ends[0].iloc[0]), float(ends[1].iloc[0])) if all(map(len, ends)) else (None, None)
+        spread = values.to_numpy(float).std(ddof=1)
+        half = float(stats.t.ppf((1 + confidence) / 2, chains - 1) * spread / np.sqrt(chains))
+        low, high = mean - half, mean + half
+    if mean is None:
+        outcome: Outcome = "no data"
+    elif exact and low is None:
+        outcome = _outcome(rule, mean, mean)
+    else:
+        outcome = "open" if low is None or high is None else _outcome(rule, low, high)
+    return {
+        **rule.model_dump(include={"says", "scale", "above", "below"}),
+        "mean": mean,
+        "low": None if low is None else float(low),
+        "high": None if high is None else float(high),
+        "chains": 0 if exact else chains,
+        "outcome": outcome,
+    }
 
 
 def _values(measures: pd.DataFrame, measure: str, place: Place) -> "pd.Series[float]":
@@ -235,27 +233,13 @@ def _matches(measures: pd.DataFrame, measure: str, place: Place) -> "pd.Series[b
 
 def _contrast(columns: list["pd.Series[float]"], rule: Rule) -> "pd.Series[float]":
     """Return the rule's number for each chain that all places share; an exact place goes with every chain."""
-    chained = [column for column in columns if list(column.index) != [EXACT]]
-    shared = pd.Index([EXACT] if all(len(column) for column in columns) else [])
-    if chained and len(shared):
-        shared = chained[0].index
-        for column in chained[1:]:
-            shared = shared.intersection(column.index)
-    parts = [
-        pd.Series(float(c.iloc[0]), shared) if list(c.index) == [EXACT] else c.loc[shared].astype(float)
-        for c in columns
-    ]
+    chains = [column.index for column in columns if EXACT not in column.index]
+    shared = reduce(pd.Index.intersection, chains or [columns[0].index])
+    parts = [pd.Series(c.iloc[0], shared) if EXACT in c.index else c.loc[shared] for c in columns]
     if rule.scale == "log":
         parts = [part.clip(lower=TINY).map(math.log) for part in parts]
     number = parts[0] if rule.against is None else parts[0] - parts[1]
-    if rule.between is not None:
-        number = number - (parts[2] - parts[3])
-    return number.sort_index()
-
-
-def _interval(values: Floats, confidence: float) -> tuple[float, float]:
-    half = float(stats.t.ppf((1 + confidence) / 2, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values)))
-    return float(values.mean()) - half, float(values.mean()) + half
+    return (number if rule.between is None else number - (parts[2] - parts[3])).sort_index()
 
 
 def _outcome(rule: Rule, low: float, high: float) -> Outcome:
