@@ -17,29 +17,31 @@ from crossover.store import write_text
 
 COLUMNS = ["study", "dataset", "model", "n_train", "accuracy", "expected", "outcome", "why", "source"]
 NOT = "not comparable"
+UNKNOWN, DIFFERENT = "no number is published", "conditions differ"
+"""Why a model of a study is not comparable."""
 COPIES = {"cifar10_jpeg": "cifar10"}
 """Data sets that count as another one: a JPEG copy changes the pixels only slightly."""
-UNSTATED = 1000.0
-"""Ratio assumed for an unstated condition in the search for the published number nearest to a run."""
-UNITS = {"params": "parameters", "n_train": "training images", "images_seen": "images seen", "steps": "steps"}
 
 
 def main(values: dict[str, Any], console: Console) -> None:
     """Write gold.csv and gold.md next to the published studies; exit with 1 when one is outside."""
     results = Path(values["results"])
-    studies = sorted(path.parent for path in results.glob("*/plan.json"))
-    if not studies:
-        raise CrossoverError(f"{results} has no study; make publish writes one")
-    gold = with_curves(values, Path(values["sets"]))
-    runs = {path.name: without_twins(pd.read_csv(path / "runs.csv")) for path in studies}
-    table = pd.concat([compare_study(name, table, gold) for name, table in runs.items()])
+    table = compare_all(results, with_curves(values, Path(values["sets"])))
     write_text(results / "gold.csv", table[table["outcome"] != NOT].to_csv(index=False, float_format="%.4f"))
     page = gold_page(table)
     write_text(results / "gold.md", "\n".join(markdown_part(page, 1)))
     console.print(terminal_table(page.tables[0]), highlight=False)
-    console.print(page.sentences[0], markup=False, highlight=False)
-    print(f"page: {results / 'gold.md'}")
+    print(page.sentences[0], f"page: {results / 'gold.md'}", sep="\n")
     sys.exit(1 if (table["outcome"] == "outside").any() else 0)
+
+
+def compare_all(results: Path, gold: Mapping[str, Any]) -> pd.DataFrame:
+    """Return compare_study of all studies in a folder."""
+    studies = sorted(path.parent for path in results.glob("*/plan.json"))
+    if not studies:
+        raise CrossoverError(f"{results} has no study; make publish writes one")
+    tables = {path.name: without_twins(pd.read_csv(path / "runs.csv")) for path in studies}
+    return pd.concat([compare_study(name, table, gold) for name, table in tables.items()])
 
 
 def with_curves(gold: Mapping[str, Any], data: Path) -> dict[str, Any]:
@@ -58,70 +60,61 @@ def with_curves(gold: Mapping[str, Any], data: Path) -> dict[str, Any]:
 
 
 def compare_study(study: str, runs: pd.DataFrame, gold: Mapping[str, Any]) -> pd.DataFrame:
-    """Return one row per data set, model and size of a study with a published number for the same conditions, else one
-    row with the nearest number; and one row per bound.
+    """Return one row per data set, model and size of a study with a published number for the same conditions, one for
+    each model without any, and one per bound.
 
     `runs` is a runs.csv and `gold` comes from with_curves. Means over chains are compared; a bound is exceeded by more
     than 3 binomial standard deviations.
     """
     rows: list[dict[str, Any]] = []
     for (dataset, model), part in runs.groupby(["dataset", "model"], sort=False):
-        name, family = COPIES.get(str(dataset), str(dataset)), str(part["family"].iloc[0])
+        base: dict[str, Any] = {"study": study, "dataset": dataset, "model": model, "why": ""}
+        name, family = COPIES.get(str(dataset), str(dataset)), part["family"].iloc[0]
         near = [entry for entry in gold["published"] if (entry["dataset"], entry["family"]) == (name, family)]
-        sizes = [size for _, size in part.groupby("n_train")] if near else []
-        found = [min((_beside(size, entry, gold) for entry in near), key=_distance) for size in sizes]
-        base: dict[str, Any] = {"study": study, "dataset": dataset, "model": model}
-        if found:
-            same = [row for row in found if row["outcome"] != NOT]
-            rows += [base | row for row in same or [min(found, key=_distance)]]
-        else:
-            why = f"no published number of a {family} on {dataset}"
-            rows.append(base | {"outcome": NOT, "why": why})
-        for entry in gold["bounds"]:
-            if entry["study"] == study:
-                rows.append(base | _below(part, entry))
+        same = [base | row for _, size in part.groupby("n_train") if (row := _beside(size, near, gold))]
+        rows += same or [base | {"outcome": NOT, "why": DIFFERENT if near else UNKNOWN}]
+        rows += [base | _below(part, entry) for entry in gold["bounds"] if entry["study"] == study]
     return pd.DataFrame(rows, columns=COLUMNS).astype({"n_train": "Int64"})
 
 
-def _beside(runs: pd.DataFrame, entry: Mapping[str, Any], gold: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the row that compares one size with one published number, and the distance of their conditions."""
-    mine = runs.iloc[0]
-    budget = "steps" if entry.get("steps") else "images_seen"
-    limits = {name: gold["same"].get(name, gold["same"]["budget"]) for name in ("params", "n_train", budget)}
-    far, reasons = 0.0, []
-    for name, limit in limits.items():
-        if entry.get(name) is None:
-            reasons.append("the source does not state its budget")
-            far += math.log(UNSTATED)
-            continue
-        low, high = _ends(entry[name])
-        ratio = max(1.0, low / mine[name], mine[name] / high)
-        far += math.log(ratio)
-        if ratio > limit:
-            reasons.append(f"{mine[name]:,.0f} {UNITS[name]}, published {low:,.0f}")
-    if "augment" in entry and entry["augment"] != mine["augment"]:
-        far += 1.0
-        reasons.append(f"augmentation {mine['augment']}, published {entry['augment']}")
+def _beside(
+    runs: pd.DataFrame, published: Sequence[Mapping[str, Any]], gold: Mapping[str, Any]
+) -> dict[str, Any] | None:
+    """Return the row that compares a size with the nearest published number of the same conditions, or None."""
+    distances = [(_distance(runs.iloc[0], entry, gold["same"]), place) for place, entry in enumerate(published)]
+    distance, place = min(distances, default=(math.inf, 0))
+    if distance == math.inf:
+        return None
+    entry = published[place]
     margin = gold["margin"]["full" if entry["full"] else "subset"]
     low, high = _ends(entry["accuracy"])
-    low, high = low - margin, high + margin
     accuracy = 1 - float(runs["test_error"].mean())
-    why = "; ".join(reasons)
-    outcome = NOT if reasons else "inside" if low <= accuracy <= high else "outside"
     return {
-        "n_train": int(mine["n_train"]),
+        "n_train": int(runs["n_train"].iloc[0]),
         "accuracy": accuracy,
-        "expected": f"{low:.3f} to {high:.3f}",
-        "outcome": outcome,
-        "why": why,
+        "expected": f"{low - margin:.3f} to {high + margin:.3f}",
+        "outcome": "inside" if low - margin <= accuracy <= high + margin else "outside",
         "source": entry["source"],
-        "distance": (bool(reasons), UNITS["n_train"] in why, far),
     }
 
 
-def _distance(row: Mapping[str, Any]) -> tuple[bool, bool, float]:
-    """Return whether it is not comparable, whether its size differs, and the distance of the conditions."""
-    return row["distance"]
+def _distance(run: "pd.Series[Any]", entry: Mapping[str, Any], same: Mapping[str, float]) -> float:
+    """Return how far the conditions of a published number are from a run's: a sum of logs, infinite if not the same.
+
+    `same` has the largest ratios that count as the same. A source that does not state its budget is never the same.
+    """
+    if entry.get("augment", run["augment"]) != run["augment"]:
+        return math.inf
+    far, budget = 0.0, "steps" if entry.get("steps") else "images_seen"
+    for name in ("params", "n_train", budget):
+        if entry.get(name) is None:
+            return math.inf
+        low, high = _ends(entry[name])
+        ratio = max(1.0, low / run[name], run[name] / high)
+        if ratio > same.get(name, same["budget"]):
+            return math.inf
+        far += math.log(ratio)
+    return far
 
 
 def _below(runs: pd.DataFrame, entry: Mapping[str, Any]) -> dict[str, Any]:
@@ -135,7 +128,6 @@ def _below(runs: pd.DataFrame, entry: Mapping[str, Any]) -> dict[str, Any]:
         "accuracy": best,
         "expected": f"at most {bound + spread:.3f}",
         "outcome": "inside" if best <= bound + spread else "outside",
-        "why": "",
         "source": entry["source"],
     }
 
@@ -146,14 +138,12 @@ def _ends(value: float | Sequence[float]) -> tuple[float, float]:
 
 def gold_page(table: pd.DataFrame) -> Part:
     """Return the page: what is comparable, and how much is not and why."""
-    same = table[table["outcome"] != NOT]
-    other = table[table["outcome"] == NOT]
-    inside, unknown = int((same["outcome"] == "inside").sum()), int(other["n_train"].isna().sum())
-    differ = len(other) - unknown
+    same, other = table[table["outcome"] != NOT], table[table["outcome"] == NOT]
+    inside, unknown = (same["outcome"] == "inside").sum(), (other["why"] == UNKNOWN).sum()
     said = (
         f"{len(same)} numbers of {same['study'].nunique()} studies are comparable, {inside} of them inside."
-        f" {len(other)} models of a study and data set are not: of {unknown} no number is published, and {differ}"
-        " differ from the nearest in parameters, images, budget or augmentation."
+        f" {len(other)} models of a study and data set are not: of {unknown} no number is published, and"
+        f" {len(other) - unknown} differ from the nearest in parameters, images, budget or augmentation."
     )
     shown = ("study", "model", "n_train", "accuracy", "expected", "outcome", "source")
     rows = tuple(tuple(row[name] for name in shown) for row in same.to_dict("records"))

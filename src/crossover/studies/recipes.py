@@ -2,12 +2,11 @@
 
 import math
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 from pydantic import Field, model_validator
 from rich.console import Console
 
@@ -89,28 +88,13 @@ class Options(Frozen):
     outputs: Path
 
 
-class Trial(NamedTuple):
-    """A row of trials.csv; it never has a test error."""
-
-    model: str
-    n_train: int
-    trial: int
-    chain: int
-    lr: float
-    weight_decay: float
-    batch_size: int
-    budget: str
-    val_error: float
-    run_id: str
-
-
 def main(options: Options, console: Console) -> None:
     """Run the trials that are left, or read recorded ones; write tables, a figure, and a section of a report."""
-    recorded = None if options.trials is None else read_trials(options.trials, options.where)
-    trials = make_trials(options, console) if recorded is None else recorded
     beside = None if options.page is None else sweep_dir(options.outputs, options.page)
     if beside is not None and not beside.is_dir():
         raise CrossoverError(f"there is no sweep {options.page} in {options.outputs}; make sweep makes it")
+    recorded = None if options.trials is None else read_trials(options.trials, options.where)
+    trials = make_trials(options, console) if recorded is None else recorded
     folder = options.output or options.outputs / "recipes" / options.search.name
     folder.mkdir(parents=True, exist_ok=True)
     tables = {"best-of-k": best_of_k(trials), "chosen": chosen(trials)}
@@ -118,11 +102,10 @@ def main(options: Options, console: Console) -> None:
         write_text(folder / f"{name}.csv", table.to_csv(index=False, float_format="%.6g"))
     save(best_of(tables["best-of-k"]), folder, FIGURE)
     console.print(terminal_table(chosen_table(tables["chosen"])))
-    console.print(f"tables and figure: {folder}", highlight=False, markup=False, soft_wrap=True)
+    print(f"tables and figure: {folder}")
     if beside is not None:
         write_search(trials, beside)
-        said = f'make report SWEEP="{options.page}" puts the curves on its page'
-        console.print(said, highlight=False, markup=False, soft_wrap=True)
+        print(f'make report SWEEP="{options.page}" puts the curves on its page')
 
 
 def make_trials(options: Options, console: Console) -> pd.DataFrame:
@@ -131,9 +114,7 @@ def make_trials(options: Options, console: Console) -> pd.DataFrame:
     runs = [run for _, run in planned]
     console.print(f"search {options.search.name}: {len(runs)} trials", highlight=False)
     do_runs(runs, console, parallel=options.parallel)
-    records = read_done(runs)
-    rows = [trial_row(trial, run, record) for (trial, run), record in zip(planned, records, strict=True)]
-    return pd.DataFrame(rows, columns=Trial._fields)
+    return pd.DataFrame(trial_row(*pair, record) for pair, record in zip(planned, read_done(runs), strict=True))
 
 
 def read_trials(path: Path, where: str | None) -> pd.DataFrame:
@@ -180,13 +161,13 @@ def plan_trials(search: SearchConfig, outputs: str) -> list[tuple[int, RunConfig
     return runs
 
 
-def trial_row(trial: int, run: RunConfig, record: Record) -> Trial:
-    """Return the row of trials.csv."""
-    recipe, val_error = run.recipe, record["val_error"]
-    if not math.isfinite(val_error):
+def trial_row(trial: int, run: RunConfig, record: Record) -> dict[str, object]:
+    """Return the row of trials.csv, which never has a test error."""
+    if not math.isfinite(record["val_error"]):
         raise CrossoverError(f"{run.run_id} has no validation error; delete {run.run_dir} and repeat the search")
-    drawn = (recipe.lr, recipe.weight_decay, recipe.batch_size)
-    return Trial(run.model.name, run.n_train, trial, run.chain, *drawn, run.budget.label, val_error, run.run_id)
+    facts: dict[str, object] = {"model": run.model.name, "n_train": run.n_train, "trial": trial, "chain": run.chain}
+    facts |= run.recipe.model_dump(include={"lr", "weight_decay", "batch_size"})
+    return facts | {"budget": run.budget.label, "val_error": record["val_error"], "run_id": run.run_id}
 
 
 def expected_best(errors: np.ndarray) -> np.ndarray:
@@ -207,13 +188,9 @@ def best_of_k(trials: pd.DataFrame) -> pd.DataFrame:
     if counts["size"].nunique() != 1:
         said = ", ".join(f"{model} at {n:,}: {count}" for model, n, count in counts.itertuples(index=False))
         raise AnalysisError(f"a fair search has as many trials for every model and size; got {said}")
-    parts = [
-        pd.DataFrame({"model": model, "n_train": n, "trials": range(1, len(part) + 1)}).assign(
-            val_error=expected_best(part["val_error"].to_numpy(float))
-        )
-        for (model, n), part in trials.groupby(["model", "n_train"], sort=False)
-    ]
-    return pd.concat(parts, ignore_index=True)
+    cells = trials.groupby(["model", "n_train"], sort=False)["val_error"]
+    curves = cells.apply(lambda errors: pd.Series(expected_best(errors.to_numpy(float)), range(1, len(errors) + 1)))
+    return curves.rename_axis(["model", "n_train", "trials"]).reset_index()
 
 
 def best_of(curves: pd.DataFrame) -> Figure:
@@ -224,10 +201,11 @@ def best_of(curves: pd.DataFrame) -> Figure:
     for axes, n in zip(drawn, sizes, strict=True):
         for model, rows in curves[curves["n_train"] == n].groupby("model", sort=False):
             colour, marker, style = chosen[str(model)]
-            (line,) = axes.plot(rows["trials"], rows["val_error"], label=str(model), color=colour, linewidth=2)
-            line.set(marker=marker, linestyle=style)
+            look = {"color": colour, "marker": marker, "linestyle": style, "linewidth": 2}
+            axes.plot(rows["trials"], rows["val_error"], label=str(model), **look)
         axes.set_title(f"{n:,} training images", fontsize=10)
         axes.set_xlabel("trials")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_ylabel("expected lowest\nvalidation error")
         axes.yaxis.set_major_formatter(PercentFormatter(1))
         axes.set_ylim(bottom=0)
@@ -247,21 +225,18 @@ def chosen(trials: pd.DataFrame) -> pd.DataFrame:
 
 def write_search(trials: pd.DataFrame, directory: Path) -> None:
     """Write the trials and the figure of their best-of-k curves to the folder of a report."""
-    figure = best_of(best_of_k(trials))
     write_text(directory / NAME, trials.to_csv(index=False, float_format="%.6g"))
-    save(figure, directory / "figures", FIGURE)
+    save(best_of(best_of_k(trials)), directory / "figures", FIGURE)
     write_section(search_section(trials), directory)
 
 
 def chosen_table(best: pd.DataFrame) -> Table:
     """Return the result of `chosen` as a table for a page."""
-    edges = [
-        ", ".join(word for name, word in (("lr", "rate"), ("weight_decay", "decay")) if row[f"{name}_at_edge"])
-        for row in best.to_dict("records")
-    ]
-    kept = best[["model", "n_train", "lr", "weight_decay", "val_error"]].itertuples(index=False)
-    rows = tuple((*row, edge) for row, edge in zip(kept, edges, strict=True))
-    return Table(caption="The best trial of each model and size", columns=HEADER, rows=rows)
+    rows = []
+    for row in best.itertuples(index=False):
+        edges = [word for word, at_edge in (("rate", row.lr_at_edge), ("decay", row.weight_decay_at_edge)) if at_edge]
+        rows.append((*row[:5], ", ".join(edges)))
+    return Table(caption="The best trial of each model and size", columns=HEADER, rows=tuple(rows))
 
 
 def search_section(trials: pd.DataFrame) -> Section:
