@@ -1,6 +1,7 @@
 """Parameters and FLOPs of every shipped model, and its matched pairs: python scripts/models.py (make models)."""
 
 import sys
+from contextlib import suppress
 from itertools import combinations
 from pathlib import Path
 
@@ -9,12 +10,14 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
+from crossover.config import CrossoverError
 from crossover.fields import FAMILIES, ModelConfig
 from crossover.training.models import build_model, count_parameters, forward_flops
 
 FOLDER = Path(__file__).parents[1] / "conf" / "model"
 SIZES = (16, 32, 64, 224)
 CLASSES = 10
+TITLE = f"{CLASSES} classes; MFLOP: forward pass of one image; –: not for images of this size"
 TOLERANCE = 0.05
 """Two models match when the smaller has at least 95% of the larger one's parameters."""
 Cost = tuple[int, int]
@@ -37,10 +40,19 @@ def cost(config: ModelConfig, image_size: int) -> Cost:
     return count_parameters(model), forward_flops(model, image_size)
 
 
+def costs_at(models: dict[str, ModelConfig], image_size: int) -> dict[str, Cost]:
+    """Return the cost of every model that can be built for images of this size."""
+    costs = {}
+    for name, model in models.items():
+        with suppress(CrossoverError):
+            costs[name] = cost(model, image_size)
+    return costs
+
+
 def matched(models: dict[str, ModelConfig], costs: dict[str, Cost]) -> list[tuple[str, str]]:
     """Return the pairs of different families whose parameters differ by at most TOLERANCE."""
     pairs = []
-    for a, b in combinations(models, 2):
+    for a, b in combinations((name for name in models if name in costs), 2):
         smaller, larger = sorted((costs[a][0], costs[b][0]))
         if models[a].family != models[b].family and smaller >= (1 - TOLERANCE) * larger:
             pairs.append((a, b))
@@ -49,12 +61,13 @@ def matched(models: dict[str, ModelConfig], costs: dict[str, Cost]) -> list[tupl
 
 def main() -> None:
     models = shipped()
-    costs = {size: {name: cost(model, size) for name, model in models.items()} for size in SIZES}
+    costs = {size: costs_at(models, size) for size in SIZES}
     titles = [f"{what} {size} px" for what in ("params", "MFLOP") for size in SIZES]
-    table = Table("model", "arch", *titles, box=None, title=f"{CLASSES} classes; MFLOP: forward pass of one image")
+    table = Table("model", "arch", *titles, box=None, title=TITLE)
     for name, model in models.items():
-        parameters = (f"{costs[size][name][0]:,}" for size in SIZES)
-        table.add_row(name, model.arch, *parameters, *(f"{costs[size][name][1] / 1e6:,.1f}" for size in SIZES))
+        known = [costs[size].get(name) for size in SIZES]
+        parameters = (f"{one[0]:,}" if one else "–" for one in known)
+        table.add_row(name, model.arch, *parameters, *(f"{one[1] / 1e6:,.1f}" if one else "–" for one in known))
     pairs = Table("px", "a", "b", "params b/a", "FLOPs b/a", box=None, title=f"parameters within {TOLERANCE:.0%}")
     for size in SIZES:
         for a, b in matched(models, costs[size]):
