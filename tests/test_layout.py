@@ -27,6 +27,7 @@ ALLOWED = {
     "sweep/launch": {"cli", "config", "data", "fields", "store", "training"},
     "sweep/job": {"config", "store", "lock", "cli", "training"},
     "sweep/pool": {"config", "store", "cli"},
+    "sweep/slurm": {"config", "lock", "store", "training"},
     "sweep/__main__": {"config", "lock", "store"},
     "report": {"config", "fields", "store", "record", "analysis", "wandb_runs"},
     "study": {"config", "fields", "record", "store", "data", "analysis", "report", "sweep"},

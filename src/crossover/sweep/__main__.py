@@ -17,7 +17,12 @@ from crossover.sweep.launch import do_runs
 
 
 def main(arguments: list[str]) -> int:
-    options = parse(arguments)
+    parser = argparse.ArgumentParser(prog="python -m crossover.sweep", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("runs", nargs="+", metavar="RUN_ID", help="a folder's name in OUTPUTS/runs")
+    parser.add_argument("--outputs", type=Path, default=Path("outputs"), help="default: outputs")
+    parser.add_argument("--parallel", type=int, help="runs at a time; default: one per core or GPU")
+    parser.add_argument("--runs-per-gpu", type=int, default=1)
+    options = parser.parse_args(arguments)
     try:
         progress = do_runs(
             [read_frozen(options.outputs / "runs" / run_id) for run_id in options.runs],
@@ -31,15 +36,6 @@ def main(arguments: list[str]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 1 if progress.count("failed") else 0
-
-
-def parse(arguments: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m crossover.sweep", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("runs", nargs="+", metavar="RUN_ID", help="a folder's name in OUTPUTS/runs")
-    parser.add_argument("--outputs", type=Path, default=Path("outputs"), help="default: outputs")
-    parser.add_argument("--parallel", type=int, help="runs at a time; default: one per core or GPU")
-    parser.add_argument("--runs-per-gpu", type=int, default=1)
-    return parser.parse_args(arguments)
 
 
 if __name__ == "__main__":

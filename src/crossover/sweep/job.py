@@ -17,8 +17,6 @@ from crossover.training.ranks import this_rank
 
 STOPPED, OUT_OF_MEMORY = 75, 76
 """Exit statuses of a run that saved and can be continued, and of one that ran out of memory."""
-
-
 SHORT_OF_MEMORY = (
     "out of memory",
     "CUBLAS_STATUS_ALLOC_FAILED",
@@ -29,31 +27,32 @@ SHORT_OF_MEMORY = (
 
 def execute_locked(run: RunConfig, stop: threading.Event | None = None) -> None:
     """Train one run unless it is done; raise HeldError when another process has it. A failure leaves error.txt."""
+    run.run_dir.mkdir(parents=True, exist_ok=True)
+    if this_rank(run.trainer).index > 0:  # started by srun to join the first process, which has the lock and the log
+        _attempt(run, stop)
+        return
+    with Lock(run.run_dir / "lock", exit_with_parent=multiprocessing.parent_process() is not None):
+        if not is_done(run.run_dir):
+            (run.run_dir / "error.txt").unlink(missing_ok=True)
+            remove_leftovers(run.run_dir)  # left by a killed predecessor: they may fill the disk
+            _attempt(run, stop)
+            remove_leftovers(run.run_dir)  # left by a process that lost its lock to us while writing
+
+
+def _attempt(run: RunConfig, stop: threading.Event | None) -> None:
     from crossover.training.resume import StoppedError  # torch: only in the job
     from crossover.training.run import execute
 
-    def attempt() -> None:
-        try:
-            execute(run, stop)
-        except StoppedError:
-            raise
-        except Exception as error:
-            if not is_done(run.run_dir):  # by a process that took the lock from us
-                write_text(run.run_dir / "error.txt", explain(error))
-            raise
-
-    run.run_dir.mkdir(parents=True, exist_ok=True)
-    if writes_nothing(run):  # started by srun to join the first process, which has the lock and the log
-        if not is_done(run.run_dir):
-            attempt()
+    if is_done(run.run_dir):
         return
-    with Lock(run.run_dir / "lock", exit_with_parent=multiprocessing.parent_process() is not None):
-        if is_done(run.run_dir):
-            return
-        (run.run_dir / "error.txt").unlink(missing_ok=True)
-        remove_leftovers(run.run_dir)  # left by a killed predecessor: they may fill the disk
-        attempt()
-        remove_leftovers(run.run_dir)  # left by a process that lost its lock to us while writing
+    try:
+        execute(run, stop)
+    except StoppedError:
+        raise
+    except Exception as error:
+        if not is_done(run.run_dir):  # by a process that took the lock from us
+            write_text(run.run_dir / "error.txt", explain(error))
+        raise
 
 
 def remove_leftovers(run_dir: Path) -> None:
@@ -81,16 +80,15 @@ def is_out_of_memory(error: Exception) -> bool:
 
 
 def run_process(run_dir: Path, environment: dict[str, str], log: bool = True) -> None:
-    """Entry point of a run's process. SIGTERM lets the run save and end with STOPPED.
+    """Entry point of a run's process; SIGTERM lets the run save and end with STOPPED.
 
-    `environment` is its slot; `log` is false for a process that joins the first process of a run. Slurm's variables are
-    removed where the run is not one of its ranks.
+    `environment` is its slot; `log` is false for a process that joins the first process of a run.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the sweep, which then ends its runs
     signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # Slurm signals every process of a job; this one is for its first
-    from crossover.training.resume import StoppedError, stop_on_sigterm
+    from crossover.training.resume import StoppedError, stop_on_signals
 
-    with stop_on_sigterm() as stop:
+    with stop_on_signals(signal.SIGTERM) as stop:
         place = describe_place(environment)
         try:
             if log:
@@ -99,8 +97,9 @@ def run_process(run_dir: Path, environment: dict[str, str], log: bool = True) ->
                 os.dup2(file, sys.stderr.fileno())
             print(place, flush=True)
             run = read_frozen(run_dir)
-            if run.trainer.num_nodes == 1:
-                forget_slurm()
+            if run.trainer.num_nodes == 1:  # the run is no rank of the job
+                for name in [name for name in os.environ if name.startswith(("SLURM_", "SUBMITIT_", "PMI_"))]:
+                    del os.environ[name]
             os.environ.update(environment)
             execute_locked(run, stop)
         except HeldError:
@@ -116,16 +115,6 @@ def run_process(run_dir: Path, environment: dict[str, str], log: bool = True) ->
                 raise
             traceback.print_exc()
             sys.exit(OUT_OF_MEMORY)
-
-
-def writes_nothing(run: RunConfig) -> bool:
-    """Return whether this process was started by srun to join the first process of a run."""
-    return this_rank(run.trainer).index > 0
-
-
-def forget_slurm() -> None:
-    for name in [name for name in os.environ if name.startswith(("SLURM_", "SUBMITIT_", "PMI_"))]:
-        del os.environ[name]
 
 
 def describe_place(environment: dict[str, str]) -> str:

@@ -31,64 +31,46 @@ LAST_LINES = 3
 
 
 class LocalLauncher(Frozen):
-    """Runs in parallel on one machine."""
+    """The settings of conf/launcher/local.yaml, which documents them."""
 
     kind: Literal["local"]
     parallel: int | None = Field(default=None, ge=1)
-    """Runs at a time; null: one per CPU core, or runs_per_gpu on each visible GPU."""
     runs_per_gpu: int = Field(default=1, ge=1)
-    """Halved when the device runs out of memory."""
 
 
 class SlurmLauncher(Frozen):
-    """Jobs of a Slurm cluster; each trains a group of runs, in parallel on the GPUs and cores it is given."""
+    """The settings of conf/launcher/slurm.yaml, which documents them."""
 
     kind: Literal["slurm"]
     runs_per_job: int = Field(default=8, ge=1)
-    """Most runs in one array task."""
     max_parallel: int = Field(default=16, ge=1)
-    """Most array tasks running at a time."""
     gpus: int = Field(default=1, ge=0)
-    """GPUs of one task; 0: CPU only."""
     cpus: int = Field(default=4, ge=1)
-    """CPU cores of one task."""
     mem_gb: float | None = Field(default=None, gt=0)
-    """Memory of one task; null: the cluster's default."""
     parallel: int | None = Field(default=None, ge=1)
     runs_per_gpu: int = Field(default=1, ge=1)
-    """Runs in parallel on one GPU; halved when the device runs out of memory."""
     timeout_min: int = Field(default=240, ge=1)
-    """Time limit of a task; a run that reaches it is saved and continued."""
     timeouts: int = Field(default=100, ge=0)
-    """How often a task is requeued after its time limit."""
     signal_seconds: int = Field(default=90, ge=1)
-    """How long before the time limit the runs save their state."""
     partition: str | None = None
     account: str | None = None
     qos: str | None = None
     constraint: str | None = None
     setup: list[str] = []
-    """Shell lines before Python, such as `module load cuda`."""
     sbatch: dict[str, str | int] = {}
-    """Further options of sbatch, without their dashes: {reservation: summer}."""
     wait: bool = False
-    """Wait, show progress and report at the end."""
 
 
 class SweepOptions(Frozen):
-    """The settings of conf/sweep.yaml: a sweep, and how to run it."""
+    """The settings of conf/sweep.yaml, which documents them."""
 
     sweep: SweepConfig
     launcher: LocalLauncher | SlurmLauncher = Field(discriminator="kind")
     set: tuple[str, ...] = ()
-    """Overrides of every run."""
     outputs: str
     dry_run: bool = False
-    """Print the plan and stop."""
     data_only: bool = False
-    """Build the datasets of the runs and stop."""
     commands: int | None = Field(default=None, ge=1)
-    """Print a command for each group of this many runs, and stop."""
 
 
 def do_runs(
@@ -104,11 +86,10 @@ def do_runs(
     watch: Callable[[Progress], object] | None = None,
     context: BaseContext | None = None,
 ) -> Progress:
-    """Train the `runs` that are left on this machine, print failures, and return the final states.
+    """Train the `runs` without a record on this machine, print failures, and return the final states.
 
-    What is left is every run without a complete record. Data is built or checked first, then configs are frozen (unless
-    they are `frozen` already); `ready` is called while the fork server imports, `begin` with the pool before it starts,
-    `watch` with each of its states. SIGTERM lets the runs save and end. `patience` and `context` are the pool's.
+    `ready` is called while the fork server imports, `begin` with the pool before it starts, `watch` with each of its
+    states. SIGTERM lets the runs save and end. `patience` and `context` are the pool's.
     """
     left = [run for run in runs if not is_done(run.run_dir)]
     if left and context is None:
@@ -141,16 +122,15 @@ def check_data(runs: Sequence[RunConfig], console: Console) -> None:
     """Build the caches that the runs need and print a line for each dataset.
 
     Raise CrossoverError, before any run starts, for data that are missing, too small or changed since a run finished,
-    and for a logger that is not installed."""
+    and for a logger that is not installed.
+    """
     done = {run.run_id for run in runs if is_done(run.run_dir)}
-    kind = next(
-        (run.logger.kind for run in runs if run.run_id not in done and run.logger.kind.startswith("wandb")), None
-    )
-    if kind is not None and importlib.util.find_spec("wandb") is None:
-        raise CrossoverError(
-            f"logger={kind} needs the package wandb, which is not installed; take logger=csv or logger=none"
-            " (SET=logger=csv), or install it: make setup EXTRAS=test,wandb"
-        )
+    for kind in {run.logger.kind for run in runs if run.run_id not in done} & {"wandb", "wandb_offline"}:
+        if importlib.util.find_spec("wandb") is None:
+            raise CrossoverError(
+                f"logger={kind} needs the package wandb, which is not installed; take logger=csv or logger=none"
+                " (SET=logger=csv), or install it: make setup EXTRAS=test,wandb"
+            )
     lines = set()
     for config, group in itertools.groupby(runs, key=lambda run: run.data):
         members = list(group)
@@ -187,8 +167,7 @@ def refuse_other_images(runs: Sequence[RunConfig], dataset: Dataset) -> None:
 def slots_for(runs: Sequence[RunConfig], parallel: int | None, runs_per_gpu: int) -> list[Slot]:
     """Return one environment per run that can train at a time: runs_per_gpu on each GPU, else one per CPU core.
 
-    A run that trains on several devices takes as many GPUs or cores. In a Slurm task these are the GPUs and cores it
-    was given. GPUs are counted without touching CUDA, which must not be initialised before the fork.
+    A run on several devices takes as many. In a Slurm task, GPUs and cores are those that it was given.
     """
     devices = max((run.trainer.devices for run in runs), default=1)
     if any(run.trainer.num_nodes > 1 for run in runs):  # the task has one run, and all that Slurm gave it

@@ -1,6 +1,5 @@
 """The pool that trains planned runs on this machine: one process per run from a fork server, several in parallel."""
 
-import contextlib
 import math
 import multiprocessing
 import os
@@ -9,7 +8,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from multiprocessing import forkserver
 from multiprocessing.connection import wait
@@ -198,33 +197,22 @@ def fork_server() -> multiprocessing.context.ForkServerContext:
     context = multiprocessing.get_context("forkserver")
     # multiprocessing imports the command again in each child: what it has imported so far is imported once
     context.set_forkserver_preload([*PRELOAD, *(name for name in list(sys.modules) if name.startswith("crossover."))])
-    with _ignored(signal.SIGTERM, signal.SIGUSR2), _short_folder():
+    # a process that is started while signals are ignored ignores them
+    handlers = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGTERM, signal.SIGUSR2)}
+    usual = tempfile.gettempdir()
+    try:
+        tempfile.tempdir = _short_folder(usual)
+        get_temp_dir()  # where multiprocessing puts its sockets, from now on
         forkserver.ensure_running()
+    finally:
+        tempfile.tempdir = usual
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
     return context
 
 
-@contextlib.contextmanager
-def _short_folder() -> Iterator[None]:
-    """Make multiprocessing put its sockets where their path is short.
-
-    Linux allows 107 characters, and TMPDIR of a cluster job may have as many."""
-    before = tempfile.gettempdir()
-    places = (before, "/tmp", "/var/tmp", "/dev/shm", f"/run/user/{os.getuid()}")  # noqa: S108 - a private folder below
+def _short_folder(usual: str) -> str:
+    """Return a folder for sockets: Linux allows paths of 107 bytes, and TMPDIR of a cluster job may have as many."""
+    places = (usual, "/tmp", "/var/tmp", "/dev/shm", f"/run/user/{os.getuid()}")  # noqa: S108 - a private folder below
     short = (place for place in places if len(os.fsencode(place)) <= LONGEST_FOLDER and os.access(place, os.W_OK))
-    tempfile.tempdir = next(short, before)
-    try:
-        get_temp_dir()
-        yield
-    finally:
-        tempfile.tempdir = before
-
-
-@contextlib.contextmanager
-def _ignored(*signals: signal.Signals) -> Iterator[None]:
-    """Ignore signals; a process started meanwhile ignores them permanently."""
-    previous = {number: signal.signal(number, signal.SIG_IGN) for number in signals}
-    try:
-        yield
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+    return next(short, usual)

@@ -24,10 +24,11 @@ from submitit.helpers import DelayedSubmission
 from crossover.config import CrossoverError, RunConfig, TrainerConfig
 from crossover.lock import STALE_SECONDS
 from crossover.store import freeze, is_done, read_frozen, read_record, run_state, write_json
-from crossover.sweep.job import STOPPED, run_process, writes_nothing
+from crossover.sweep.job import STOPPED, run_process
 from crossover.sweep.launch import SlurmLauncher, do_runs
 from crossover.sweep.plan import estimate_costs, group_runs
-from crossover.sweep.pool import Pool, Progress, Slot, end_processes, fork_server
+from crossover.sweep.pool import Progress, Slot, end_processes, fork_server
+from crossover.training.ranks import this_rank
 
 JobState = Literal["queued", "running"]
 QUEUED = ("PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED")
@@ -49,71 +50,61 @@ class RunGroup:
     def __init__(self, outputs: Path, run_ids: Sequence[str], *, parallel: int | None, runs_per_gpu: int) -> None:
         self.outputs, self.run_ids = outputs, tuple(run_ids)
         self.parallel, self.runs_per_gpu = parallel, runs_per_gpu
-        self._work: Pool | Companion | None = None
+        self._stops: list[Callable[[], None]] = []
+        """What lets its work save and end."""
 
     def __call__(self) -> dict[str, str]:
         """Return the final states; raise CrossoverError when a run failed, so that Slurm shows the task as failed."""
         runs = [read_frozen(self.outputs / "runs" / run_id) for run_id in self.run_ids]
         signal.signal(signal.SIGTERM, self._end)
-        if writes_nothing(runs[0]):
-            self._work = Companion(runs[0])
-            return self._work.run()
+        if this_rank(runs[0].trainer).index > 0:
+            self._join(runs[0])
+            return {}
         progress = do_runs(
             runs,
             Console(width=160),
             parallel=self.parallel,
             runs_per_gpu=self.runs_per_gpu,
             frozen=True,
-            patience=2
-            * STALE_SECONDS,  # a dead owner's heartbeat is stale by then: what is still held is done elsewhere
-            begin=self._begin,
+            patience=2 * STALE_SECONDS,  # a dead owner's heartbeat is stale by then; others are at work elsewhere
+            begin=lambda pool: self._stops.append(pool.stop),
         )
         if failed := progress.count("failed"):
             raise CrossoverError(f"{failed} of {len(runs)} runs failed")
         return dict(progress.states)
 
+    def _join(self, run: RunConfig) -> None:
+        """Train as one of the other processes of a run on several nodes, which have no lock and write nothing.
+
+        In a child process, as the first one does in its pool, so that this process can answer Slurm's signals.
+        """
+        process = fork_server().Process(target=run_process, args=(run.run_dir, Slot(), False), name=run.run_id)
+        self._stops.append(lambda: end_processes([process]))
+        process.start()
+        process.join()
+        if process.exitcode not in (0, STOPPED):
+            raise CrossoverError(f"a process of {run.run_id} ended with exit status {process.exitcode}")
+
     def checkpoint(self) -> DelayedSubmission:
         """Let the runs save; return the same callable for the requeued task, which continues them."""
         signal.signal(signal.SIGTERM, signal.SIG_DFL)  # from here on Slurm may end us
-        if self._work is not None:
-            self._work.stop()
+        self._save()
         again = RunGroup(self.outputs, self.run_ids, parallel=self.parallel, runs_per_gpu=self.runs_per_gpu)
         return DelayedSubmission(again)
 
-    def _begin(self, pool: Pool) -> None:
-        self._work = pool
+    def _save(self) -> None:
+        for stop in self._stops:
+            stop()
 
     def _end(self, number: int, frame: FrameType | None) -> None:
         """Let the runs save after SIGTERM, then wait for the SIGKILL.
 
-        Slurm does not requeue a task that ends by itself while it is being preempted."""
+        Slurm does not requeue a task that ends by itself while it is being preempted.
+        """
         print("SIGTERM: the runs save and end", flush=True)
-        if self._work is not None:
-            self._work.stop()
+        self._save()
         time.sleep(KILL_SECONDS)
         sys.exit(128 + number)
-
-
-class Companion:
-    """A process of a run on several nodes other than the first: it has no lock and writes nothing.
-
-    It trains in a child process, as the first one does in its pool, so that this process can answer Slurm's signals.
-    """
-
-    def __init__(self, run: RunConfig) -> None:
-        context = fork_server()
-        self._process = context.Process(target=run_process, args=(run.run_dir, Slot(), False), name=run.run_id)
-
-    def run(self) -> dict[str, str]:
-        """Train until the run is over; raise CrossoverError when it failed here."""
-        self._process.start()
-        self._process.join()
-        if self._process.exitcode not in (0, STOPPED):
-            raise CrossoverError(f"a process of {self._process.name} ended with exit status {self._process.exitcode}")
-        return {}
-
-    def stop(self) -> None:
-        end_processes([self._process])
 
 
 def submit_left(runs: Sequence[RunConfig], launcher: SlurmLauncher, directory: Path, console: Console) -> None:

@@ -144,13 +144,6 @@ def stop_on_signals(*numbers: signal.Signals) -> Iterator[Stop]:
             signal.signal(number, handler)
 
 
-@contextmanager
-def stop_on_sigterm() -> Iterator[Stop]:
-    """Yield an event that SIGTERM sets; see stop_on_signals."""
-    with stop_on_signals(signal.SIGTERM) as stop:
-        yield stop
-
-
 def whole(checkpoint: Path) -> Path | None:
     """Return the checkpoint if all its checksums match; remove a damaged one, so that the run starts from step 0."""
     if not checkpoint.exists():

@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import signal
 import threading
 import time
 import warnings
@@ -41,7 +42,7 @@ from crossover.training.machine import (
 from crossover.training.models import build_model, count_parameters, forward_flops, share_batch_norm
 from crossover.training.module import Classifier, label_smoothing_floor
 from crossover.training.ranks import Rank, companions, this_rank
-from crossover.training.resume import InPlace, ResumePoint, StoppedError, Tell, stop_on_sigterm, whole
+from crossover.training.resume import InPlace, ResumePoint, StoppedError, Tell, stop_on_signals, whole
 from crossover.training.weights import start_from
 
 TRAIN_SAMPLE = 2_000
@@ -71,7 +72,7 @@ def execute(run: RunConfig, stop: threading.Event | None = None) -> Record:
 
 def _take_part(run: RunConfig) -> None:
     """Train a run as one of the processes other than the first."""
-    with stop_on_sigterm() as stop, contextlib.suppress(StoppedError):
+    with stop_on_signals(signal.SIGTERM) as stop, contextlib.suppress(StoppedError):
         execute(run, stop)
 
 
