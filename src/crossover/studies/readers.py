@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from crossover.config import RunConfig
-from crossover.data.cache import Dataset, open_dataset
+from crossover.data.cache import open_dataset
 from crossover.data.loader import Batch, EvalBatches, Images
 from crossover.data.subsets import subset
 from crossover.studies.probes.representation import Ridge
@@ -55,9 +55,14 @@ def read_backbone(run: RunConfig, *, probe_images: int, shots: Sequence[int], dr
         start_from(network, run.init_from, Path(run.machine.outputs))
     network = network.to(device).eval()
     taken = subset(dataset.pool, dataset.labels, n_train=probe_images, chain=run.chain)
-    x, y = _features_at(network, dataset, taken, device)
-    val = _features_at(network, dataset, dataset.val, device)
-    test = features(network, _batches(dataset, dataset.test_images, dataset.test_labels, None, device))
+
+    def features_of(images: np.ndarray, labels: np.ndarray, indices: np.ndarray) -> Features:
+        members = Images(images, labels, indices, device, float("inf"))
+        return features(network, EvalBatches(members, dataset, batch_size=500))
+
+    x, y = features_of(dataset.images, dataset.labels, taken)
+    val = features_of(dataset.images, dataset.labels, dataset.val)
+    test = features_of(dataset.test_images, dataset.test_labels, np.arange(len(dataset.test_labels)))
     readings = [_mean("probe", [fit_reader((x, y), val, test)], probe_images)]
     for k in shots:
         count = k * len(dataset.classes)
@@ -72,17 +77,6 @@ def _mean(protocol: str, fitted: list[tuple[float, float, float]], n_target: int
     return Reading(
         protocol, n_target, len(fitted), float(test.mean()), float(val.mean()), float(np.median(penalty))
     )  # fmt: skip
-
-
-def _features_at(network: nn.Module, dataset: Dataset, indices: np.ndarray, device: torch.device) -> Features:
-    return features(network, _batches(dataset, dataset.images, dataset.labels, indices, device))
-
-
-def _batches(
-    dataset: Dataset, images: np.ndarray, labels: np.ndarray, indices: np.ndarray | None, device: torch.device
-) -> EvalBatches:
-    at = np.arange(len(labels)) if indices is None else indices
-    return EvalBatches(Images(images, labels, at, device, float("inf")), dataset, batch_size=500)
 
 
 @torch.inference_mode()

@@ -3,7 +3,7 @@
 import itertools
 import json
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -14,7 +14,7 @@ from pydantic import Field, model_validator
 from rich.console import Console
 
 from crossover.cli import compose_train
-from crossover.config import RunConfig, RunValues, parse_run
+from crossover.config import RunConfig, parse_run
 from crossover.data.cache import open_dataset
 from crossover.fields import Frozen
 from crossover.progress import tracked
@@ -177,50 +177,45 @@ def overlaps(transfer: TransferConfig, source: Sequence[RunConfig]) -> list[str]
     return [overlap_sentence(origin, open_dataset(data, folder)) for data in photographs]
 
 
-def backbones(source: Iterable[RunConfig]) -> list[tuple[int, RunConfig]]:
-    """Return n_pretrain and source run of every backbone; 0 is the untrained network of each model and chain."""
-    runs = list(source)
-    untrained = {(run.model.name, run.chain, run.seed): run for run in runs}
-    return [(0, run) for run in untrained.values()] + [(run.n_train, run) for run in runs]
-
-
-def target_run(
-    values: RunValues, n_pretrain: int, source: RunConfig, *, n_train: int, group: str, lr_factor: float = 1.0
-) -> RunConfig:
-    """Return the run of a backbone on a target: the source's model, chain, seed and recipe, its rate times a factor.
-
-    `values` are a run's on the target.
-    """
-    own = source.model_dump(mode="json", include={"model", "recipe", "machine", "logger"})
-    own["recipe"]["lr"] *= lr_factor
-    own["logger"]["group"] = group
-    place = {"n_train": n_train, "chain": source.chain, "seed": source.seed}
-    return parse_run({**values, **own, **place, "init_from": source.run_id if n_pretrain else None})
-
-
 def plan_readings(transfer: TransferConfig, source: Sequence[RunConfig]) -> list[Backbone]:
     """Return every backbone on every target it is probed on."""
-    planned = []
-    for target, pairs in transfer.targets.items():
-        values = compose_train([override(key, value) for key, value in pairs.items()])
-        for n, run in backbones(source):
-            own = target_run(values, n, run, n_train=transfer.probe_images, group=transfer.name)
-            planned.append(Backbone(target, n, 1.0, own))
-    return planned
+    sizes, factors = (transfer.probe_images,), (1.0,)
+    return [one for target in transfer.targets for one in _plan(transfer, source, target, {}, sizes, factors)]
 
 
 def plan_finetuning(transfer: TransferConfig, source: Sequence[RunConfig]) -> list[Backbone]:
     """Return every fine-tuning of every backbone."""
-    tuning, planned = transfer.finetune, []
+    tuning = transfer.finetune
     if tuning is None:
         return []
-    for target in tuning.targets:
-        pairs = transfer.targets[target] | tuning.set
-        values = compose_train([override(key, value) for key, value in pairs.items()])
-        for n, run in backbones(source):
-            for n_train, factor in itertools.product(tuning.n_train, tuning.lr_factors):
-                own = target_run(values, n, run, n_train=n_train, group=transfer.name, lr_factor=factor)
-                planned.append(Backbone(target, n, factor, own))
+    how = tuning.set, tuning.n_train, tuning.lr_factors
+    return [one for target in tuning.targets for one in _plan(transfer, source, target, *how)]
+
+
+def _plan(
+    transfer: TransferConfig,
+    source: Sequence[RunConfig],
+    target: str,
+    changes: Mapping[str, object],
+    sizes: Sequence[int],
+    factors: Sequence[float],
+) -> list[Backbone]:
+    """Return the backbones of `source`, and the untrained network of each model and chain, on a target.
+
+    Each has its source's model, chain, seed and recipe, the rate times a factor.
+    """
+    pairs = transfer.targets[target] | changes
+    values = compose_train([override(key, value) for key, value in pairs.items()])
+    untrained = {(run.model.name, run.chain, run.seed): run for run in source}
+    planned = []
+    for n, run in [*((0, run) for run in untrained.values()), *((run.n_train, run) for run in source)]:
+        own = run.model_dump(mode="json", include={"model", "recipe", "machine", "logger"})
+        own["logger"]["group"] = transfer.name
+        place = {"chain": run.chain, "seed": run.seed, "init_from": run.run_id if n else None}
+        for n_train, factor in itertools.product(sizes, factors):
+            recipe = own["recipe"] | {"lr": own["recipe"]["lr"] * factor}
+            moved = parse_run({**values, **own, **place, "recipe": recipe, "n_train": n_train})
+            planned.append(Backbone(target, n, factor, moved))
     return planned
 
 
