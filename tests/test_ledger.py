@@ -17,7 +17,7 @@ from crossover.studies.claims.measures import operation_measures
 from crossover.studies.claims.rules import COLUMNS, EXACT, Place, Rules, judge, places
 from crossover.studies.probes.equivariance import patch_order
 from crossover.studies.probes.load import load_published, load_run, read_images
-from crossover.studies.probes.measure import compare_networks, dense_ratio, probe_runs, read_probes
+from crossover.studies.probes.measure import compare_networks, dense_ratio, probe_table, world_of
 from crossover.training.run import execute
 from tests.test_probes import images, tiny, tiny_resnet
 from tests.worlds import VIT, small_run
@@ -27,7 +27,7 @@ ROOT = Path(__file__).parents[1]
 
 def test_worlds_have_names_that_tell_their_cues_and_their_permutation(tmp_path: Path) -> None:
     def world(**changes: Any) -> str:
-        return ledger.world_of(small_run(tmp_path, **changes))
+        return world_of(small_run(tmp_path, **changes))
 
     assert world() == "cues"
     assert world(data__alpha=0) == "cues-local"
@@ -53,12 +53,11 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_run_is_probed_once_beside_its_untrained_start(finished: Path) -> None:
-    assert list(probe_runs([finished], 1)) == [finished]
+    table = probe_table([finished], 1)
     (path,) = finished.glob("probes-*.csv")
     before = path.stat().st_mtime_ns
-    assert list(probe_runs([finished], 1)) == [finished]
+    pd.testing.assert_frame_equal(probe_table([finished], 1), table)
     assert path.stat().st_mtime_ns == before
-    table = read_probes(finished)
     assert not table.duplicated(["probe", "layer"]).any()
     found: Any = table.set_index(["probe", "layer"])
     record = read_record(finished / "record.json")
@@ -70,7 +69,7 @@ def test_a_run_is_probed_once_beside_its_untrained_start(finished: Path) -> None
     torch.manual_seed(0)
     torch.testing.assert_close(start.state_dict(), tiny(seed=0).state_dict())
 
-    measures = ledger.measures_of_probes(ledger.probe_table([finished]), "claims")
+    measures = ledger.measures_of_probes(table, "claims")
     assert list(measures.columns) == list(COLUMNS)
     assert set(measures["state"]) == {"trained", "untrained", "analytic"}
     assert measures["value"].notna().all()
@@ -88,7 +87,7 @@ def test_a_run_without_weights_is_told_in_one_line(finished: Path, tmp_path: Pat
     for name in ("config.yaml", "record.json"):
         (broken / name).write_bytes((finished / name).read_bytes())
     with pytest.raises(CrossoverError, match=r"cannot be probed: .*weights\.safetensors cannot be read"):
-        list(probe_runs([broken], 1))
+        probe_table([broken], 1)
 
 
 def test_published_studies_are_read_and_absent_ones_are_empty(tmp_path: Path) -> None:

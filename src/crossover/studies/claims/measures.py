@@ -12,34 +12,16 @@ import torch.nn.functional as F
 
 from crossover.analysis.runs import without_twins
 from crossover.config import RunConfig, parse_run
-from crossover.fields import CuesData
-from crossover.store import read_record
 from crossover.studies.claims.rules import COLUMNS, ENDS, EXACT, KEYS, PUBLISHED, Place
 from crossover.studies.demo import SHIFT, WHOLE, convolve, demonstrate, normalised, pictures
 from crossover.studies.probes.equivariance import relative_error, translate
-from crossover.studies.probes.measure import read_probes
+from crossover.studies.probes.measure import PROBED, place_of
 from crossover.training.models import count_parameters
 
 RECORDED = ("test_error", "train_error", "params", "total_seconds")
 """Measures stored in a record; all others come from probes of the weights."""
 KNOWN = ("resnet50", "vit_base_patch16_224", "vit_small_patch16_224")
 """timm's names of ResNet-50, ViT-B/16 and ViT-S/16 (DeiT-S)."""
-PROBED = ("run_id", "world", "augment", "model", "n_train", "chain", "probe", "layer", "value", "untrained", "analytic")
-"""Columns of a table of probes."""
-
-
-def world_of(run: RunConfig) -> str:
-    """Return the name of a run's world: its dataset, with `-local` or `-global` where only that cue is present."""
-    if not isinstance(run.data, CuesData):
-        return run.dataset
-    alone = "-local" if run.data.alpha == 0 else "-global" if run.data.beta == 0 else ""
-    return f"{run.data.name}{alone}{run.data.permute.suffix}"
-
-
-def place_of(run: RunConfig) -> Place:
-    """Return the values of a run by which a rule selects it."""
-    facts: Place = {"world": world_of(run), "augment": run.augment.name, "model": run.model.name}
-    return facts | {"n_train": run.n_train}
 
 
 def runs_to_probe(runs: Iterable[RunConfig], wanted: Iterable[tuple[str, Place]], study: str) -> list[RunConfig]:
@@ -51,17 +33,6 @@ def runs_to_probe(runs: Iterable[RunConfig], wanted: Iterable[tuple[str, Place]]
         return any(all(place.get(key, value) == value for key, value in own.items()) for place in asked)
 
     return [run for run in runs if matches(run)]
-
-
-def probe_table(run_dirs: Sequence[Path]) -> pd.DataFrame:
-    """Return the probes of finished and probed runs, one row per run, probe and layer, with PROBED columns."""
-    parts = []
-    for folder in run_dirs:
-        record = read_record(folder / "record.json")
-        run = parse_run(record["config"])
-        table = read_probes(folder).assign(run_id=record["run_id"], chain=run.chain)
-        parts.append(table.assign(**place_of(run)))
-    return pd.concat(parts, ignore_index=True)[list(PROBED)] if parts else pd.DataFrame(columns=list(PROBED))
 
 
 def measures_of_records(records: Sequence[Mapping[str, Any]], study: str) -> pd.DataFrame:

@@ -11,7 +11,6 @@ from rich.console import Console
 
 from crossover.config import CrossoverError, RunConfig
 from crossover.fields import Frozen
-from crossover.progress import tracked
 from crossover.report.build import environment
 from crossover.report.section import write_section
 from crossover.report.table import Table, columns, terminal_table
@@ -24,14 +23,13 @@ from crossover.studies.claims.measures import (
     measures_of_study,
     needed,
     operation_measures,
-    probe_table,
     read_measures,
     runs_to_probe,
 )
 from crossover.studies.claims.page import counts, ledger_section, write_ledger
 from crossover.studies.claims.rules import Rules, judge, places
-from crossover.studies.probes.measure import probe_runs
-from crossover.sweep.launch import do_runs, slots_for
+from crossover.studies.probes.measure import probe_table
+from crossover.sweep.launch import do_runs
 from crossover.sweep.plan import plan_runs, read_preset, sweep_dir
 
 STUDY = "claims"
@@ -110,12 +108,9 @@ def measure(rules: Options, runs: Sequence[RunConfig]) -> pd.DataFrame:
     """Return all measures that the rules use."""
     wanted = places(rules)
     probed = [run.run_dir for run in runs_to_probe(runs, wanted, STUDY)]
-    workers = len(slots_for(runs, rules.parallel, 1))
-    for _ in tracked(probe_runs(probed, workers), "probing", len(probed)):
-        pass
     parts = [
         measures_of_records(read_done(runs), STUDY),
-        measures_of_probes(probe_table(probed), STUDY),
+        measures_of_probes(probe_table(probed, rules.parallel), STUDY),
         exact_measures(operation_measures(), rules.default),
         measures_of_atlas(rules.results / "atlas" / "atlas.csv", rules.default),
         *(measures_of_study(rules.results / name) for name in rules.studies),

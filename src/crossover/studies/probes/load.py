@@ -1,7 +1,8 @@
 """Networks to probe, of a run or published ones of timm, trained and untrained, and the images to probe them with."""
 
-from dataclasses import dataclass
+import copy
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import timm
@@ -23,8 +24,7 @@ MOST_PUBLISHED = 128
 """Images that a published network is probed on; at 224 px more would take minutes on a CPU."""
 
 
-@dataclass(frozen=True)
-class Checkpoint:
+class Checkpoint(NamedTuple):
     """A trained network, the same network before training, and its run."""
 
     run: RunConfig
@@ -41,17 +41,15 @@ def load_run(run_dir: Path) -> Checkpoint:
         weights = load_file(path)
     except (OSError, SafetensorError) as error:
         raise CrossoverError(f"{path} cannot be read ({error}); delete {run_dir} and repeat its sweep") from None
-    networks = []
-    for _ in range(2):
-        torch.manual_seed(run.seed)
-        networks.append(build_model(run.model, image_size=run.data.image_size, classes=classes))
-    trained, untrained = networks
+    torch.manual_seed(run.seed)
+    untrained = build_model(run.model, image_size=run.data.image_size, classes=classes).eval()
+    trained = copy.deepcopy(untrained)
     try:
         trained.load_state_dict(weights)
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:200]
         raise CrossoverError(f"{path} does not fit its config: {reason}; repeat its sweep") from None
-    return Checkpoint(run, trained.eval(), untrained.eval())
+    return Checkpoint(run, trained, untrained)
 
 
 def probe_images(run: RunConfig, count: int) -> tuple[Tensor, Tensor]:
@@ -62,8 +60,7 @@ def probe_images(run: RunConfig, count: int) -> tuple[Tensor, Tensor]:
     dataset = open_dataset(run.data, Path(run.machine.data_dir))
     taken = mixed_order(dataset.test_labels)[:count]
     images = Images(dataset.test_images, dataset.test_labels, taken, torch.device("cpu"), float("inf"))
-    batches = list(EvalBatches(images, dataset, batch_size=len(taken)))
-    return batches[0]
+    return next(iter(EvalBatches(images, dataset, batch_size=len(taken))))
 
 
 def mixed_order(labels: np.ndarray) -> np.ndarray:

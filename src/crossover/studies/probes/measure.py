@@ -10,8 +10,10 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from crossover.config import CrossoverError
-from crossover.store import write_text
+from crossover.config import CrossoverError, RunConfig
+from crossover.fields import CuesData
+from crossover.progress import tracked
+from crossover.store import read_frozen, write_text
 from crossover.studies.probes.attention import attention
 from crossover.studies.probes.embeddings import first_filters, position_loss, position_nearness
 from crossover.studies.probes.equivariance import (
@@ -24,8 +26,10 @@ from crossover.studies.probes.equivariance import (
 from crossover.studies.probes.features import Found, is_vit
 from crossover.studies.probes.load import load_run, probe_images
 from crossover.studies.probes.representation import cka, linear_probe, receptive_field
+from crossover.sweep.launch import slots_for
 from crossover.training.ablations import input_sizes
 
+PROBED = ("run_id", "world", "augment", "model", "n_train", "chain", "probe", "layer", "value", "untrained", "analytic")
 VERSION = 2
 """Part of the file name, so that tables are recomputed when the probes change."""
 IMAGES = 2_000
@@ -34,20 +38,63 @@ FEW, SOME, MANY = 32, 128, 500
 """Images for probes in float64 or with gradients, for those that keep attention or maps, for those that classify."""
 
 
-def probe_run(run_dir: Path) -> pd.DataFrame:
-    """Return probe, layer, value, untrained, analytic of a finished run; NaN where a baseline does not exist.
+def probe_table(run_dirs: Sequence[Path], parallel: int | None) -> pd.DataFrame:
+    """Return the probes of finished runs, one row per run, probe and layer, with PROBED columns.
 
-    What is measured: docs/claims.md. The images are from the run's test set; no choice depends on them.
+    Runs that have no table yet are probed, `parallel` at a time. The table is a file of the run, so that an interrupted
+    command continues where it was.
     """
-    checkpoint = load_run(run_dir)
-    images, labels = probe_images(checkpoint.run, IMAGES)
-    return compare_networks(checkpoint.model, checkpoint.untrained, images, labels)
+    left = [folder for folder in run_dirs if not _path(folder).exists()]
+    context = get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    if left:
+        with ProcessPoolExecutor(len(slots_for([], parallel, 1)), mp_context=context) as pool:
+            for _ in tracked(pool.map(probe_run, left), "probing", len(left)):
+                pass
+    parts = [pd.DataFrame(columns=list(PROBED))]
+    for folder in run_dirs:
+        run = read_frozen(folder)
+        table = pd.read_csv(_path(folder), keep_default_na=False, na_values=["NaN"])
+        parts.append(table.assign(run_id=folder.name, chain=run.chain, **place_of(run))[list(PROBED)])
+    return pd.concat(parts, ignore_index=True) if run_dirs else parts[0]
+
+
+def world_of(run: RunConfig) -> str:
+    """Return the name of a run's world: its dataset, with `-local` or `-global` where only that cue is present."""
+    if not isinstance(run.data, CuesData):
+        return run.dataset
+    alone = "-local" if run.data.alpha == 0 else "-global" if run.data.beta == 0 else ""
+    return f"{run.data.name}{alone}{run.data.permute.suffix}"
+
+
+def place_of(run: RunConfig) -> dict[str, str | int]:
+    """Return the values of a run by which a rule of the ledger selects it."""
+    facts: dict[str, str | int] = {"world": world_of(run), "augment": run.augment.name, "model": run.model.name}
+    return facts | {"n_train": run.n_train}
+
+
+def probe_run(run_dir: Path) -> None:
+    """Write the table of compare_networks of a finished run, on images of its test set; no choice depends on them."""
+    torch.set_num_threads(1)
+    try:
+        run, model, untrained = load_run(run_dir)
+        table = compare_networks(model, untrained, *probe_images(run, IMAGES))
+    except CrossoverError as error:
+        raise CrossoverError(f"{run_dir.name} cannot be probed: {error}") from None
+    write_text(_path(run_dir), table.to_csv(index=False, float_format="%.8g", na_rep="NaN"))
+
+
+def _path(run_dir: Path) -> Path:
+    return run_dir / f"probes-{VERSION}.csv"
 
 
 def compare_networks(
     model: nn.Module, untrained: nn.Module, images: Tensor, labels: Tensor, *, own_classes: bool = True
 ) -> pd.DataFrame:
-    """Return the table of probe_run for two networks and normalised images (N, 3, S, S)."""
+    """Return probe, layer, value, untrained, analytic for normalised images (N, 3, S, S); NaN without a baseline.
+
+    What is measured: docs/claims.md.
+    """
     found, start = (
         pd.DataFrame(list(probe_network(network, images, labels, own_classes=own)), columns=Found._fields)
         for network, own in ((model, own_classes), (untrained, False))
@@ -97,41 +144,3 @@ def dense_ratio(model: nn.Module, image_size: int) -> Found:
         dense += height * width * conv.in_channels * cells[0] * cells[1] * conv.out_channels
         own += conv.weight.numel()
     return Found("dense_ratio", "", dense / own if own else 1.0)
-
-
-def read_probes(run_dir: Path) -> pd.DataFrame:
-    """Return the table of a run that probe_runs has written."""
-    return pd.read_csv(_path(run_dir), keep_default_na=False, na_values=["NaN"])
-
-
-def probe_runs(run_dirs: Sequence[Path], workers: int) -> Iterator[Path]:
-    """Probe the runs that have no table yet, in parallel, and yield each folder as it is done.
-
-    The table is a file of the run, so that an interrupted command continues where it was.
-    """
-    left = [folder for folder in run_dirs if not _path(folder).exists()]
-    yield from (folder for folder in run_dirs if folder not in left)
-    if not left:
-        return
-    context = get_context("forkserver")
-    context.set_forkserver_preload(["crossover.studies.probes.measure"])
-    with ProcessPoolExecutor(max(1, min(workers, len(left))), mp_context=context) as pool:
-        for folder, error in zip(left, pool.map(_probe_to_file, left), strict=True):
-            if error:
-                raise CrossoverError(f"{folder.name} cannot be probed: {error}")
-            yield folder
-
-
-def _probe_to_file(run_dir: Path) -> str:
-    """Write the table of a run; return the error in one line, else nothing."""
-    torch.set_num_threads(1)
-    try:
-        table = probe_run(run_dir)
-    except CrossoverError as error:
-        return str(error)
-    write_text(_path(run_dir), table.to_csv(index=False, float_format="%.8g", na_rep="NaN"))
-    return ""
-
-
-def _path(run_dir: Path) -> Path:
-    return run_dir / f"probes-{VERSION}.csv"

@@ -8,14 +8,11 @@ from rich.console import Console
 
 from crossover.config import CrossoverError
 from crossover.fields import Frozen
-from crossover.progress import tracked
 from crossover.report.section import Part, Section, write_section
 from crossover.report.table import Cell, Table, columns, terminal_table
 from crossover.store import read_sweep, write_text
-from crossover.studies.claims.measures import probe_table
 from crossover.studies.probes.load import load_published
-from crossover.studies.probes.measure import compare_networks, probe_runs
-from crossover.sweep.launch import slots_for
+from crossover.studies.probes.measure import compare_networks, probe_table
 from crossover.sweep.plan import sweep_dir
 from crossover.sweep.progress import working
 
@@ -67,33 +64,33 @@ class Options(Frozen):
 
 def main(options: Options, console: Console) -> None:
     """Write the table of probes of the sweep `name`, with its section, or of the weights `init_from` on `images`."""
-    if options.init_from is None:
-        path, table = _probe_sweep(options, console)
+    published = options.init_from
+    if published is None:
+        path = options.output or sweep_dir(options.outputs, options.name) / NAME
+        table = _probe_sweep(options)
     else:
-        path = options.output or Path("outputs/probes") / f"{options.init_from.replace(':', '-')}.csv"
-        with working(console, f"probing {options.init_from}"):
-            networks = load_published(options.init_from, options.images)
-            table = compare_networks(*networks, own_classes=False).assign(model=options.init_from)
+        path = options.output or Path("outputs/probes") / f"{published.replace(':', '-')}.csv"
+        with working(console, f"probing {published}"):
+            networks = load_published(published, options.images)
+            table = compare_networks(*networks, own_classes=False).assign(model=published)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, table.to_csv(index=False, float_format="%.6g", na_rep="NaN"))
     console.print(terminal_table(_over_runs(table)))
-    console.print(f"table: {path}", highlight=False, markup=False, soft_wrap=True)
-    if path.name == NAME and options.init_from is None:
+    print(f"table: {path}")
+    if path.name == NAME and published is None:
         write_section(probe_section(table), path.parent)
-        console.print("make report puts it on the sweep's page", highlight=False)
+        print("make report puts it on the sweep's page")
 
 
-def _probe_sweep(options: Options, console: Console) -> tuple[Path, pd.DataFrame]:
-    """Return where the table of a sweep belongs, and the probes of its runs that are done."""
+def _probe_sweep(options: Options) -> pd.DataFrame:
+    """Return the probes of the runs of a sweep that are done."""
     sweep = read_sweep(options.outputs, options.name)
-    folders = [options.outputs / "runs" / record["run_id"] for record in sweep.records]
-    if not folders:
+    if not sweep.records:
         raise CrossoverError(f"no run of sweep {sweep.name} is done; run {sweep.command} first")
-    for _ in tracked(probe_runs(folders, len(slots_for([], options.parallel, 1))), "probing", len(folders)):
-        pass
-    if len(folders) < len(sweep.planned):
-        console.print(f"{len(folders)} of {len(sweep.planned)} runs are done and probed", style="red")
-    return options.output or sweep_dir(options.outputs, sweep.name) / NAME, probe_table(folders)
+    if len(sweep.records) < len(sweep.planned):
+        print(f"{len(sweep.records)} of {len(sweep.planned)} runs are done and are probed")
+    folders = [options.outputs / "runs" / record["run_id"] for record in sweep.records]
+    return probe_table(folders, options.parallel)
 
 
 def _over_runs(table: pd.DataFrame) -> Table:
