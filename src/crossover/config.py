@@ -90,34 +90,24 @@ class RunConfig(Frozen):
     machine: MachineConfig = MachineConfig()
 
     @model_validator(mode="after")
-    def _enough_images(self) -> "RunConfig":
-        if isinstance(self.data, CuesData):
-            if self.n_train < self.data.classes:
-                raise ValueError(f"n_train={self.n_train} is below the {self.data.classes} classes of {self.data.name}")
-            if self.n_train > self.data.n_pool:
-                raise ValueError(
-                    f"n_train={self.n_train} is over the pool of {self.data.n_pool} images of {self.data.name}"
-                    " (raise data.n_pool, or ask for fewer)"
-                )
-        return self
-
-    @model_validator(mode="after")
-    def _shared_batch(self) -> "RunConfig":
-        count = self.trainer.devices * self.trainer.num_nodes
+    def _is_possible(self) -> "RunConfig":
+        data, count = self.data, self.trainer.devices * self.trainer.num_nodes
+        if isinstance(data, CuesData) and self.n_train < data.classes:
+            raise ValueError(f"n_train={self.n_train} is below the {data.classes} classes of {data.name}")
+        if isinstance(data, CuesData) and self.n_train > data.n_pool:
+            raise ValueError(
+                f"n_train={self.n_train} is over the pool of {data.n_pool} images of {data.name} (raise data.n_pool, or"
+                " ask for fewer)"
+            )
         if self.recipe.batch_size % count:
             raise ValueError(
                 f"recipe.batch_size={self.recipe.batch_size} cannot be split among {count} devices; make it a multiple"
             )
         if count > 1 and self.machine.engine == "graph":
             raise ValueError(f"machine.engine=graph is for one device, not {count}; use eager")
-        return self
-
-    @model_validator(mode="after")
-    def _whole_patches(self) -> "RunConfig":
-        permute = self.data.permute
-        if permute.kind == "patches" and self.data.image_size % permute.patch:
+        if data.permute.kind == "patches" and data.image_size % data.permute.patch:
             raise ValueError(
-                f"data.permute.patch={permute.patch} does not divide data.image_size={self.data.image_size}; give one"
+                f"data.permute.patch={data.permute.patch} does not divide data.image_size={data.image_size}; give one"
                 " that does"
             )
         return self

@@ -32,20 +32,11 @@ class GitState(TypedDict):
     dirty: bool | None
 
 
-class Settings(TypedDict, total=False):
-    """What distinguishes two recipes of the same name; older records have it only in their config."""
+class Identity(TypedDict):
+    """The first fields of a record: the names and settings that identify a run in tables and dashboards.
 
-    optimizer: str
-    lr: float
-    weight_decay: float
-    batch_size: int
-    image_size: int
-    n_pool: int
-    """Images that the chains are drawn from."""
-
-
-class Identity(Settings):
-    """The first fields of a record: the names and settings that identify a run in tables and dashboards."""
+    The last five, which distinguish two recipes of the same name, are missing in older records.
+    """
 
     schema: int
     run_id: str
@@ -58,6 +49,11 @@ class Identity(Settings):
     recipe: str
     augment: str
     budget: str
+    optimizer: str
+    lr: float
+    weight_decay: float
+    batch_size: int
+    image_size: int
 
 
 class Facts(Identity):
@@ -76,6 +72,8 @@ class Facts(Identity):
     threads: int
     dataset_hash: str
     subset_hash: str
+    n_pool: int
+    """Images that the chains are drawn from."""
     init_hash: str | None
     git: GitState
     config: dict[str, Any]
@@ -212,18 +210,11 @@ def identify(run: RunConfig) -> Identity:
         recipe=run.recipe.name,
         augment=run.augment.name,
         budget=run.budget.label,
-        **_settings(run.model_dump(mode="json")),
-    )
-
-
-def _settings(config: Mapping[str, Any]) -> Settings:
-    recipe = config["recipe"]
-    return Settings(
-        optimizer=recipe.get("optimizer"),
-        lr=recipe.get("lr"),
-        weight_decay=recipe.get("weight_decay"),
-        batch_size=recipe.get("batch_size"),
-        image_size=config["data"]["image_size"],
+        optimizer=run.recipe.optimizer,
+        lr=run.recipe.lr,
+        weight_decay=run.recipe.weight_decay,
+        batch_size=run.recipe.batch_size,
+        image_size=run.data.image_size,
     )
 
 
@@ -231,22 +222,19 @@ def runs_table(records: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     """Return one row per record with the columns of runs.csv; `last_val_error` is that of the last validation."""
     rows = []
     for record in records:
-        config, history = record.get("config"), record.get("history")
-        row = {**(_settings(config) if config else {}), **record, "commit": record.get("git", {}).get("commit")}
-        if history:
-            row["last_val_error"] = history[-1]["val_error"]
+        config = record.get("config") or {}
+        row = {**config.get("recipe", {}), "image_size": config.get("data", {}).get("image_size"), **record}
+        row["commit"] = record.get("git", {}).get("commit")
+        if record.get("history"):
+            row["last_val_error"] = record["history"][-1]["val_error"]
         rows.append(row)
     return pd.DataFrame(rows, columns=[column.name for column in COLUMNS])
 
 
-def cell(model: str, n_train: int) -> str:
-    """Return the model and n_train of a run as one key: chains are averaged within it."""
-    return f"{model} n={n_train}"
-
-
 def run_config(facts: Mapping[str, Any]) -> dict[str, str | int | float | None]:
     """Return the flat W&B configuration of a run from the first part of its record."""
-    known = {**facts, "cell": cell(facts["model"], facts["n_train"]), "commit": facts.get("git", {}).get("commit")}
+    cell = f"{facts['model']} n={facts['n_train']}"
+    known = {**facts, "cell": cell, "commit": facts.get("git", {}).get("commit")}
     return {name: known[name] for name in CONFIG if name in known}
 
 

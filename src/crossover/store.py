@@ -108,25 +108,13 @@ def is_done(run_dir: Path) -> bool:
 def freeze(runs: Iterable[RunConfig]) -> None:
     """Write the resolved config of each run that is neither done nor running; later edits to conf/ cannot affect it."""
     with ThreadPoolExecutor(WRITERS) as threads:
-        for _ in threads.map(_freeze, runs):
-            pass
+        list(threads.map(_freeze, runs))
 
 
 def _freeze(run: RunConfig) -> None:
-    if run_state(run.run_dir) in ("done", "running"):
-        return
-    run.run_dir.mkdir(parents=True, exist_ok=True)
-    path, values = run.run_dir / "config.yaml", run.model_dump(mode="json")
-    if not _holds(path, values):
-        write_json(path, values)  # JSON is YAML, and quick to read
-
-
-def _holds(path: Path, values: Mapping[str, object]) -> bool:
-    """Return whether a file has these values already, so that thousands of unchanged ones need not be rewritten."""
-    try:
-        return bool(json.loads(path.read_bytes()) == values)
-    except (FileNotFoundError, ValueError):
-        return False
+    if run_state(run.run_dir) not in ("done", "running"):
+        run.run_dir.mkdir(parents=True, exist_ok=True)
+        write_json(run.run_dir / "config.yaml", run.model_dump(mode="json"))  # JSON is YAML, and quick to read
 
 
 def read_frozen(run_dir: Path) -> RunConfig:
@@ -206,8 +194,8 @@ def read_sweep(outputs: Path, name: str) -> SweepRecords:
     done = [run_id for run_id in folders if states[run_id] == "done"]
     failed = [run_id for run_id in folders if states[run_id] == "failed"]
     return SweepRecords(
-        name=plan["name"],
-        command=plan["command"],
+        plan["name"],
+        plan["command"],
         planned=tuple(folders),
         records=tuple(read_record(folders[run_id] / "record.json") for run_id in done),
         states=states,

@@ -3,7 +3,7 @@
 import itertools
 import json
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -196,7 +196,7 @@ def _plan(
     transfer: TransferConfig,
     source: Sequence[RunConfig],
     target: str,
-    changes: Mapping[str, object],
+    changes: dict[str, object],
     sizes: Sequence[int],
     factors: Sequence[float],
 ) -> list[Backbone]:

@@ -196,7 +196,7 @@ def _judge_rule(rule: Rule, base: Place, measures: pd.DataFrame, confidence: flo
     mean = float(values.mean()) if chains else None
     measure, place = compared[0]
     low, high = (next(iter(_values(measures, measure + end, place)), None) for end in ENDS)
-    if low is None and chains > 1:
+    if low is None and mean is not None and chains > 1:
         spread = values.to_numpy(float).std(ddof=1)
         half = float(stats.t.ppf((1 + confidence) / 2, chains - 1) * spread / np.sqrt(chains))
         low, high = mean - half, mean + half
