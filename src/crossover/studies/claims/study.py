@@ -37,16 +37,10 @@ STUDY = "claims"
 
 
 class SweepPart(Frozen):
-    """Runs of a preset, restricted to some sizes and models where these are given."""
+    """Runs of a preset, restricted to some models where these are given."""
 
     preset: str
-    n_train: tuple[int, ...] | None = None
     models: tuple[str, ...] | None = None
-
-    def has(self, run: RunConfig) -> bool:
-        return (self.n_train is None or run.n_train in self.n_train) and (
-            self.models is None or run.model.name in self.models
-        )
 
 
 class Options(Rules):
@@ -97,9 +91,9 @@ def planned(options: Options) -> list[RunConfig]:
     runs: dict[str, RunConfig] = {}
     for part in options.sweeps:
         made = plan_runs(read_preset(part.preset), extra=options.set, outputs=str(options.outputs))
-        kept = [run for run in made if part.has(run)]
+        kept = [run for run in made if part.models is None or run.model.name in part.models]
         if not kept:
-            raise CrossoverError(f"no run of {part.preset} matches; correct n_train or models in conf/claims.yaml")
+            raise CrossoverError(f"no run of {part.preset} matches; correct models in conf/claims.yaml")
         runs |= {run.run_id: run for run in kept}
     return sorted(runs.values(), key=lambda run: run.n_train)  # most claims have numbers of a small size first
 
