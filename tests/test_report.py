@@ -14,10 +14,11 @@ import pytest
 from matplotlib.collections import LineCollection
 from rich.console import Console
 
+from crossover.analysis.runs import read_curves
 from crossover.config import CrossoverError
 from crossover.record import Record
 from crossover.report import build
-from crossover.report.build import write_report
+from crossover.report.build import write_curves_report, write_report
 from crossover.report.contents import report_sections
 from crossover.report.figures import Ceiling, by_pair, draw_equivalence, learning_curves
 from crossover.report.findings import Extras, Report
@@ -392,3 +393,19 @@ def test_a_note_of_several_data_sets_is_said_once_with_their_names() -> None:
 def test_only_a_commit_that_has_the_code_is_to_be_checked_out(dirty: bool, said: list[str]) -> None:
     findings = SimpleNamespace(conditions={"commit": ["abc"], "dirty": [dirty]}, command="make sweep")
     assert Report.commands.fget(SimpleNamespace(findings=findings)) == said  # type: ignore[attr-defined]
+
+
+def test_a_size_at_which_no_number_of_a_table_is_known_has_no_row_in_it(tmp_path: Path) -> None:
+    """Published curves have sizes of their own; the gap of a pair has few of them."""
+    models = (("resnet", 0.2, 1.0), ("hybrid", 0.3, 1.05), ("vit", 0.4, 1.1))
+    rows = [
+        {"model": model, "n_train": round(start * n), "error": (n / 100) ** -slope}
+        for model, slope, start in models
+        for n in np.geomspace(1000, 1e6, 30)
+    ]
+    pd.DataFrame(rows).to_csv(tmp_path / "curves.csv", index=False)
+    write_curves_report(read_curves(tmp_path / "curves.csv"), tmp_path, title="published", command="make report")
+    lines = (tmp_path / "report.md").read_text().splitlines()
+    numbers = [line.split("|")[2:-1] for line in lines if re.match(r"\| [\d.,]+[kM]? \|", line)]
+    assert len(numbers) > 5
+    assert all(any(cell.strip() != "–" for cell in row) for row in numbers)

@@ -147,7 +147,11 @@ def size_tables(report: Report, study: Study) -> list[Table]:
         Table(
             caption=f"{study['dataset']}: {about}",
             columns=(first, *shown),
-            rows=tuple((size(int(n)), *row) for n, row in zip(sizes, zip(*values, strict=True), strict=True)),
+            rows=tuple(
+                (size(int(n)), *row)
+                for n, row in zip(sizes, zip(*values, strict=True), strict=True)
+                if any(cell is not None for cell in row)  # models of published curves have sizes of their own
+            ),
         )
         for about, shown, values in parts
         if shown
