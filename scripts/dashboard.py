@@ -6,12 +6,13 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 from crossover import wandb_runs
 from crossover.cli import run_app
 from crossover.config import CrossoverError
 from crossover.report.wandb import logger_of
-from crossover.store import read_plan, read_sweep
+from crossover.store import read_sweep
 from crossover.sweep.plan import sweep_dir
 
 
@@ -20,22 +21,16 @@ def main() -> None:
     parser.add_argument("sweep")
     parser.add_argument("--offline", action="store_true", help="write both specs to files; no connection")
     parser.add_argument("--terminal", action="store_true", help="W&B's terminal dashboard on the files; no connection")
-    parser.add_argument("--outputs", default="outputs", help="the folder of runs and sweeps")
+    parser.add_argument("--outputs", default="outputs", type=Path, help="the folder of runs and sweeps")
     parser.add_argument("--entity", help="default: the one that the runs were logged to, else your own")
     parser.add_argument("--project", help="default: the one that the runs were logged to")
     given = parser.parse_args()
+    sweep, directory = read_sweep(given.outputs, given.sweep), sweep_dir(given.outputs, given.sweep)
+    wandb_runs.prepare(directory)
     if given.terminal:
-        terminal(given)
-    else:
-        dashboard(given)
-
-
-def dashboard(given: argparse.Namespace) -> None:
-    """Write view and report to files or save them to W&B, and print where they are."""
-    sweep, directory = read_sweep(Path(given.outputs), given.sweep), sweep_dir(given.outputs, given.sweep)
+        terminal(directory, [directory, *(given.outputs / "runs" / run_id for run_id in sweep.planned)])
     from crossover.report.dashboard import read_dashboard, save, write_specs
 
-    wandb_runs.prepare(directory)
     logger = logger_of(sweep)
     entity, project = given.entity or logger.entity, given.project or logger.project
     if given.offline:
@@ -47,23 +42,20 @@ def dashboard(given: argparse.Namespace) -> None:
         print(*save(read_dashboard(sweep, directory, entity=str(entity), project=project)), sep="\n")
 
 
-def terminal(given: argparse.Namespace) -> None:
+def terminal(directory: Path, places: list[Path]) -> NoReturn:
     """Open `wandb leet` on a folder of links to the W&B runs of the sweep and its report."""
-    outputs, directory = Path(given.outputs), sweep_dir(given.outputs, given.sweep)
-    if not (directory / "plan.json").exists():
-        raise CrossoverError(f"no sweep {given.sweep!r}: {directory} has no plan; `make status` lists them")
-    runs = [outputs / "runs" / run_id for run_id in read_plan(directory / "plan.json")["runs"]]
-    logged = [folder for place in (*runs, directory) for folder in wandb_runs.offline_folders(place / "wandb")]
+    logged = [folder for place in places for folder in wandb_runs.offline_folders(place / "wandb")]
     if not logged:
-        raise CrossoverError(f"no run of sweep {given.sweep!r} was logged to W&B yet; logger=wandb_offline does that")
+        raise CrossoverError(f"no run of {directory} was logged to W&B yet; logger=wandb_offline does that")
     links = directory / "leet"
     shutil.rmtree(links, ignore_errors=True)
     links.mkdir()
     for folder in logged:
         (links / folder.name).symlink_to(folder.resolve(), target_is_directory=True)
     program = str(Path(sys.executable).with_name("wandb"))
-    environment = os.environ | {"WANDB_MODE": "offline", "WANDB_ERROR_REPORTING": "false"}
-    sys.exit(subprocess.run([program, "leet", "run", str(links)], env=environment).returncode)
+    sys.exit(
+        subprocess.run([program, "leet", "run", str(links)], env=os.environ | {"WANDB_MODE": "offline"}).returncode
+    )
 
 
 if __name__ == "__main__":

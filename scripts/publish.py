@@ -10,7 +10,8 @@ from hydra import initialize
 
 from crossover.cli import run_app
 from crossover.config import CrossoverError
-from crossover.report.publish import publish, read_study, update_readme
+from crossover.report.publish import BEGIN, END, publish, read_study, study_block
+from crossover.store import replace_block
 from crossover.study import republish, study_runs
 from crossover.sweep.plan import sweep_dir
 
@@ -24,21 +25,16 @@ def main() -> None:
     if arguments[:1] == ["--pages"]:
         names = arguments[1:] or sorted(path.parent.name for path in RESULTS.glob("*/plan.json"))
         for number, name in enumerate(names, 1):
-            print(f"{number}/{len(names)}: {make_page(RESULTS / name)}", flush=True)
+            study = read_study(RESULTS / name)
+            with initialize(version_base="1.3", config_path="../conf"):
+                runs = {} if study.is_transfer else study_runs(study, "outputs")
+            print(f"{number}/{len(names)}: {republish(RESULTS / name, list(runs.values()))}", flush=True)
     elif len(arguments) == 2 and not arguments[0].startswith("-"):
         publish(sweep_dir("outputs", arguments[0]), RESULTS / arguments[1], Path("outputs") / "runs")
         print(f"{RESULTS / arguments[1]} written")
     else:
         raise CrossoverError("usage: python scripts/publish.py SWEEP STUDY, or --pages [STUDY...]")
-    update_readme(Path("README.md"), RESULTS / README_STUDY)
-
-
-def make_page(folder: Path) -> Path:
-    """Rebuild tables, figures and pages of a published study from its files, and return its page."""
-    study = read_study(folder)
-    with initialize(version_base="1.3", config_path="../conf"):
-        runs = {} if study.is_transfer else study_runs(study, "outputs")
-    return republish(folder, list(runs.values()))
+    replace_block(Path("README.md"), BEGIN, END, study_block(RESULTS / README_STUDY))
 
 
 if __name__ == "__main__":

@@ -11,8 +11,8 @@ from crossover.analysis.runs import AnalysisError, read_curves
 from crossover.cli import one_line_errors, resolved, run_hydra
 from crossover.config import CrossoverError, validate
 from crossover.fields import Frozen
-from crossover.report.build import write_curves_report
-from crossover.report.findings import Report
+from crossover.report.build import write_findings
+from crossover.report.findings import Findings, Report
 from crossover.report.page import terminal_summary
 from crossover.report.wandb import mirror_report
 from crossover.store import read_sweep
@@ -55,15 +55,9 @@ def report_of_sweep(options: Options) -> Report:
 def report_of_curves(path: Path, options: Options) -> Report:
     if options.output is None:
         raise CrossoverError("curves=... needs output=DIR, the folder to write to")
-    command = f"python scripts/report.py curves={path} output={options.output}"
-    return write_curves_report(
-        read_curves(path),
-        options.output,
-        title=path.stem,
-        command=command,
-        seed=options.seed,
-        designs=options.calibrate,
-    )
+    curves, command = read_curves(path), f"python scripts/report.py curves={path} output={options.output}"
+    findings = Findings(path.stem, command, curves, len(curves))
+    return write_findings(findings, options.output, seed=options.seed, designs=options.calibrate)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,8 @@ from rich.console import Console
 from crossover.analysis.runs import Method
 from crossover.analysis.verdict import analyse
 from crossover.config import CrossoverError
-from crossover.report.build import write_curves_report
+from crossover.report.build import write_findings
+from crossover.report.findings import Findings
 from crossover.report.section import write_section
 from crossover.report.style import save
 from crossover.studies.dose import dose_section, dose_table, dose_words, doses_of, draw_dose, main
@@ -104,7 +105,7 @@ def test_a_dose_beside_a_report_is_on_its_page(tmp_path: Path) -> None:
     found.to_csv(tmp_path / "dose.csv", index=False)
     save(draw_dose(found, "share"), tmp_path / "figures", "dose")
     write_section(dose_section(found), tmp_path)
-    write_curves_report(runs(), tmp_path, title="dosed", command="make report")
+    write_findings(Findings("dosed", "make report", runs(), len(runs())), tmp_path)
     page = (tmp_path / "report.html").read_text()
     assert "The dose of bias" in page
     cells = ('<td class="words">' + text for text in ("vit / resnet", "1.0", "not in range: vit leads"))

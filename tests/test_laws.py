@@ -7,7 +7,6 @@ import pytest
 
 from crossover.analysis.extrapolation import LAST_VALUE, ModelLaws, averaged, extrapolate, fit_all, held_out
 from crossover.analysis.laws import LAWS, fit_law
-from crossover.analysis.runs import AnalysisError
 
 RESULTS = Path(__file__).parents[1] / "results"
 SIZES = np.geomspace(100, 1e5, 9)
@@ -49,8 +48,7 @@ def test_exact_points_give_back_the_parameters(law: str) -> None:
 def test_law_of_the_curve_is_chosen_on_held_out_sizes(law: str) -> None:
     fit = fit_all(SIZES, formula(law, SIZES, KNOWN[law]), chance=E0)[0]
     assert fit.law == law
-    assert fit.holdout_rmse is not None
-    assert fit.holdout_rmse < 1e-4 < fit.compared[LAST_VALUE]
+    assert fit.compared[law] < 1e-4 < fit.compared[LAST_VALUE]
 
 
 def test_covariance_is_the_spread_of_repeated_fits() -> None:
@@ -89,17 +87,6 @@ def test_average_of_laws_follows_the_law_that_predicts_best() -> None:
     fits = fit_all(SIZES, error, chance=E0)
     later = np.array([3e5])
     assert averaged(fits, later) == pytest.approx(formula("M2", later, KNOWN["M2"]), rel=1e-4)
-
-
-def test_impossible_curves_are_refused_with_a_reason() -> None:
-    with pytest.raises(AnalysisError, match="no law 'M9'; there are M1"):
-        fit_law("M9", SIZES, SIZES / 1e6)
-    with pytest.raises(AnalysisError, match="M4 needs 4 different sizes; got 3"):
-        fit_law("M4", SIZES[:3], np.array([0.5, 0.4, 0.3]))
-    with pytest.raises(AnalysisError, match="errors in"):
-        fit_law("M1", SIZES, np.zeros(9))
-    with pytest.raises(AnalysisError, match="at least 3 sizes"):
-        fit_all(SIZES[:2], np.array([0.5, 0.4]))
 
 
 def laws(error: np.ndarray, noise: float, seed: int) -> ModelLaws:

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from crossover.analysis.runs import read_curves
 from crossover.record import runs_table
-from crossover.report.build import write_curves_report, write_findings
+from crossover.report.build import write_findings
 from crossover.report.findings import Findings
 from crossover.report.page import terminal_summary
 from crossover.report.table import plain
@@ -73,7 +73,7 @@ def test_curves_with_hostile_names_make_a_harmless_report(tmp_path: Path) -> Non
     folder.mkdir()
     pd.DataFrame(rows).to_csv(folder / "curves.csv", index=False)
     curves = read_curves(folder / "curves.csv")
-    report = write_curves_report(curves, folder / "report", title=SCRIPT, command=f"`{SCRIPT}")
+    report = write_findings(Findings(SCRIPT, f"`{SCRIPT}", curves, len(curves)), folder / "report")
     (folder / "curves.csv").unlink()
     check(folder / "report", folder)
     assert [path.name for path in tmp_path.iterdir()] == ["a"]

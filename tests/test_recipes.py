@@ -14,7 +14,8 @@ from hydra import initialize_config_dir
 from crossover.analysis.runs import AnalysisError, read_curves
 from crossover.cli import compose_train, composed
 from crossover.config import CrossoverError, parse_run, validate
-from crossover.report.build import write_curves_report
+from crossover.report.build import write_findings
+from crossover.report.findings import Findings
 from crossover.studies.recipes import (
     SearchConfig,
     best_of,
@@ -141,7 +142,7 @@ def test_a_search_beside_a_report_is_on_its_page_with_its_file(tmp_path: Path) -
     ]
     (tmp_path / "curves.csv").write_text(pd.DataFrame(rows).to_csv(index=False))
     curves = read_curves(tmp_path / "curves.csv")
-    write_curves_report(curves, tmp_path, title="searched", command="make report")
+    write_findings(Findings("searched", "make report", curves, len(curves)), tmp_path)
     page = (tmp_path / "report.html").read_text()
     assert "How the recipes were searched" in page
     assert "4 trials for every model and size" in page

@@ -1,5 +1,4 @@
 import html
-import itertools
 import json
 import re
 from collections.abc import Callable
@@ -14,14 +13,14 @@ import pytest
 from matplotlib.collections import LineCollection
 from rich.console import Console
 
+from crossover import progress
 from crossover.analysis.runs import read_curves
 from crossover.config import CrossoverError
 from crossover.record import Record
-from crossover.report import build
-from crossover.report.build import write_curves_report, write_report
+from crossover.report.build import write_findings, write_report
 from crossover.report.contents import report_sections
 from crossover.report.figures import Ceiling, by_pair, draw_equivalence, learning_curves
-from crossover.report.findings import Extras, Report
+from crossover.report.findings import Extras, Findings, Report
 from crossover.report.page import terminal_summary
 from crossover.report.style import FAMILIES, PAPER, styles
 from crossover.store import State, SweepRecords
@@ -250,18 +249,14 @@ def test_what_was_left_out_is_said_on_the_page_and_in_the_terminal(report: Calla
 def test_a_long_report_says_how_far_it_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    clock = itertools.count(step=6)
-    monkeypatch.setattr(build, "time", SimpleNamespace(monotonic=lambda: next(clock)))
-    assert list(build.told_every(10)(["a", "b", "c", "d"], "pairs compared")) == ["a", "b", "c", "d"]
-    assert capsys.readouterr().err == "1 of 4 pairs compared\n3 of 4 pairs compared\n"
-    monkeypatch.setattr(build, "TOLD_EVERY", 0)
+    monkeypatch.setattr(progress, "TELL_SECONDS", -1)
     write_report(sweep(crossing_records()), tmp_path)
-    assert capsys.readouterr().err.splitlines() == [
-        "0 of 1 pairs of cues compared",
-        "0 of 2 models of cues described",
-        "1 of 2 models of cues described",
-        "0 of 1 pairs of cues analysed in other ways",
-        "0 of 1 data sets drawn",
+    assert [line.split(",")[0] for line in capsys.readouterr().err.splitlines()] == [
+        "pairs of cues compared: 1 of 1",
+        "models of cues described: 1 of 2",
+        "models of cues described: 2 of 2",
+        "pairs of cues analysed in other ways: 1 of 1",
+        "data sets drawn: 1 of 1",
     ]
 
 
@@ -404,7 +399,8 @@ def test_a_size_at_which_no_number_of_a_table_is_known_has_no_row_in_it(tmp_path
         for n in np.geomspace(1000, 1e6, 30)
     ]
     pd.DataFrame(rows).to_csv(tmp_path / "curves.csv", index=False)
-    write_curves_report(read_curves(tmp_path / "curves.csv"), tmp_path, title="published", command="make report")
+    curves = read_curves(tmp_path / "curves.csv")
+    write_findings(Findings("published", "make report", curves, len(curves)), tmp_path)
     lines = (tmp_path / "report.md").read_text().splitlines()
     numbers = [line.split("|")[2:-1] for line in lines if re.match(r"\| [\d.,]+[kM]? \|", line)]
     assert len(numbers) > 5

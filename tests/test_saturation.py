@@ -1,5 +1,4 @@
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
@@ -7,15 +6,13 @@ import pandas as pd
 import pytest
 from hydra import initialize_config_dir
 
-from crossover.analysis.caveats import TOLERANCE, overlap_note, saturation
+from crossover.analysis.compare import overlap_note
 from crossover.analysis.contract import Pair, Saturation
 from crossover.analysis.runs import Method
 from crossover.analysis.sentences import saturation_sentence
-from crossover.analysis.verdict import analyse
+from crossover.analysis.verdict import TOLERANCE, analyse, saturation
 from crossover.config import CrossoverError
 from crossover.fields import BudgetConfig
-from crossover.report.findings import Report
-from crossover.report.wandb import aggregates
 from crossover.sweep.plan import parse_sweep, plan_runs
 
 CONF = Path(__file__).parents[1] / "conf"
@@ -127,31 +124,6 @@ def test_a_sweep_plans_twins_of_the_named_sizes_and_chains() -> None:
     assert len(all_twins) == 12
     with pytest.raises(CrossoverError, match="saturation"):
         parse_sweep(values | {"saturation": {"model": [1]}})
-
-
-def test_wandb_has_what_the_last_doubling_brought_beside_the_curve() -> None:
-    curve = {"dataset": "cues", "model": "vit_tiny", "error_mean": 0.5, "error_low": 0.4, "error_high": 0.6}
-    known = {"model": "vit_tiny", "gain": 0.1, "ci_low": 0.08, "ci_high": 0.12}
-    points = [
-        {**known, "n_train": 500, "state": "budget-limited"},
-        {"model": "vit_tiny", "n_train": 900, "state": "not checked", "gain": None, "ci_low": None, "ci_high": None},
-        {**known, "model": "resnet_tiny", "n_train": 500, "state": "budget-limited"},
-    ]
-    report = SimpleNamespace(
-        findings=SimpleNamespace(title="s", command="make"),
-        curves=pd.DataFrame([{**curve, "n_train": n} for n in (500, 900)]),
-        runs=[],
-        pairs=[],
-        verdicts=[],
-        trouble=[],
-        saturation=lambda dataset: points if dataset == "cues" else [],
-    )
-    model, _ = aggregates(cast(Report, report))
-    assert model.summary == {"saturation": {"500": "budget-limited", "900": "not checked"}}
-    assert model.rows[2:] == [
-        {"n_train": 500, "saturation/gain": 0.1, "saturation/low": 0.08, "saturation/high": 0.12},
-    ]
-    assert [row["n_train"] for row in model.rows] == [500, 900, 500]
 
 
 def test_the_sentence_of_a_pair_knows_its_own_models_alone() -> None:

@@ -63,10 +63,7 @@ def prepare(folder: Path) -> None:
 
 
 def start_training(run_dir: Path, facts: Mapping[str, Any], *, again: bool = False) -> "wandb.Run":
-    """Start the W&B run of a training; `facts` is its record, or the part of it known at the start.
-
-    It continues the earlier parts of a resumed training; `again` replaces all that W&B has of it.
-    """
+    """Start or continue the W&B run of a training from (the first part of) its record; `again` replaces all of it."""
     continues = any((run_dir / "wandb").glob("*run-2*")) and not again
     run = start_run(
         run_dir,
@@ -104,29 +101,26 @@ def log_end(run: "wandb.Run", record: Mapping[str, Any], run_dir: Path, media: M
     run.log_artifact(artifact)
 
 
-def log_again(run_dir: Path) -> Path:
-    """Log a finished training from its record, after W&B failed during it; return the folder of its W&B run."""
+def log_again(run_dir: Path) -> None:
+    """Log a finished training from its record, after W&B failed during it."""
     record = json.loads((run_dir / "record.json").read_text(encoding="utf-8"))
     run = start_training(run_dir, record, again=True)
     for row in record["history"]:
         log_row(run, history_row(row), row["step"])
     log_end(run, record, run_dir, {})
     run.finish()
-    folder = Path(run.dir).parent
     for old in offline_folders(run_dir / "wandb"):
-        if old != folder:
+        if old != Path(run.dir).parent:
             old.rename(old.with_name(f"incomplete-{old.name}"))
     (run_dir / "wandb" / NOT_LOGGED).unlink(missing_ok=True)
-    return folder
 
 
 def to_upload(place: Path) -> list[Path]:
     """Return the W&B runs in a folder that are not uploaded; a training whose logging failed is logged again first."""
-    if not (place / NOT_LOGGED).exists():
-        return [folder for folder in offline_folders(place) if not is_uploaded(folder)]
-    with guarded(place.parent):
-        return [log_again(place.parent)]
-    return []
+    if (place / NOT_LOGGED).exists():
+        with guarded(place.parent):
+            log_again(place.parent)
+    return [folder for folder in offline_folders(place) if not is_uploaded(folder)]
 
 
 @contextlib.contextmanager
@@ -182,11 +176,6 @@ def is_left(place: Path) -> bool:
     return (place / NOT_LOGGED).exists() or not all(map(is_uploaded, offline_folders(place)))
 
 
-def is_ready(place: Path) -> bool:
-    """Return whether what is left can be uploaded; a failed log is replaced from the record once that exists."""
-    return not (place / NOT_LOGGED).exists() or (place.parent / "record.json").exists()
-
-
 class LiveUpload:
     """The upload of a W&B run during training, in a separate process that ends with this one."""
 
@@ -205,16 +194,12 @@ class LiveUpload:
             why = f"not within {UPLOAD_SECONDS:g} s"
         self._process.communicate()  # closes its input, which ends it
         if not is_uploaded(self._folder):
-            print(
-                f"W&B did not receive all of {self._folder.parents[1].name} ({why}); `make sync` uploads it", flush=True
-            )
+            name = self._folder.parents[1].name
+            print(f"W&B did not receive all of {name} ({why}); `make sync` uploads it", flush=True)
 
 
 def upload(folders: Sequence[Path], log: Path, *, patience: float, report: Callable[[int], object]) -> None:
-    """Upload W&B runs with `wandb sync`, which writes to `log`.
-
-    It stops when none was uploaded for `patience` seconds. `report` is called with the number uploaded when it changes.
-    """
+    """Upload W&B runs with `wandb sync` until none was taken for `patience` seconds; `report` gets how many were."""
     if not folders:  # wandb sync would look for some by itself
         return
     with log.open("w") as output:
@@ -234,8 +219,11 @@ def upload(folders: Sequence[Path], log: Path, *, patience: float, report: Calla
 
 def sync(outputs: Path) -> None:
     """Upload what is left, except runs that still train or wait to be continued without a complete log."""
-    places = [place for place in sorted(outputs.glob("*/*/wandb")) if is_left(place)]
-    places = [place for place in places if not is_held(place.parent / "lock") and is_ready(place)]
+    left = [
+        place for place in sorted(outputs.glob("*/*/wandb")) if is_left(place) and not is_held(place.parent / "lock")
+    ]
+    # a failed log is replaced from the record once that exists
+    places = [p for p in left if not (p / NOT_LOGGED).exists() or (p.parent / "record.json").exists()]
     if not places:
         print("nothing to upload: W&B has all runs that are logged and do not train any more")
         return
@@ -245,7 +233,7 @@ def sync(outputs: Path) -> None:
     count = len(folders)
     print(f"uploading {count} W&B runs to {url}", flush=True)
     upload(folders, log, patience=PATIENCE, report=lambda done: print(f"{done} of {count}", flush=True))
-    left = sum(map(is_left, places))
-    if left:
-        raise CrossoverError(f"W&B has not taken {left} of {len(places)} ({log} says more); `make sync` tries again")
+    refused = sum(map(is_left, places))
+    if refused:
+        raise CrossoverError(f"W&B has not taken {refused} of {len(places)} ({log} says more); `make sync` tries again")
     print(f"{count} of {count} uploaded")

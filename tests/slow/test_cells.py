@@ -94,16 +94,13 @@ def observed(n: Floats, truth: Floats, kind: str, sd: float, chains: int, rng: n
     if kind == TEST:  # half as large as the noise of a chain, and no smaller in the mean of many
         places = np.linspace(0, 1, len(n))
         cov = (sd / 2) ** 2 * np.exp(-np.abs(places[:, None] - places))
-        values = estimate(n, truth + own + rng.multivariate_normal(np.zeros(len(n)), cov), cov)
-    elif kind == OVERLAP:  # the images that two subsets of n share
+        return estimate(n, truth + own + rng.multivariate_normal(np.zeros(len(n)), cov), cov)
+    if kind == OVERLAP:  # the images that two subsets of n share
         share = n / POOL
-        of_pool = estimate(n, truth + np.sqrt(1 - share) * own + np.sqrt(share) * common)
-        assert of_pool is not None
-        values = for_new_images(of_pool, share)
-    else:
-        values = estimate(n, truth + own)
-    assert values is not None
-    return values
+        values = for_new_images(estimate(n, truth + np.sqrt(1 - share) * own + np.sqrt(share) * common), share)
+        assert values is not None
+        return values
+    return estimate(n, truth + own)
 
 
 def measure(cell: str, chains: int, designs: int) -> dict[str, Any]:

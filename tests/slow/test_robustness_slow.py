@@ -74,7 +74,7 @@ def test_interval_covers_n_star_and_is_not_needlessly_wide(case: str, chains: in
     found: Any = simulate(design, chains, 500, np.random.default_rng(chains))
     print(f"\n{case}, {chains} chains: {found}")
     assert found["coverage"] >= (0.90 if chains == 3 else 0.93)
-    assert found["log_width_ratio"] <= 1.6
+    assert np.log(found["width"]) / np.log(found["fieller_width"]) <= 1.6
 
 
 @pytest.mark.parametrize("chains", [3, 5, 8])
@@ -97,7 +97,6 @@ def test_chains_that_the_tool_asks_for_find_the_crossover(sd: float) -> None:
     found = []
     for _ in range(20):
         pilot = estimate(SIX, truth.truth + rng.multivariate_normal(np.zeros(6), truth.noise, size=5))
-        assert pilot is not None
         like = design_like(pilot)
         if like is None:
             continue

@@ -1,14 +1,12 @@
 """The band of a difference curve, and from it the verdict, the crossing point N* and its confidence set.
 
 D(n) = log err_b - log err_a at the measured sizes; N* is where it crosses zero. The band holds at all sizes at once
-(max-|t|); its standard error between sizes is that of linear interpolation. What D does between two sizes is not
-measured: the band allows every curve whose slope is at most the steepest of the interval and its neighbours, plus a
-margin that grows with how much these slopes differ. Straight curves keep a narrow band; where a change happens entirely
-between two sizes, the band fills the box between them. The confidence set of N* is this band inverted, as in Fieller
-(1954): one interval, several, or unbounded on a side where the band never leaves zero. It assumes that D does not turn
-back between sizes.
+(max-|t|). What D does between two sizes is not measured: the band allows every curve whose slope is at most the
+steepest of the interval and its neighbours, plus a margin. The confidence set of N* is this band inverted, as in
+Fieller (1954). It assumes that D does not turn back between sizes. docs/estimators.md says more.
 """
 
+import itertools
 from dataclasses import dataclass
 from typing import Literal
 
@@ -65,17 +63,16 @@ def _weights(knots: Floats, steps: int) -> tuple[Floats, Floats]:
 def infer(values: Estimate, confidence: float, rng: np.random.Generator) -> tuple[Band, list[Interval]]:
     """Return the band that holds over the whole range, and the confidence set of the crossings that it establishes.
 
-    The critical value is the quantile of max |error of the mean| / its standard error. The set inverts a band of
-    fewer sizes where it can: between the two that establish a crossing, D depends on them and their neighbours alone.
+    Between the two sizes that establish a crossing D depends on them and their neighbours alone.
     """
     _, weights = _weights(values.x, BETWEEN)
     se = np.sqrt(np.sum((weights @ values.cov) * weights, axis=1))
     ratios = np.abs(values.deviations(rng) @ weights.T / se)
     bounds = band(values, float(np.quantile(ratios.max(axis=1), confidence)))
     at_sizes = ratios[:, ::BETWEEN]
-    found = established(bounds.knot_signs)
-    if found is not None:
-        at_sizes = at_sizes[:, max(found[0] - 1, 0) : found[1] + 2]
+    found = changes(bounds.knot_signs)
+    if len(found) == 1:
+        at_sizes = at_sizes[:, max(found[0][0] - 1, 0) : found[0][1] + 2]
     critical = float(np.quantile(at_sizes.max(axis=1), confidence))
     return bounds, confidence_set(band(values, critical), bounds.knot_signs)
 
@@ -134,23 +131,18 @@ def verdict(signs: Floats) -> Verdict:
 
     A leader must be ahead at the largest size and nowhere behind; a crossover needs each model ahead somewhere.
     """
-    runs = _alternations(signs)
-    if len(runs) > 2:
-        return "several_crossings"
-    if len(runs) == 2:
-        return "crossover"
-    if not runs or signs[-1] == 0:
+    found = changes(signs)
+    if found:
+        return "crossover" if len(found) == 1 else "several_crossings"
+    if signs[-1] == 0:
         return "undecided"
-    return "a_better" if runs[0] > 0 else "b_better"
+    return "a_better" if signs[-1] > 0 else "b_better"
 
 
-def _alternations(signs: Floats) -> list[int]:
-    """Return the significant signs in order, each repeated sign once."""
-    found: list[int] = []
-    for sign in signs[signs != 0]:
-        if not found or found[-1] != sign:
-            found.append(int(sign))
-    return found
+def changes(signs: Floats) -> list[tuple[int, int]]:
+    """Return the sizes (as positions) between which the clear leader changes."""
+    at = [int(i) for i in np.flatnonzero(signs)]
+    return [(i, j) for i, j in itertools.pairwise(at) if signs[i] != signs[j]]
 
 
 def confidence_set(bounds: Band, signs: Floats | None = None) -> list[Interval]:
@@ -159,21 +151,15 @@ def confidence_set(bounds: Band, signs: Floats | None = None) -> list[Interval]:
     With no crossing established: where b could overtake a, at, beyond or (null) outside the measured range.
     """
     signs = bounds.knot_signs if signs is None else signs
-    runs = _alternations(signs)
-    if not runs:
+    at = np.flatnonzero(signs)
+    if not len(at):
         return [(None, None)]
-    if len(runs) == 1:
-        at = np.flatnonzero(signs)
-        if runs[0] > 0:
-            return [(_edge(bounds, int(at[-1]), +1), None)]
-        return [(None, _edge(bounds, int(at[0]), -1))]
-    found: list[Interval] = []
-    last = 0
-    for i in np.flatnonzero(signs):
-        if signs[last] != 0 and signs[i] != signs[last]:
-            found.append((_edge(bounds, last, +1), _edge(bounds, int(i), -1)))
-        last = int(i)
-    return found
+    found = changes(signs)
+    if found:
+        return [(_edge(bounds, i, +1), _edge(bounds, j, -1)) for i, j in found]
+    if signs[at[0]] > 0:
+        return [(_edge(bounds, int(at[-1]), +1), None)]
+    return [(None, _edge(bounds, int(at[0]), -1))]
 
 
 def _edge(bounds: Band, knot: int, step: Literal[-1, 1]) -> float:
@@ -213,15 +199,6 @@ def root(values: Estimate, falling: bool, bracket: tuple[int, int] | None = None
     return float(np.exp(optimize.brentq(lambda x: float(curve(x)), values.x[first], values.x[last])))
 
 
-def established(signs: Floats) -> tuple[int, int] | None:
-    """Return the sizes (as positions) between which a single established crossing lies, None without one."""
-    if len(_alternations(signs)) != 2:
-        return None
-    at = np.flatnonzero(signs)
-    change = int(np.flatnonzero(np.diff(signs[at]))[0])
-    return int(at[change]), int(at[change + 1])
-
-
 def is_falling(values: Estimate) -> bool:
     """Return whether a decreasing curve fits the mean at least as well as an increasing one."""
     weights = 1 / np.maximum(values.se, TINY) ** 2
@@ -231,10 +208,10 @@ def is_falling(values: Estimate) -> bool:
 
 
 def root_probabilities(values: Estimate, falling: bool, rng: np.random.Generator) -> tuple[float, float, float]:
-    """Return P(b leads already at the smallest size), P(one crossing in range), P(a leads still at the largest size).
+    """Return the probabilities that b leads from the smallest size on, that one model overtakes, and that a leads on.
 
-    Each draw of the mean curve is fitted by isotonic regression; its sign changes where the cumulated weighted sum
-    is largest (Barlow et al. 1972: the minimiser of a monotone sign fit), so the fit itself is not needed.
+    The overtaking is that of b if `falling`, else that of a. The isotonic fit of a draw changes its sign where the
+    cumulated weighted sum is largest (Barlow et al. 1972).
     """
     draws = values.mean + values.deviations(rng)
     weights = 1 / np.maximum(values.se, TINY) ** 2

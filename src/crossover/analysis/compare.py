@@ -4,113 +4,79 @@ Every interval of the difference holds at all sizes at once; N* is stated only w
 """
 
 import zlib
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
-from crossover.analysis.band import (
-    Band,
-    Interval,
-    band,
-    confidence_set,
-    established,
-    infer,
-    is_falling,
-    p_value,
-    root,
-    root_probabilities,
-    verdict,
-)
-from crossover.analysis.caveats import (
-    OVERLAP,
-    about_new_images,
-    far_runs,
-    influence_note,
-    near_chance,
-    overlap_note,
-)
-from crossover.analysis.contract import Equivalence, Family, Gap, Influential, Pair
-from crossover.analysis.estimate import TINY, Estimate, Floats, Smooth, trend, without_replicates
+from crossover.analysis import band
+from crossover.analysis.contract import Crossing, Equivalence, Family, Gap, Influential, NewImages, Pair, Trend
+from crossover.analysis.estimate import TINY, Estimate, for_new_images, t_value, trend
 from crossover.analysis.pairing import Pairing, pair_models
-from crossover.analysis.runs import Method
+from crossover.analysis.runs import Method, listed
 from crossover.analysis.sentences import summarise
 
 FLAT = 0.1
 """A gap is parallel when its whole band stays within this log error ratio of its mean, at every size."""
+OVERLAP = 0.2
+"""Share of the pool above which the chains of a size hold so many of the same images that it is marked."""
+NEAR_CHANCE = 0.85
+"""Share of the error of guessing above which a model is near chance."""
+FAR, FAR_LOG = 8.0, 0.4
+"""A run is far from its replicates: by so many robust standard deviations, and by so much in log error."""
+MOST_INFLUENTIAL = 3
 McNEMAR = "McNemar's tests compare these trained networks: they leave out the variance of training."
 
 
 def compare(
-    runs: pd.DataFrame,
-    a: str,
-    b: str,
-    method: Method,
-    *,
-    smoothed: Callable[[str], Smooth] | None = None,
-    chance: float | None = None,
-    look_for_influence: bool = True,
+    runs: pd.DataFrame, a: str, b: str, method: Method, *, chance: float | None = None, influence: bool = True
 ) -> Pair:
-    """Return one pair of crossover.json, without its extrapolation; `runs` are of one data set and setting."""
-    metric, confidence = method.metric, method.confidence
-    paired = pair_models(runs, a, b, method, smoothed)
-    bounded, sizes = paired.difference, paired.n
-    pools = runs["n_pool"].dropna() if "n_pool" in runs else pd.Series(dtype=float)
+    """Return one pair of crossover.json from runs of one data set and setting; its extrapolation is left open."""
+    paired = pair_models(runs, a, b, method)
+    values, confidence = paired.difference, method.confidence
+    sizes = [round(n) for n in values.n]
+    rng = pair_generator(method.seed, str(runs["dataset"].iloc[0]), a, b)
+    bounds: band.Band | None = None
+    found: list[band.Interval] = [(None, None)]
+    if values.df:
+        bounds, found = band.infer(values, confidence, rng)
+    pool = float(runs["n_pool"].min()) if "n_pool" in runs else np.nan
     pair = Pair(
         a=a,
         b=b,
-        n_min=round(sizes[0]) if len(sizes) else None,
-        n_max=round(sizes[-1]) if len(sizes) else None,
+        n_min=sizes[0] if sizes else None,
+        n_max=sizes[-1] if sizes else None,
         chains=paired.chains,
         interval=paired.kind,
         confidence=confidence,
-        verdict="undecided",
-        n_star=None,
-        ci_low=None,
-        ci_high=None,
-        p_in_range=None,
-        p_beyond=None,
-        p_before=None,
-        direction=None,
-        confidence_set=[[None, None]],
-        crossing_of_means=None,
-        trend="undecided",
-        trend_slope=None,
-        trend_low=None,
-        trend_high=None,
-        gap=_gap(paired, None),
+        **_crossing(values, bounds, found, rng),
+        **_trend(values, confidence, rng),
+        gap=_gap(paired, bounds),
         data_equivalence=[_equivalence(n, against, confidence) for n, against in paired.anchors],
         mcnemar=paired.mcnemar,
-        family=Family(pairs=0, p_value=None, holds=None),
-        n_pool=round(float(pools.min())) if len(pools) else None,
-        overlapping=[round(n) for n in sizes if len(pools) and n > OVERLAP * float(pools.min())],
+        family=Family(pairs=0 if bounds is None else 1, p_value=None, holds=None),
+        n_pool=None if np.isnan(pool) else round(pool),
+        overlapping=[n for n in sizes if n > OVERLAP * pool],
         new_images=None,
         influential=[],
-        near_chance=near_chance(runs, a, b, sizes, metric, chance),
+        near_chance=near_chance(runs, a, b, sizes, method.metric, chance),
         notes=list(paired.notes),
         extrapolation=None,
         summary="",
     )
-    if bounded is None and len(sizes) > 1:
-        described = without_replicates(sizes, paired.mean)
-        pair["crossing_of_means"] = root(described, is_falling(described))
-    elif bounded is not None:
-        rng = pair_generator(method.seed, str(runs["dataset"].iloc[0]), a, b)
-        bounds, found = infer(bounded, confidence, rng)
-        pair["gap"] = _gap(paired, bounds)
-        _enter_crossing(pair, bounded, bounds, found, rng)
-        _enter_trend(pair, bounded, rng)
-        pair["family"] = Family(pairs=1, p_value=p_value(bounds, confidence, bounded.df), holds=None)
+    if bounds is not None:
+        pair["family"]["p_value"] = band.p_value(bounds, confidence, values.df)
         if pair["overlapping"]:
-            pair["new_images"] = about_new_images(bounded, float(pools.min()), confidence, rng)
+            pair["new_images"] = _about_new_images(values, pool, confidence, rng)
             pair["notes"].append(overlap_note(pair))
-        if look_for_influence and paired.kind in ("chains", "unpaired"):
-            pair["influential"] = [
-                _without(runs, pair, method, run, typical) for run, typical in far_runs(runs, a, b, metric)
+        if influence and paired.kind in ("chains", "unpaired"):
+            pair["influential"] = _influential(runs, a, b, method)
+            pair["notes"] += [
+                f"Run {run['run_id']} has a {method.metric} of {run['error']:.3g} where the other chains have"
+                f" {run['typical']:.3g}; without it the verdict is: {run['verdict_without'].replace('_', ' ')}."
+                for run in pair["influential"]
             ]
-            pair["notes"] += [influence_note(run, metric) for run in pair["influential"]]
     if paired.mcnemar:
         pair["notes"].append(McNEMAR)
     if len(sizes) == 1:
@@ -119,61 +85,58 @@ def compare(
     return pair
 
 
-def _without(runs: pd.DataFrame, pair: Pair, method: Method, run: pd.Series, typical: float) -> Influential:
-    """Return the verdict without one run."""
-    rest, quick = runs[runs["run_id"] != run["run_id"]], replace(method, predictions={})
-    other = compare(rest, pair["a"], pair["b"], quick, look_for_influence=False)
-    return Influential(
-        run_id=str(run["run_id"]),
-        n_train=round(run["n_train"]),
-        error=float(run[method.metric]),
-        typical=typical,
-        verdict_without=other["verdict"],
-    )
-
-
 def pair_generator(seed: int, dataset: str, a: str, b: str) -> np.random.Generator:
     """Return the random generator of a pair, independent of the other models."""
     return np.random.default_rng([seed, zlib.crc32("\0".join((dataset, a, b)).encode())])
 
 
-def _enter_crossing(
-    pair: Pair, values: Estimate, bounds: Band, found: list[Interval], rng: np.random.Generator
-) -> None:
-    """Enter the verdict, N*, its confidence set and probabilities."""
-    signs = bounds.knot_signs
-    falling, between = is_falling(values), established(signs)
-    if between is not None:
-        falling = bool(signs[between[0]] > 0)
-        pair["n_star"] = root(values, falling, between)
-        pair["direction"] = "b_overtakes_a" if falling else "a_overtakes_b"
-    pair["verdict"] = verdict(signs)
-    pair["p_before"], pair["p_in_range"], pair["p_beyond"] = root_probabilities(values, falling, rng)
-    if len(found) == 1:
-        pair["ci_low"], pair["ci_high"] = found[0]
-    pair["confidence_set"] = [list(interval) for interval in found]
-    pair["crossing_of_means"] = root(values, falling) if len(values.n) > 1 else None
+def _crossing(
+    values: Estimate, bounds: band.Band | None, found: list[band.Interval], rng: np.random.Generator
+) -> Crossing:
+    """Return the verdict, N*, its confidence set and probabilities."""
+    signs = np.zeros(1) if bounds is None else bounds.knot_signs
+    crossings = band.changes(signs)
+    between = crossings[0] if len(crossings) == 1 else None
+    falling = between is None or bool(signs[between[0]] > 0)
+    chances = None if bounds is None else band.root_probabilities(values, falling, rng)
+    before, inside, beyond = chances or (None, None, None)
+    low, high = found[0] if len(found) == 1 else (None, None)
+    means = None
+    if len(values.n) > 1:
+        means = band.root(values, band.is_falling(values) if between is None else falling)
+    return Crossing(
+        verdict=band.verdict(signs),
+        n_star=None if between is None else band.root(values, falling, between),
+        ci_low=low,
+        ci_high=high,
+        p_in_range=inside,
+        p_beyond=beyond,
+        p_before=before,
+        direction=None if between is None else "b_overtakes_a" if falling else "a_overtakes_b",
+        confidence_set=[list(interval) for interval in found],
+        crossing_of_means=means,
+    )
 
 
-def _enter_trend(pair: Pair, values: Estimate, rng: np.random.Generator) -> None:
-    """Enter the trend of the gap, from the point of view of the model ahead at the largest size."""
-    if len(values.n) < 2:
-        return
-    middle, low, high = trend(values, pair["confidence"])
+def _trend(values: Estimate, confidence: float, rng: np.random.Generator) -> Trend:
+    if not values.df or len(values.n) < 2:
+        return Trend(trend="undecided", trend_slope=None, trend_low=None, trend_high=None)
+    middle, low, high = trend(values, confidence)
     centre = np.eye(len(values.n)) - 1 / len(values.n)
     se = np.maximum(np.sqrt(np.diag(centre @ values.cov @ centre)), TINY)
-    critical = np.quantile(np.abs(values.deviations(rng) @ centre / se).max(axis=1), pair["confidence"])
+    critical = np.quantile(np.abs(values.deviations(rng) @ centre / se).max(axis=1), confidence)
     apart = float((np.abs(centre @ values.mean) + critical * se).max())
-    moved = max(abs(low), abs(high)) * (values.x[-1] - values.x[0])
-    if apart <= FLAT and moved <= 2 * FLAT:
-        pair["trend"] = "parallel"
+    found = Trend(trend="undecided", trend_slope=middle, trend_low=low, trend_high=high)
+    if apart <= FLAT and max(abs(low), abs(high)) * (values.x[-1] - values.x[0]) <= 2 * FLAT:
+        found["trend"] = "parallel"
     elif low * high > 0 and values.mean[-1] != 0:
-        pair["trend"] = "widening" if middle * values.mean[-1] > 0 else "closing"
-    pair["trend_slope"], pair["trend_low"], pair["trend_high"] = middle, low, high
+        found["trend"] = "widening" if middle * values.mean[-1] > 0 else "closing"
+    return found
 
 
-def _gap(paired: Pairing, bounds: Band | None) -> list[Gap]:
-    half: Floats | list[None] = [None] * len(paired.n) if bounds is None else bounds.half_at_knots
+def _gap(paired: Pairing, bounds: band.Band | None) -> list[Gap]:
+    values = paired.difference
+    half = [None] * len(values.n) if bounds is None else bounds.half_at_knots
     return [
         Gap(
             n_train=round(n),
@@ -183,23 +146,83 @@ def _gap(paired: Pairing, bounds: Band | None) -> list[Gap]:
             accuracy_gap=float(gap),
             safe=None,
         )
-        for n, d, h, gap in zip(paired.n, paired.mean, half, paired.accuracy_gap, strict=True)
+        for n, d, h, gap in zip(values.n, values.mean, half, paired.accuracy_gap, strict=True)
     ]
 
 
 def _equivalence(n: float, against: Estimate | None, confidence: float) -> Equivalence:
-    """Return how many times n model b needs for the error of a at n; null where its curve does not reach it.
-
-    The interval is for this size alone: t critical value, inverted like the band of the difference.
-    """
-    factor: float | None = None
-    low: float | None = None
-    high: float | None = None
+    """Return how many times n model b needs for the error of a at n, with an interval for this size alone."""
+    ends: list[float | None] = [None, None, None]
     if against is not None:
-        crossing = root(against, falling=True) if len(against.n) > 1 else None
-        factor = None if crossing is None else crossing / n
+        ends[0] = band.root(against, falling=True) if len(against.n) > 1 else None
         if against.df > 0:
-            found = confidence_set(band(against, float(stats.t.ppf((1 + confidence) / 2, against.df))))
-            ends: Interval = found[0][0], found[-1][1]
-            low, high = (None if end is None else end / n for end in ends)
+            found = band.confidence_set(band.band(against, t_value(confidence, against.df)))
+            ends[1:] = found[0][0], found[-1][1]
+    factor, low, high = (None if end is None else end / n for end in ends)
     return Equivalence(n_train=round(n), factor=factor, ci_low=low, ci_high=high)
+
+
+def near_chance(
+    runs: pd.DataFrame, a: str, b: str, sizes: Sequence[int], metric: str, chance: float | None
+) -> list[int]:
+    if chance is None or not metric.endswith("error"):
+        return []
+    best = runs[runs["model"].isin([a, b])].groupby(["n_train", "model"])[metric].mean().groupby("n_train").min()
+    return [n for n in sizes if best.get(n, 0.0) >= NEAR_CHANCE * chance]
+
+
+def _about_new_images(values: Estimate, pool: float, confidence: float, rng: np.random.Generator) -> NewImages | None:
+    wider = for_new_images(values, np.minimum(values.n / pool, 1.0))
+    if wider is None:
+        return None
+    bounds, found = band.infer(wider, confidence, rng)
+    low, high = found[0] if len(found) == 1 else (None, None)
+    return NewImages(n_max=round(wider.n[-1]), verdict=band.verdict(bounds.knot_signs), ci_low=low, ci_high=high)
+
+
+def overlap_note(pair: Pair) -> str:
+    sizes = listed(f"{n:,}" for n in pair["overlapping"])
+    start = (
+        f"At {sizes} images the chains hold many of the same images (above a fifth of the pool of {pair['n_pool']:,}):"
+        " the intervals are about this pool."
+    )
+    wider = pair["new_images"]
+    if wider is None:
+        return f"{start} For new images no interval can be given."
+    leads = {"a_better": f"{pair['a']} leads", "b_better": f"{pair['b']} leads"}
+    said = leads.get(wider["verdict"], wider["verdict"].replace("_", " "))
+    low, high = (None if end is None else f"{end:,.0f}" for end in (wider["ci_low"], wider["ci_high"]))
+    if low and high:
+        said += f", N* within {low} to {high}"
+    elif low or high:
+        said += f", N* above {low} or never" if low else f", N* below {high} or never"
+    return f"{start} For new images, up to {wider['n_max']:,}: {said}."
+
+
+def _influential(runs: pd.DataFrame, a: str, b: str, method: Method) -> list[Influential]:
+    """Return the runs far from the other chains of their model and size, the farthest first."""
+    far: list[tuple[float, Influential]] = []
+    for model in (a, b):
+        part = runs[runs["model"] == model]
+        logs, sizes = np.log(part[method.metric].to_numpy(float)), part["n_train"].to_numpy()
+        typical = logs.copy()
+        for i, n in enumerate(sizes):
+            others = (sizes == n) & (np.arange(len(logs)) != i)
+            if others.sum() > 1:
+                typical[i] = np.median(logs[others])
+        away = np.abs(logs - typical)
+        limit = max(FAR * 1.4826 * float(np.median(away)), FAR_LOG)
+        for i in map(int, np.flatnonzero(away > limit)):
+            found = Influential(
+                run_id=str(part["run_id"].iloc[i]),
+                n_train=round(sizes[i]),
+                error=float(part[method.metric].iloc[i]),
+                typical=float(np.exp(typical[i])),
+                verdict_without="",
+            )
+            far.append((float(away[i]), found))
+    worst = [found for _, found in sorted(far, key=lambda one: -one[0])[:MOST_INFLUENTIAL]]
+    for run in worst:
+        rest = runs[runs["run_id"] != run["run_id"]]
+        run["verdict_without"] = compare(rest, a, b, replace(method, predictions={}), influence=False)["verdict"]
+    return worst

@@ -1,4 +1,4 @@
-"""The types of crossover.json and calibration.json; docs/estimators.md says how each number is computed."""
+"""The types of crossover.json and calibration.json; docs/estimators.md says what each is and how it is computed."""
 
 from typing import Literal, TypedDict
 
@@ -10,10 +10,9 @@ State = Literal["data-limited", "budget-limited", "not established", "not checke
 
 
 class Saturation(TypedDict):
-    """One size of one model in crossover.json.
+    """What limits a model at one size; `gain` is the mean of log e(B/2) - log e(B) over chains.
 
-    `gain` is the mean of log e(B/2) - log e(B) over chains. Gains of successive doublings shrink, so `ci_high` bounds
-    what twice the budget could still change. Only a t interval decides; without two chains it is not established.
+    Gains of successive doublings shrink, so `ci_high` bounds what twice the budget could still change.
     """
 
     model: str
@@ -26,8 +25,6 @@ class Saturation(TypedDict):
 
 
 class Gap(TypedDict):
-    """The difference at one size; the interval is the band that holds at all sizes."""
-
     n_train: int
     log_error_ratio: float
     ci_low: float | None
@@ -52,7 +49,6 @@ class Family(TypedDict):
     pairs: int
     p_value: float | None
     holds: bool | None
-    """Null without a verdict."""
 
 
 class NewImages(TypedDict):
@@ -90,16 +86,9 @@ class Extrapolation(TypedDict):
     """Why there is no range."""
 
 
-class Pair(TypedDict):
-    """One pair of models."""
+class Crossing(TypedDict):
+    """Where the curves cross, if they do; every `p_*` is about b overtaking a, or what `direction` says."""
 
-    a: str
-    b: str
-    n_min: int | None
-    n_max: int | None
-    chains: int
-    interval: Kind
-    confidence: float
     verdict: Verdict
     n_star: float | None
     ci_low: float | None
@@ -110,10 +99,25 @@ class Pair(TypedDict):
     direction: Literal["b_overtakes_a", "a_overtakes_b"] | None
     confidence_set: list[list[float | None]]
     crossing_of_means: float | None
+
+
+class Trend(TypedDict):
+    """The trend of the gap, from the point of view of the model ahead at the largest size."""
+
     trend: Literal["closing", "parallel", "widening", "undecided"]
     trend_slope: float | None
     trend_low: float | None
     trend_high: float | None
+
+
+class Pair(Crossing, Trend):
+    a: str
+    b: str
+    n_min: int | None
+    n_max: int | None
+    chains: int
+    interval: Kind
+    confidence: float
     gap: list[Gap]
     data_equivalence: list[Equivalence]
     mcnemar: list[McNemar]
@@ -139,16 +143,7 @@ class FittedLaw(TypedDict):
     sigma: float
 
 
-class CurvePoint(TypedDict):
-    """A point of the curve that laws draw."""
-
-    n_train: float
-    error: float
-
-
 class ModelFits(TypedDict):
-    """The laws of one model."""
-
     model: str
     fits: list[FittedLaw]
     holdout_rmse: dict[str, float]
@@ -156,13 +151,11 @@ class ModelFits(TypedDict):
     """Largest sizes that the laws were tested on; 0: too few to choose among them."""
     spread: float | None
     """How far the laws of `curve` differ at most over the measured sizes, as a share of the error."""
-    curve: list[CurvePoint] | None
+    curve: list[dict[Literal["n_train", "error"], float]] | None
     note: str | None
 
 
 class Study(TypedDict):
-    """One data set."""
-
     dataset: str
     setting: dict[str, dict[str, str]]
     """Column to model to value."""
@@ -183,8 +176,6 @@ class Result(TypedDict):
 
 
 class Simulated(TypedDict):
-    """How often repetitions of a design find a crossover, and how good their intervals are."""
-
     chains: int
     power: float
     power_low: float
@@ -195,7 +186,6 @@ class Simulated(TypedDict):
     """Median of ci_high / ci_low."""
     fieller_width: float | None
     """The same of a Fieller set for one size at a time (t instead of max-|t|) on the same data."""
-    log_width_ratio: float | None
 
 
 class Repetitions(Simulated):

@@ -1,16 +1,10 @@
 """Mean curves over sizes with their joint uncertainty: from few replicate chains, or from one noisy history.
 
-Chains are the random unit. A size's variance from 3 chains is poor (2 degrees of freedom), so it is moderated:
-shrunk towards the variance common to all sizes, by as much as the sizes agree (empirical Bayes; Smyth 2004,
-"Linear models and empirical Bayes methods", Stat. Appl. Genet. Mol. Biol. 3:3, equations of section 6.2), but never
-below what the size itself shows, since one noisy size among quiet ones cannot be told from chance. Sizes of one chain
-are correlated (nested subsets): the correlation falls geometrically with the distance in log n, and reduces the
-degrees of freedom gained by pooling. Trends do not rely on it: they have a t interval from one slope per chain.
-
-One history of many sizes is smoothed by local quadratic fits of log error on log n. Weights are tricube within a
-bandwidth (Cleveland 1979), widened until it holds MIN_POINTS sizes; the bandwidth minimises the leave-one-out error.
-The interval comes from the residual noise along the curve, taken to be independent: it does not contain the variation
-between training runs, and not the bias of smoothing, so it is too narrow where the curve bends within a bandwidth.
+Chains are the random unit. The variance of a size is moderated (Smyth 2004, "Linear models and empirical Bayes
+methods", Stat. Appl. Genet. Mol. Biol. 3:3, section 6.2), but never below what the size itself shows, since one noisy
+size among quiet ones cannot be told from chance. A history of many sizes is smoothed by local quadratic fits of log
+error on log n with tricube weights (Cleveland 1979); its interval comes from the noise along the curve, and is too
+narrow where the curve bends within a bandwidth. docs/estimators.md says more.
 """
 
 from dataclasses import dataclass
@@ -46,13 +40,13 @@ class Estimate:
     df: float
     """Degrees of freedom of that covariance; 0 without replicates, when `cov` is meaningless."""
     noise: Floats | None = None
-    """Covariance over sizes of one chain, (J, J); None for a smoothed curve."""
+    """Covariance over sizes of one chain, (J, J); None without chains."""
     residuals: Floats | None = None
     """(K, J) of complete chains, scaled to the moderated variance; resampled as a unit when there are enough."""
     extra: Floats | None = None
     """The part of `cov` that is not between chains: test images."""
     values: Floats | None = None
-    """(K, J) of complete chains as measured; None for curves without chains."""
+    """(K, J) of complete chains as measured; None without chains."""
 
     @property
     def x(self) -> Floats:
@@ -84,13 +78,18 @@ def _gaussian(cov: Floats, rng: np.random.Generator, draws: int) -> Floats:
     return rng.standard_normal((draws, len(cov))) @ root
 
 
+def t_value(confidence: float, df: float) -> float:
+    """Return the critical value of a t interval for one size; NaN without degrees of freedom."""
+    return float(stats.t.ppf((1 + confidence) / 2, df or np.nan))
+
+
 def without_replicates(n: Floats, mean: Floats) -> Estimate:
     """Return a mean curve whose uncertainty is unknown."""
     return Estimate(n, mean, np.eye(len(n)), 0.0)
 
 
-def estimate(n: Floats, values: Floats, extra: Floats | None = None) -> Estimate | None:
-    """Return the mean over chains of `values` (K, J; NaN where a run is missing); None without any replicates.
+def estimate(n: Floats, values: Floats, extra: Floats | None = None) -> Estimate:
+    """Return the mean over chains of `values` (K, J; NaN where a run is missing); `df` is 0 without any replicates.
 
     `extra` (J, J) is a covariance of the mean that does not come from the chains, such as that of test images.
     Every size needs at least one value.
@@ -101,7 +100,7 @@ def estimate(n: Floats, values: Floats, extra: Floats | None = None) -> Estimate
     residuals = np.where(present, values - mean, 0.0)
     dfs = counts - 1.0
     if dfs.sum() < 1:
-        return None
+        return without_replicates(n, mean)
     raw = (residuals**2).sum(axis=0) / np.maximum(dfs, 1)
     correlation = _correlation(np.log(n), residuals, raw)
     variance, df = _moderate(np.log(n), raw, dfs, correlation)
@@ -114,20 +113,20 @@ def estimate(n: Floats, values: Floats, extra: Floats | None = None) -> Estimate
     return Estimate(n, mean, cov if extra is None else cov + extra, df, noise, scaled, extra, whole)
 
 
-def difference(one: Estimate, other: Estimate) -> Estimate:
+def difference(one: Estimate, other: Estimate, extra: Floats | None = None) -> Estimate:
     """Return other - one at the same sizes, of curves whose chains are not paired (Welch and Satterthwaite)."""
     first, second = (float(np.diag(part.cov).mean()) for part in (one, other))
     df = (first + second) ** 2 / (first**2 / one.df + second**2 / other.df)
-    return Estimate(one.n, other.mean - one.mean, one.cov + other.cov, df)
+    cov = one.cov + other.cov
+    return Estimate(one.n, other.mean - one.mean, cov if extra is None else cov + extra, df)
 
 
 def for_new_images(values: Estimate, share: Floats) -> Estimate | None:
-    """Return the estimate for chains of new images, at the sizes below `share` 1 of the pool.
+    """Return the estimate for chains of new images, at the sizes below `share` 1 of the pool; None if they are too few.
 
-    Subsets of n images from one pool of N share f = n / N of their images, so that their spread shows only 1 - f of the
-    variance of a mean over images, and the shared part does not shrink with the number of chains K: the variance of the
-    mean grows by 1 + K f / (1 - f). All of the spread is attributed to the subsets (seeds would not be shared), so the
-    interval is conservative rather than exact.
+    Subsets share f of their images, so that their spread shows only 1 - f of the variance, and the shared part does not
+    shrink with the number of chains K: the variance of the mean grows by 1 + K f / (1 - f). All of the spread is
+    attributed to the subsets, so the interval is conservative.
     """
     kept = np.flatnonzero(share < 1)
     if values.noise is None or len(kept) < min(2, len(share)):
@@ -154,7 +153,7 @@ def trend(values: Estimate, confidence: float) -> tuple[float, float, float]:
         images = 0.0 if values.extra is None else float(contrast @ values.extra @ contrast)
         variance, middle = max(between + images, TINY**2), float(slopes.mean())
         df = (chains - 1) * (variance / max(between, TINY**2)) ** 2
-    half = float(stats.t.ppf((1 + confidence) / 2, df)) * np.sqrt(variance)
+    half = t_value(confidence, df) * np.sqrt(variance)
     return middle, middle - half, middle + half
 
 
@@ -197,15 +196,13 @@ def _moderate(x: Floats, raw: Floats, dfs: Floats, correlation: Floats) -> tuple
     common = shape * float((dfs * raw / shape).sum() / dfs.sum())
     overlap = ((block**2).sum() - sizes) / (sizes * (sizes - 1))
     excess = (logs - slope * centred[known]).var(ddof=1) - (1 - overlap) * sampling
-    prior = most - own if excess <= 0 else min(2 * _inverse_trigamma(excess), most - own)
+    prior = most - own
+    if excess > 0:  # solve trigamma(y) = excess; 1 / y < trigamma(y) < 1 / y + 1 / y^2 bounds the root
+        ends = 0.5 / excess, 2 / excess + 1 / np.sqrt(excess)
+        inverse = float(optimize.brentq(lambda y: special.polygamma(1, y) - excess, *ends, rtol=1e-12))
+        prior = min(2 * inverse, prior)
     moderated = (prior * common + dfs * raw) / np.where(known, prior + dfs, 1)
     return np.where(known, moderated, common), min(own + prior, most)
-
-
-def _inverse_trigamma(value: float) -> float:
-    """Solve trigamma(y) = value; 1 / y < trigamma(y) < 1 / y + 1 / y^2 bounds the root, here with room for rounding."""
-    low, high = 0.5 / value, 2 / value + 1 / np.sqrt(value)
-    return float(optimize.brentq(lambda y: special.polygamma(1, y) - value, low, high, rtol=1e-12))
 
 
 @dataclass(frozen=True)
@@ -231,16 +228,15 @@ def smooth(n: Floats, error: Floats) -> Smooth:
     order = np.argsort(n, kind="stable")
     x, y = np.log(n[order]), np.log(error[order])
     operators = {bandwidth: _operator(x, x, bandwidth) for bandwidth in BANDWIDTHS}
-    bandwidth = min(BANDWIDTHS, key=lambda h: _left_out_error(operators[h], y))
+    errors = {}
+    for bandwidth, operator in operators.items():
+        left_out = (y - operator @ y) / (1 - np.minimum(np.diag(operator), 0.999))
+        errors[bandwidth] = float((left_out**2).mean())
+    bandwidth = min(BANDWIDTHS, key=errors.__getitem__)
     operator = operators[bandwidth]
     residuals = y - operator @ y
     freedom = 1 - 2 * np.diag(operator) + (operator**2).sum(axis=1)
     return Smooth(x, y, _local_variance(x, residuals, freedom), bandwidth, max(float(freedom.sum()), 1.0))
-
-
-def _left_out_error(operator: Floats, y: Floats) -> float:
-    leverage = np.minimum(np.diag(operator), 0.999)
-    return float((((y - operator @ y) / (1 - leverage)) ** 2).mean())
 
 
 def _operator(x: Floats, grid: Floats, bandwidth: float) -> Floats:

@@ -1,24 +1,21 @@
 """The laws of a model's curve, tested on its largest sizes, and the labelled range of crossings beyond the data.
 
-A law is chosen by its error on the largest third of the sizes when fitted to the others. Fewer than MIN_HELD_OUT of
-them choose nothing: the laws then count alike, and how far they differ is stated.
-Extrapolated crossings depend on the law and on the points: from five exact points of one pair they were 2.4e5 or
-1.4e7. They are refused when no law was tested, when nothing crosses up to LIMIT times the largest size, when the two
-best laws of a model disagree by more than DISAGREE, and when fewer than two laws predict the largest sizes better than
-their last value. The range holds the crossings of all laws that do, and of these with each chain (or fifth of the
-sizes) left out: it is not a confidence interval.
+A law is chosen by its error on the largest third of the sizes when fitted to the others. Extrapolated crossings depend
+on the law and on the points: from five exact points of one pair they were 2.4e5 or 1.4e7. The range holds the crossings
+of all useful laws, and of these with each chain (or fifth of the sizes) left out: it is not a confidence interval.
+docs/estimators.md says when it is refused.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 import pandas as pd
 
-from crossover.analysis.contract import CurvePoint, Extrapolation, FittedLaw, ModelFits
+from crossover.analysis.contract import Extrapolation, FittedLaw, ModelFits
 from crossover.analysis.estimate import Floats, estimate
-from crossover.analysis.laws import LAWS, Fit, checked, fit_law
-from crossover.analysis.runs import AnalysisError
+from crossover.analysis.laws import LAWS, Fit, fit_law
 
 LAST_VALUE = "last value"
 HELD_OUT = 3
@@ -41,38 +38,33 @@ def held_out(
     law: str, n: Floats, error: Floats, cut: float, *, weights: Floats | None = None, chance: float | None = None
 ) -> float:
     """Return the RMSE of log error at sizes above `cut`, predicted from those up to it; `law` may be `last value`."""
-    n, error, w = checked(n, error, weights)
+    w = np.ones(len(n)) if weights is None else weights
     known, rest = n <= cut, n > cut
     if law == LAST_VALUE:
-        guess = np.full(rest.sum(), np.log(error[n == n[known].max()]).mean())
+        guess = np.log(error[known][-1:])
     else:
         guess = np.log(fit_law(law, n[known], error[known], weights=w[known], chance=chance).predict(n[rest]))
     return float(np.sqrt(np.average((guess - np.log(error[rest])) ** 2, weights=w[rest])))
 
 
 def held_out_sizes(sizes: int) -> int:
-    """Return how many of so many sizes test the laws: none where they would be fewer than MIN_HELD_OUT."""
-    count = sizes // HELD_OUT
-    return count if count >= MIN_HELD_OUT else 0
+    """Return how many of so many sizes test the laws."""
+    return sizes // HELD_OUT if sizes >= HELD_OUT * MIN_HELD_OUT else 0
 
 
 def fit_all(n: Floats, error: Floats, *, weights: Floats | None = None, chance: float | None = None) -> list[Fit]:
     """Return a fit of every law that the sizes allow, best held-out RMSE first; in the order of LAWS if untested."""
-    n, error, w = checked(n, error, weights)
-    sizes = np.unique(n)
-    rest = held_out_sizes(len(sizes))
-    possible = [law for law, form in LAWS.items() if len(form.names) < len(sizes) - rest]
-    if not possible:
-        raise AnalysisError(f"a law needs at least 3 sizes; got {len(sizes)}; add sizes")
-    fits = {law: fit_law(law, n, error, weights=w, chance=chance) for law in possible}
+    rest = held_out_sizes(len(n))
+    possible = [law for law, form in LAWS.items() if len(form.names) < len(n) - rest]
+    fits = {law: fit_law(law, n, error, weights=weights, chance=chance) for law in possible}
     if not rest:
         return list(fits.values())
-    cut = float(sizes[-rest - 1])
-    rmse = {law: held_out(law, n, error, cut, weights=w, chance=chance) for law in [*possible, LAST_VALUE]}
-    return [replace(fits[law], holdout_rmse=rmse[law], compared=rmse) for law in _ranked(possible, rmse)]
+    cut = float(n[-rest - 1])
+    rmse = {law: held_out(law, n, error, cut, weights=weights, chance=chance) for law in [*possible, LAST_VALUE]}
+    return [replace(fits[law], compared=rmse) for law in _ranked(possible, rmse)]
 
 
-def _ranked(laws: list[str], rmse: dict[str, float]) -> list[str]:
+def _ranked(laws: Sequence[str], rmse: dict[str, float]) -> list[str]:
     """Return laws by held-out error; of those that tie, in the order of LAWS (the fewest parameters first)."""
     left, order = list(laws), []
     while left:
@@ -84,7 +76,7 @@ def _ranked(laws: list[str], rmse: dict[str, float]) -> list[str]:
 
 def averaged(fits: list[Fit], n: Floats) -> Floats:
     """Return the geometric mean of the laws' predictions, weighted by 1 / held-out mean squared error."""
-    weights = [1 / max(fit.holdout_rmse or 1.0, PRECISE) ** 2 for fit in fits]
+    weights = [1 / max(fit.compared.get(fit.law, 1.0), PRECISE) ** 2 for fit in fits]
     return np.exp(np.average([np.log(fit.predict(n)) for fit in fits], axis=0, weights=weights))
 
 
@@ -132,10 +124,7 @@ class ModelLaws:
         return [[fit_law(f.law, x, e, weights=w, chance=self.chance) for f in self.useful] for x, e, w in curves]
 
     def described(self, model: str) -> ModelFits:
-        """Return the laws for crossover.json: fits, their test on held-out sizes, and the curve over measured sizes.
-
-        `curve` is the average of the useful laws, or the best where none is useful, or all where none was tested.
-        """
+        """Return the laws for crossover.json; `curve` averages the useful ones, or is the best, or all if untested."""
         tested = self.holdout
         made = ModelFits(model=model, fits=[], holdout_rmse=tested, held_out=0, spread=None, curve=None, note=None)
         if not self.every:
@@ -152,7 +141,7 @@ class ModelLaws:
         errors = np.array([fit.predict(sizes) for fit in drawn])
         made["spread"] = float((errors.max(axis=0) / errors.min(axis=0)).max() - 1)
         points = zip(sizes, averaged(drawn, sizes), strict=True)
-        made["curve"] = [CurvePoint(n_train=float(size), error=float(error)) for size, error in points]
+        made["curve"] = [{"n_train": float(size), "error": float(error)} for size, error in points]
         if not tested:
             made["note"] = (
                 f"{len(n)} sizes are too few to test laws on the largest ({HELD_OUT * MIN_HELD_OUT} would do): none is"
@@ -166,25 +155,20 @@ class ModelLaws:
 def mean_curve(table: pd.DataFrame) -> tuple[Floats, Floats, Floats | None]:
     """Return sizes, geometric mean error and weights (1 / variance of log error) of a table of units by sizes."""
     n, logs = table.columns.to_numpy(float), np.log(table.to_numpy(float))
-    replicates = estimate(n, logs)
-    mean = np.nanmean(logs, axis=0)
-    if replicates is not None:
-        return n, np.exp(mean), 1 / replicates.se**2
+    found = estimate(n, logs)
+    if found.df:
+        return n, np.exp(found.mean), 1 / found.se**2
     if len(n) <= BINS:
-        return n, np.exp(mean), None
+        return n, np.exp(found.mean), None
     x = np.log(n)
     place = np.minimum(((x - x[0]) / (x[-1] - x[0]) * BINS).astype(int), BINS - 1)
-    count = np.bincount(place, minlength=BINS).astype(float)
-    full = count > 0
-    centre, level = (np.bincount(place, values, BINS)[full] / count[full] for values in (x, mean))
-    return np.exp(centre), np.exp(level), count[full]
+    bins = pd.DataFrame({"x": x, "mean": found.mean}).groupby(place)
+    centre, level = (bins[name].mean().to_numpy() for name in ("x", "mean"))
+    return np.exp(centre), np.exp(level), bins.size().to_numpy().astype(float)
 
 
 def extrapolate(a: ModelLaws, b: ModelLaws, n_max: float) -> Extrapolation:
-    """Return the labelled range of sizes beyond n_max at which b could overtake a, or why it is refused.
-
-    `high` is null where some law has no crossing up to `limit`.
-    """
+    """Return the labelled range of sizes beyond n_max at which b could overtake a, or why it is refused."""
     limit = LIMIT * n_max
     found = Extrapolation(
         label="extrapolated",

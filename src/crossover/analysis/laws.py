@@ -9,12 +9,12 @@ language and vision" (section 3):
     M4      (e - e_inf) / (e0 - e)^a = b n^-c          e0 = error of guessing
     chance  e = e_inf + (e0 - e_inf) (1 + n / n0)^-c   a power law that starts at e0
 
-Few sizes leave some directions of the parameters undetermined, so that rounding would choose the fit. A prior too weak
-to matter elsewhere settles them; every start is followed to its minimum (all at once, as scipy cannot), and a tie goes
-to the first start.
+Few sizes leave some parameters undetermined, so that rounding would choose the fit. A prior too weak to matter
+elsewhere settles them; every start is followed to its minimum, all at once, as scipy cannot; a tie goes to the first.
 """
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -22,7 +22,6 @@ from numpy.polynomial import polynomial
 from scipy import special
 
 from crossover.analysis.estimate import Floats
-from crossover.analysis.runs import AnalysisError
 
 PRIOR = 3e-5
 """Weight of the prior: bounded parameters are near 5% of their bound, logarithms near zero. A step of another 5%, or of
@@ -33,6 +32,7 @@ LARGE = 300.0
 BOUNDS = {"c": 10.0, "a": 20.0}
 """Upper ends of the bounded parameters; the lower ends are 0."""
 
+Starts = Sequence[tuple[float, ...]]
 Formula = Callable[[Floats, Floats, float], tuple[Floats, tuple[Floats, ...]]]
 """(parameters (P, S, 1), scales as logarithms; log n (N,); e0) to log e (S, N) and its derivatives by each."""
 
@@ -41,7 +41,7 @@ Formula = Callable[[Floats, Floats, float], tuple[Floats, tuple[Floats, ...]]]
 class Law:
     names: tuple[str, ...]
     formula: Formula
-    starts: Callable[[Floats, Floats, float], list[list[float]]]
+    starts: Callable[[Floats, Floats, float], Starts]
     """(log n, error, e0) to starting values."""
 
 
@@ -91,46 +91,40 @@ def _chance(p: Floats, x: Floats, e0: float) -> tuple[Floats, tuple[Floats, ...]
     return np.log(e), ((1 - left) / e, scale * c * special.expit(x - log_n0), -scale * bent)
 
 
-def _starts_m1(x: Floats, e: Floats, _e0: float) -> list[list[float]]:
-    log_b, slope = polynomial.polyfit(x, np.log(e), 1)
-    return [[log_b, -slope]]
+def _line(x: Floats, y: Floats) -> tuple[float, float]:
+    """Return the level at zero and the fall of the line through the points."""
+    level, slope = polynomial.polyfit(x, y, 1)
+    return float(level), -float(slope)
 
 
-def _starts_m2(x: Floats, e: Floats, _e0: float) -> list[list[float]]:
+def _starts_m1(x: Floats, e: Floats, _e0: float) -> Starts:
+    return [_line(x, np.log(e))]
+
+
+def _starts_m2(x: Floats, e: Floats, _e0: float) -> Starts:
+    floors = np.array([0.0, 0.3, 0.6, 0.8, 0.9, 0.97]) * e.min()
+    return [(floor, *_line(x, np.log(e - floor))) for floor in floors]
+
+
+def _starts_m3(x: Floats, e: Floats, _e0: float) -> Starts:
+    bends = np.array([0.0025, 0.05, 0.2, 0.6, 1.6, 5.0]) * np.exp(-x[-1])
+    lines = [_line(np.log(np.exp(-x) + g), np.log(e)) for g in bends]
+    return [(log_b, g, -fall) for g, (log_b, fall) in zip(bends, lines, strict=True)]
+
+
+def _starts_m4(x: Floats, e: Floats, e0: float) -> Starts:
+    room = np.log(np.maximum(e0 - e, 1e-3 * e0))
+    pairs = itertools.product(np.array([0.0, 0.5, 0.9]) * e.min(), (0.2, 0.7, 1.5, 3.0))
+    return [(floor, *_line(x, np.log(e - floor) - a * room), a) for floor, a in pairs]
+
+
+def _starts_chance(x: Floats, e: Floats, e0: float) -> Starts:
     starts = []
-    for share in (0.0, 0.3, 0.6, 0.8, 0.9, 0.97):
-        log_b, slope = polynomial.polyfit(x, np.log(e - share * e.min()), 1)
-        starts.append([share * e.min(), log_b, -slope])
-    return starts
-
-
-def _starts_m3(x: Floats, e: Floats, _e0: float) -> list[list[float]]:
-    starts = []
-    for share in (0.0025, 0.05, 0.2, 0.6, 1.6, 5.0):
-        g = share * np.exp(-x[-1])
-        log_b, c = polynomial.polyfit(np.log(np.exp(-x) + g), np.log(e), 1)
-        starts.append([log_b, g, c])
-    return starts
-
-
-def _starts_m4(x: Floats, e: Floats, e0: float) -> list[list[float]]:
-    starts = []
-    for share in (0.0, 0.5, 0.9):
-        for a in (0.2, 0.7, 1.5, 3.0):
-            odds = np.log(e - share * e.min()) - a * np.log(np.maximum(e0 - e, 1e-3 * e0))
-            log_b, slope = polynomial.polyfit(x, odds, 1)
-            starts.append([share * e.min(), log_b, -slope, a])
-    return starts
-
-
-def _starts_chance(x: Floats, e: Floats, e0: float) -> list[list[float]]:
-    starts = []
-    for share in (0.0, 0.5, 0.9):
-        for place in (0.0, 0.3, 0.6):
-            log_n0 = x[0] - 1 + place * (x[-1] - x[0])
-            inner = np.log(np.clip((e - share * e.min()) / (e0 - share * e.min()), 1e-9, 1))
-            steps = np.logaddexp(0, x - log_n0)
-            starts.append([share * e.min(), log_n0, -float(steps @ inner / (steps @ steps))])
+    for floor, place in itertools.product(np.array([0.0, 0.5, 0.9]) * e.min(), (0.0, 0.3, 0.6)):
+        log_n0 = x[0] - 1 + place * (x[-1] - x[0])
+        inner = np.log(np.clip((e - floor) / (e0 - floor), 1e-9, 1))
+        steps = np.logaddexp(0, x - log_n0)
+        starts.append((floor, log_n0, -float(steps @ inner / (steps @ steps))))
     return starts
 
 
@@ -145,7 +139,7 @@ LAWS: dict[str, Law] = {
 
 @dataclass(frozen=True)
 class Fit:
-    """A fitted law. `holdout_rmse` is that of log error on the largest sizes, by a fit to the others alone."""
+    """A fitted law."""
 
     law: str
     theta: Floats
@@ -155,9 +149,8 @@ class Fit:
     sigma: float
     """Residual standard deviation of log error."""
     e0: float
-    holdout_rmse: float | None = None
     compared: dict[str, float] = field(default_factory=dict)
-    """Held-out RMSE of every law that could be fitted, and of `last value`."""
+    """RMSE of log error on the largest sizes, by fits to the others alone, of every law and of `last value`."""
 
     @property
     def params(self) -> dict[str, float]:
@@ -178,14 +171,12 @@ class Fit:
 
 
 def fit_law(law: str, n: Floats, error: Floats, *, weights: Floats | None = None, chance: float | None = None) -> Fit:
-    """Return the least-squares fit of one law; `weights` are 1 / variance of log error, `chance` is e0 (default 1)."""
-    n, error, w = checked(n, error, weights)
-    if law not in LAWS:
-        raise AnalysisError(f"no law {law!r}; there are {', '.join(LAWS)}")
-    form = LAWS[law]
-    if len(np.unique(n)) < len(form.names):
-        raise AnalysisError(f"{law} needs {len(form.names)} different sizes; got {len(np.unique(n))}; add sizes")
-    x, y, root_w = np.log(n), np.log(error), np.sqrt(w)
+    """Return the least-squares fit of one law to errors at increasing sizes, at least as many as it has parameters.
+
+    `weights` are 1 / variance of log error, `chance` is e0 (default 1).
+    """
+    form, x, y = LAWS[law], np.log(n), np.log(error)
+    root_w = np.ones(len(n)) if weights is None else np.sqrt(weights / weights.mean())
     e0 = max(1.0 if chance is None else chance, 1.0001 * float(error.max()))
     tops = BOUNDS | {"e_inf": min(1.5 * float(error.min()), 0.999 * e0), "g": float(np.exp(-x[0]))}
     high = np.array([tops.get(name, np.inf) for name in form.names])
@@ -240,17 +231,3 @@ def _descend(
         if (moved <= 1e-9 * (1 + np.abs(z))).all():
             break
     return z, loss
-
-
-def checked(n: Floats, error: Floats, weights: Floats | None) -> tuple[Floats, Floats, Floats]:
-    """Return sorted sizes, errors and weights of mean one."""
-    n, error = np.asarray(n, float), np.asarray(error, float)
-    w = np.ones(len(n)) if weights is None else np.asarray(weights, float)
-    if not len(n) == len(error) == len(w) > 0:
-        raise AnalysisError(f"need one error and weight per size; got {len(n)}, {len(error)} and {len(w)}")
-    if not (np.isfinite(n).all() and (n >= 1).all() and (error > 0).all() and (error <= 1).all() and (w > 0).all()):
-        raise AnalysisError(
-            "laws need sizes of at least 1, errors in (0, 1] and positive weights; clean the curve first"
-        )
-    order = np.argsort(n, kind="stable")
-    return n[order], error[order], w[order] / w.mean()

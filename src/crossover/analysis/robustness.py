@@ -7,27 +7,20 @@ these: power depends on how steeply the curves cross, and a variance from 3 chai
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 from scipy import interpolate, stats
 
-from crossover.analysis.band import Verdict, band, confidence_set, infer, root, verdict
+from crossover.analysis.band import band, confidence_set, infer, root, verdict
 from crossover.analysis.compare import compare, pair_generator
-from crossover.analysis.contract import Calibration, Repetitions, Simulated
-from crossover.analysis.estimate import Estimate, Floats, estimate
+from crossover.analysis.contract import Calibration, Pair, Repetitions, Simulated
+from crossover.analysis.estimate import Estimate, Floats, estimate, t_value
 from crossover.analysis.pairing import pair_models
-from crossover.analysis.runs import (
-    CONDITIONS,
-    AnalysisError,
-    Method,
-    Told,
-    ordered_pairs,
-    primary_runs,
-    quietly,
-    validate_runs,
-)
+from crossover.analysis.runs import CONDITIONS, AnalysisError, Method, ordered_pairs, primary_runs, validate_runs
+from crossover.analysis.sentences import images
+from crossover.progress import tracked
 
 _MEASURED = ("test_error", "val_error", "test_loss", "val_loss")
 METRICS = dict.fromkeys(_MEASURED, "metric") | {"last_val_error": "selection"}
@@ -35,78 +28,59 @@ METRICS = dict.fromkeys(_MEASURED, "metric") | {"last_val_error": "selection"}
 Change = Literal["same", "weaker", "stronger", "contradicts"]
 MAX_LEFT_OUT = 12
 """Sizes and chains are left out one by one only up to this number; of more, no single one matters much."""
-COLUMNS = ["dataset", "a", "b", "choice", "value", "verdict", "n_star", "ci_low", "ci_high", "change", "note"]
+RESULT = ["verdict", "n_star", "ci_low", "ci_high"]
+Way = tuple[str, str, Method, pd.DataFrame | AnalysisError]
+"""Another way to do the analysis: a choice and its value, the method, and the runs or why it cannot be done."""
 
 
-class Alternative(NamedTuple):
-    """An alternative way to do the analysis, with its runs or the reason why it cannot be done."""
-
-    choice: str
-    value: str
-    method: Method
-    runs: pd.DataFrame | AnalysisError
-
-
-class Found(NamedTuple):
-    """The result of an alternative for one pair; no verdict if it cannot be analysed."""
-
-    verdict: Verdict | None = None
-    n_star: float | None = None
-    ci_low: float | None = None
-    ci_high: float | None = None
-    note: str = ""
-    a_ahead: bool | None = None
-    """At the largest size; None where it is not clear."""
-    replicated: bool = False
-
-
-def stability_table(runs: pd.DataFrame, method: Method, told: Told = quietly) -> pd.DataFrame:
+def stability_table(runs: pd.DataFrame, method: Method) -> pd.DataFrame:
     """Return one row per pair and alternative; `change` compares its verdict with the main one.
 
-    Values: `same`; `contradicts`: another model leads at the largest size; `weaker`, `stronger`: less or more is clear.
-
-    Empty for a data set that allows no alternative, or a pair without a verdict. `choice` is `as analysed`, `metric`,
-    `selection`, `budget`, `augment`, `recipe`, `size left out` or `chain left out`. An alternative that cannot be
-    analysed has no verdict but a `note`.
+    `contradicts`: another model leads at the largest size. An alternative that cannot be analysed has only a `note`.
     """
-    validate_runs(runs, method.metric)
     rows = []
     for dataset, part in runs.groupby("dataset", sort=False):
         pairs = ordered_pairs([str(model) for model in dict.fromkeys(part["model"])])
         ways = list(_alternatives(part, method))
-        for a, b in told(pairs if len(ways) > 1 else [], f"pairs of {dataset} analysed in other ways"):
-            main = _found(ways[0], a, b)
-            if not main.replicated:
+        pairs = pairs if len(ways) > 1 else []
+        for a, b in tracked(pairs, f"pairs of {dataset} analysed in other ways", len(pairs)):
+            main = _found(a, b, *ways[0][2:])
+            if isinstance(main, str) or main["p_in_range"] is None:
                 continue  # without replicates there is no verdict to shake
-            for way in ways:
-                found = main if way is ways[0] else _found(way, a, b)
-                row = (dataset, a, b, way.choice, way.value, *found[:4], _change(main, found), found.note)
-                rows.append(row)
-    return pd.DataFrame(rows, columns=COLUMNS)
+            for i, (choice, value, how, kept) in enumerate(ways):
+                found = _found(a, b, how, kept) if i else main
+                values: list[Any] = [None] * 5 + [found]
+                if not isinstance(found, str):
+                    values = [*map(dict(found).get, RESULT), _change(main, found), " ".join(found["notes"])]
+                rows.append((dataset, a, b, choice, value, *values))
+    return pd.DataFrame(rows, columns=["dataset", "a", "b", "choice", "value", *RESULT, "change", "note"])
 
 
-def _change(main: Found, other: Found) -> Change | None:
-    """Return the change an alternative makes to a verdict; None without one."""
-    if other.verdict is None:
-        return None
-    if other.verdict == main.verdict:
-        return "same" if other.a_ahead == main.a_ahead else "contradicts"
-    if "undecided" in (main.verdict, other.verdict):
-        return "weaker" if other.verdict == "undecided" else "stronger"
-    if other.a_ahead != main.a_ahead:
+def _change(main: Pair, other: Pair) -> Change:
+    """Return the change an alternative makes to a verdict."""
+    clear = [pair["verdict"] != "undecided" for pair in (main, other)]
+    if all(clear) and _a_ahead(main) != _a_ahead(other):
         return "contradicts"
-    return "stronger" if other.verdict in ("crossover", "several_crossings") else "weaker"
+    if main["verdict"] == other["verdict"]:
+        return "same"
+    if not all(clear):
+        return "stronger" if clear[1] else "weaker"
+    return "stronger" if other["verdict"] in ("crossover", "several_crossings") else "weaker"
 
 
-def _alternatives(runs: pd.DataFrame, method: Method) -> Iterator[Alternative]:
+def _a_ahead(pair: Pair) -> bool:
+    return pair["gap"][-1]["log_error_ratio"] > 0
+
+
+def _alternatives(runs: pd.DataFrame, method: Method) -> Iterator[Way]:
     """Yield the main analysis, then every other that the table allows."""
 
-    def way(choice: str, value: str, rows: pd.DataFrame, metric: str = method.metric, **setting: str) -> Alternative:
+    def way(choice: str, value: str, rows: pd.DataFrame, metric: str = method.metric, **setting: str) -> Way:
         try:
             chosen: pd.DataFrame | AnalysisError = primary_runs(validate_runs(rows, metric)[0], setting)[0]
         except AnalysisError as error:
             chosen = error
-        return Alternative(choice, value, replace(method, metric=metric), chosen)
+        return choice, value, replace(method, metric=metric), chosen
 
     yield way("as analysed", method.metric, runs)
     for name, choice in METRICS.items():
@@ -117,31 +91,23 @@ def _alternatives(runs: pd.DataFrame, method: Method) -> Iterator[Alternative]:
         used = set(chosen[column].values())
         for value in (str(v) for v in dict.fromkeys(runs[column]) if str(v) not in used):
             yield way(column, value, runs, **{column: value})
-    sizes, chains = sorted(kept["n_train"].unique()), sorted(kept["chain"].unique())
-    for n in sizes if 2 < len(sizes) <= MAX_LEFT_OUT else []:
-        yield way("size left out", f"{n:,.0f}", kept[kept["n_train"] != n])
-    for chain in chains if 2 < len(chains) <= MAX_LEFT_OUT else []:
-        yield way("chain left out", str(chain), kept[kept["chain"] != chain])
+    for column in ("n_train", "chain"):
+        values = sorted(kept[column].unique())
+        for value in values if 2 < len(values) <= MAX_LEFT_OUT else []:
+            said = f"{value:,.0f}" if column == "n_train" else str(value)
+            yield way(f"{column.replace('n_train', 'size')} left out", said, kept[kept[column] != value])
 
 
-def _found(way: Alternative, a: str, b: str) -> Found:
-    if isinstance(way.runs, AnalysisError):
-        return Found(note=str(way.runs))
-    if not {a, b} <= set(way.runs["model"]):
-        return Found(note="one of the two models has no such run")
+def _found(a: str, b: str, method: Method, runs: pd.DataFrame | AnalysisError) -> Pair | str:
+    """Return a pair as analysed in another way, or why it cannot be."""
+    if isinstance(runs, AnalysisError):
+        return str(runs)
+    if not {a, b} <= set(runs["model"]):
+        return "one of the two models has no such run"
     try:
-        pair = compare(way.runs, a, b, way.method, look_for_influence=False)
+        return compare(runs, a, b, method, influence=False)
     except AnalysisError as error:
-        return Found(note=str(error))
-    return Found(
-        pair["verdict"],
-        pair["n_star"],
-        pair["ci_low"],
-        pair["ci_high"],
-        note=" ".join(pair["notes"]),
-        a_ahead=None if pair["verdict"] == "undecided" else pair["gap"][-1]["log_error_ratio"] > 0,
-        replicated=pair["p_in_range"] is not None,
-    )
+        return str(error)
 
 
 POWER = 0.8
@@ -179,20 +145,20 @@ def simulate(
             continue
         n_star = design.n_star
         covered.append(any((low or 0) <= n_star <= (np.inf if high is None else high) for low, high in intervals))
-        fieller = confidence_set(band(values, float(stats.t.ppf((1 + confidence) / 2, values.df))))
+        fieller = confidence_set(band(values, t_value(confidence, values.df)))
         if found[-1] == "crossover" and len(fieller) == 1:
-            widths.append(_log_width(intervals[0]))
-            pointwise.append(_log_width(fieller[0]))
+            (low, high), (least, most) = intervals[0], fieller[0]
+            widths.append(np.inf if low is None or high is None else high / low)
+            pointwise.append(np.inf if least is None or most is None else most / least)
     power = float(np.mean([one == "crossover" for one in found]))
-    low = float(stats.binomtest(round(power * designs), designs).proportion_ci(0.95, "wilson").low)
+    lowest = float(stats.binomtest(round(power * designs), designs).proportion_ci(0.95, "wilson").low)
     return Simulated(
         chains=chains,
         power=power,
-        power_low=low,
+        power_low=lowest,
         coverage=float(np.mean(covered)) if covered else None,
-        width=float(np.exp(np.median(widths))) if widths else None,
-        fieller_width=float(np.exp(np.median(pointwise))) if widths else None,
-        log_width_ratio=float(np.median(widths) / np.median(pointwise)) if widths else None,
+        width=float(np.exp(np.median(np.log(widths)))) if widths else None,
+        fieller_width=float(np.exp(np.median(np.log(pointwise)))) if widths else None,
     )
 
 
@@ -201,15 +167,7 @@ def _draw(design: Design, chains: int, rng: np.random.Generator) -> Estimate:
     values = design.truth + noise
     if design.extra is not None:
         values = values + rng.multivariate_normal(np.zeros(len(design.n)), design.extra, method="eigh")
-    result = estimate(design.n, values, design.extra)
-    if result is None:
-        raise AnalysisError("a design without replicates cannot be simulated")
-    return result
-
-
-def _log_width(interval: tuple[float | None, float | None]) -> float:
-    low, high = interval
-    return float("inf") if low is None or high is None else float(np.log(high / low))
+    return estimate(design.n, values, design.extra)
 
 
 def design_like(values: Estimate) -> Design | None:
@@ -247,7 +205,7 @@ def _shapes(values: Estimate) -> Iterator[Callable[[Any], Any]]:
 
 
 def calibrate(
-    runs: pd.DataFrame, method: Method, *, designs: int = 500, chains: Sequence[int] = CHAINS, told: Told = quietly
+    runs: pd.DataFrame, method: Method, *, designs: int = 500, chains: Sequence[int] = CHAINS
 ) -> list[Calibration]:
     """Return, for every pair of models, coverage, false crossovers and power by number of chains.
 
@@ -261,7 +219,6 @@ def calibrate(
     for dataset, part in runs.groupby("dataset", sort=False):
         part = primary_runs(part)[0]
         for a, b in ordered_pairs([str(model) for model in dict.fromkeys(part["model"])]):
-            measured = pair_models(part, a, b, method).difference
             entry = Calibration(
                 dataset=str(dataset),
                 a=a,
@@ -274,20 +231,20 @@ def calibrate(
                 chains_needed=None,
                 note="Not simulated: it needs at least 3 sizes, 2 chains, and a difference shaped to cross zero once.",
             )
-            design = None if measured is None else design_like(measured)
+            design = design_like(pair_models(part, a, b, method).difference)
             if design is not None:
-                _repeat(entry, design, sorted(set(chains)), method, told)
+                _repeat(entry, design, sorted(set(chains)), method)
             found.append(entry)
     return found
 
 
-def _repeat(entry: Calibration, design: Design, chains: Sequence[int], method: Method, told: Told) -> None:
+def _repeat(entry: Calibration, design: Design, chains: Sequence[int], method: Method) -> None:
     """Enter what repetitions of a design and of its null find."""
     led = np.where(np.arange(len(design.n)) < 2, np.abs(design.truth).max(), 0.0)
     null = Design(design.n, led, None, design.noise, design.extra)
     a, b = entry["a"], entry["b"]
     rng = pair_generator(method.seed, entry["dataset"], a, b)
-    for count in told(chains, f"numbers of chains of {a} and {b} simulated"):
+    for count in tracked(chains, f"numbers of chains of {a} and {b} simulated", len(chains)):
         row = simulate(design, count, entry["designs"], rng, method.confidence)
         false = simulate(null, count, entry["designs"], rng, method.confidence)["power"]
         entry["rows"].append(Repetitions(**row, false_crossover=false))
@@ -295,4 +252,8 @@ def _repeat(entry: Calibration, design: Design, chains: Sequence[int], method: M
     entry["sd"] = [float(value) for value in np.sqrt(np.diag(design.noise))]
     entry["chains_needed"] = next((row["chains"] for row in entry["rows"] if row["power_low"] >= POWER), None)
     more = f"More than {max(chains)} chains, more test images or sizes closer to N* are needed for a power of {POWER}."
-    entry["note"] = "" if entry["chains_needed"] else more
+    found = (
+        f"A crossing as steep as measured, at {images(design.n_star or 0)} images, would be found in at least"
+        f" {POWER:.0%} of repetitions with {entry['chains_needed']} chains."
+    )
+    entry["note"] = found if entry["chains_needed"] else more

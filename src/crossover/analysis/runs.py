@@ -3,11 +3,12 @@
 Nothing is dropped silently: data that cannot be used raise an AnalysisError or add a sentence to `notes`.
 """
 
+import itertools
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -22,16 +23,10 @@ FAMILIES = {
     2: ("vit", "deit", "beit", "cait"),
 }
 """Rank of the inductive bias (0 = strongest) to the beginnings of model names; the first match counts."""
-
-
-Predictions = Mapping[str, tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]]
-"""Run id to the labels of the test images and the predicted classes, (T,) each."""
-SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars"}
 ROUNDING = 1e-6
 """An error that exceeds one by no more than this counts as one."""
-
-
-Item = TypeVar("Item")
+Predictions = Mapping[str, tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]]
+"""Run id to the labels of the test images and the predicted classes, (T,) each."""
 
 
 class AnalysisError(ValueError):
@@ -52,27 +47,14 @@ class Method:
             raise AnalysisError(f"confidence must be in [0.5, 1); got {self.confidence}; 0.95 is usual")
 
 
-class Told(Protocol):
-    """Passes items on one by one, and may say how many are done, such as `3 of 7 pairs of cues compared`."""
-
-    def __call__(self, items: Sequence[Item], what: str, /) -> Iterable[Item]: ...
-
-
-def quietly(items: Sequence[Item], _what: str, /) -> Iterable[Item]:
-    return items
-
-
-def listed(values: object, most: int = 5) -> str:
+def listed(values: Iterable[object], most: int = 5) -> str:
     """Return values as text, cut after `most`."""
-    items = [str(value) for value in values]  # type: ignore[attr-defined]
+    items = [str(value) for value in values]
     return ", ".join(items[:most]) + (f" and {len(items) - most} more" if len(items) > most else "")
 
 
 def validate_runs(runs: pd.DataFrame, metric: str = "test_error") -> tuple[pd.DataFrame, list[str]]:
-    """Return the usable rows and notes on what was left out; column `clipped` says how an error of zero was counted.
-
-    Raises AnalysisError for an empty table, missing columns, values out of range, and duplicate runs.
-    """
+    """Return the usable rows and notes on what was left out; `clipped` marks errors of zero that were replaced."""
     missing = [name for name in (*REQUIRED, metric) if name not in runs.columns]
     if missing:
         raise AnalysisError(f"the table of runs lacks {listed(missing)}; it has {listed(runs.columns, 30)}")
@@ -137,49 +119,30 @@ def _rising(runs: pd.DataFrame, metric: str) -> list[str]:
     """Return a warning when the error rises with n for most models of a data set: it may be an accuracy."""
     notes = []
     for dataset, part in runs.groupby("dataset", sort=False):
-        means = part.groupby(["model", "n_train"])[metric].mean().unstack()
-        ends = [(row.iloc[0], row.iloc[-1]) for _, values in means.iterrows() if len(row := values.dropna()) > 1]
-        up = sum(last > first for first, last in ends)
-        if 2 * up > len(ends):
+        means = part.pivot_table(index="n_train", columns="model", values=metric)
+        up = int((means.ffill().iloc[-1] > means.bfill().iloc[0]).sum())
+        models = int((means.count() > 1).sum())
+        if 2 * up > models:
             notes.append(
-                f"The {metric} of {up} of {len(ends)} models on {dataset} rises with n_train: is it an accuracy? Then"
+                f"The {metric} of {up} of {models} models on {dataset} rises with n_train: is it an accuracy? Then"
                 " give 1 - accuracy, or every verdict here is reversed."
             )
     return notes
 
 
 def _clip_zeros(runs: pd.DataFrame, metric: str) -> tuple[pd.DataFrame, list[str]]:
-    """Replace zero errors, which have no logarithm, by half an image.
-
-    If the number of images is unknown, there is no replacement: the model is left out at that size.
-    """
+    """Replace zero errors, which have no logarithm, by half an image, or leave the model out at that size."""
     zero = runs[metric] == 0
-    runs = runs.assign(clipped="")
-    if not zero.any():
-        return runs, []
     images = runs["n_train"] if metric.startswith("train") else runs.get("n_test", pd.Series(np.nan, runs.index))
     known = zero & images.notna()
-    runs.loc[known, metric] = 0.5 / images[known].astype(float)
-    runs.loc[known, "clipped"] = "half an image"
+    runs = runs.assign(clipped=known, **{metric: runs[metric].mask(known, 0.5 / images.astype(float))})
     keys = ["dataset", "model", "n_train"]
     lost = (zero & ~known).groupby([runs[name] for name in keys]).transform("any")
     if lost.all():
         raise AnalysisError(f"every {metric} is zero, or beside one that is: add a column n_test, the number of images")
-    if not lost.any():
-        return runs, []
-    cells = [
-        f"{row.model} at {row.n_train:,.0f} on {row.dataset}" for row in runs[lost].drop_duplicates(keys).itertuples()
-    ]
+    cells = [f"{r.model} at {r.n_train:,.0f} on {r.dataset}" for r in runs[lost].drop_duplicates(keys).itertuples()]
     note = f"An error of zero has no logarithm, and n_test is not given: left out are {listed(cells)}."
-    return runs[~lost], [note]
-
-
-def clip_notes(runs: pd.DataFrame, metric: str) -> list[str]:
-    """Return a note on those of validated runs whose error of zero was replaced."""
-    return [
-        f"{len(rows)} runs have a {metric} of zero, counted as {how}: {listed(rows['run_id'])}."
-        for how, rows in runs[runs["clipped"] != ""].groupby("clipped")
-    ]
+    return runs[~lost], [note] if cells else []
 
 
 def primary_runs(
@@ -187,8 +150,7 @@ def primary_runs(
 ) -> tuple[pd.DataFrame, list[str], dict[str, dict[str, str]]]:
     """Return the rows of one comparable setting of a data set, notes, and the setting by column and model.
 
-    For each of CONDITIONS: the first value (in the order of the table) that all models share, or each model's own
-    first. `choice` asks for another value of a column, for the models that have it.
+    Of each of CONDITIONS the first value that all models share, or each model's own first; `choice` asks for another.
     """
     notes: list[str] = []
     setting: dict[str, dict[str, str]] = {}
@@ -224,11 +186,10 @@ def bias_rank(model: str) -> int | None:
 def ordered_pairs(models: list[str]) -> list[tuple[str, str]]:
     """Return all pairs (a, b), a with the stronger bias where it is known, else in the order given."""
     pairs = []
-    for i, first in enumerate(models):
-        for second in models[i + 1 :]:
-            one, two = bias_rank(first), bias_rank(second)
-            swap = one is not None and two is not None and two < one
-            pairs.append((second, first) if swap else (first, second))
+    for first, second in itertools.combinations(models, 2):
+        one, two = bias_rank(first), bias_rank(second)
+        swap = one is not None and two is not None and two < one
+        pairs.append((second, first) if swap else (first, second))
     return pairs
 
 
@@ -248,39 +209,31 @@ def read_curves(path: Path | str) -> pd.DataFrame:
         curves = curves.rename(columns={"test_error": "error"})
     missing = [name for name in ("model", "n_train", "error") if name not in curves.columns]
     if missing:
-        separator = next(
-            (word for sign, word in SEPARATORS.items() if len(curves.columns) == 1 and sign in curves.columns[0]), ""
-        )
-        hint = f" Its columns are separated by {separator}: save it with commas." if separator else ""
+        hint = " Save it with commas between its columns." if len(curves.columns) == 1 else ""
         raise AnalysisError(
             f"{path} lacks the column {listed(missing)}; it has {listed(curves.columns, 20)};"
             f" needed: model, n_train, error; optional: task, chain, seed, n_test.{hint}"
         )
-    curves = curves.drop(columns=[name for name in ("chain", "seed") if name in curves and curves[name].isna().all()])
-    sets = [text(curves[name]) for name in ("dataset", "task") if name in curves and curves[name].notna().any()]
-    rows = pd.DataFrame(
-        {
-            "run_id": [f"{path.stem}:{line}" for line in range(2, len(curves) + 2)],
-            "dataset": path.stem
-            if not sets
-            else sets[0]
-            if len(sets) == 1 or sets[0].equals(sets[1])
-            else sets[0] + " " + sets[1],
-            "model": text(curves["model"]),
-            "n_train": curves["n_train"],
-            "chain": _labels(curves, "chain"),
-            "seed": _labels(curves, "seed"),
-            "budget": "as given",
-            "test_error": curves["error"],
-        }
-    )
-    others = ("val_error", "train_error", "steps", "params", "flops", "train_seconds")
-    rows = rows.assign(**dict.fromkeys(others, np.nan))
-    rows = rows.assign(**{name: curves.get(name, np.nan) for name in ("n_test", "n_pool", "images_seen")})
-    if rows.empty:
+    if curves.empty:
         raise AnalysisError(f"{path} has a header but no rows; give one row per model and n_train")
+    sets = [text(curves[name]) for name in ("dataset", "task") if name in curves and curves[name].notna().any()]
+    if len(sets) == 2:
+        sets = sets[:1] if sets[0].equals(sets[1]) else [sets[0] + " " + sets[1]]
+    known = {
+        "run_id": [f"{path.stem}:{line}" for line in range(2, len(curves) + 2)],
+        "dataset": sets[0] if sets else path.stem,
+        "model": text(curves["model"]),
+        "n_train": curves["n_train"],
+        "chain": _labels(curves, "chain"),
+        "seed": _labels(curves, "seed"),
+        "budget": "as given",
+        "test_error": curves["error"],
+    }
+    others = ("val_error", "train_error", "steps", "params", "flops", "train_seconds")
+    numbers = {name: curves.get(name, np.nan) for name in ("n_test", "n_pool", "images_seen")}
+    rows = pd.DataFrame(known | dict.fromkeys(others, np.nan) | numbers)
     try:
-        for name in ("n_test", "n_pool", "images_seen"):
+        for name in numbers:
             rows[name] = _numbers(rows, name)
         validate_runs(rows)  # complain about the file now, where its name is known
     except AnalysisError as error:
@@ -289,8 +242,8 @@ def read_curves(path: Path | str) -> pd.DataFrame:
 
 
 def _labels(curves: pd.DataFrame, name: str) -> "pd.Series[Any] | int":
-    """Return chains or seeds: numbers where all are, else text."""
-    if name not in curves:
+    """Return chains or seeds: numbers where all are, else text; 0 where none is given."""
+    if name not in curves or curves[name].isna().all():
         return 0
     numbers = pd.to_numeric(curves[name], errors="coerce")
     return numbers if numbers.notna().all() else text(curves[name])

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from crossover.analysis.contract import Calibration, Pair, Saturation
+from crossover.analysis.contract import Extrapolation, Pair, Saturation
 
 
 def images(n: float) -> str:
@@ -34,52 +34,68 @@ def summarise(pair: Pair, points: Sequence[Saturation] = (), chance: float | Non
     return " ".join(said)
 
 
+def limits(pair: Pair, points: Sequence[Saturation]) -> dict[str, list[int]]:
+    """Return the sizes where `data` or the `budget` limit a pair, and those left `open`; none if none was checked."""
+    states = {(point["model"], point["n_train"]): point["state"] for point in points}
+    found: dict[str, list[int]] = {"data": [], "budget": [], "open": []}
+    checked = False
+    for n in (row["n_train"] for row in pair["gap"]):
+        both = {states.get((model, n), "not checked") for model in (pair["a"], pair["b"])}
+        kind = "budget" if "budget-limited" in both else "data" if both == {"data-limited"} else "open"
+        found[kind].append(n)
+        checked = checked or "not checked" not in both
+    return found if checked else {kind: [] for kind in found}
+
+
 def saturation_sentence(pair: Pair, points: Sequence[Saturation]) -> str:
     """Return a sentence on the sizes at which the comparison of a pair is limited by data."""
-    sizes = [row["n_train"] for row in pair["gap"]]
-    points = [point for point in points if point["model"] in (pair["a"], pair["b"])]
-    states = {(point["model"], point["n_train"]): point["state"] for point in points}
-    each = {n: {states.get((model, n), "not checked") for model in (pair["a"], pair["b"])} for n in sizes}
-    data = [n for n in sizes if each[n] == {"data-limited"}]
-    budget = [n for n in sizes if "budget-limited" in each[n]]
-    if all("not checked" in found for found in each.values()):
+    sizes = limits(pair, points)
+    models, data = (pair["a"], pair["b"]), sizes["data"]
+    ends = [p["ci_high"] for p in points if p["model"] in models and p["n_train"] in data and p["ci_high"] is not None]
+    bound = f" images (twice the budget changes errors by at most {max(ends, default=0.0):.0%})"
+    words = {
+        "data": ("limited by data at ", bound),
+        "budget": ("limited by the budget at ", ""),
+        "open": ("not known at ", ""),
+    }
+    said = [
+        f"{start}{', '.join(f'{n:,}' for n in sizes[kind])}{end}" for kind, (start, end) in words.items() if sizes[kind]
+    ]
+    if not said:
         return "Whether more training would change it was not checked."
-    bound = max((p["ci_high"] for p in points if p["ci_high"] is not None and p["n_train"] in data), default=0.0)
-    said = (
-        f"Limited by data at {_named(data)} images (twice the budget changes errors by at most {bound:.0%})"
-        if data
-        else ""
-    )
-    more = f"limited by the budget at {_named(budget)}" if budget else ""
-    rest = [n for n in sizes if n not in data and n not in budget]
-    open_ = f"not known at {_named(rest)}" if rest else ""
-    text = "; ".join(part for part in (said, more, open_) if part)
+    text = "; ".join(said)
     return f"{text[0].upper()}{text[1:]}."
 
 
-def _named(sizes: list[int]) -> str:
-    return ", ".join(f"{n:,}" for n in sizes)
-
-
 def _verdict(pair: Pair) -> str:
-    a, b = pair["a"], pair["b"]
+    a, b, last = pair["a"], pair["b"], size(pair["n_max"] or 0)
     if pair["n_min"] is None:
         return f"{a} and {b} cannot be compared: no size has runs of both."
+    low, high = (None if end is None else images(end) for end in (pair["ci_low"], pair["ci_high"]))
     match pair["verdict"]:
         case "crossover":
             first, second = (a, b) if pair["direction"] == "b_overtakes_a" else (b, a)
             return (
                 f"{second} overtakes {first} at N* = {_n(pair['n_star'])} images ({_source(pair, 'CI')}:"
-                f" {_n(pair['ci_low'])} to {_n(pair['ci_high'])}; P(in range) {pair['p_in_range']:.2f})."
+                f" {low or '?'} to {high or '?'}; P(in range) {pair['p_in_range']:.2f})."
             )
         case "several_crossings":
-            places = " and ".join(f"{_n(low)} to {_n(high)}" for low, high in pair["confidence_set"])
+            places = " and ".join(f"{_n(start)} to {_n(end)}" for start, end in pair["confidence_set"])
             return f"{a} and {b} cross more than once {_span(pair)}: between {places} images ({_source(pair, 'band')})."
         case "a_better":
-            return _leads(pair, a, b, +1, f"N* > {size(pair['n_max'] or 0)} or never")
+            return _leads(pair, a, b, +1, f"N* > {last} or never")
         case "b_better":
-            return _leads(pair, b, a, -1, f"N* < {_n(pair['ci_high'])} or no crossover")
-    return _undecided(pair, a, b)
+            return _leads(pair, b, a, -1, f"N* < {high or '?'} or no crossover")
+    if pair["p_in_range"] is None:
+        means = pair["crossing_of_means"]
+        seen = "" if means is None else f" (their means cross near {images(means)})"
+        return f"Undecided: nothing says how noisy {a} and {b} are {_span(pair)}{seen}."
+    if low is not None:
+        return f"Undecided: {a} leads, but not clearly up to {last} images; N* > {low} or never."
+    if high is not None:
+        lost = f"Undecided: {b} leads, but not clearly up to {last} images, where {a} may be ahead"
+        return f"{lost}; if {b} overtook {a}, then below {high}."
+    return f"Undecided: {a} and {b} cannot be told apart {_span(pair)}."
 
 
 def _n(value: float | None) -> str:
@@ -88,22 +104,18 @@ def _n(value: float | None) -> str:
 
 def _source(pair: Pair, what: str) -> str:
     """Return what kind of interval it is, such as `95% CI from 3 chains`."""
-    only = "only " if pair["chains"] == 2 else ""
+    count = f"from {'only ' if pair['chains'] == 2 else ''}{pair['chains']}"
     kinds = {
-        "chains": f"from {only}{pair['chains']} chains",
-        "seeds": f"from {only}{pair['chains']} seeds of one chain",
-        "unpaired": f"from {only}{pair['chains']} chains of each, not paired",
+        "chains": f"{count} chains",
+        "seeds": f"{count} seeds of one chain",
+        "unpaired": f"{count} chains of each, not paired",
         "roughness": "from the roughness of single curves, not from repeated training",
-        "none": "from nothing",
     }
     return f"{100 * pair['confidence']:g}% {what} {kinds[pair['interval']]}"
 
 
-def _span(pair: Pair) -> str:
-    return _sizes(pair["n_min"] or 0, pair["n_max"] or 0)
-
-
-def _sizes(first: int, last: int) -> str:
+def _span(pair: Pair, first: int | None = None) -> str:
+    first, last = first or pair["n_min"] or 0, pair["n_max"] or 0
     return f"at {size(first)} images" if first == last else f"from {size(first)} to {size(last)} images"
 
 
@@ -115,23 +127,7 @@ def _leads(pair: Pair, leader: str, other: str, sign: int, where: str) -> str:
         throughout = "throughout, " if len(clear) > 1 else ""
         return f"{leader} leads {other} {throughout}{_span(pair)}; {where}."
     since = next(row["n_train"] for i, row in enumerate(pair["gap"]) if all(clear[i:]))
-    span = _sizes(since, pair["n_max"] or 0)
-    return f"{leader} leads {other} clearly {span}, but not clearly at every smaller size; {where}."
-
-
-def _undecided(pair: Pair, a: str, b: str) -> str:
-    low, high = pair["ci_low"], pair["ci_high"]
-    if pair["p_in_range"] is None:
-        means = pair["crossing_of_means"]
-        seen = "" if means is None else f" (their means cross near {images(means)})"
-        return f"Undecided: nothing says how noisy {a} and {b} are {_span(pair)}{seen}."
-    if low is not None:
-        lead = f"Undecided: {a} leads, but not clearly up to {size(pair['n_max'] or 0)} images"
-        return f"{lead}; N* > {images(low)} or never."
-    if high is not None:
-        lost = f"Undecided: {b} leads, but not clearly up to {size(pair['n_max'] or 0)} images, where {a} may be ahead"
-        return f"{lost}; if {b} overtook {a}, then below {images(high)}."
-    return f"Undecided: {a} and {b} cannot be told apart {_span(pair)}."
+    return f"{leader} leads {other} clearly {_span(pair, since)}, but not clearly at every smaller size; {where}."
 
 
 def stability_sentence(rows: pd.DataFrame) -> str:
@@ -140,39 +136,26 @@ def stability_sentence(rows: pd.DataFrame) -> str:
     if others.empty:
         return "The runs allow no alternative analysis."
     said = []
-    for change, words in (
-        ("contradicts", "another leader"),
-        ("weaker", "no clear verdict"),
-        ("stronger", "a clearer one"),
-    ):
+    for change, words in {
+        "contradicts": "another leader",
+        "weaker": "no clear verdict",
+        "stronger": "a clearer one",
+    }.items():
         part = [f"{row.choice} {row.value} ({row.verdict})" for row in others[others["change"] == change].itertuples()]
         if part:
             said.append(f"{len(part)} give {words} ({', '.join(part)})")
-    same = int((others["change"] == "same").sum())
     if not said:
         return f"The verdict is the same under all {len(others)} alternative analyses."
+    same = int((others["change"] == "same").sum())
     return f"Of {len(others)} alternative analyses {same} give the same verdict; {'; '.join(said)}."
 
 
-def extrapolation_sentence(pair: Pair) -> str | None:
-    """Return the labelled extrapolation of a pair, why there is none, or None if none is needed."""
-    found = pair["extrapolation"]
-    if found is None:
-        return None
+def extrapolation_sentence(pair: Pair, found: Extrapolation) -> str:
+    """Return the labelled extrapolation of a pair, or why there is none."""
     if found["low"] is None:
         return f"Extrapolated (not measured): refused, since {found['refused']}."
     end = f"and {images(found['high'])}" if found["high"] is not None else "and never"
     return (
         f"Extrapolated (not measured): fitted laws let {pair['b']} overtake {pair['a']} between"
         f" {images(found['low'])} {end} images; {size(pair['n_max'] or 0)} is the largest size measured."
-    )
-
-
-def calibration_sentence(entry: Calibration) -> str:
-    """Return a sentence on the number of chains from a calibration."""
-    if entry["chains_needed"] is None or entry["n_star"] is None:
-        return entry["note"]
-    return (
-        f"A crossing as steep as measured, at {images(entry['n_star'])} images, would be found in at least 80% of"
-        f" repetitions with {entry['chains_needed']} chains."
     )

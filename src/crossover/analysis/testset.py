@@ -6,7 +6,7 @@ from typing import Any, TypedDict
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+from scipy import linalg, stats
 
 from crossover.analysis.estimate import Floats
 from crossover.analysis.runs import AnalysisError, Method, Predictions, primary_runs
@@ -21,7 +21,6 @@ UNKNOWN = (
     "The number of test images is not known (column n_test): all intervals leave out that other test images would give"
     " other errors."
 )
-CLASS_COLUMNS = ["dataset", "model", "n_train", "class", "error_mean", "error_min", "error_max", "chains"]
 
 
 class McNemar(TypedDict):
@@ -49,9 +48,8 @@ class TestImages:
         if self.cov is None:
             return None
         minus, plus = [self.a.index(n) for n in sizes_a], [len(self.a) + self.b.index(n) for n in sizes_b]
-        contrast = np.zeros((len(plus), len(self.cov)))
-        contrast[np.arange(len(minus)), minus] = -1
-        contrast[np.arange(len(plus)), plus] = 1
+        unit = np.eye(len(self.cov))
+        contrast = unit[plus] - unit[minus]
         return contrast @ self.cov @ contrast.T
 
 
@@ -68,31 +66,22 @@ def sampling(one: pd.DataFrame, other: pd.DataFrame, method: Method) -> tuple[Te
     to first order in 1 / T. It counts the interaction of images and chains twice, which widens the band slightly.
     """
     sizes_a, sizes_b = (sorted(float(n) for n in part["n_train"].unique()) for part in (one, other))
-    sizes = (sizes_a, sizes_b)
+    unknown = TestImages(sizes_a, sizes_b, None)
     if method.metric != "test_error":
-        return TestImages(sizes_a, sizes_b, None), []
-    saved = method.predictions
-    missing = sum(run not in saved for part in (one, other) for run in part["run_id"])
+        return unknown, []
+    runs, saved = pd.concat([one.assign(side=0), other.assign(side=1)]), method.predictions
+    missing = int((~runs["run_id"].isin(list(saved))).sum())
     if saved and not missing:
-        columns = [
-            _influence(part[part["n_train"] == n], saved)
-            for part, own in zip((one, other), sizes, strict=True)
-            for n in own
-        ]
+        columns = [_influence(rows, saved) for _, rows in runs.groupby(["side", "n_train"])]
         if len({len(column) for column in columns}) > 1:
             raise AnalysisError("the predictions have different numbers of test images; analyse one test set at a time")
-        stacked = np.stack(columns)
-        return TestImages(sizes_a, sizes_b, np.cov(stacked) / stacked.shape[1]), []
+        return TestImages(sizes_a, sizes_b, np.cov(columns) / len(columns[0])), []
     notes = [f"Predictions are missing for {missing} runs."] if saved else []
-    if any("n_test" not in part or part["n_test"].isna().any() for part in (one, other)):
-        return TestImages(sizes_a, sizes_b, None), [*notes, UNKNOWN]
-    blocks = []
-    for part in (one, other):
-        means = part.groupby("n_train").agg(error=(method.metric, "mean"), images=("n_test", "min"))
-        blocks.append(binomial(means["error"].to_numpy(float), means["images"].to_numpy(float)))
-    cov = np.zeros((len(sizes[0]) + len(sizes[1]),) * 2)
-    cov[: len(sizes[0]), : len(sizes[0])], cov[len(sizes[0]) :, len(sizes[0]) :] = blocks
-    return TestImages(sizes_a, sizes_b, cov), [*notes, BINOMIAL]
+    if "n_test" not in runs or runs["n_test"].isna().any():
+        return unknown, [*notes, UNKNOWN]
+    means = runs.groupby(["side", "n_train"]).agg(error=(method.metric, "mean"), images=("n_test", "min")).astype(float)
+    blocks = (binomial(part["error"].to_numpy(), part["images"].to_numpy()) for _, part in means.groupby("side"))
+    return TestImages(sizes_a, sizes_b, linalg.block_diag(*blocks)), [*notes, BINOMIAL]
 
 
 def _influence(runs: pd.DataFrame, predictions: Predictions) -> Floats:
@@ -113,8 +102,7 @@ def mcnemar(one: pd.DataFrame, other: pd.DataFrame, unit: str, predictions: Pred
 
     Pairs share the unit and, where possible, the rank of the seed. Exact for one pair; several pairs share the test
     images: the sum over pairs is taken per image, then tested over images (Durkalski et al. 2003, "Analysis of
-    clustered matched-pair data", Stat. Med. 22). It compares these trained networks and ignores the variance of
-    training.
+    clustered matched-pair data", Stat. Med. 22).
     """
     keys = ["n_train", unit]
     ranked = [part.sort_values([*keys, "seed"]) for part in (one, other)]
@@ -147,26 +135,20 @@ def mcnemar(one: pd.DataFrame, other: pd.DataFrame, unit: str, predictions: Pred
 def class_table(runs: pd.DataFrame, predictions: Predictions, names: Mapping[str, Sequence[str]]) -> pd.DataFrame:
     """Return the test error of every class by data set, model and n_train: mean, least and greatest over the runs.
 
-    `names` maps a data set to its class names; without them classes are numbered. Runs without saved predictions are
-    left out; the range of a few chains is no interval.
+    `names` maps a data set to its classes; without them they are numbered. Runs without predictions are left out.
     """
     rows = []
     for dataset, part in runs.groupby("dataset", sort=False):
-        chosen = primary_runs(part)[0]
-        kept = chosen[chosen["run_id"].isin(list(predictions))]
-        for (model, n), group in kept.groupby(["model", "n_train"], sort=False):
-            errors = np.array([_errors(*predictions[run_id]) for run_id in group["run_id"]])
-            called = names.get(str(dataset)) or [str(label) for label in range(errors.shape[1])]
-            for name, values in zip(called, errors.T, strict=True):
-                row = {
-                    "dataset": dataset,
-                    "model": model,
-                    "n_train": round(float(str(n))),
-                    "class": name,
-                    "chains": len(values),
-                }
-                rows.append(row | {"error_mean": values.mean(), "error_min": values.min(), "error_max": values.max()})
-    return pd.DataFrame(rows, columns=CLASS_COLUMNS)
+        for run in primary_runs(part)[0].to_dict("records"):
+            if run["run_id"] not in predictions:
+                continue
+            errors = _errors(*predictions[run["run_id"]])
+            called = names.get(str(dataset)) or map(str, range(len(errors)))
+            cell = (dataset, run["model"], round(run["n_train"]))
+            rows += [(*cell, name, error) for name, error in zip(called, errors, strict=True)]
+    keys = ["dataset", "model", "n_train", "class"]
+    classes = pd.DataFrame(rows, columns=[*keys, "error"]).groupby(keys, sort=False)["error"]
+    return classes.agg(error_mean="mean", error_min="min", error_max="max", chains="size").reset_index()
 
 
 def _errors(labels: np.ndarray, predicted: np.ndarray) -> np.ndarray:
@@ -176,10 +158,7 @@ def _errors(labels: np.ndarray, predicted: np.ndarray) -> np.ndarray:
 
 
 def telling_classes(classes: pd.DataFrame, most: int) -> list[str]:
-    """Return the classes of one data set in their order, or the `most` in which the models differ most.
-
-    The difference is that of the mean errors at the largest size that all models have.
-    """
+    """Return the classes of one data set, or the `most` in which the models differ most at the largest shared size."""
     names = list(dict.fromkeys(classes["class"]))
     if len(names) <= most:
         return names

@@ -4,53 +4,55 @@ The result is the `crossover.json` of docs/estimators.md: numbers or null, never
 """
 
 from collections.abc import Mapping
-from functools import cache, partial
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
-from crossover.analysis.caveats import estimand, holm, safe_signs, saturation
 from crossover.analysis.compare import compare
-from crossover.analysis.contract import Pair, Result, Study
-from crossover.analysis.estimate import estimate
+from crossover.analysis.contract import Pair, Result, Saturation, State, Study
+from crossover.analysis.estimate import estimate, t_value
 from crossover.analysis.extrapolation import ModelLaws, extrapolate
-from crossover.analysis.pairing import smooth_model
-from crossover.analysis.runs import Method, Told, clip_notes, ordered_pairs, primary_runs, quietly, validate_runs
+from crossover.analysis.runs import Method, listed, ordered_pairs, primary_runs, validate_runs
 from crossover.analysis.sentences import summarise
+from crossover.progress import tracked
+
+TOLERANCE = 0.05
+"""Largest gain in log error from the last doubling of the budget that counts as small; declared beforehand."""
+RATIO = (0.45, 0.55)
+"""Images seen by a twin, as a share of its run's: half, up to rounding to whole steps."""
+KEYS = ["model", "n_train", "chain", "seed", "augment", "recipe"]
 
 
-def analyse(
-    runs: pd.DataFrame, method: Method, *, chance: Mapping[str, float] | None = None, told: Told = quietly
-) -> Result:
+def analyse(runs: pd.DataFrame, method: Method, *, chance: Mapping[str, float] | None = None) -> Result:
     """Return the studies of crossover.json; `chance` maps a data set to the error of guessing."""
     runs, notes = validate_runs(runs, method.metric)
     studies = [
-        _study(str(dataset), every, method, notes, (chance or {}).get(str(dataset)), told)
+        _study(str(dataset), every, method, notes, (chance or {}).get(str(dataset)))
         for dataset, every in runs.groupby("dataset", sort=False)
     ]
     return Result(metric=method.metric, confidence=method.confidence, studies=studies)
 
 
-def _study(
-    dataset: str, every: pd.DataFrame, method: Method, notes: list[str], guess: float | None, told: Told
-) -> Study:
+def _study(dataset: str, every: pd.DataFrame, method: Method, notes: list[str], guess: float | None) -> Study:
     """Return one data set; `guess` is the error of guessing, and `notes` are those of all data sets."""
     part, said, chosen = primary_runs(every)
-    said += clip_notes(part, method.metric)
+    zero = part.loc[part["clipped"], "run_id"]
+    if len(zero):
+        said.append(f"{len(zero)} runs have a {method.metric} of zero, counted as half an image: {listed(zero)}.")
     models = [str(model) for model in dict.fromkeys(part["model"])]
     if len(models) < 2:
         said.append(f"Only {models[0]} has finished runs: a crossover needs two models.")
     laws = {model: ModelLaws(unit_table(part, model, method.metric), guess) for model in models}
-    smoothed = cache(partial(smooth_model, part, metric=method.metric))
     points = saturation(every, part, method.metric, method.confidence)
     pairs: list[Pair] = []
-    for a, b in told(ordered_pairs(models), f"pairs of {dataset} compared"):
-        pair = compare(part, a, b, method, smoothed=smoothed, chance=guess)
+    every_pair = ordered_pairs(models)
+    for a, b in tracked(every_pair, f"pairs of {dataset} compared", len(every_pair)):
+        pair = compare(part, a, b, method, chance=guess)
         if pair["verdict"] in ("a_better", "undecided") and pair["gap"] and pair["gap"][-1]["log_error_ratio"] > 0:
             pair["extrapolation"] = extrapolate(laws[a], laws[b], pair["n_max"] or 0)
         pairs.append(pair)
     holm(pairs, 1 - method.confidence)
+    about = estimand(part)
     for pair in pairs:
         for row, safe in zip(pair["gap"], safe_signs(pair, points), strict=True):
             row["safe"] = safe
@@ -59,11 +61,11 @@ def _study(
         dataset=dataset,
         setting=chosen,
         chance=guess,
-        estimand=estimand(part),
-        notes=[*notes, *said, estimand(part)],
+        estimand=about,
+        notes=[*notes, *said, about],
         pairs=pairs,
         saturation=points,
-        laws=[law.described(model) for model, law in told(list(laws.items()), f"models of {dataset} described")],
+        laws=[laws[m].described(m) for m in tracked(models, f"models of {dataset} described", len(models))],
     )
 
 
@@ -75,23 +77,89 @@ def unit_table(runs: pd.DataFrame, model: str, metric: str) -> pd.DataFrame:
 
 
 def curve_summary(runs: pd.DataFrame, method: Method) -> pd.DataFrame:
-    """Return the geometric mean of the error over chains with its t interval by dataset, model and n_train.
-
-    The interval is for one size; it is NaN without replicates.
-    """
+    """Return the geometric mean of the error over chains, with its t interval for one size, of every curve."""
     runs, _ = validate_runs(runs, method.metric)
-    rows = []
+    parts = []
     for dataset, study in runs.groupby("dataset", sort=False):
         chosen = primary_runs(study)[0]
         for model in dict.fromkeys(chosen["model"]):
             table = unit_table(chosen, model, method.metric)
-            sizes = table.columns.to_numpy(float)
-            logs = estimate(sizes, np.log(table.to_numpy()))
-            critical = np.nan if logs is None else stats.t.ppf((1 + method.confidence) / 2, logs.df)
-            half = np.full(len(sizes), np.nan) if logs is None else logs.se * critical
-            means = np.exp(np.log(table).mean()).to_numpy()
-            for n, error, h, chains in zip(sizes, means, half, table.notna().sum(), strict=True):
-                ends = error * np.exp(-h), error * np.exp(h)
-                rows.append((dataset, model, round(n), error, *ends, int(chains)))
-    columns = ["dataset", "model", "n_train", "error_mean", "error_low", "error_high", "chains"]
-    return pd.DataFrame(rows, columns=columns)
+            logs = estimate(table.columns.to_numpy(float), np.log(table.to_numpy()))
+            half = logs.se * t_value(method.confidence, logs.df)
+            ends = {"error_mean": logs.mean, "error_low": logs.mean - half, "error_high": logs.mean + half}
+            curve = {"dataset": dataset, "model": model, "n_train": logs.n.round().astype(int)}
+            curve |= {name: np.exp(values) for name, values in ends.items()}
+            parts.append(pd.DataFrame(curve | {"chains": table.count().to_numpy()}))
+    return pd.concat(parts, ignore_index=True)
+
+
+def estimand(part: pd.DataFrame) -> str:
+    known = "n_pool" in part and part["n_pool"].notna().any()
+    pool = f"one pool of {part['n_pool'].min():,.0f} images" if known else "their pool, whose size is not recorded"
+    return (
+        f"The intervals are about training again on other subsets of {pool}, tested on other images of the same kind."
+    )
+
+
+def holm(pairs: list[Pair], level: float) -> None:
+    """Enter whether each verdict holds among all pairs of a data set (Holm 1979): at most `level` to be wrong once."""
+    tested = [(p, pair) for pair in pairs if (p := pair["family"]["p_value"]) is not None]
+    holds = True
+    for i, (p, pair) in enumerate(sorted(tested, key=lambda one: one[0])):
+        holds = holds and p <= level / (len(tested) - i)
+        pair["family"]["pairs"] = len(tested)
+        if pair["verdict"] != "undecided":
+            pair["family"]["holds"] = holds
+
+
+def saturation(runs: pd.DataFrame, chosen: pd.DataFrame, metric: str, confidence: float) -> list[Saturation]:
+    """Return the state of every size of every model among the `chosen` runs; `runs` may contain their twins."""
+    keys = [name for name in KEYS if name in chosen]
+    both = chosen.merge(runs, on=keys, suffixes=("", "_twin")) if "images_seen" in chosen else chosen.iloc[:0]
+    if len(both):
+        both = both[(both["images_seen_twin"].astype(float) / both["images_seen"].astype(float)).between(*RATIO)]
+        both = both.assign(gain=np.log(both[f"{metric}_twin"]) - np.log(both[metric]))
+    found: list[Saturation] = []
+    for model, part in chosen.groupby("model", sort=False):
+        own = both[both["model"] == model]
+        table = own.pivot_table(index="chain", columns="n_train", values="gain") if len(own) else pd.DataFrame()
+        joint = estimate(table.columns.to_numpy(float), table.to_numpy(float)) if len(own) else None
+        for n in sorted(part["n_train"].unique()):
+            gain, low, high, chains = None, None, None, 0
+            if joint is not None and n in table:
+                gain, chains = float(table[n].mean()), int(table[n].count())
+                half = t_value(confidence, joint.df) * float(joint.se[table.columns.get_loc(n)])
+                low, high = (gain - half, gain + half) if joint.df else (None, None)
+            row = Saturation(
+                model=str(model),
+                n_train=round(n),
+                state=_state(gain, low, high),
+                gain=gain,
+                ci_low=low,
+                ci_high=high,
+                chains=chains,
+            )
+            found.append(row)
+    return found
+
+
+def _state(gain: float | None, low: float | None, high: float | None) -> State:
+    if gain is None:
+        return "not checked"
+    if high is not None and high < TOLERANCE:
+        return "data-limited"
+    return "budget-limited" if low is not None and low > TOLERANCE else "not established"
+
+
+def safe_signs(pair: Pair, points: list[Saturation]) -> list[bool | None]:
+    """Return by size whether the lead minus its half band exceeds the difference of the two gains; None if unknown."""
+    gains = {(point["model"], point["n_train"]): point["gain"] for point in points}
+    safe: list[bool | None] = []
+    for row in pair["gap"]:
+        one, other = (gains.get((model, row["n_train"])) for model in (pair["a"], pair["b"]))
+        if one is None or other is None or row["ci_low"] is None or row["ci_high"] is None:
+            safe.append(None)
+            continue
+        sure = max(row["ci_low"], -row["ci_high"])
+        safe.append(sure > abs(one - other))
+    return safe

@@ -1,30 +1,26 @@
 """Writing of a report: tables, figures and pages, a pure function of the records of a sweep."""
 
-import sys
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 
 from crossover.analysis.contract import Study
 from crossover.analysis.robustness import calibrate, stability_table
-from crossover.analysis.runs import Item, Method, Predictions, Told, primary_runs
+from crossover.analysis.runs import Method, Predictions, primary_runs
 from crossover.analysis.testset import class_table
 from crossover.analysis.verdict import analyse, curve_summary
 from crossover.config import CrossoverError
+from crossover.progress import tracked
 from crossover.record import Record, runs_table
 from crossover.report import figures
 from crossover.report.contents import report_sections, shown_classes
-from crossover.report.findings import Extras, Fact, Findings, Report
+from crossover.report.findings import NO_EXTRAS, Extras, Fact, Findings, Report
 from crossover.report.page import html_page, markdown_page
 from crossover.report.section import PAGE, Drawing
 from crossover.report.style import save, styles
 from crossover.store import SweepRecords, file_name, write_json, write_text
 
-TOLD_EVERY = 10.0
-"""Seconds between two messages on the progress of a report."""
 MOST_PANELS = 3
 """Most pairs of a data set drawn as panels of gap and data-equivalence; with more, only the tables have them."""
 
@@ -35,7 +31,7 @@ def write_report(
     *,
     also: Sequence[SweepRecords] = (),
     seed: int = 0,
-    extras: Extras | None = None,
+    extras: Extras = NO_EXTRAS,
     designs: int = 0,
 ) -> Report:
     """Analyse a sweep and write report.html, report.md, crossover.json, the tables and figures/.
@@ -47,9 +43,12 @@ def write_report(
     for one in (sweep, *also):
         seen |= {record["run_id"]: record for record in one.records if record["run_id"] not in seen}
     records = list(seen.values())
-    _check_names(records)
-    paths = {run_id: path for one in (*also, sweep) for run_id, path in one.predictions.items()}
-    named = {record["dataset"]: record["classes"] for record in records if record.get("classes")}
+    hashes: dict[str, str] = {}
+    for name, digest in ((record["dataset"], record["dataset_hash"]) for record in records):
+        if hashes.setdefault(name, digest) != digest:
+            raise CrossoverError(
+                f"two different data sets are called {name}; give one another name: data.name=NAME in its sweep"
+            )
     findings = Findings(
         sweep.name,
         sweep.command,
@@ -58,44 +57,20 @@ def write_report(
         conditions=environment(records),
         unfinished={run_id: state for run_id, state in sweep.states.items() if state != "done"},
         errors=sweep.errors,
-        predictions=read_predictions(paths),
-        names=named,
-        chance={dataset: 1 - 1 / len(classes) for dataset, classes in named.items()},
-        extras=extras or Extras(),
+        predictions=read_predictions({k: path for one in (*also, sweep) for k, path in one.predictions.items()}),
+        names={record["dataset"]: record["classes"] for record in records if record.get("classes")},
+        extras=extras,
     )
     return write_findings(findings, directory, seed=seed, designs=designs)
 
 
-def _check_names(records: Sequence[Record]) -> None:
-    """Raise CrossoverError when two data sets have one name, since their runs would be pooled."""
-    hashes: dict[str, str] = {}
-    for record in records:
-        name = record["dataset"]
-        if hashes.setdefault(name, record["dataset_hash"]) != record["dataset_hash"]:
-            raise CrossoverError(
-                f"two different data sets are called {name}; give one another name: data.name=NAME in its sweep"
-            )
-
-
 def read_predictions(paths: Mapping[str, Path]) -> Predictions:
-    """Return labels and predictions of each run. Runs share the labels of a test set (same size and checksum)."""
+    """Return labels and predictions of each run."""
     read: dict[str, tuple[np.ndarray, np.ndarray]] = {}
-    known: dict[tuple[int, int], np.ndarray] = {}
     for run_id, path in paths.items():
         with np.load(path) as saved:
-            member = saved.zip.getinfo("labels.npy")
-            key = member.file_size, member.CRC
-            if key not in known:
-                known[key] = saved["labels"]
-            read[run_id] = known[key], saved["predictions"]
+            read[run_id] = saved["labels"], saved["predictions"]
     return read
-
-
-def write_curves_report(
-    curves: pd.DataFrame, directory: Path, *, title: str, command: str, seed: int = 0, designs: int = 0
-) -> Report:
-    """Analyse external learning curves and write the same files."""
-    return write_findings(Findings(title, command, curves, len(curves)), directory, seed=seed, designs=designs)
 
 
 def environment(records: Sequence[Record]) -> dict[str, list[Fact]]:
@@ -113,19 +88,19 @@ def environment(records: Sequence[Record]) -> dict[str, list[Fact]]:
 
 def write_findings(findings: Findings, directory: Path, *, seed: int = 0, designs: int = 0) -> Report:
     """Analyse findings and write all files of a report."""
-    runs, predictions = findings.runs, findings.predictions
-    method, told = Method(seed, predictions=predictions), told_every(TOLD_EVERY)
+    runs, method = findings.runs, Method(seed, predictions=findings.predictions)
     report = Report(
         findings=findings,
         directory=directory,
         curves=curve_summary(runs, method),
-        result=analyse(runs, method, chance=findings.chance, told=told),
-        stability=stability_table(runs, method, told),
-        classes=class_table(runs, predictions, findings.names),
-        calibration=calibrate(runs, method, designs=designs, told=told) if designs else (),
+        result=analyse(runs, method, chance=findings.chance),
+        stability=stability_table(runs, method),
+        classes=class_table(runs, method.predictions, findings.names),
+        calibration=calibrate(runs, method, designs=designs) if designs else (),
     )
     directory.mkdir(parents=True, exist_ok=True)
-    drawings = _draw(report, told)
+    studies = report.result["studies"]
+    drawings = {one["dataset"]: _draw(report, one) for one in tracked(studies, "data sets drawn", len(studies))}
     write_json(directory / "crossover.json", report.result)
     write_json(directory / "environment.json", findings.conditions)
     write_text(directory / "runs.csv", runs.to_csv(index=False))
@@ -134,58 +109,41 @@ def write_findings(findings: Findings, directory: Path, *, seed: int = 0, design
         if len(table) or name != "classes":
             write_text(directory / f"{name}.csv", table.to_csv(index=False, float_format="%.6g"))
     if report.calibration:
-        simulated = {"confidence": method.confidence, "pairs": report.calibration}
-        write_json(directory / "calibration.json", simulated)
+        write_json(directory / "calibration.json", {"confidence": method.confidence, "pairs": report.calibration})
     sections = report_sections(report, drawings)
     write_text(directory / "report.md", markdown_page(report, sections))
     write_text(directory / PAGE, html_page(report, sections))
     return report
 
 
-def told_every(seconds: float) -> Told:
-    """Return an iterator factory that prints progress to standard error, at most once in so many seconds."""
-    since = time.monotonic()
-
-    def told(items: Sequence[Item], what: str) -> Iterator[Item]:
-        nonlocal since
-        for done, item in enumerate(items):
-            if time.monotonic() - since > seconds:
-                print(f"{done} of {len(items)} {what}", file=sys.stderr, flush=True)
-                since = time.monotonic()
-            yield item
-
-    return told
-
-
-def _draw(report: Report, told: Told) -> dict[str, list[Drawing]]:
-    """Write the figures; return those of each data set."""
-    studies = report.result["studies"]
-    several = len(studies) > 1
-    return {one["dataset"]: _draw_study(report, one, several) for one in told(studies, "data sets drawn")}
-
-
-def _draw_study(report: Report, study: Study, several: bool) -> list[Drawing]:
-    dataset, folder, sizes = study["dataset"], report.directory / "figures", report.findings.sizes
-    suffix = f"-{file_name(dataset)}" if several else ""
+def _draw(report: Report, study: Study) -> list[Drawing]:
+    """Write the figures of a data set and return them."""
+    dataset, sizes, runs = study["dataset"], report.findings.sizes, report.runs
     x_label = figures.X_LABEL if sizes == "training images" else sizes
-    runs, curves = (table[table["dataset"] == dataset] for table in (report.runs, report.curves))
+    runs, curves = (table[table["dataset"] == dataset] for table in (runs, report.curves))
     ceilings = report.findings.extras.ceilings.get(dataset, ())
     said = " ".join(pair["summary"] for pair in study["pairs"][:MOST_PANELS])
-    drawn = [(f"learning-curves{suffix}", f"Test error over {sizes} on {dataset}. {said}".strip())]
-    save(figures.learning_curves(primary_runs(runs)[0], curves, study, ceilings, x_label), folder, drawn[-1][0])
+    drawn = {
+        "learning-curves": (
+            f"Test error over {sizes} on {dataset}. {said}".strip(),
+            figures.learning_curves(primary_runs(runs)[0], curves, study, ceilings, x_label),
+        )
+    }
     pairs = [pair for pair in study["pairs"] if pair["gap"]]
     if 0 < len(pairs) <= MOST_PANELS:
         named = " and of ".join(f"{pair['b']} to {pair['a']}" for pair in pairs)
-        drawn.append((f"gap{suffix}", f"Log error ratio of {named} over {sizes} on {dataset}."))
-        save(figures.by_pair(figures.draw_gap, pairs, x_label), folder, drawn[-1][0])
+        alt = f"Log error ratio of {named} over {sizes} on {dataset}."
+        drawn["gap"] = alt, figures.by_pair(figures.draw_gap, pairs, x_label)
         named = "; ".join(f"{pair['b']} for the error of {pair['a']}" for pair in pairs)
-        drawn.append((f"data-equivalence{suffix}", f"How many images a model needs on {dataset}: {named}."))
-        save(figures.by_pair(figures.draw_equivalence, pairs, x_label), folder, drawn[-1][0])
+        alt = f"How many images a model needs on {dataset}: {named}."
+        drawn["data-equivalence"] = alt, figures.by_pair(figures.draw_equivalence, pairs, x_label)
     names = shown_classes(report).get(dataset, [])
     if names:
         kept = report.classes[(report.classes["dataset"] == dataset) & report.classes["class"].isin(names)]
         shown = styles(list(dict.fromkeys(curves["model"])), figures.families_of(runs))
-        words = f"Test error over {sizes} on {dataset} for {len(names)} classes; bands are the range of chains."
-        drawn.append((f"classes{suffix}", words))
-        save(figures.by_class(kept, shown, x_label), folder, drawn[-1][0])
-    return [Drawing(name=name, alt=alt) for name, alt in drawn]
+        alt = f"Test error over {sizes} on {dataset} for {len(names)} classes; bands are the range of chains."
+        drawn["classes"] = alt, figures.by_class(kept, shown, x_label)
+    suffix = f"-{file_name(dataset)}" if len(report.result["studies"]) > 1 else ""
+    for name, (_, figure) in drawn.items():
+        save(figure, report.directory / "figures", f"{name}{suffix}")
+    return [Drawing(name=f"{name}{suffix}", alt=alt) for name, (alt, _) in drawn.items()]

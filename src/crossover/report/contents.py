@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from crossover.analysis.contract import Study
 from crossover.analysis.testset import telling_classes
 from crossover.report import tables
-from crossover.report.findings import HEADLINES, Fact, Report, notes_of
+from crossover.report.findings import HEADLINES, NO_MESSAGE, Fact, Report, notes_of
 from crossover.report.section import Drawing, Part, Section, read_sections
 from crossover.report.table import Table, columns
 from crossover.report.words import METHODS, title, verdict_words
@@ -23,17 +23,24 @@ STUDIES_BEFORE = "cost"
 def report_sections(report: Report, drawings: Mapping[str, Sequence[Drawing]]) -> list[Section]:
     """Return all sections with content; `drawings` are those of each data set."""
     blocks = [_data_set(report, study, drawings[study["dataset"]]) for study in report.result["studies"]]
+    cost, extras = tables.cost_table(report), report.findings.extras
+    measured = Part(title="How it was measured", sentences=METHODS)
     own = [
-        *([Section(name="verdicts", title="Verdicts", tables=(tables.verdict_table(report),))] if report.pairs else []),
+        Section(name="verdicts", title="Verdicts", tables=(tables.verdict_table(report),) if report.pairs else ()),
         *_of_data_sets(blocks),
         _limits(report),
         _carries(report),
         _laws(report),
-        _cost(report),
-        _samples(report),
+        Section(name="cost", title="Cost", tables=(cost, tables.totals(report)) if len(cost.columns) > 3 else ()),
+        Section(
+            name="samples",
+            title="What the networks see",
+            sentences=() if extras.samples else (extras.no_samples,),
+            drawings=extras.samples,
+        ),
         _runs(report),
         _missing(report),
-        _methods(report),
+        Section(name="methods", title="Methods", tables=_filled(extras.recipes), parts=(measured,)),
         _repeat(report),
     ]
     made = [section for section in own if section.sentences or section.tables or section.drawings or section.parts]
@@ -43,6 +50,15 @@ def report_sections(report: Report, drawings: Mapping[str, Sequence[Drawing]]) -
         before = next(i for i, name in enumerate(names) if name in (STUDIES_BEFORE, "samples", "runs", "missing"))
         made.insert(before if after is None else after, left)
     return made
+
+
+def _filled(table: Table | None) -> tuple[Table, ...]:
+    """Return a table unless it has no rows."""
+    return (table,) if table and table.rows else ()
+
+
+def _part(title: str, table: Table) -> tuple[Part, ...]:
+    return (Part(title=title, tables=(table,)),) if table.rows else ()
 
 
 def shown_classes(report: Report) -> dict[str, list[str]]:
@@ -72,9 +88,9 @@ def _single_classes(report: Report, dataset: str, drawings: Sequence[Drawing]) -
         return ()
     count = report.classes.loc[report.classes["dataset"] == dataset, "class"].nunique()
     most = f"The {len(names)} of {count} classes in which the models differ most; all are in classes.csv."
-    drawn = tuple(one for one in drawings if one.name.startswith(CLASSES))
-    table = tables.class_table(report, dataset, names)
     said = (most,) if count > len(names) else ()
+    table = tables.class_table(report, dataset, names)
+    drawn = tuple(one for one in drawings if one.name.startswith(CLASSES))
     return (Part(title="Single classes", sentences=said, drawings=drawn, tables=(table,)),)
 
 
@@ -92,12 +108,9 @@ def _of_data_sets(blocks: Sequence[Part]) -> list[Section]:
 
 def _limits(report: Report) -> Section:
     """Return whether curves are limited by data or by budget, and what the intervals refer to."""
-    checked, far = tables.saturation_table(report), tables.influential_table(report)
     about = dict.fromkeys(study["estimand"] for study in report.result["studies"])
-    parts = (
-        *([Part(title="Data or budget?", tables=(checked,))] if checked.rows else []),
-        *([Part(title="Runs far from their replicates", tables=(far,))] if far.rows else []),
-    )
+    parts = _part("Data or budget?", tables.saturation_table(report))
+    parts += _part("Runs far from their replicates", tables.influential_table(report))
     return Section(name="limits", title="What the verdict is about", sentences=tuple(about), parts=parts)
 
 
@@ -113,12 +126,12 @@ def _carries(report: Report) -> Section:
         said = (*report.extrapolations, BEYOND)
         parts.append(Part(title="Beyond the measured sizes", sentences=said, folded=len(said) > HEADLINES))
     simulated = tuple(
-        Part(title=sentence, tables=(tables.calibration_rows(rows),) if rows else (), folded=len(report.pairs) > 1)
+        Part(title=sentence, tables=_filled(tables.calibration_rows(rows)), folded=len(report.pairs) > 1)
         for sentence, rows in report.calibrations
     )
-    command = f"make report SWEEP={report.findings.title} ARGS=calibrate=500"
     how = "Repetitions of this design with a known N* are simulated; power needs a crossing as steep as measured."
     if not simulated:
+        command = f"make report SWEEP={report.findings.title} ARGS=calibrate=500"
         how = f"Whether this design could find the crossover was not simulated here: {command}"
     if simulated or report.stabilities:
         parts.append(Part(title="Could this design find the crossover?", sentences=(how,), parts=simulated))
@@ -126,26 +139,14 @@ def _carries(report: Report) -> Section:
 
 
 def _laws(report: Report) -> Section:
-    table = tables.law_table(report)
     said = (
         f"{study['dataset']}, {entry['model']}: {entry['note']}"
         for study in report.result["studies"]
         for entry in study["laws"]
         if entry["fits"] and entry["note"]
     )
-    return Section(name="laws", title="Fitted laws", sentences=tuple(said), tables=(table,) if table.rows else ())
-
-
-def _cost(report: Report) -> Section:
-    table = tables.cost_table(report)
-    made = (table, tables.totals(report)) if len(table.columns) > 3 else ()
-    return Section(name="cost", title="Cost", tables=made)
-
-
-def _samples(report: Report) -> Section:
-    pictures = report.findings.extras.samples
-    said = () if pictures else (report.findings.extras.no_samples,)
-    return Section(name="samples", title="What the networks see", sentences=said, drawings=pictures)
+    table = tables.law_table(report)
+    return Section(name="laws", title="Fitted laws", sentences=tuple(said), tables=_filled(table))
 
 
 def _runs(report: Report) -> Section:
@@ -160,27 +161,17 @@ def _missing(report: Report) -> Section:
     found = report.findings
     said = tuple(report.trouble) or (f"Nothing: all {found.planned:,} runs are done.",)
     failed = tuple(
-        Part(title=run_id, code=text.strip() or "no message", folded=True) for run_id, text in found.errors.items()
+        Part(title=run_id, code=text.strip() or NO_MESSAGE, folded=True) for run_id, text in found.errors.items()
     )
     return Section(name="missing", title="What failed or is missing", sentences=said, parts=failed)
 
 
-def _methods(report: Report) -> Section:
-    recipes = report.findings.extras.recipes
-    how = Part(title="How it was measured", sentences=METHODS)
-    return Section(name="methods", title="Methods", tables=() if recipes is None else (recipes,), parts=(how,))
-
-
 def _repeat(report: Report) -> Section:
     conditions = report.findings.conditions
-    changed = "The code had changes that are in no commit."
     rows = tuple((title(name), ", ".join(map(_condition, values))) for name, values in conditions.items())
     table = Table(caption="", columns=columns("condition", "of the runs", left=2), rows=rows)
-    parts = (
-        Part(title="Command", code="\n".join(report.commands)),
-        *([Part(title="Conditions", tables=(table,))] if rows else []),
-    )
-    said = (changed,) if True in conditions.get("dirty", []) else ()
+    parts = (Part(title="Command", code="\n".join(report.commands)), *_part("Conditions", table))
+    said = ("The code had changes that are in no commit.",) if True in conditions.get("dirty", []) else ()
     return Section(name="repeat", title="Repeat it", sentences=said, parts=parts)
 
 

@@ -17,6 +17,7 @@ from crossover.record import ACCURACY, CONFUSION_TABLE, GPU_SECONDS, HISTORY, N_
 from crossover.report.style import styles
 from crossover.report.table import code, plain
 from crossover.report.wandb import CURVE, CURVE_JOB, EQUIVALENCE, GAP, PAIR_JOB, run_id
+from crossover.report.words import METHODS
 from crossover.store import SweepRecords, write_text
 
 MOST_RUNS = 500
@@ -60,13 +61,13 @@ class Dashboard:
     @property
     def colours(self) -> dict[str, str]:
         """The colour of each run: that of its model, the same as in every figure."""
-        chosen = {model: colour for model, (colour, *_) in styles(list(dict.fromkeys(self.models.values()))).items()}
+        chosen = styles(list(dict.fromkeys(self.models.values())))
         curves = {
-            run_id(CURVE_JOB, self.sweep.name, f"{model} on {study['dataset']}"): colour
+            run_id(CURVE_JOB, self.sweep.name, f"{model} on {study['dataset']}"): style.colour
             for study in self.studies
-            for model, colour in chosen.items()
+            for model, style in chosen.items()
         }
-        return {name: chosen[model] for name, model in self.models.items()} | curves
+        return {name: chosen[model].colour for name, model in self.models.items()} | curves
 
 
 def _quoted(text: str) -> str:
@@ -121,10 +122,10 @@ def panels() -> dict[str, list[Any]]:
     factor = "Data equivalence: images needed for the same error, as a factor"
     return {
         "Learning curves": [
-            _lines("Test error over training images", list(CURVE.values()), "error (fraction)", log_y=True)
+            _lines("Test error over training images", [*CURVE.values()], "error (fraction)", log_y=True)
         ],
         "Gap": [_lines("Log error ratio: below zero the second model leads", gap, "log error ratio")],
-        "Data equivalence": [_lines(factor, list(EQUIVALENCE.values()), "factor")],
+        "Data equivalence": [_lines(factor, [*EQUIVALENCE.values()], "factor")],
         "All runs": [
             _points("All runs: test error", n_train, SUMMARY["test_error"], log_y=True),
             _points("Validation and test error", val_error, SUMMARY["test_error"], log_x=False),
@@ -167,22 +168,17 @@ def workspace(shown: Dashboard) -> ws.Workspace:
 
 
 def story(shown: Dashboard, *, offline: bool = False) -> wr.Report:
-    """Return the report of a sweep: verdicts with their caveats, the panels, and methods.
-
-    Offline it names no project to look its runs up in, as that would ask the server.
-    """
-    place = {} if offline else {"entity": shown.entity, "project": shown.project}
+    """Return the report of a sweep: verdicts with their caveats, the panels, and methods."""
+    place = {} if offline else {"entity": shown.entity, "project": shown.project}  # a place would ask the server
     settings = {name: wr.RunSettings(color=colour) for name, colour in shown.colours.items()}
     jobs = {"Learning curves": CURVE_JOB, "Gap": PAIR_JOB, "Data equivalence": PAIR_JOB}
     notes = [(study["dataset"], note) for study in shown.studies for note in study["notes"]]
     notes += [(dataset, note) for dataset, pair in shown.pairs for note in pair["notes"]]
     blocks: list[Any] = [
         wr.P("At how many training images does one model overtake another, and how sure is that?"),
-        wr.UnorderedList(
-            [f"{dataset}: {pair['summary']}" for dataset, pair in shown.pairs] or ["no pair of models yet"]
-        ),
+        wr.UnorderedList([f"{dataset}: {pair['summary']}" for dataset, pair in shown.pairs]),
         wr.H2("What limits it"),
-        wr.UnorderedList([f"{dataset}: {note}" for dataset, note in dict.fromkeys(notes)] or ["nothing noted"]),
+        wr.UnorderedList([f"{dataset}: {note}" for dataset, note in dict.fromkeys(notes)]),
     ]
     for section, drawn in panels().items():
         job = jobs.get(section)
@@ -209,12 +205,8 @@ def troubles(shown: Dashboard) -> str:
 
 def methods(shown: Dashboard) -> str:
     """Return the methods of the runs as Markdown."""
-    chains = (
-        "Models share chains: nested, class-stratified orders of the training pool; chains are the random unit of every"
-        " interval. Checkpoints are chosen on validation images; the test set is read once per run."
-    )
     facts = [f"- {plain(name)}: {plain(', '.join(map(str, values)))}" for name, values in shown.environment.items()]
-    return "\n".join([chains, "", *facts, "", troubles(shown)])
+    return "\n".join([" ".join(METHODS), "", *facts, "", troubles(shown)])
 
 
 def write_specs(shown: Dashboard, directory: Path) -> list[Path]:

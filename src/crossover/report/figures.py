@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 from matplotlib.artist import Artist
@@ -18,11 +19,10 @@ from crossover.report.style import DASHES, FAINT, INK, PAPER, SOFT, WIDTH, Style
 MANY = 20
 """Number of sizes of a curve from which only its points and its law are drawn."""
 X_LABEL = "training images (n_train)"
-MOST_IN_COLUMN = 3
-"""Most pairs in one column; more take two."""
 MOST_CROSSINGS = 3
 """Most crossings drawn with the learning curves; more would be unreadable."""
 BUDGET = "budget-limited"
+LAW: dict[str, Any] = {"linestyle": DASHES, "linewidth": 1.2}
 LEGEND_COLUMNS = 3
 SMALL = 9.5
 """Font size of small text in points: 9 px on a phone."""
@@ -39,11 +39,7 @@ class Ceiling:
 
 
 def learning_curves(
-    runs: pd.DataFrame,
-    curves: pd.DataFrame,
-    study: Study,
-    ceilings: Sequence[Ceiling],
-    x_label: str = X_LABEL,
+    runs: pd.DataFrame, curves: pd.DataFrame, study: Study, ceilings: Sequence[Ceiling], x_label: str = X_LABEL
 ) -> Figure:
     """Return error over n_train, log-log: means, chains as points, intervals, laws, ceilings, N* with its interval.
 
@@ -57,24 +53,25 @@ def learning_curves(
     legend_rows = -(-len(models) // LEGEND_COLUMNS)
     figure, (axes,) = panels(1, size=(WIDTH, 3.6 + 0.2 * legend_rows))
     chosen = styles(models, families_of(runs))
+    laws = {entry["model"]: pd.DataFrame(entry["curve"]) for entry in study["laws"] if entry["curve"]}
+    limited = {(point["model"], point["n_train"]) for point in study["saturation"] if point["state"] == BUDGET}
     for model, rows in curves.groupby("model", sort=False):
         colour, marker, _ = chosen[str(model)]
         points = runs[runs["model"] == model]
         many = len(rows) > MANY  # then the points show it, and the law is the line
         xy = points["n_train"], points["test_error"]
         axes.scatter(*xy, s=10, color=colour, alpha=0.5, linewidth=0, zorder=3, rasterized=many)
-        _plot_model(axes, rows[:0] if many else rows, "error_mean", str(model), chosen[str(model)], 1.8, 5)
-        hollow = rows[rows["n_train"].isin(_limited_by_budget(study, str(model)))]
+        _plot_model(axes, rows[:0] if many else rows, str(model), chosen[str(model)], 1.8, 5)
+        hollow = rows[[(model, n) in limited for n in rows["n_train"]]]
         axes.plot(hollow["n_train"], hollow["error_mean"], marker, color=colour, markerfacecolor=PAPER, zorder=5)
         low, high = rows["error_low"], rows["error_high"]
         axes.fill_between(rows["n_train"], low, high, color=colour, alpha=0.15, linewidth=0)
-        law = next((entry["curve"] for entry in study["laws"] if entry["model"] == model), None)
-        if law is not None:
-            fitted = pd.DataFrame(law)
-            axes.plot(fitted["n_train"], fitted["error"], color=colour, linestyle=DASHES, linewidth=1.2, zorder=4)
-    if any(entry["curve"] for entry in study["laws"]):
-        axes.plot([], [], color=SOFT, linestyle=DASHES, linewidth=1.2, label="fitted laws")
-    if any(point["state"] == BUDGET for point in study["saturation"]):
+        if model in laws:
+            law = laws[str(model)]
+            axes.plot(law["n_train"], law["error"], color=colour, **LAW, zorder=4)
+    if laws:
+        axes.plot([], [], color=SOFT, label="fitted laws", **LAW)
+    if limited:
         axes.plot([], [], "o", color=SOFT, markerfacecolor=PAPER, label="limited by the budget")
     for ceiling in ceilings:
         axes.axhline(ceiling.error, color=SOFT, linestyle=":", linewidth=1)
@@ -92,18 +89,10 @@ def learning_curves(
     return figure
 
 
-def _plot_model(
-    axes: Axes, rows: pd.DataFrame, y: str, model: str, style: Style, width: float, size: float, over: str = "n_train"
-) -> None:
-    """Draw a column of a model's rows in its style."""
+def _plot_model(axes: Axes, rows: pd.DataFrame, model: str, style: Style, width: float, size: float) -> None:
+    """Draw the mean error of a model in its style."""
     look = {"color": style.colour, "marker": style.marker, "linestyle": style.line}
-    axes.plot(rows[over], rows[y], label=model, linewidth=width, markersize=size, **look)
-
-
-def _limited_by_budget(study: Study, model: str) -> list[int]:
-    """Return the sizes at which more training would lower the error of a model."""
-    points = (point for point in study["saturation"] if point["model"] == model)
-    return [point["n_train"] for point in points if point["state"] == BUDGET]
+    axes.plot(rows["n_train"], rows["error_mean"], label=model, linewidth=width, markersize=size, **look)
 
 
 def families_of(runs: pd.DataFrame) -> dict[str, str]:
@@ -117,14 +106,8 @@ def _legend_above(figure: Figure, *drawn: Axes) -> None:
     for axes in drawn:
         named |= {label: handle for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
     if named:
-        figure.legend(
-            list(named.values()),
-            list(named),
-            loc="outside upper center",
-            ncols=min(LEGEND_COLUMNS, len(named)),
-            frameon=False,
-            fontsize=SMALL,
-        )
+        look = {"ncols": min(LEGEND_COLUMNS, len(named)), "frameon": False, "fontsize": SMALL}
+        figure.legend(list(named.values()), list(named), loc="outside upper center", **look)
 
 
 def _label_ceilings(axes: Axes, ceilings: Sequence[Ceiling]) -> None:
@@ -134,15 +117,9 @@ def _label_ceilings(axes: Axes, ceilings: Sequence[Ceiling]) -> None:
     lines = [line.get_transform().transform_path(line.get_path()) for line in axes.lines]
     taken: list[Bbox] = []
     for ceiling in ceilings:
-        text = axes.annotate(
-            f"{ceiling.label}: {100 * ceiling.error:.1f} %",
-            (0, ceiling.error),
-            xycoords=("axes fraction", "data"),
-            xytext=(0, 0),
-            textcoords="offset points",
-            fontsize=8.5,
-            color=SOFT,
-        )
+        said, where = f"{ceiling.label}: {100 * ceiling.error:.1f} %", ("axes fraction", "data")
+        place: dict[str, Any] = {"xycoords": where, "xytext": (0, 0), "textcoords": "offset points"}
+        text = axes.annotate(said, (0, ceiling.error), **place, fontsize=8.5, color=SOFT)
         tried: list[tuple[int, int, tuple[str, int, str, float]]] = []
         for (va, up), (ha, x) in itertools.product((("baseline", 3), ("top", -3)), (("left", 0.01), ("right", 0.99))):
             text.set(va=va, ha=ha, position=(0, up))
@@ -162,20 +139,14 @@ def _draw_crossing(axes: Axes, pair: Pair, row: int) -> None:
     low, high = pair["ci_low"] or pair["n_min"] or 0, pair["ci_high"] or pair["n_max"] or 0
     axes.axvspan(low, high, color=FAINT, alpha=0.25, linewidth=0)
     axes.axvline(n_star, color=INK, linewidth=1)
-    axes.annotate(
-        f"N* = {images(n_star)}",
-        (n_star, 1),
-        xycoords=("data", "axes fraction"),
-        xytext=(0, 2 + 11 * row),  # one above the other: crossings may be close
-        textcoords="offset points",
-        ha="center",
-        fontsize=SMALL,
-    )
+    offset = (0, 2 + 11 * row)  # one above the other: crossings may be close
+    place: dict[str, Any] = {"xycoords": ("data", "axes fraction"), "xytext": offset, "textcoords": "offset points"}
+    axes.annotate(f"N* = {images(n_star)}", (n_star, 1), **place, ha="center", fontsize=SMALL)
 
 
 def by_pair(draw: Callable[[Axes, Pair, str], None], pairs: Sequence[Pair], x_label: str = X_LABEL) -> Figure:
     """Return a panel for each pair, drawn by `draw_gap` or `draw_equivalence`."""
-    figure, drawn = panels(len(pairs), columns=1 if len(pairs) <= MOST_IN_COLUMN else 2)
+    figure, drawn = panels(len(pairs))
     for axes, pair in zip(drawn, pairs, strict=True):
         draw(axes, pair, x_label)
     _legend_above(figure, *drawn)
@@ -245,7 +216,7 @@ def by_class(classes: pd.DataFrame, chosen: Mapping[str, Style], x_label: str = 
     for axes, name in zip(drawn, names, strict=True):
         part = classes[classes["class"] == name]
         for model, rows in part.groupby("model", sort=False):
-            _plot_model(axes, rows, "error_mean", str(model), chosen[str(model)], 1.5, 4)
+            _plot_model(axes, rows, str(model), chosen[str(model)], 1.5, 4)
             low, high = rows["error_min"], rows["error_max"]
             axes.fill_between(rows["n_train"], low, high, color=chosen[str(model)].colour, alpha=0.2, linewidth=0)
         axes.set_title(f"class {name}" if str(name).isdigit() else str(name), fontsize=10, loc="left")

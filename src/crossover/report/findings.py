@@ -8,18 +8,23 @@ from pathlib import Path
 
 import pandas as pd
 
-from crossover.analysis.contract import Calibration, Pair, Repetitions, Result, Saturation, Study
+from crossover.analysis.contract import Calibration, Pair, Repetitions, Result, Study
 from crossover.analysis.runs import Predictions
-from crossover.analysis.sentences import calibration_sentence, extrapolation_sentence, stability_sentence
+from crossover.analysis.sentences import extrapolation_sentence, stability_sentence
 from crossover.report.figures import Ceiling
 from crossover.report.section import Drawing
 from crossover.report.table import Table
 from crossover.store import State
 
+NO_MESSAGE = "no message"
+KINDS = {
+    "crossover": "with a crossover",
+    **dict.fromkeys(("a_better", "b_better"), "with one model ahead"),
+    "several_crossings": "with several crossings",
+    "undecided": "undecided",
+}
 HEADLINES = 4
 """Most verdicts at the start of a report; more are counted and put in a table."""
-
-
 Fact = str | int | bool | None
 """A device, a version, a commit: what a run was made with."""
 
@@ -36,6 +41,9 @@ class Extras:
     """Why there are none."""
     recipes: Table | None = None
     """Models and recipes in words."""
+
+
+NO_EXTRAS = Extras()
 
 
 @dataclass(frozen=True)
@@ -55,11 +63,14 @@ class Findings:
     predictions: Predictions = field(default_factory=dict)
     names: Mapping[str, Sequence[str]] = field(default_factory=dict)
     """Data set to its classes."""
-    chance: Mapping[str, float] = field(default_factory=dict)
-    """Data set to the error of guessing."""
-    extras: Extras = Extras()
+    extras: Extras = NO_EXTRAS
     sizes: str = "training images"
     """What n_train counts."""
+
+    @property
+    def chance(self) -> dict[str, float]:
+        """Data set to the error of guessing."""
+        return {dataset: 1 - 1 / len(classes) for dataset, classes in self.names.items()}
 
 
 @dataclass(frozen=True)
@@ -93,30 +104,21 @@ class Report:
         """The verdicts, or their count where they are many."""
         if len(self.verdicts) <= HEADLINES:
             return self.verdicts
-        kinds = Counter(pair["verdict"] for _, pair in self.pairs)
-        leads = kinds["a_better"] + kinds["b_better"]
-        counted = (
-            ("with a crossover", kinds["crossover"]),
-            ("with one model ahead", leads),
-            ("with several crossings", kinds["several_crossings"]),
-            ("undecided", kinds["undecided"]),
-        )
-        said = ", ".join(f"{count} {words}" for words, count in counted if count)
+        kinds = Counter(KINDS[pair["verdict"]] for _, pair in self.pairs)
+        said = ", ".join(f"{kinds[words]} {words}" for words in dict.fromkeys(KINDS.values()) if kinds[words])
         many = len(self.result["studies"])
         return [f"{len(self.pairs)} pairs of models on {many} data set{'s' if many > 1 else ''}: {said}."]
 
     @property
     def trouble(self) -> list[str]:
         """What failed or is missing, one line each."""
+        found = self.findings
         lines = [
-            f"{run_id} failed: {text.strip().splitlines()[-1] if text.strip() else 'no message'}"
-            for run_id, text in self.findings.errors.items()
+            f"{run_id} failed: {(text.strip() or NO_MESSAGE).splitlines()[-1]}" for run_id, text in found.errors.items()
         ]
-        left = sum(state != "failed" for state in self.findings.unfinished.values())
+        left = sum(state != "failed" for state in found.unfinished.values())
         if left:
-            lines.append(
-                f"{left} of {self.findings.planned} runs are not done yet; continue with: {self.findings.command}"
-            )
+            lines.append(f"{left} of {found.planned} runs are not done yet; continue with: {found.command}")
         return lines
 
     @property
@@ -129,16 +131,13 @@ class Report:
         every = max(2, len(self.result["studies"]))
         return [f"{'all data sets' if len(names) == every else ', '.join(names)}: {note}" for note, names in of.items()]
 
-    def saturation(self, dataset: str) -> list[Saturation]:
-        """Return the limits by budget at each size of each model; empty for results of earlier versions."""
-        return [
-            p for study in self.result["studies"] if study["dataset"] == dataset for p in study.get("saturation", ())
-        ]
-
     @property
     def extrapolations(self) -> list[str]:
-        said = [(dataset, extrapolation_sentence(pair)) for dataset, pair in self.pairs]
-        return [f"{dataset}: {sentence}" for dataset, sentence in said if sentence]
+        return [
+            f"{dataset}: {extrapolation_sentence(pair, found)}"
+            for dataset, pair in self.pairs
+            if (found := pair["extrapolation"])
+        ]
 
     @property
     def stabilities(self) -> list[tuple[str, pd.DataFrame]]:
@@ -150,8 +149,7 @@ class Report:
     def calibrations(self) -> list[tuple[str, list[Repetitions]]]:
         """The calibration sentence of each pair, and its rows by number of chains."""
         return [
-            (f"{one['dataset']}, {one['a']} and {one['b']}: {calibration_sentence(one)}", one["rows"])
-            for one in self.calibration
+            (f"{one['dataset']}, {one['a']} and {one['b']}: {one['note']}", one["rows"]) for one in self.calibration
         ]
 
     @property

@@ -13,24 +13,23 @@ from crossover.report.figures import families_of
 from crossover.report.findings import HEADLINES, Report
 from crossover.report.section import PAGE, Drawing, Section, markdown_part, report_files
 from crossover.report.style import inline_svg, styles
-from crossover.report.table import Table, plain, terminal_table
+from crossover.report.table import plain, terminal_table
 
 MOST_BYTES = 400_000
 """Largest file embedded in the page as a download, in bytes."""
 QUESTION = "At how many training images does one model overtake another?"
 NOTES = 6
-"""Notes shown without unfolding."""
+"""Notes shown without unfolding, and in the terminal."""
 ONLY_ON_PAGE = ("runs", "samples")
 """Sections left out of Markdown, as runs.csv and figures/ have them."""
 MOST_ROWS = 20
 """Most sizes for which the terminal shows a table."""
-TERMINAL_NOTES = 6
-COST = ("model", "runs", "training seconds", "images per second")
 
 
 def html_page(report: Report, sections: Sequence[Section]) -> str:
     """Return the page of a report, with all text escaped and figures embedded."""
     models = styles(list(dict.fromkeys(report.runs["model"])), families_of(report.runs))
+    files = [report.directory / name for name in report_files(report.directory) if name not in (PAGE, "report.md")]
     return _render(
         report.directory,
         title=report.findings.title,
@@ -41,7 +40,7 @@ def html_page(report: Report, sections: Sequence[Section]) -> str:
         shown_notes=NOTES,
         colours={model: style.colour for model, style in models.items()},
         sections=sections,
-        downloads=_downloads(report.directory),
+        downloads=[(path.name, data_uri(path) if path.stat().st_size <= MOST_BYTES else None) for path in files],
     )
 
 
@@ -52,20 +51,16 @@ def _notes(report: Report) -> list[str]:
 
 def section_page(section: Section, directory: Path) -> str:
     """Return a page of a single section."""
-    return _render(directory, title=section.title, sections=[section])
+    nothing = dict.fromkeys(("question", "headline", "trouble", "notes", "downloads"), ())
+    return _render(directory, title=section.title, sections=[section], colours={}, shown_notes=0, **nothing)
 
 
 def _render(directory: Path, **values: object) -> str:
+    loader = jinja2.FileSystemLoader(Path(__file__).parent / "templates")
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
+        loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
-    known: dict[str, object] = dict.fromkeys(("question", "headline", "trouble", "notes", "downloads"), ())
-    known |= {"colours": {}, "shown_notes": 0} | values
-    return environment.get_template("page.html.j2").render(known, picture=lambda drawing: picture(drawing, directory))
+    return environment.get_template("page.html.j2").render(values, picture=lambda drawing: picture(drawing, directory))
 
 
 def picture(drawing: Drawing, directory: Path) -> Markup:
@@ -74,12 +69,6 @@ def picture(drawing: Drawing, directory: Path) -> Markup:
     if drawing.kind == "svg":
         return Markup(inline_svg(path, drawing.name, drawing.alt))  # noqa: S704 - our own SVG
     return Markup('<img src="{}" alt="{}">').format(data_uri(path, "image/png"), drawing.alt)
-
-
-def _downloads(directory: Path) -> list[tuple[str, str | None]]:
-    """Return the names of the existing files, with their content unless it is very large."""
-    found = [directory / name for name in report_files(directory) if name not in (PAGE, "report.md")]
-    return [(path.name, data_uri(path) if path.stat().st_size <= MOST_BYTES else None) for path in found]
 
 
 def data_uri(path: Path, kind: str = "text/plain") -> str:
@@ -97,36 +86,23 @@ def markdown_page(report: Report, sections: Sequence[Section]) -> str:
 
 
 def terminal_summary(report: Report, console: Console) -> None:
-    """Print the tables of mean errors and of cost, what is missing, the verdict and the path of the page."""
+    """Print the tables of mean errors, what is missing or left out, the verdict and the path of the page."""
+
+    def say(lines: Sequence[str], style: str = "") -> None:
+        for line in lines:
+            console.print(line, style=style, highlight=False, markup=False)
+
     for study in report.result["studies"]:
         errors = tables.size_tables(report, study)[:1]
         if errors and len(errors[0].rows) <= MOST_ROWS:
-            console.print(terminal_table(_only(errors[0], 1 + report.runs["model"].nunique())))
-    cost = tables.cost_table(report)
-    if set(COST) <= set(cost.header):
-        console.print(terminal_table(cost.with_columns(COST).with_caption("cost, mean of runs")))
-    for sentence, rows in report.calibrations:
-        if rows:
-            console.print(terminal_table(tables.calibration_rows(rows)))
-        _say(console, sentence)
-    for line in report.trouble:
-        _say(console, line, "red")
-    for line in report.notes[:TERMINAL_NOTES]:
-        _say(console, line, "dim")
-    if len(report.notes) > TERMINAL_NOTES:
-        _say(console, f"and {len(report.notes) - TERMINAL_NOTES} more notes on the page", "dim")
-    for line in (*report.extrapolations, *(sentence for sentence, _ in report.stabilities))[:TERMINAL_NOTES]:
-        _say(console, line)
+            of_models = errors[0].header[: 1 + report.runs["model"].nunique()]
+            console.print(terminal_table(errors[0].with_columns(of_models)))
+    say([sentence for sentence, _ in report.calibrations])
+    say(report.trouble, "red")
+    more = len(report.notes) - NOTES
+    say(report.notes[:NOTES] + [f"and {more} more notes on the page"] * (more > 0), "dim")
+    say([*report.extrapolations, *(sentence for sentence, _ in report.stabilities)][:NOTES])
     if len(report.pairs) > HEADLINES:
         console.print(terminal_table(tables.verdict_table(report)))
-    for verdict in report.headline:
-        _say(console, verdict, "bold")
+    say(report.headline, "bold")
     console.print(f"page: {report.directory / PAGE}", highlight=False, markup=False, soft_wrap=True)
-
-
-def _only(table: Table, count: int) -> Table:
-    return table.with_columns(table.header[:count])
-
-
-def _say(console: Console, line: str, style: str = "") -> None:
-    console.print(line, style=style, highlight=False, markup=False)

@@ -3,7 +3,7 @@
 import json
 import shlex
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +11,11 @@ import pandas as pd
 
 from crossover.analysis.contract import Result
 from crossover.config import CrossoverError
-from crossover.report.findings import Extras, Fact, Findings
+from crossover.report.findings import NO_EXTRAS, Extras, Fact, Findings
 from crossover.report.section import WRITTEN, report_files
-from crossover.store import read_record, replace_block, write_atomically
+from crossover.report.table import Table, columns, markdown_table
+from crossover.store import read_record, write_atomically
 
-NEEDED = (*WRITTEN, "plan.json")
-"""Files without which a report is not published."""
 BEGIN, END = "<!-- results: written by make publish -->\n", "<!-- end of results -->\n"
 
 
@@ -42,11 +41,8 @@ class Study:
 
 
 def publish(report: Path, study: Path, runs: Path) -> None:
-    """Copy a finished report to results/<study>, with the predictions of its runs in `runs` (outputs/runs).
-
-    Raise CrossoverError when a part of it is missing.
-    """
-    missing = [name for name in NEEDED if not (report / name).exists()]
+    """Copy a finished report to results/<study>, with the predictions of its runs in `runs` (outputs/runs)."""
+    missing = [name for name in (*WRITTEN, "plan.json") if not (report / name).exists()]
     if missing:
         raise CrossoverError(f"{report} has no {', '.join(missing)}; run make sweep or make report first")
     study.mkdir(parents=True, exist_ok=True)
@@ -62,20 +58,19 @@ def publish(report: Path, study: Path, runs: Path) -> None:
 def keep_one_format(study: Path) -> None:
     """Remove figures of a study that also exist as SVG."""
     for drawing in (study / "figures").glob("*.svg"):
-        for suffix in (".png", ".pdf"):
-            drawing.with_suffix(suffix).unlink(missing_ok=True)
+        drawing.with_suffix(".png").unlink(missing_ok=True)
 
 
 def _pack_predictions(study: Path, runs: Path) -> None:
     """Write predictions.npz: `predicted-RUN_ID` (T,), and by data set `labels-NAME` (T,) and `classes-NAME` (K,)."""
     arrays: dict[str, np.ndarray] = {}
-    table = pd.read_csv(study / "runs.csv")
+    table = pd.read_csv(study / "runs.csv", dtype=str)
     for run_id, dataset in zip(table["run_id"], table["dataset"], strict=True):
         with np.load(runs / run_id / "predictions.npz") as saved:
             found = {f"labels-{dataset}": saved["labels"], f"predicted-{run_id}": saved["predictions"]}
         arrays |= {k: values.astype(np.uint8) if values.max() < 256 else values for k, values in found.items()}
-        if f"classes-{dataset}" not in arrays:
-            arrays[f"classes-{dataset}"] = np.array(read_record(runs / run_id / "record.json")["classes"])
+    for run_id, dataset in table.drop_duplicates("dataset")[["run_id", "dataset"]].to_numpy():
+        arrays[f"classes-{dataset}"] = np.array(read_record(runs / run_id / "record.json")["classes"])
 
     def write(path: Path) -> None:
         with path.open("wb") as file:
@@ -105,51 +100,34 @@ def read_study(folder: Path) -> Study:
     )
 
 
-def study_findings(folder: Path, extras: Extras | None = None) -> Findings:
+def study_findings(folder: Path, extras: Extras = NO_EXTRAS) -> Findings:
     """Return the findings of a published study, read from its files."""
     study = read_study(folder)
-    names = [part["dataset"] for part in study.result["studies"]]
+    planned = len(study.runs) if study.is_transfer else len(study.run_ids)
+    found = Findings(study.sweep, study.command, study.runs, planned, study.environment, extras=extras)
     if study.is_transfer:
-        planned, sizes = len(study.runs), "pre-training images"
-        return Findings(study.sweep, study.command, study.runs, planned, study.environment, sizes=sizes)
+        return replace(found, sizes="pre-training images")
+    parts, done = study.result["studies"], set(study.runs["run_id"])
     with np.load(folder / "predictions.npz") as saved:
         predictions = {
             run_id: (saved[f"labels-{dataset}"], saved[f"predicted-{run_id}"])
             for run_id, dataset in zip(study.runs["run_id"], study.runs["dataset"], strict=True)
         }
-        classes = {name: [str(c) for c in saved[f"classes-{name}"]] for name in names}
-    chance = {part["dataset"]: part["chance"] for part in study.result["studies"] if part["chance"] is not None}
-    return Findings(
-        study.sweep,
-        study.command,
-        study.runs,
-        planned=len(study.run_ids),
-        unfinished={run_id: "missing" for run_id in study.run_ids if run_id not in set(study.runs["run_id"])},
-        conditions=study.environment,
+        classes = {part["dataset"]: list(map(str, saved[f"classes-{part['dataset']}"])) for part in parts}
+    return replace(
+        found,
+        unfinished={run_id: "missing" for run_id in study.run_ids if run_id not in done},
         predictions=predictions,
         names=classes,
-        chance=chance,
-        extras=extras or Extras(),
     )
 
 
 def study_block(study: Path) -> str:
     """Return Markdown of a study: the verdicts and the mean test error by n_train and model, from its files alone."""
     curves = pd.read_csv(study / "curves.csv")
+    errors = curves.pivot_table(index="n_train", columns="model", values="error_mean", sort=False).sort_index()
     pairs = [pair for part in json.loads((study / "crossover.json").read_text())["studies"] for pair in part["pairs"]]
-    models = list(dict.fromkeys(curves["model"]))
+    heads = columns("training images", *((f"test error of {model}", "%") for model in errors))
+    rows = tuple((f"{n:,}", *cells) for n, *cells in errors.itertuples())
     lines = [f"**{pair['summary']}**\n" for pair in pairs]
-    lines += [
-        "| training images | " + " | ".join(f"test error of {model}" for model in models) + " |",
-        "|" + "---:|" * (len(models) + 1),
-    ]
-    for n, rows in curves.groupby("n_train"):
-        errors = dict(zip(rows["model"], rows["error_mean"], strict=True))
-        cells = [f"{100 * errors[model]:.1f} %" if model in errors else "" for model in models]
-        lines.append(f"| {int(str(n)):,} | " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
-
-
-def update_readme(path: Path, study: Path) -> None:
-    """Write the block of `study` into the README."""
-    replace_block(path, BEGIN, END, study_block(study))
+    return "\n".join(lines + markdown_table(Table(caption="", columns=heads, rows=rows))) + "\n"

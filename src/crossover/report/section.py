@@ -5,8 +5,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError
 
-from crossover.config import CrossoverError
-from crossover.report.table import Frozen, Table, markdown_table, plain
+from crossover.config import CrossoverError, describe
+from crossover.fields import Frozen
+from crossover.report.table import Table, markdown_table, plain
 from crossover.store import write_text
 
 PAGE = "report.html"
@@ -65,18 +66,17 @@ def write_section(section: Section, directory: Path) -> None:
 
 def read_sections(directory: Path) -> list[Section]:
     """Return the sections that studies wrote next to a report; raise CrossoverError for a damaged one."""
-    return [_read(path) for path in sorted(directory.glob("section-*.json"))]
-
-
-def _read(path: Path) -> Section:
-    try:
-        return Section.model_validate_json(path.read_bytes())
-    except (OSError, ValidationError) as error:
-        said = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
-        raise CrossoverError(
-            f"{path} cannot be read as a section of a report ({said}); repeat the command that wrote it, or move it"
-            " to another folder"
-        ) from None
+    sections = []
+    for path in sorted(directory.glob("section-*.json")):
+        try:
+            sections.append(Section.model_validate_json(path.read_bytes()))
+        except (OSError, ValueError) as error:
+            said = describe(error) if isinstance(error, ValidationError) else error
+            raise CrossoverError(
+                f"{path} cannot be read as a section of a report ({said}); repeat the command that wrote it, or move it"
+                " to another folder"
+            ) from None
+    return sections
 
 
 def report_files(directory: Path) -> list[str]:

@@ -89,10 +89,7 @@ def styles(models: Sequence[str], families: Mapping[str, str] | None = None) -> 
 def panels(
     count: int, columns: int = 1, size: tuple[float, float] = (WIDTH, 3.5), **grid: Any
 ) -> tuple[Figure, list[Axes]]:
-    """Return a figure with `count` axes in rows of `columns`; `size` is that of one in inches.
-
-    `grid` goes to plt.subplots.
-    """
+    """Return a figure with `count` axes of a size in inches, in rows of `columns`; `grid` goes to plt.subplots."""
     rows = -(-count // columns)
     with sns.axes_style("ticks"), mpl.rc_context(_RC):
         shape = (size[0] * columns, size[1] * rows)

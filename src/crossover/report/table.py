@@ -5,20 +5,16 @@ from collections.abc import Sequence
 from math import isnan
 
 from matplotlib.ticker import EngFormatter
-from pydantic import BaseModel, ConfigDict
 from rich.markup import escape
 from rich.table import Table as TerminalTable
 
 from crossover.analysis.sentences import images
+from crossover.fields import Frozen
 
 Number = int | float | None
 Cell = str | int | float | tuple[Number, ...] | None
 """A word, a number, or a number with the two ends of its interval; None is unknown, and an unknown end unbounded."""
 DASH = "–"
-
-
-class Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=True)
 
 
 class Column(Frozen):
@@ -53,13 +49,11 @@ class Table(Frozen):
         rows = tuple(tuple(row[place] for place in places) for row in self.rows)
         return Table(caption=self.caption, columns=tuple(self.columns[place] for place in places), rows=rows)
 
-    def with_caption(self, caption: str) -> "Table":
-        return self.model_copy(update={"caption": caption})
 
-
-def columns(*titles: str, left: int = 0) -> tuple[Column, ...]:
-    """Return columns without units, of which the first `left` hold text."""
-    return tuple(Column(title=title, left=place < left) for place, title in enumerate(titles))
+def columns(*titles: str | tuple[str, str], left: int = 0) -> tuple[Column, ...]:
+    """Return columns by title, or title and unit; the first `left` hold text."""
+    named = [(one, "") if isinstance(one, str) else one for one in titles]
+    return tuple(Column(title=title, unit=unit, left=place < left) for place, (title, unit) in enumerate(named))
 
 
 def shown(cell: Cell, unit: str = "") -> str:
@@ -68,13 +62,9 @@ def shown(cell: Cell, unit: str = "") -> str:
         return cell
     if isinstance(cell, tuple):
         value, *ends = cell
-        bounded = any(_known(end) for end in ends)
+        bounded = any(end is not None and not isnan(end) for end in ends)
         return _number(value, unit) + (f" [{', '.join(_number(end, unit) for end in ends)}]" if bounded else "")
     return _number(cell, unit)
-
-
-def _known(value: Number) -> bool:
-    return value is not None and not isnan(value)
 
 
 def _number(value: Number, unit: str) -> str:

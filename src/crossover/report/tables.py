@@ -6,7 +6,7 @@ import pandas as pd
 
 from crossover.analysis.contract import Pair, Repetitions, Saturation, Study
 from crossover.analysis.extrapolation import LAST_VALUE
-from crossover.analysis.sentences import images, size
+from crossover.analysis.sentences import images, limits, size
 from crossover.record import COLUMNS
 from crossover.report.findings import Report
 from crossover.report.table import Cell, Column, Table, columns
@@ -27,13 +27,9 @@ EQUATIONS = (
 
 def verdict_table(report: Report) -> Table:
     """Return a row for each pair: verdict, N* with its interval, and the sizes that were measured."""
-    heads = (
-        *columns("data set", "pair", "verdict", left=3),
-        Column(title="N* [95% interval]", unit="images"),
-        *columns("sizes", "chains"),
-        Column(title="P(N* in range)", unit="ratio"),
-        *columns("gap", "limited by budget", "interval from", "holds among all", left=4),
-    )
+    numbers = (("N* [95% interval]", "images"), "sizes", "chains", ("P(N* in range)", "ratio"))
+    heads = columns("data set", "pair", "verdict", *numbers, left=3)
+    heads += columns("gap", "limited by budget", "interval from", "holds among all", left=4)
     points = {study["dataset"]: study["saturation"] for study in report.result["studies"]}
     rows: list[tuple[Cell, ...]] = [
         (
@@ -69,16 +65,9 @@ def _place(pair: Pair) -> Cell:
 
 def _limits(pair: Pair, points: Sequence[Saturation]) -> str:
     """Return at how many sizes of a pair more training would lower an error, would not, or was not tested."""
-    states: dict[int, set[str]] = {row["n_train"]: set() for row in pair["gap"]}
-    for point in points:
-        if point["model"] in (pair["a"], pair["b"]) and point["n_train"] in states:
-            states[point["n_train"]].add(point["state"])
-    found = [state for state in states.values() if state and "not checked" not in state]
-    data = sum(state == {"data-limited"} for state in found)
-    budget = sum("budget-limited" in state for state in found)
-    if not found:
-        return "not checked"
-    return f"yes at {budget}, no at {data}, not known at {len(states) - budget - data} of {len(states)} sizes"
+    data, budget, unknown = (len(sizes) for sizes in limits(pair, points).values())
+    every = data + budget + unknown
+    return f"yes at {budget}, no at {data}, not known at {unknown} of {every} sizes" if every else "not checked"
 
 
 def saturation_table(report: Report) -> Table:
@@ -95,14 +84,10 @@ def saturation_table(report: Report) -> Table:
         for point in study["saturation"]
         if point["state"] != "not checked"
     ]
-    heads = (
-        *columns("data set", "model", left=2),
-        Column(title="training images"),
-        Column(title="limited by", left=True),
-    )
+    heads = columns("data set", "model", "training images", left=2) + columns("limited by", left=1)
+    heads += columns(("fall of the log error [95% CI]", "ratio"))
     caption = "What the last doubling of the budget brought; the next one brings less"
-    gain = Column(title="fall of the log error [95% CI]", unit="ratio")
-    return Table(caption=caption, columns=(*heads, gain), rows=tuple(rows))
+    return Table(caption=caption, columns=heads, rows=tuple(rows))
 
 
 def influential_table(report: Report) -> Table:
@@ -112,16 +97,12 @@ def influential_table(report: Report) -> Table:
         for _, pair in report.pairs
         for found in pair["influential"]
     ]
-    errors = (Column(title="test error", unit="%"), Column(title="of its replicates", unit="%"))
-    heads = (Column(title="run", left=True), Column(title="training images"), *errors)
-    return Table(caption="", columns=(*heads, Column(title="verdict without it", left=True)), rows=tuple(rows))
+    heads = columns("run", "training images", ("test error", "%"), ("of its replicates", "%"), left=1)
+    return Table(caption="", columns=heads + columns("verdict without it", left=1), rows=tuple(rows))
 
 
 def size_tables(report: Report, study: Study) -> list[Table]:
-    """Return the tables of a data set by n_train: errors of the models and the gap of a pair.
-
-    Several pairs get a table each: one for all would be wider than a sheet of paper.
-    """
+    """Return the tables of a data set by n_train: errors of the models, and the gap; several pairs get a table each."""
     curves = report.curves[report.curves["dataset"] == study["dataset"]]
     models = list(dict.fromkeys(curves["model"]))
     errors: dict[tuple[str, int], Cell] = {
@@ -133,45 +114,41 @@ def size_tables(report: Report, study: Study) -> list[Table]:
     if len(sizes) > MOST_SIZES:
         sizes = sorted({row["n_train"] for pair in study["pairs"] for row in pair["gap"]})
         models, caption = [], SMOOTHED
-    heads = [Column(title=f"test error of {model}", unit="%") for model in models]
-    cells: list[list[Cell]] = [[errors.get((model, n)) for n in sizes] for model in models]
-    parts = [(caption, heads, cells)]
+    of_models = {(f"test error of {model}", "%"): {n: errors.get((model, n)) for n in sizes} for model in models}
+    parts = [(caption, of_models)]
     for pair in study["pairs"]:
         if len(study["pairs"]) == 1:
-            heads += _pair_heads(pair)
-            cells += _pair_cells(pair, sizes)
+            of_models |= _pair_columns(pair)
         else:
-            parts.append((f"{pair['b']} and {pair['a']}", _pair_heads(pair), _pair_cells(pair, sizes)))
-    first = Column(title=report.findings.sizes)
+            parts.append((f"{pair['b']} and {pair['a']}", _pair_columns(pair)))
     return [
         Table(
             caption=f"{study['dataset']}: {about}",
-            columns=(first, *shown),
+            columns=columns(report.findings.sizes, *cells),
             rows=tuple(
-                (size(int(n)), *row)
-                for n, row in zip(sizes, zip(*values, strict=True), strict=True)
-                if any(cell is not None for cell in row)  # models of published curves have sizes of their own
+                (size(int(n)), *(column.get(n) for column in cells.values()))
+                for n in sizes
+                if any(column.get(n) is not None for column in cells.values())  # curves may have sizes of their own
             ),
         )
-        for about, shown, values in parts
-        if shown
+        for about, cells in parts
+        if cells
     ]
 
 
-def _pair_heads(pair: Pair) -> list[Column]:
-    return [
-        Column(title=f"error {pair['b']} - {pair['a']} (points)", unit="points"),
-        Column(title=f"log error ratio {pair['b']} / {pair['a']} [95% band]", unit="ratio"),
-        Column(title=f"images {pair['b']} needs per image of {pair['a']} [95% CI]", unit="ratio"),
-    ]
-
-
-def _pair_cells(pair: Pair, sizes: Sequence[int]) -> list[list[Cell]]:
-    """Return accuracy gap, log error ratio and data-equivalence of a pair at the sizes."""
-    points = {row["n_train"]: row["accuracy_gap"] for row in pair["gap"]}
-    ratios = {row["n_train"]: (row["log_error_ratio"], row["ci_low"], row["ci_high"]) for row in pair["gap"]}
-    factors = {row["n_train"]: (row["factor"], row["ci_low"], row["ci_high"]) for row in pair["data_equivalence"]}
-    return [[points.get(n) for n in sizes], [ratios.get(n) for n in sizes], [factors.get(n) for n in sizes]]
+def _pair_columns(pair: Pair) -> dict[tuple[str, str], dict[int, Cell]]:
+    """Return accuracy gap, log error ratio and data-equivalence of a pair by size, under their titles and units."""
+    a, b, gap = pair["a"], pair["b"], pair["gap"]
+    points: dict[int, Cell] = {row["n_train"]: row["accuracy_gap"] for row in gap}
+    ratios: dict[int, Cell] = {row["n_train"]: (row["log_error_ratio"], row["ci_low"], row["ci_high"]) for row in gap}
+    factors: dict[int, Cell] = {
+        row["n_train"]: (row["factor"], row["ci_low"], row["ci_high"]) for row in pair["data_equivalence"]
+    }
+    return {
+        (f"error {b} - {a} (points)", "points"): points,
+        (f"log error ratio {b} / {a} [95% band]", "ratio"): ratios,
+        (f"images {b} needs per image of {a} [95% CI]", "ratio"): factors,
+    }
 
 
 def stability_rows(rows: pd.DataFrame) -> Table:
@@ -181,20 +158,15 @@ def stability_rows(rows: pd.DataFrame) -> Table:
         verdict = row["note"] if row["verdict"] is None else verdict_words(row["a"], row["b"], row["verdict"])
         said = verdict if row["change"] in (None, "same") else f"{verdict} ({row['change']})"
         made.append((title(row["choice"]), title(row["value"]), said, (row["n_star"], row["ci_low"], row["ci_high"])))
-    heads = (*columns("choice", "value", "verdict", left=3), Column(title="N* [95% CI]", unit="images"))
+    heads = columns("choice", "value", "verdict", ("N* [95% CI]", "images"), left=3)
     return Table(caption="", columns=heads, rows=tuple(made))
 
 
 def calibration_rows(rows: Sequence[Repetitions]) -> Table:
     """Return the results of simulated repetitions of the design, by number of chains."""
-    heads = (
-        Column(title="chains"),
-        Column(title="power", unit="ratio"),
-        Column(title="false crossovers", unit="%"),
-        Column(title="coverage of N*", unit="%"),
-        Column(title="width of its interval (ratio)", unit="ratio"),
-        Column(title="of a pointwise Fieller set", unit="ratio"),
-    )
+    rates = (("power", "ratio"), ("false crossovers", "%"), ("coverage of N*", "%"))
+    widths = (("width of its interval (ratio)", "ratio"), ("of a pointwise Fieller set", "ratio"))
+    heads = columns("chains", *rates, *widths)
     made = tuple(
         (r["chains"], r["power"], r["false_crossover"], r["coverage"], r["width"], r["fieller_width"]) for r in rows
     )
@@ -211,14 +183,14 @@ def law_table(report: Report) -> Table:
                 said = parameter_words(fit["params"], fit["standard_errors"])
                 tested = entry["held_out"] or None
                 rows.append((study["dataset"], entry["model"], fit["law"], said, tested, *rmse))
-    heads = columns("data set", "model", "law", "parameters ± standard error", left=4)
-    errors = columns("held-out sizes", "held-out RMSE of log error", "of the last value")
+    names = ("data set", "model", "law", "parameters ± standard error")
+    heads = columns(*names, "held-out sizes", "held-out RMSE of log error", "of the last value", left=4)
     caption = (
         "The error of each law on the largest sizes when fitted without them, beside that of repeating the last value."
         " Fewer than two of these held-out sizes choose no law."
         f" A law is a description within the measured sizes. {EQUATIONS}"
     )
-    return Table(caption=caption, columns=(*heads, *errors), rows=tuple(rows))
+    return Table(caption=caption, columns=heads, rows=tuple(rows))
 
 
 def class_table(report: Report, dataset: str, names: Sequence[str]) -> Table:
@@ -230,48 +202,43 @@ def class_table(report: Report, dataset: str, names: Sequence[str]) -> Table:
         (row["model"], row["class"]): (row["error_mean"], row["error_min"], row["error_max"])
         for row in at.to_dict("records")
     }
-    heads = [Column(title=f"{model} at {n:,} images", unit="%") for model, n in largest.items()]
+    heads = columns("class", *((f"{model} at {n:,} images", "%") for model, n in largest.items()), left=1)
     rows = tuple((name, *(cells.get((str(model), name)) for model in largest.index)) for name in names)
     caption = f"{dataset}: mean error [least, greatest of the chains]"
-    return Table(caption=caption, columns=(Column(title="class", left=True), *heads), rows=rows)
+    return Table(caption=caption, columns=heads, rows=rows)
 
 
 def cost_table(report: Report) -> Table:
     """Return the mean cost of a run by data set and model (peaks: the largest)."""
     known = [column for column in COLUMNS if column.cost and _is_known(report.runs, column.name)]
-    rows: list[tuple[Cell, ...]] = []
-    for (dataset, model), part in report.runs.groupby(["dataset", "model"], sort=False):
-        costs = (float(part[column.name].agg(str(column.cost))) for column in known)
-        rows.append((str(dataset), str(model), len(part), *costs))
-    heads = (Column(title=column.title, unit=column.unit or "SI") for column in known)
+    groups = report.runs.groupby(["dataset", "model"], sort=False)
+    costs = [groups[column.name].agg(str(column.cost)).astype(float) for column in known]
+    rows = [(*names, count, *values) for (names, count), *values in zip(groups.size().items(), *costs, strict=True)]
+    heads = columns("data set", "model", "runs", *((c.title, c.unit or "SI") for c in known), left=2)
     caption = (
         "Mean of the runs of a model; memory is the largest. FLOPs are counted from the architecture: three forward"
         " passes for each image seen."
     )
-    return Table(caption=caption, columns=(*columns("data set", "model", "runs", left=2), *heads), rows=tuple(rows))
+    return Table(caption=caption, columns=heads, rows=tuple(rows))
 
 
 def totals(report: Report) -> Table:
     """Return the total cost of all runs; quantities that some did not record are unknown."""
     runs = report.runs
-    names = ("images_seen", "flops", "total_seconds")
-    sums = [float(runs[name].sum()) if name in runs and runs[name].notna().all() else None for name in names]
-    hours = None if sums[2] is None else sums[2] / 3600
-    heads = (Column(title="images seen", unit="SI"), Column(title="training FLOPs", unit="SI"))
-    caption = "All runs together"
-    return Table(caption=caption, columns=(*heads, Column(title="hours", unit="h")), rows=((*sums[:2], hours),))
+    units = {"images_seen": 1, "flops": 1, "total_seconds": 3600}
+    row = [float(runs[k].sum()) / by if k in runs and runs[k].notna().all() else None for k, by in units.items()]
+    heads = columns(("images seen", "SI"), ("training FLOPs", "SI"), ("hours", "h"))
+    return Table(caption="All runs together", columns=heads, rows=(tuple(row),))
 
 
 def run_table(report: Report) -> Table:
     """Return all planned runs with their known values, state and id."""
     runs = report.runs
-    shown = [
-        column
-        for column in COLUMNS
-        if column.listed and _is_known(runs, column.name) and (column.name not in VARYING or _varies(runs, column.name))
-    ]
+    shown = [column for column in COLUMNS if column.listed and _is_known(runs, column.name)]
+    varies = {name: (runs.groupby("model")[name].nunique() > 1).any() for name in VARYING if name in runs}
+    shown = [column for column in shown if varies.get(column.name, True)]
     heads = [
-        Column(title=title(c.name), unit="%" if c.name in SCORES else c.unit, left=not _is_number(runs, c.name))
+        Column(title=title(c.name), unit="%" if c.name in SCORES else c.unit, left=runs[c.name].dtype.kind not in "if")
         for c in shown
     ]
     values = [_cells(runs[column.name]) for column in shown]
@@ -283,14 +250,6 @@ def run_table(report: Report) -> Table:
 
 def _is_known(runs: pd.DataFrame, name: str) -> bool:
     return name in runs and bool(runs[name].notna().any())
-
-
-def _is_number(runs: pd.DataFrame, name: str) -> bool:
-    return runs[name].dtype.kind in "if"
-
-
-def _varies(runs: pd.DataFrame, name: str) -> bool:
-    return bool((runs.groupby("model")[name].nunique() > 1).any())
 
 
 def _cells(values: pd.Series) -> list[Cell]:

@@ -4,10 +4,9 @@ import hashlib
 import json
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
@@ -18,13 +17,8 @@ from crossover.report.findings import Report
 from crossover.report.section import report_files
 from crossover.store import SweepRecords, write_json
 
-if TYPE_CHECKING:
-    import wandb
-
 CURVE = {"error_mean": "curve/error", "error_low": "curve/low", "error_high": "curve/high"}
 """Column of curves.csv: metric of the aggregate run of a model, one row per n_train."""
-SATURATION = {"gain": "saturation/gain", "ci_low": "saturation/low", "ci_high": "saturation/high"}
-"""Field of a point of `saturation`: metric of the aggregate run of its model."""
 GAP = {name: f"gap/{name.removeprefix('ci_')}" for name in ("log_error_ratio", "ci_low", "ci_high")}
 GAP |= {"accuracy_gap": "gap/accuracy"}
 """Field of a pair's `gap`: metric of the aggregate run of the pair, one row per n_train."""
@@ -52,11 +46,8 @@ def aggregates(report: Report) -> Iterator[Aggregate]:
     sweep = report.findings.title
     for (dataset, model), rows in report.curves.groupby(["dataset", "model"], sort=False):
         points = _rows(rows.sort_values(N_TRAIN).to_dict("records"), CURVE)
-        checked = [point for point in report.saturation(str(dataset)) if point["model"] == model]
         config = {"dataset": dataset, "model": model, "sweep": sweep}
-        states = {str(point["n_train"]): point["state"] for point in checked}
-        gains = [row for row in _rows(checked, SATURATION) if len(row) > 1]
-        yield Aggregate(CURVE_JOB, f"{model} on {dataset}", config, points + gains, {"saturation": states})
+        yield Aggregate(CURVE_JOB, f"{model} on {dataset}", config, points)
     for dataset, pair in report.pairs:
         label = f"{pair['b']} and {pair['a']}"
         points = _rows(pair["gap"], GAP) + _rows(pair["data_equivalence"], EQUIVALENCE)
@@ -70,10 +61,8 @@ def aggregates(report: Report) -> Iterator[Aggregate]:
 
 def _rows(points: Sequence[Any], metrics: Mapping[str, str]) -> list[dict[str, float]]:
     """Return each point with n_train and its known values, under the names of W&B."""
-    return [
-        {N_TRAIN: int(point[N_TRAIN])} | {m: float(point[f]) for f, m in metrics.items() if pd.notna(point[f])}
-        for point in points
-    ]
+    names = {N_TRAIN: N_TRAIN, **metrics}
+    return [{metric: point[name] for name, metric in names.items() if pd.notna(point[name])} for point in points]
 
 
 def run_id(job: str, sweep: str, label: str) -> str:
@@ -84,15 +73,12 @@ def run_id(job: str, sweep: str, label: str) -> str:
 
 def logger_of(sweep: SweepRecords) -> LoggerConfig:
     """Return the logger of the runs of a sweep."""
-    known = (record["config"]["logger"] for record in sweep.records if "config" in record)
+    known = (record["config"]["logger"] for record in sweep.records)
     return LoggerConfig.model_validate(next(known, {"kind": "none"}))
 
 
-def mirror_report(report: Report, sweep: SweepRecords, say: Callable[[str], object] = print) -> None:
-    """Log a report to W&B when its runs are logged there; the same result is logged once, under the same ids.
-
-    A failure of W&B is printed and loses no file of the report; an outage costs UPLOAD_SECONDS.
-    """
+def mirror_report(report: Report, sweep: SweepRecords) -> None:
+    """Log a report to W&B when its runs are logged there, the same result once; a failure of W&B is printed."""
     logger = logger_of(sweep)
     if logger.kind not in ("wandb", "wandb_offline"):
         return
@@ -107,18 +93,25 @@ def mirror_report(report: Report, sweep: SweepRecords, say: Callable[[str], obje
             for aggregate in aggregates(report):
                 _log(report, logger, aggregate)
         except Exception as error:  # noqa: BLE001 # a mirror must not end a sweep
-            say(f"the report is not logged to W&B ({type(error).__name__}: {error}); `make report` tries again")
+            print(f"the report is not logged to W&B ({type(error).__name__}: {error}); `make report` tries again")
             return
         write_json(state, {"digest": digest})
     if logger.kind == "wandb":
-        _upload(folder, sweep, say)
+        new = wandb_runs.to_upload(folder)
+        wandb_runs.upload(new, folder / "upload.log", patience=UPLOAD_SECONDS, report=lambda _: None)
+        places = [folder, *(folder.parents[3] / "runs" / name / "wandb" for name in sweep.states)]
+        left = sum(map(wandb_runs.is_left, places))
+        if left:
+            print(f"W&B has not got {left} of {len(places)} runs of the sweep yet; `make sync` uploads them")
 
 
 def _log(report: Report, logger: LoggerConfig, aggregate: Aggregate) -> None:
     """Log one aggregate; on the server it replaces the run of the same id."""
-    sweep = report.findings.title
+    import wandb
+
+    sweep, folder = report.findings.title, report.directory
     run = wandb_runs.start_run(
-        report.directory,
+        folder,
         logger.model_dump() | {"group": sweep[:128]},
         id=run_id(aggregate.job, sweep, aggregate.label),
         name=aggregate.label[:128],
@@ -132,28 +125,11 @@ def _log(report: Report, logger: LoggerConfig, aggregate: Aggregate) -> None:
         run.log(dict(row))
     run.summary.update(dict(aggregate.summary))
     if aggregate.job == REPORT_JOB:
-        _log_files(report, run)
+        table = report.curves.astype(object).where(report.curves.notna(), None)
+        images = {f"figures/{path.stem}": wandb.Image(str(path)) for path in sorted(folder.glob("figures/*.png"))}
+        run.log({"learning_curves": wandb.Table(dataframe=table), **images})
+        artifact = wandb.Artifact(f"report-{run.id}", type="report")
+        for name in report_files(folder):
+            artifact.add_file(str(folder / name), policy="immutable")
+        run.log_artifact(artifact)
     run.finish()
-
-
-def _log_files(report: Report, run: "wandb.Run") -> None:
-    """Log the table of curves, the figures, and as an artifact the files of the report."""
-    import wandb
-
-    cells: Any = report.curves.astype(object).where(report.curves.notna(), None).to_numpy().tolist()
-    images = {f"figures/{p.stem}": wandb.Image(str(p)) for p in sorted(report.directory.glob("figures/*.png"))}
-    run.log({"learning_curves": wandb.Table(columns=list(report.curves.columns), data=cells), **images})
-    artifact = wandb.Artifact(f"report-{run.id}", type="report")
-    for name in report_files(report.directory):
-        artifact.add_file(str(report.directory / name), policy="immutable")
-    run.log_artifact(artifact)
-
-
-def _upload(folder: Path, sweep: SweepRecords, say: Callable[[str], object]) -> None:
-    """Upload the aggregates; print how many runs of the sweep are not uploaded."""
-    new = wandb_runs.to_upload(folder)
-    wandb_runs.upload(new, folder / "upload.log", patience=UPLOAD_SECONDS, report=lambda _: None)
-    places = [folder, *(folder.parents[3] / "runs" / name / "wandb" for name in sweep.states)]
-    left = [place for place in places if wandb_runs.is_left(place)]
-    if left:
-        say(f"W&B has not got {len(left)} of {len(places)} runs of the sweep yet; `make sync` uploads them")

@@ -1,7 +1,6 @@
 """Plain English for identifiers of the code: verdicts, metrics, choices, laws, models, recipes and methods."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 from crossover.config import RunConfig
 from crossover.fields import ModelConfig
@@ -61,14 +60,9 @@ def title(name: str) -> str:
 
 def verdict_words(a: str, b: str, verdict: str, direction: str | None = None) -> str:
     """Return the verdict of a pair in a few words."""
-    match verdict:
-        case "crossover":
-            return "crossover" if direction is None else f"{b if direction == 'b_overtakes_a' else a} overtakes"
-        case "a_better":
-            return f"{a} leads"
-        case "b_better":
-            return f"{b} leads"
-    return verdict.replace("_", " ")
+    if verdict == "crossover" and direction is not None:
+        return f"{b if direction == 'b_overtakes_a' else a} overtakes"
+    return {"a_better": f"{a} leads", "b_better": f"{b} leads"}.get(verdict) or verdict.replace("_", " ")
 
 
 def parameter_words(params: Mapping[str, float], errors: Mapping[str, float | None]) -> str:
@@ -86,17 +80,14 @@ def parameter_words(params: Mapping[str, float], errors: Mapping[str, float | No
 def model_words(model: ModelConfig) -> str:
     """Describe a model, such as `Vision Transformer: width 64, layers 4, heads 4; mean of the tokens`."""
     kinds = {"basic_resnet": "ResNet of basic blocks", "vit": "Vision Transformer"}
-    said = [f"{ARGUMENTS.get(name, title(name))} {_value(value)}" for name, value in model.args.items()]
+    values = {k: "-".join(map(str, v)) if isinstance(v, (list, tuple)) else v for k, v in model.args.items()}
+    said = [f"{ARGUMENTS.get(name, title(name))} {value}" for name, value in values.items()]
     words = kinds.get(model.arch, f"{model.arch} of timm") + (f": {', '.join(said)}" if said else "")
     if model.family == "resnet":
         return words
     patch = "patches by image size" if model.patch_size is None else f"patches of {model.patch_size} px"
     pool = "mean of the tokens" if model.pool == "avg" else "class token"
     return f"{words}; {patch}, position embedding {model.position}, {pool}"
-
-
-def _value(value: Any) -> str:
-    return "-".join(map(str, value)) if isinstance(value, Sequence) and not isinstance(value, str) else f"{value}"
 
 
 def recipe_table(runs: Sequence[RunConfig]) -> Table | None:
@@ -118,9 +109,5 @@ def recipe_table(runs: Sequence[RunConfig]) -> Table | None:
     by_model: dict[str, list[RunConfig]] = {}
     for run in runs:
         by_model.setdefault(run.model.name, []).append(run)
-    rows = tuple(tuple(_distinct(map(fact, part)) for fact in facts.values()) for part in by_model.values())
-    return Table(caption="Models and recipes", columns=columns(*facts, left=len(facts)), rows=rows)
-
-
-def _distinct(values: Iterable[str]) -> str:
-    return " or ".join(dict.fromkeys(values))
+    rows = [[" or ".join(dict.fromkeys(map(fact, part))) for fact in facts.values()] for part in by_model.values()]
+    return Table(caption="Models and recipes", columns=columns(*facts, left=len(facts)), rows=tuple(map(tuple, rows)))

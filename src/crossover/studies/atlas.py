@@ -20,7 +20,7 @@ from crossover.analysis.compare import compare
 from crossover.analysis.runs import AnalysisError, Method, bias_rank, read_curves, validate_runs
 from crossover.analysis.sentences import images
 from crossover.config import describe
-from crossover.report.build import TOLD_EVERY, told_every
+from crossover.progress import tracked
 from crossover.report.section import Drawing, Part, markdown_part
 from crossover.report.style import save
 from crossover.report.table import Table, columns, plain
@@ -173,7 +173,7 @@ def compare_pair(pair: Pair) -> dict[str, Any]:
 def atlas_table(folder: Path, workers: int) -> pd.DataFrame:
     """Return the atlas of the sets in a folder, in the order of sets.yaml: one row per pair, with COLUMNS."""
     pairs = [pair for name, entry in read_sets(folder).items() for pair in set_pairs(folder, name, entry)]
-    left = told_every(TOLD_EVERY)(pairs, "pairs of published models compared")
+    left = tracked(pairs, "pairs of published models compared", len(pairs))
     if workers > 1:
         with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
             done = pool.map(compare_pair, pairs, chunksize=4)

@@ -104,10 +104,9 @@ def compare_runs(published: pd.DataFrame, repeated: pd.DataFrame, metric: str = 
     for (dataset, model), part in published.groupby(["dataset", "model"]):
         table = unit_table(part, str(model), metric)
         values = estimate(table.columns.to_numpy(float), np.log(table.to_numpy(float)))
-        noise = None if values is None else values.noise
-        if noise is not None:
+        if values.noise is not None:
             sizes = (round(float(n)) for n in table.columns)
-            spread = zip(sizes, np.sqrt(np.diag(noise)), strict=True)
+            spread = zip(sizes, np.sqrt(np.diag(values.noise)), strict=True)
             width |= {(str(dataset), str(model), n): float(sd) for n, sd in spread}
     known = dict(zip(published["run_id"], published[metric], strict=True))
     rows = []
