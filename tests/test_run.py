@@ -184,27 +184,12 @@ def test_a_run_goes_on_with_another_engine_than_it_began_with(tmp_path: Path, mo
     assert results(execute(run)) == results(whole)
 
 
-def test_a_moving_average_of_version_01_is_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = execute(small_run(tmp_path / "whole", recipe__ema_decay=0.9))
-    run = small_run(tmp_path / "parts", recipe__ema_decay=0.9)
-    checkpoint = stopped(run, monkeypatch)
-    weights = checkpoint["state_dict"]
-    for name in [name for name in weights if name.startswith("average.")]:
-        weights[name.replace("average.", "average.module.")] = weights.pop(name)
-    weights["average.n_averaged"] = torch.tensor(12)
-    torch.save(checkpoint, run.run_dir / "last.ckpt")
-    assert results(execute(run)) == results(whole)
-
-
 def test_a_run_does_not_go_on_with_other_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = small_run(tmp_path)
     checkpoint = stopped(run, monkeypatch)
     torch.save(checkpoint | {"dataset_hash": "of others"}, run.run_dir / "last.ckpt")
     with pytest.raises(CrossoverError, match="was begun with other images"):
         execute(run)
-    del checkpoint["dataset_hash"]  # as version 0.1 wrote it
-    torch.save(checkpoint, run.run_dir / "last.ckpt")
-    assert execute(run)["best_step"] > 0
 
 
 def test_the_moving_average_is_that_of_torch() -> None:

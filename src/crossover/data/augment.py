@@ -36,10 +36,9 @@ class Normaliser:
 def augment(
     images: Tensor, labels: Tensor, config: AugmentConfig, *, classes: int, normalise: Normaliser, draws: Draws
 ) -> tuple[Tensor, Tensor]:
-    """Return float32 (B, 3, H, W), channels last, and targets.
+    """Return float32 (B, 3, H, W), channels last, and targets, of uint8 (B, H, W, 3) and int64 (B,).
 
-    `images` are uint8 (B, H, W, 3), `labels` int64 (B,). Targets are the labels, or probabilities float32 (B, classes)
-    when mixup or CutMix is on.
+    Targets are the labels, or probabilities float32 (B, classes) when mixup or CutMix is on.
     """
     if config.min_area:
         images = resized_crop(images, config.min_area, draws)
@@ -111,8 +110,7 @@ def rectangles(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Return top, left, height and width of a random rectangle for each image, and whether any of the tries fits.
 
-    `areas` are shares of the image, `ratios` of height to width (log-uniform); `largest` is the largest height and
-    width that fit.
+    `areas` are shares of the image, `ratios` of height to width (log-uniform); none is larger than `largest`.
     """
     height, width = shape
     draw = draws.uniform(4, EACH, TRIES)
@@ -127,10 +125,7 @@ def rectangles(
 
 
 def erase(x: Tensor, probability: float, draws: Draws) -> Tensor:
-    """Return images with a random rectangle set to zero: area 2-33 %, aspect ratio 0.3-3.3 (Zhong et al. 2020).
-
-    Nothing is erased when no try fits.
-    """
+    """Return images with a random rectangle set to zero: area 2-33 %, aspect ratio 0.3-3.3 (Zhong et al. 2020)."""
     height, width = x.shape[2:]
     top, left, tall, wide, fits = rectangles(draws, (height, width), (0.02, 0.33), (0.3, 3.3), (height - 1, width - 1))
     chosen = draws.uniform(EACH) < probability
@@ -150,8 +145,7 @@ def rectangle(top: Tensor, left: Tensor, tall: Tensor, wide: Tensor, height: int
 def mix(x: Tensor, labels: Tensor, config: AugmentConfig, classes: int, draws: Draws) -> tuple[Tensor, Tensor]:
     """Return mixed images and targets: mixup (Zhang et al. 2018) or CutMix (Yun et al. 2019), drawn for each image.
 
-    The partner of an image is its neighbour in the batch, whose order is random already. With both on, each image gets
-    one of the two with probability one half.
+    The partner of an image is its neighbour in the batch. With both on, each image gets one with probability one half.
     """
     count, _, height, width = x.shape
     partner = x.roll(1, 0)

@@ -17,7 +17,6 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -75,9 +74,8 @@ def open_dataset(
 ) -> Dataset:
     """Return a dataset from its cache; a missing cache is built, which for image files takes about 0.2 ms per image.
 
-    With `verify` the raw files are compared with those it was built from; with `rebuild` it is rebuilt. If several
-    processes ask for the same cache, one builds it and the others wait; if that one dies, the next starts over. Raise
-    CrossoverError when raw data is missing, damaged or changed, or when the cache cannot be written.
+    `verify` compares the raw files with those it was built from; `rebuild` builds it anew. If several processes ask for
+    the same cache, one builds it and the others wait; if that one dies, the next starts over.
     """
     folder = cache_folder(config, data_dir)
     while not folder.is_dir() or rebuild:
@@ -92,7 +90,6 @@ def open_dataset(
 
 
 def _overrides(config: CuesData | ImageData) -> str:
-    """Return the command-line overrides that name a dataset of image files."""
     values = {"data": config.kind, "data.name": config.name, "data.image_size": config.image_size}
     if isinstance(config, ImageData):
         values |= {"data.root": f"'{config.root}'", "data.val_fraction": config.val_fraction}
@@ -111,7 +108,6 @@ def cache_folder(config: CuesData | ImageData, data_dir: Path) -> Path:
 
 
 def _load(folder: Path) -> tuple[Dataset, str | None]:
-    """Return a dataset and the fingerprint of its source files; caches of version 0.1 have none."""
     try:
         meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
         arrays = {
@@ -148,7 +144,6 @@ def _build_or_wait(config: CuesData | ImageData, data_dir: Path, folder: Path, r
 
 
 def _build(config: CuesData | ImageData, data_dir: Path, folder: Path) -> None:
-    """Write the cache to a temporary folder and rename it; the caller holds the lock."""
     temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.tmp")
     scratch = temporary.with_name(f"{temporary.name[:-4]}.raw.tmp")
     size = 0
@@ -160,7 +155,8 @@ def _build(config: CuesData | ImageData, data_dir: Path, folder: Path) -> None:
         for note in raw.notes:
             print(f"note: {note}", file=sys.stderr, flush=True)
         size = (len(raw.labels) + len(raw.test_labels)) * config.image_size**2 * 3
-        _check_space(folder.parent, size)
+        if (free := shutil.disk_usage(folder.parent).free) < size:  # before hours of decoding
+            raise OSError(f"{free / 1e9:.1f} GB are free")
         temporary.mkdir()
         _write(raw, config, temporary, source)
         if folder.is_dir():  # to be rebuilt; processes that have it open keep the old files
@@ -189,18 +185,10 @@ def _remove_leftovers(folder: Path) -> None:
 
 
 def _last_write(path: Path) -> float:
-    """Return when a file, or the newest in a folder, was last written; the present time if it is gone."""
     try:
         return max(each.stat().st_mtime for each in (path, *(path.iterdir() if path.is_dir() else ())))
     except FileNotFoundError:
         return time.time()
-
-
-def _check_space(parent: Path, size: int) -> None:
-    """Fail before hours of decoding rather than after them."""
-    free = shutil.disk_usage(parent).free
-    if size > free:
-        raise OSError(f"{free / 1e9:.1f} GB are free")
 
 
 def _write(raw: Raw, config: CuesData | ImageData, folder: Path, source: str | None) -> None:
@@ -213,10 +201,10 @@ def _write(raw: Raw, config: CuesData | ImageData, folder: Path, source: str | N
     digest, counts = hashlib.sha256(), np.zeros((3, 256), np.int64)
     for key, images in (("images", raw.images), ("test_images", raw.test_images)):
         count = len(raw.labels if key == "images" else raw.test_labels)
-        shape = (count, config.image_size, config.image_size, 3)
+        header = {"descr": "|u1", "fortran_order": False, "shape": (count, config.image_size, config.image_size, 3)}
         clock = Clock(f"{config.name}, {key.replace('_', ' ')}:", count)
         with (folder / f"{key}.npy").open("wb") as file:
-            _write_header(file, shape)
+            np.lib.format.write_array_header_1_0(file, header)
             for start, chunk in _decoded(images, config.image_size):
                 file.write(chunk.data)  # not through a memory map: on a full disk that ends in SIGBUS, not in an error
                 digest.update(chunk.data)
@@ -233,12 +221,8 @@ def _write(raw: Raw, config: CuesData | ImageData, folder: Path, source: str | N
     (folder / "meta.json").write_text(json.dumps(meta, indent=1) + "\n", encoding="utf-8")
 
 
-def _write_header(file: BinaryIO, shape: tuple[int, ...]) -> None:
-    np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
-
-
 def _decoded(images: Images, size: int) -> Iterator[tuple[int, np.ndarray]]:
-    """Yield the position of the first image and the images, C-contiguous uint8 (n, size, size, 3), n <= CHUNK."""
+    """Yield the position of the first image and the images, C-contiguous uint8 (n, size, size, 3)."""
     first = 0
     with ThreadPoolExecutor() as threads:  # Pillow decodes outside the interpreter's lock
         for array in images if isinstance(images, tuple) else (images,):
@@ -251,10 +235,9 @@ def _decoded(images: Images, size: int) -> Iterator[tuple[int, np.ndarray]]:
 
 
 def decode(image: Path | np.ndarray, size: int) -> np.ndarray:
-    """Return the central square of an image, resized to uint8 (size, size, 3); images of that size stay untouched.
+    """Return the central square of an image, resized (bicubic, antialiased) to uint8 (size, size, 3).
 
-    Resizing is bicubic with antialiasing. Grey, palette and CMYK become RGB, alpha is dropped; the pixels are taken as
-    stored, without EXIF rotation, as torchvision does. Raise CrossoverError for a file that is not a complete image.
+    Grey, palette and CMYK become RGB, alpha is dropped; without EXIF rotation, as torchvision does.
     """
     if isinstance(image, np.ndarray):
         return _fit(Image.fromarray(image), size)
@@ -280,7 +263,6 @@ def _fit(image: Image.Image, size: int) -> np.ndarray:
 
 
 def _histogram(images: np.ndarray) -> np.ndarray:
-    """Return how often each value occurs per channel, int64 (3, 256)."""
     if len(images) == 0:
         return np.zeros((3, 256), np.int64)
     return np.array(Image.fromarray(images.reshape(-1, images.shape[2], 3)).histogram()).reshape(3, 256)

@@ -76,7 +76,6 @@ def generate(config: CuesData) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.n
 
 
 def _drawn(config: CuesData, stream: int, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the first `count` images and labels of a stream, printing progress."""
     clock, parts = Clock(f"{config.name}, drawing images:", count), []
     for number, part in enumerate(blocks(config, stream, count), 1):
         parts.append(part)

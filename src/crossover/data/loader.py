@@ -101,8 +101,8 @@ def free_bytes(device: torch.device) -> int:
 class TrainBatches:
     """The augmented training batches of a run, by step.
 
-    `rows` are the rows of each batch that this process trains on, when several share a run. Only these are read and
-    augmented, with their draws taken from those of the full batch, so that results do not depend on the sharing.
+    `rows` are those of each batch that this process trains on. Its draws are taken from those of the full batch, so
+    that results do not depend on the sharing.
     """
 
     def __init__(

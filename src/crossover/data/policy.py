@@ -55,9 +55,8 @@ def strengths(policy: str, height: int, width: int, device: torch.device) -> Ten
 def apply_operations(x: Tensor, which: Tensor, strength: Tensor) -> Tensor:
     """Return uint8 (B, 3, H, W): image i changed by OPERATIONS[which[i]] at strength[i].
 
-    Strengths are shears (as tangents), pixels, degrees, blending factors minus one, bits kept, or a threshold. On a CPU
-    each operation is computed for the images that drew it. On a GPU it is computed for all images and used where it
-    was drawn, since counting the draws would stall the device.
+    On a CPU each operation is computed for the images that drew it. On a GPU it is computed for all images and used
+    where it was drawn, since counting the draws would stall the device.
     """
     out, pick = x.clone(), picks(x)
     drawn: dict[Change, Tensor] = {transform: which < len(GEOMETRIC)}

@@ -17,8 +17,7 @@ MOST_PIXELS = 96
 def sample_picture(run: RunConfig, dataset: Dataset) -> tuple[np.ndarray, tuple[str, ...]]:
     """Return a picture uint8 (H, W, 3) and the classes of its columns.
 
-    Above, the first training image of each class, at most MOST_CLASSES; below, if anything changes them,
-    the same images as a network sees them in STEPS steps: augmented, or with permuted pixels.
+    Above, the first training image of each class; below, if anything changes them, the same images in STEPS steps.
     """
     labels = dataset.labels[dataset.pool]
     shown = [label for label in range(len(dataset.classes)) if (labels == label).any()][:MOST_CLASSES]
@@ -31,7 +30,6 @@ def sample_picture(run: RunConfig, dataset: Dataset) -> tuple[np.ndarray, tuple[
 
 
 def _changed(run: RunConfig, dataset: Dataset, indices: np.ndarray) -> list[np.ndarray]:
-    """Return the images uint8 (n, S, S, 3) as they are in each of STEPS steps; needs torch."""
     import torch  # a report needs it only if something changes the images: that saves seconds
 
     from crossover.data.loader import Images, TrainBatches

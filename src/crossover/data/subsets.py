@@ -64,10 +64,7 @@ def check_size(n_train: int, classes: int, pool: int) -> None:
 
 
 def subset(pool: np.ndarray, labels: np.ndarray, *, n_train: int, chain: int) -> np.ndarray:
-    """Return int64 indices (n_train,) into the images: the first n_train of the chain.
-
-    `pool` holds the indices chains are drawn from, `labels` the labels of all images.
-    """
+    """Return int64 indices (n_train,) into the images: the first n_train of the chain, which is drawn from `pool`."""
     check_size(n_train, len(np.unique(labels[pool])), len(pool))
     return pool[chain_order(labels[pool], chain)[:n_train]]
 
@@ -80,8 +77,7 @@ def index_hash(indices: np.ndarray) -> str:
 def pixel_order(config: PermuteConfig, image_size: int) -> np.ndarray | None:
     """Return int64 (image_size ** 2,), the pixel that each place is filled from, or None without a permutation.
 
-    A share of the patches (or pixels), rounded, is drawn at random and permuted in one random cycle, so that each of
-    them moves and the others stay. A pure function of the config; a larger share moves those of a smaller one too.
+    A share of the patches (or pixels) is permuted in one random cycle; a larger share moves those of a smaller one too.
     """
     side = 1 if config.kind == "pixels" else config.patch
     cells = image_size // side

@@ -74,11 +74,7 @@ def named(sweep: SweepConfig, extra: Sequence[str]) -> SweepConfig:
 
 
 def make_command(preset: str, changes: Sequence[str], overrides: Sequence[str]) -> str:
-    """Return the make command that plans the same runs again.
-
-    `changes` are the overrides of each run (SET); of the command's own `overrides` (ARGS) only those of the sweep and
-    its folder matter.
-    """
+    """Return the make command that plans the same runs again, from SET (`changes`) and ARGS (`overrides`)."""
     own = [item for item in overrides if item.lstrip("+~").startswith(("sweep.", "outputs="))]
     own = [re.sub(r"^outputs='([^\\\\]*)'$", r"outputs=\1", item) for item in own]  # as it was typed
     words = ["make sweep", f"SWEEP={preset}"]
@@ -87,15 +83,14 @@ def make_command(preset: str, changes: Sequence[str], overrides: Sequence[str]) 
 
 
 def _shell(text: str) -> str:
-    """Return a word for the shell and for make, in double quotes where they do."""
     return shlex.quote(text.replace("$", "$$")) if set(text) & set('"$`\\!') else f'"{text}"'
 
 
 def plan_runs(sweep: SweepConfig, *, extra: Sequence[str] = (), outputs: str) -> list[RunConfig]:
     """Return the runs of a sweep, without repetition, chain by chain; `extra` are overrides on top of all others.
 
-    All sizes and models of chain 0 come before chain 1, so that a sweep stopped early has complete curves. Hydra is
-    initialised, and composes once per combination of axes other than numbers of the run, as that takes 50 ms.
+    Chain 0 is complete before chain 1, for a sweep that is stopped early. Hydra is initialised, and composes once per
+    combination of axes other than numbers of the run, as that takes 50 ms.
     """
     replaced = {item.lstrip("+").split("=", 1)[0] for item in extra}
     taken = sorted(replaced & set(sweep.axes))

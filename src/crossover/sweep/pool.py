@@ -51,7 +51,7 @@ class Progress:
 @dataclass(frozen=True)
 class _Active:
     process: BaseProcess
-    slot: Slot
+    device: str
     density: int
     """Runs allowed on its device when it started."""
 
@@ -59,8 +59,8 @@ class _Active:
 class Pool:
     """Trains the `runs` that are left, one per slot at a time.
 
-    It waits for runs that another live process holds, for `patience` seconds after all others are done. `report` is
-    called about once a second. `context` starts the processes; None: a fork server of its own.
+    It waits for runs that another live process holds, for `patience` seconds after all others are done. `context`
+    starts the processes; None: a fork server of its own.
     """
 
     def __init__(
@@ -74,8 +74,8 @@ class Pool:
     ) -> None:
         self._folders = {run.run_id: run.run_dir for run in runs}
         self._report, self._patience, self._context = report, patience, context
-        self._allowed = Counter(_device(slot) for slot in slots)
-        self._slots = {_device(slot): slot for slot in slots}
+        self._allowed = Counter(slot.get("CUDA_VISIBLE_DEVICES", "") for slot in slots)
+        self._slots = {slot.get("CUDA_VISIBLE_DEVICES", ""): slot for slot in slots}
         self._active: dict[str, _Active] = {}
         self.progress = Progress({r: run_state(folder) for r, folder in self._folders.items()}, slots=len(slots))
         self._todo = [run_id for run_id, state in self.progress.states.items() if state != "done"]
@@ -118,15 +118,14 @@ class Pool:
             self._todo.remove(run_id)
             if state == "done":
                 continue
-            slot = self._slots[device]
-            process = context.Process(target=run_process, args=(self._folders[run_id], slot), name=run_id)  # type: ignore[attr-defined]
+            given = (self._folders[run_id], self._slots[device])
+            process = context.Process(target=run_process, args=given, name=run_id)  # type: ignore[attr-defined]
             process.start()
-            self._active[run_id] = _Active(process, slot, self._allowed[device])
+            self._active[run_id] = _Active(process, device, self._allowed[device])
             self.progress.states[run_id] = "running"
 
     def _free_device(self) -> str | None:
-        """Return the device with the fewest runs that has room for another."""
-        used = Counter(_device(active.slot) for active in self._active.values())
+        used = Counter(active.device for active in self._active.values())
         device = min(self._allowed, key=lambda name: used[name] / self._allowed[name])
         return device if used[device] < self._allowed[device] else None
 
@@ -148,16 +147,14 @@ class Pool:
 
     def _halve(self, ended: _Active) -> None:
         """Allow half as many runs on a device, once for all the runs that were started at the same density."""
-        device = _device(ended.slot)
         fewer = ended.density // 2
-        if fewer < self._allowed[device]:
-            self._allowed[device] = fewer
+        if fewer < self._allowed[ended.device]:
+            self._allowed[ended.device] = fewer
             self.progress.slots = sum(self._allowed.values())
-            name = f"GPU {device}" if device else "this machine"
+            name = f"GPU {ended.device}" if ended.device else "this machine"
             self.progress.notes.append(f"out of memory with {ended.density} runs on {name}: going on with {fewer}")
 
     def _write_error(self, folder: Path, code: int) -> None:
-        """Write the error of a run that could not write it itself, such as one that was killed."""
         if (folder / "error.txt").exists():
             return
         how = f"signal {-code}" if code < 0 else f"exit status {code}"
@@ -183,10 +180,6 @@ def end_processes(processes: Sequence[BaseProcess]) -> None:
             process.join()
 
 
-def _device(slot: Slot) -> str:
-    return slot.get("CUDA_VISIBLE_DEVICES", "")
-
-
 def fork_server() -> multiprocessing.context.ForkServerContext:
     """Return a context whose server survives the signals that Slurm sends to every process of a job.
 
@@ -197,9 +190,9 @@ def fork_server() -> multiprocessing.context.ForkServerContext:
     context = multiprocessing.get_context("forkserver")
     # multiprocessing imports the command again in each child: what it has imported so far is imported once
     context.set_forkserver_preload([*PRELOAD, *(name for name in list(sys.modules) if name.startswith("crossover."))])
+    usual = tempfile.gettempdir()
     # a process that is started while signals are ignored ignores them
     handlers = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGTERM, signal.SIGUSR2)}
-    usual = tempfile.gettempdir()
     try:
         tempfile.tempdir = _short_folder(usual)
         get_temp_dir()  # where multiprocessing puts its sockets, from now on

@@ -97,7 +97,6 @@ class Display:
 
 
 def _lines(elapsed: Mapping[str, float]) -> list[Text]:
-    """Return a line for each running run, with its time so far."""
     lines = [f"  {run_id}  {duration(seconds)}" for run_id, seconds in elapsed.items()]
     if len(lines) > MOST_RUNNING:
         lines[MOST_RUNNING:] = [f"  and {len(lines) - MOST_RUNNING} more"]

@@ -97,10 +97,7 @@ class RunGroup:
             stop()
 
     def _end(self, number: int, frame: FrameType | None) -> None:
-        """Let the runs save after SIGTERM, then wait for the SIGKILL.
-
-        Slurm does not requeue a task that ends by itself while it is being preempted.
-        """
+        """Let the runs save and wait for the SIGKILL: Slurm does not requeue a preempted task that ends by itself."""
         print("SIGTERM: the runs save and end", flush=True)
         self._save()
         time.sleep(KILL_SECONDS)
@@ -137,10 +134,9 @@ def submit_left(runs: Sequence[RunConfig], launcher: SlurmLauncher, directory: P
 def submit(
     groups: Sequence[Sequence[str]], launcher: SlurmLauncher, directory: Path, shape: TrainerConfig
 ) -> list[str]:
-    """Submit one array task per group and return the ids of the jobs; `directory` is the sweep's.
+    """Submit one array task per group and return the ids of the jobs; `shape` is common to all runs.
 
-    `shape` is common to all runs; on several nodes a group is one run, and Slurm starts its processes. The runs of each
-    task are written to `directory`/jobs/, one file per submission, so that each file has a single writer.
+    The runs of each task are written to `directory`/jobs/, one file per submission: each has a single writer.
     """
     if 0 < launcher.gpus < shape.devices:
         raise CrossoverError(

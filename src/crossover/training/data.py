@@ -4,10 +4,8 @@ import itertools
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import cast
 
 import numpy as np
-import pytorch_lightning as pl
 import torch
 
 from crossover.config import RunConfig
@@ -35,17 +33,18 @@ class Chunks:
     Large images (those that do not fit in memory) come one step at a time, read ahead in a thread.
     """
 
-    def __init__(self, batches: TrainBatches, bounds: list[int], step: Callable[[], int]) -> None:
-        self.batches, self.bounds, self.step = batches, bounds, step
+    def __init__(self, module: Classifier, bounds: list[int]) -> None:
+        self.module, self.bounds = module, bounds
 
     def __iter__(self) -> Iterator[Chunk]:
-        first = self.step()
+        # the module's own count: a resumed Lightning loop counts its "epochs" differently from an uninterrupted one
+        first, batches = self.module.step, self.module.batches
         last = next((bound for bound in self.bounds if bound > first), first)  # a resumed run may already be at its end
-        if self.batches.images.resident:
+        if batches.images.resident:
             for start in range(first, last, CHUNK):
-                yield start, [self.batches.raw(step) for step in range(start, min(start + CHUNK, last))]
+                yield start, [batches.raw(step) for step in range(start, min(start + CHUNK, last))]
         else:
-            for step, batch in zip(range(first, last), read_ahead(self.batches.raw, range(first, last)), strict=True):
+            for step, batch in zip(range(first, last), read_ahead(batches.raw, range(first, last)), strict=True):
                 yield step, [batch]
 
 
@@ -63,51 +62,30 @@ def read_ahead(read: Callable[[int], Batch], steps: Iterable[int]) -> Iterator[B
             thread.shutdown(cancel_futures=True)
 
 
-class SubsetData(pl.LightningDataModule):
-    """A run's training subset, by step, and its held-out images."""
+class RunData:
+    """The images of a run on its device: the training subset by step, and the held-out ones."""
 
     def __init__(
-        self,
-        run: RunConfig,
-        dataset: Dataset,
-        indices: np.ndarray,
-        *,
-        bounds: list[int],
-        device: torch.device,
-        rank: Rank = ALONE,
+        self, run: RunConfig, dataset: Dataset, indices: np.ndarray, *, device: torch.device, rank: Rank = ALONE
     ) -> None:
-        super().__init__()
-        self.dataset, self.bounds, self.device, self.rank = dataset, bounds, device, rank
-        limit = run.machine.resident_gb
+        self.dataset, self.device = dataset, device
+        limit, size = run.machine.resident_gb, run.recipe.batch_size
         self._resident_bytes = None if limit is None else limit * 1e9
-        images = Images(dataset.images, dataset.labels, indices, device, self._resident_bytes)
-        size = run.recipe.batch_size
-        self.train_batches = TrainBatches(
-            images, dataset, run.augment, batch_size=size, seed=run.seed, rows=rank.rows(size)
-        )
-        self._val = Images(dataset.images, dataset.labels, dataset.val, device, self._resident_bytes)
+        images = self._images(dataset.images, dataset.labels, indices)
+        self.training = TrainBatches(images, dataset, run.augment, batch_size=size, seed=run.seed, rows=rank.rows(size))
+        held_out = self._images(dataset.images, dataset.labels, dataset.val)
+        size = min(EVAL_BATCH, -(-len(held_out) // rank.count))
+        self.validation = EvalBatches(held_out, dataset, batch_size=size, share=(rank.index, rank.count))
 
-    def train_dataloader(self) -> Chunks:
-        module = self.trainer.lightning_module  # type: ignore[union-attr]
-        # the module's own count: a resumed Lightning loop counts its "epochs" differently from an uninterrupted one
-        return Chunks(self.train_batches, self.bounds, lambda: cast(Classifier, module).step)
-
-    def val_dataloader(self) -> EvalBatches:
-        """Return the batches that this process validates on."""
-        size = min(EVAL_BATCH, -(-len(self._val) // self.rank.count))
-        return EvalBatches(self._val, self.dataset, batch_size=size, share=(self.rank.index, self.rank.count))
-
-    def test_dataloader(self) -> EvalBatches:
+    def test(self) -> EvalBatches:
         labels = self.dataset.test_labels
-        return self._evaluation(self.dataset.test_images, labels, np.arange(len(labels)))
+        images = self._images(self.dataset.test_images, labels, np.arange(len(labels)))
+        return EvalBatches(images, self.dataset, batch_size=EVAL_BATCH)
 
     def train_sample(self, count: int) -> EvalBatches:
         """Return the first `count` training images of the chain, without augmentation."""
-        return self._evaluation(self.dataset.images, self.dataset.labels, self.train_batches.images.indices[:count])
+        images = self._images(self.dataset.images, self.dataset.labels, self.training.images.indices[:count])
+        return EvalBatches(images, self.dataset, batch_size=EVAL_BATCH)
 
-    def _evaluation(self, images: np.ndarray, labels: np.ndarray, indices: np.ndarray) -> EvalBatches:
-        taken = Images(images, labels, indices, self.device, self._resident_bytes)
-        return EvalBatches(taken, self.dataset, batch_size=EVAL_BATCH)
-
-    def transfer_batch_to_device(self, batch: object, device: torch.device, dataloader_idx: int) -> object:
-        return batch  # already there
+    def _images(self, images: np.ndarray, labels: np.ndarray, indices: np.ndarray) -> Images:
+        return Images(images, labels, indices, self.device, self._resident_bytes)

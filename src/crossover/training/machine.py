@@ -23,10 +23,7 @@ _PACKAGES = ("torch", "torchvision", "timm", "pytorch-lightning", "numpy", "hydr
 
 
 def resolve_device(run: RunConfig, local_rank: int = 0) -> torch.device:
-    """Return the device that `machine.device` asks for; auto is CUDA where there is a GPU.
-
-    Raise CrossoverError if there is a GPU that torch cannot use: silently training on the CPU could take days.
-    """
+    """Return the device that `machine.device` asks for; silently training on a CPU beside a GPU could take days."""
     if run.machine.device == "cpu":
         return torch.device("cpu")
     with warnings.catch_warnings(record=True) as caught:  # torch warns of what is wrong with a driver

@@ -46,8 +46,7 @@ _VIT_ARGS = (
 def build_model(config: ModelConfig, *, image_size: int, classes: int) -> nn.Module:
     """Return the untrained network of `config`: float (B, 3, image_size, image_size) to logits (B, classes).
 
-    Weights are drawn from torch's global generator, which the caller seeds. Raises CrossoverError for an unknown
-    architecture or argument, and for sizes that do not fit together.
+    Weights are drawn from torch's global generator. Raises CrossoverError for what cannot be built.
     """
     family = _family(config.arch)
     if family is None and image_size <= SMALL_IMAGE:
@@ -70,7 +69,7 @@ def build_model(config: ModelConfig, *, image_size: int, classes: int) -> nn.Mod
 
 
 def _family(arch: str) -> str | None:
-    """Return the family of an architecture, None for timm's others; raise CrossoverError if it does not exist."""
+    """Return the family of an architecture, None for timm's others."""
     if arch in _OWN:
         return _OWN[arch]
     if timm.is_model(arch):
@@ -100,8 +99,6 @@ def _convolutional(config: ModelConfig, image_size: int, classes: int) -> nn.Mod
     model: nn.Module = timm.create_model(config.arch, num_classes=classes, **config.args)
     if isinstance(model, ResNet) and image_size <= SMALL_IMAGE:
         _keep_resolution_in_stem(model)
-        if model.conv1.stride != (1, 1) or not isinstance(model.maxpool, nn.Identity):
-            raise RuntimeError(f"the stem of {config.arch} shrinks an image of {image_size} px")
     return model
 
 
@@ -115,10 +112,7 @@ def _keep_resolution_in_stem(model: Any) -> None:
 
 
 def _basic_resnet(config: ModelConfig, image_size: int, classes: int) -> ByobNet:
-    """Return stages of basic blocks behind a 3x3 stem; every stage but the first halves the sides.
-
-    This is timm's ByobNet with its default initialisation: the last batch norm of each residual branch is zero.
-    """
+    """Return timm's ByobNet of basic blocks behind a 3x3 stem; every stage but the first halves the sides."""
     _check_args(config, _BASIC_ARGS, required=("widths", "depths"))
     args = dict(config.args)
     widths, depths = args.pop("widths"), args.pop("depths")
@@ -199,8 +193,8 @@ def default_patch_size(image_size: int) -> int:
 def _convolutional_stem(patch: int, width: int) -> nn.Sequential:
     """Return stride-2 3x3 convolutions with batch norm and ReLU that shrink the sides by `patch`.
 
-    The last one has `width` channels and each one before it half as many; HybridEmbed adds the 1x1 convolution to the
-    embedding (Xiao et al. 2021, "Early convolutions help transformers see better", section 4).
+    The last one has `width` channels; HybridEmbed adds the 1x1 convolution to the embedding (Xiao et al. 2021, "Early
+    convolutions help transformers see better", section 4).
     """
     halvings = patch.bit_length() - 1
     if patch != 2**halvings or halvings == 0 or width % 2 ** (halvings - 1):
@@ -239,15 +233,13 @@ def share_batch_norm(model: nn.Module, device: torch.device) -> nn.Module:
 
 
 def count_parameters(model: nn.Module) -> int:
-    """Return the number of trained parameters: without batch-norm statistics and fixed position embeddings."""
     return sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 
 def forward_flops(model: nn.Module, image_size: int) -> int:
     """Return the FLOPs of one image's forward pass, 2 per multiply-add of convolutions and matrix products.
 
-    Norms, activations and additions are not counted (torch.utils.flop_counter). A copy without storage is run, with
-    unfused attention, because what the counter sees of fused attention depends on the device.
+    A copy without storage is run, with unfused attention: what torch's counter sees of fused one depends on the device.
     """
     shadow = copy.deepcopy(model).to("meta").eval()
     image = torch.empty(1, 3, image_size, image_size, device="meta")

@@ -3,6 +3,7 @@
 import copy
 import itertools
 import math
+import sys
 import time
 from typing import Any, TypedDict
 
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from crossover.config import CrossoverError
 from crossover.data.loader import Batch, TrainBatches, step_seed
 from crossover.fields import RecipeConfig
+from crossover.progress import Clock
 from crossover.record import HistoryRow, history_row
 from crossover.training.models import weight_decay_groups
 from crossover.training.step import Engine, Function, Update, metric_sums, with_engine
@@ -23,7 +25,7 @@ Chunk = tuple[int, list[Batch]]
 
 
 class Best(TypedDict):
-    """The validation that the weights to be tested are of."""
+    """The validation that selected the weights to be tested."""
 
     val_error: float
     step: int
@@ -34,7 +36,6 @@ class Leg(TypedDict):
     """What a run that stopped between two validations carries over."""
 
     first: int
-    """Step of the last validation."""
     sums: list[float]
     seconds: float
 
@@ -45,8 +46,7 @@ _RESUMED = ("step", "history", "best", "train_seconds")
 class Classifier(pl.LightningModule):
     """A network and its recipe. A Lightning batch is a chunk: the raw batches of several consecutive steps.
 
-    Metrics are summed on the device and read once per validation: reading a number at every step would stall the
-    device.
+    Metrics are summed on the device and read once per validation, as reading stalls the device.
     """
 
     def __init__(
@@ -76,6 +76,7 @@ class Classifier(pl.LightningModule):
         self._advance: Function
         self._optimizer: torch.optim.Optimizer
         self._global: torch.Generator
+        self._clock: Clock
 
     @property
     def evaluated(self) -> nn.Module:
@@ -87,24 +88,14 @@ class Classifier(pl.LightningModule):
         return self.engine != "eager" and self.batches.images.device.type == "cuda"
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        recipe, groups = self.recipe, weight_decay_groups(self.network, self.recipe.weight_decay)
-        if recipe.optimizer == "adamw":
-            return torch.optim.AdamW(groups, lr=recipe.lr, betas=recipe.betas, fused=True, capturable=self._captures)
-        return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=True, fused=True)
-
-    def learning_rate_factor(self, step: int) -> float:
-        """Return the share of the peak rate at `step`: linear warm-up, then a cosine that ends at zero."""
-        warmup = max(1, round(self.recipe.warmup * self.total_steps))
-        if step < warmup:
-            return (step + 1) / warmup
-        progress = (step - warmup) / max(1, self.total_steps - warmup)
-        return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+        return make_optimizer(self.network, self.recipe, capturable=self._captures)
 
     def on_train_start(self) -> None:
         self._train = torch.zeros(3, device=self.device, dtype=torch.float64)
         self._validation = torch.zeros_like(self._train)
         self._optimizer = self.optimizers(use_pl_optimizer=False)  # type: ignore[assignment]
         self._global = global_generator(self.device)
+        self._clock = Clock("step", self.total_steps, begun=self.step, to=sys.stdout)
         # a graph reads the rate from its place at capture; a checkpoint may come from a run with another engine
         rate = torch.zeros((), device=self.device) if self._captures else self.recipe.lr
         for group in self._optimizer.param_groups:
@@ -115,6 +106,9 @@ class Classifier(pl.LightningModule):
             self.network, self._optimizer, self.recipe, self._train, bf16=self.bf16, backward=self.manual_backward
         )
         self._advance = with_engine(update, self.batches, self.engine, self.device)
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        return batch  # already there
 
     def on_train_epoch_start(self) -> None:
         self._leg = (self.step, time.perf_counter())
@@ -129,7 +123,7 @@ class Classifier(pl.LightningModule):
         if first != self.step:
             raise RuntimeError(f"batches of step {first} at step {self.step}")
         for images, labels in batches:
-            self._set_rate(self.recipe.lr * self.learning_rate_factor(self.step))
+            self._set_rate(self.recipe.lr * learning_rate_factor(self.recipe, self.step, self.total_steps))
             # all draws follow from the step, so that a resumed run repeats them; dropout uses the global generator
             self.batches.seed_step(self.step)
             self._global.manual_seed(step_seed(self.batches.seed, self.step) ^ 1)
@@ -145,6 +139,10 @@ class Classifier(pl.LightningModule):
             else:
                 group["lr"] = rate
 
+    def on_train_batch_end(self, *_: Any) -> None:
+        if self.trainer.is_global_zero:
+            self._clock.tell(self.step)
+
     def on_validation_epoch_start(self) -> None:
         first, started = self._leg
         loss, error = _means(self._over_ranks(self._train))  # reading waits for the device: the stretch ends here
@@ -156,7 +154,6 @@ class Classifier(pl.LightningModule):
         self._trained = (loss, error, (self.step - first) * self.recipe.batch_size / seconds)
 
     def _over_ranks(self, sums: Tensor) -> Tensor:
-        """Add up `sums` over the processes of the run, in place."""
         if self.trainer.world_size > 1:
             torch.distributed.all_reduce(sums)
         return sums
@@ -173,7 +170,7 @@ class Classifier(pl.LightningModule):
         row: HistoryRow = {
             "step": self.step,
             "images_seen": self.step * self.recipe.batch_size,
-            "lr": self.recipe.lr * self.learning_rate_factor(self.step),
+            "lr": self.recipe.lr * learning_rate_factor(self.recipe, self.step, self.total_steps),
             "train_loss": train_loss,
             "train_error": train_error,
             "images_per_second": images_per_second,
@@ -191,36 +188,46 @@ class Classifier(pl.LightningModule):
             self.best = {"val_error": error, "step": self.step, "weights": weights}
         for logger in self.loggers:
             logger.log_metrics(history_row(row), step=self.step)
+        if self.trainer.is_global_zero:
+            self._clock.tell(self.step, f", loss {train_loss:.3f}, validation error {error:.3f}")
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["crossover"] = {name: getattr(self, name) for name in _RESUMED}
+        state = checkpoint["crossover"] = {name: getattr(self, name) for name in _RESUMED}
         first, started = self._leg
         if first != self.step:
             sums = self._over_ranks(self._train.clone()).tolist()
-            leg: Leg = {"first": first, "sums": sums, "seconds": time.perf_counter() - started}
-            checkpoint["crossover"]["leg"] = leg
+            state["leg"] = Leg(first=first, sums=sums, seconds=time.perf_counter() - started)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         for name in _RESUMED:
             setattr(self, name, checkpoint["crossover"][name])
         self._carried = checkpoint["crossover"].get("leg")
-        # until version 0.1 the average was an AveragedModel of torch
-        weights = checkpoint["state_dict"]
-        weights.pop("average.n_averaged", None)
-        for name in [name for name in weights if name.startswith("average.module.")]:
-            weights[name.replace("average.module.", "average.", 1)] = weights.pop(name)
 
     def load_best(self) -> None:
         """Put the selected weights into the evaluated network."""
         self.evaluated.load_state_dict(self.best["weights"])
 
 
+def make_optimizer(
+    network: nn.Module, recipe: RecipeConfig, *, fused: bool | None = True, capturable: bool = False
+) -> torch.optim.Optimizer:
+    groups = weight_decay_groups(network, recipe.weight_decay)
+    if recipe.optimizer == "adamw":
+        return torch.optim.AdamW(groups, lr=recipe.lr, betas=recipe.betas, fused=fused, capturable=capturable)
+    return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=True, fused=fused)
+
+
+def learning_rate_factor(recipe: RecipeConfig, step: int, total_steps: int) -> float:
+    """Return the share of the peak rate at `step`: linear warm-up, then a cosine that ends at zero."""
+    warmup = max(1, round(recipe.warmup * total_steps))
+    if step < warmup:
+        return (step + 1) / warmup
+    return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warmup) / max(1, total_steps - warmup))))
+
+
 @torch.no_grad()
 def _follow(average: nn.Module, network: nn.Module, decay: float) -> None:
-    """Move the average towards the network, in place; at decay 0 it becomes the network.
-
-    Like torch.optim.swa_utils.AveragedModel, which however reads its step count back from the device each time.
-    """
+    """Move the average towards the network, as torch's AveragedModel, which however reads from the device each time."""
     both = (itertools.chain(module.parameters(), module.buffers()) for module in (average, network))
     pairs = list(zip(*both, strict=True))
     means, values = zip(*(pair for pair in pairs if pair[0].is_floating_point()), strict=True)
@@ -233,8 +240,7 @@ def _follow(average: nn.Module, network: nn.Module, decay: float) -> None:
 def global_generator(device: torch.device) -> torch.Generator:
     """Return the generator from which layers such as dropout draw on `device`.
 
-    Seeding it is what `torch.manual_seed` does for one device, without the 0.3 ms that it takes to record a call
-    stack for uninitialised CUDA devices: 2 % of a step of a small model.
+    `torch.manual_seed` seeds it too, but takes 0.3 ms for CUDA devices that are not there: 2 % of a small step.
     """
     return torch.cuda.default_generators[device.index] if device.type == "cuda" else torch.default_generator
 

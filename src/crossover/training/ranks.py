@@ -5,7 +5,6 @@ Under srun with one task per device, the tasks are those processes; otherwise th
 
 import multiprocessing
 import os
-import socket
 import sys
 import threading
 import traceback
@@ -59,10 +58,9 @@ def this_rank(config: TrainerConfig) -> Rank:
 
 
 def visible_gpus() -> list[str]:
-    """Return the CUDA devices that this process may use, as CUDA_VISIBLE_DEVICES names them.
+    """Return the CUDA devices that this process may use, by name or UUID, without touching CUDA.
 
-    Their UUIDs come from the driver, without touching CUDA. A number would not do: /dev/nvidia3 may be the only GPU of
-    a container, and CUDA's number 0.
+    A number would not do: /dev/nvidia3 may be the only GPU of a container, and CUDA's number 0.
     """
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     if named is not None:
@@ -105,7 +103,9 @@ def companions(run: RunConfig, rank: Rank, work: Callable[[RunConfig], object]) 
     if rank.count == 1 or rank.by_slurm or "LOCAL_RANK" in os.environ:
         yield
         return
-    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "NODE_RANK": "0"}
+    from lightning_fabric.plugins.environments.lightning import find_free_network_port  # needs torch
+
+    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(find_free_network_port()), "NODE_RANK": "0"}
     context = multiprocessing.get_context("spawn")
     others: list[BaseProcess] = [
         context.Process(target=_accompany, args=(work, run, place | {"LOCAL_RANK": str(index)}), daemon=True)
@@ -131,7 +131,6 @@ def companions(run: RunConfig, rank: Rank, work: Callable[[RunConfig], object]) 
 
 
 def _accompany(work: Callable[[RunConfig], object], run: RunConfig, place: dict[str, str]) -> None:
-    """Entry point of the other processes."""
     os.environ.update(place)
     threading.Thread(target=_follow_parent, daemon=True).start()
     try:
@@ -160,9 +159,3 @@ def _end_with(processes: list[BaseProcess], over: threading.Event) -> None:
             if code and not over.is_set():
                 print(f"a process of this run ended with exit status {code}", file=sys.stderr, flush=True)
                 os._exit(1)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -1,7 +1,6 @@
 """The checkpoint of an unfinished run, from which it continues as if it had never stopped."""
 
 import signal
-import sys
 import threading
 import zipfile
 from collections.abc import Iterator, Sequence
@@ -14,29 +13,11 @@ import torch
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from crossover.config import CrossoverError
-from crossover.progress import Clock
 from crossover.store import write_atomically
 from crossover.training.module import Classifier
 
 ASK_STEPS = 10
 """Steps between checks whether any process of a run should stop, since a check makes the device wait for Python."""
-
-
-class Tell(pl.Callback):
-    """Prints the progress of a run after each validation and every few seconds, without reading from the device."""
-
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        module = cast(Classifier, pl_module)
-        self._clock = Clock("step", module.total_steps, begun=module.step, to=sys.stdout)
-
-    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
-        self._clock.tell(cast(Classifier, pl_module).step)
-
-    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        module = cast(Classifier, pl_module)
-        row = module.history[-1]
-        news = f", loss {row['train_loss']:.3f}, validation error {row['val_error']:.3f}"
-        self._clock.tell(module.step, news)
 
 
 class StoppedError(Exception):
@@ -89,7 +70,7 @@ class ResumePoint(pl.Callback):
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        if checkpoint.get("dataset_hash", self._dataset_hash) != self._dataset_hash:
+        if checkpoint.get("dataset_hash") != self._dataset_hash:
             raise CrossoverError(
                 f"{self.path} was begun with other images than there are now; give these another name (data.name=NAME),"
                 " or move that file away to begin anew"

@@ -23,9 +23,9 @@ from crossover.config import CrossoverError, RunConfig
 from crossover.data.cache import open_dataset
 from crossover.data.loader import EvalBatches
 from crossover.data.subsets import index_hash, subset
-from crossover.record import Facts, Measures, Provenance, Record, identify
+from crossover.record import Facts, Measures, Record, identify
 from crossover.store import write_atomically, write_json
-from crossover.training.data import SubsetData, leg_bounds
+from crossover.training.data import Chunks, RunData, leg_bounds
 from crossover.training.loggers import close_logger, log_end, make_logger
 from crossover.training.machine import (
     Precision,
@@ -42,7 +42,7 @@ from crossover.training.machine import (
 from crossover.training.models import build_model, count_parameters, forward_flops, share_batch_norm
 from crossover.training.module import Classifier, label_smoothing_floor
 from crossover.training.ranks import Rank, companions, this_rank
-from crossover.training.resume import InPlace, ResumePoint, StoppedError, Tell, stop_on_signals, whole
+from crossover.training.resume import InPlace, ResumePoint, StoppedError, stop_on_signals, whole
 from crossover.training.weights import start_from
 
 TRAIN_SAMPLE = 2_000
@@ -60,18 +60,13 @@ class Evaluation:
 
 
 def execute(run: RunConfig, stop: threading.Event | None = None) -> Record:
-    """Train one run, or continue it, and return its record; `record.json` is written last.
-
-    Raises CrossoverError for what the user can correct, including divergence, and StoppedError after `stop` was set and
-    the run saved.
-    """
+    """Train one run, or continue it, and return its record; raise StoppedError after `stop` was set and it saved."""
     rank = this_rank(run.trainer)
     with companions(run, rank, _take_part):
         return _execute(run, rank, stop or threading.Event())
 
 
 def _take_part(run: RunConfig) -> None:
-    """Train a run as one of the processes other than the first."""
     with stop_on_signals(signal.SIGTERM) as stop, contextlib.suppress(StoppedError):
         execute(run, stop)
 
@@ -96,12 +91,10 @@ def _execute(run: RunConfig, rank: Rank, stop: threading.Event) -> Record:
     network = network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     if rank.count > 1:
         network = share_batch_norm(network, device)
-    data = SubsetData(run, dataset, indices, bounds=bounds, device=device, rank=rank)
-    module = Classifier(
-        network, run.recipe, data.train_batches, total_steps=steps, bf16=precision == "bf16", engine=engine
-    )
+    data = RunData(run, dataset, indices, device=device, rank=rank)
+    module = Classifier(network, run.recipe, data.training, total_steps=steps, bf16=precision == "bf16", engine=engine)
     if rank.index > 0:  # the first one writes
-        fit(run, module, data, rank, None, stop)
+        fit(run, module, data, bounds, rank, None, stop)
         return {}  # type: ignore[typeddict-item]
 
     seen = steps * run.recipe.batch_size
@@ -127,9 +120,18 @@ def _execute(run: RunConfig, rank: Rank, stop: threading.Event) -> Record:
     run.run_dir.mkdir(parents=True, exist_ok=True)
     logger, exit_code = make_logger(run, facts), 1
     try:
-        fit(run, module, data, rank, logger, stop, Tell())
+        fit(run, module, data, bounds, rank, logger, stop)
         measures = _measure(run, module, data, precision)
-        record: Record = {**facts, **measures, **_provenance(device, started), "classes": list(dataset.classes)}
+        record: Record = {
+            **facts,
+            **measures,
+            "total_seconds": time.perf_counter() - started,
+            "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+            "peak_rss_bytes": peak_rss_bytes(),
+            "device_memory_bytes": torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None,
+            "versions": package_versions(),
+            "classes": list(dataset.classes),
+        }
         write_json(run.run_dir / "record.json", record)
         (run.run_dir / "last.ckpt").unlink(missing_ok=True)
         log_end(logger, record, run, dataset)
@@ -142,11 +144,11 @@ def _execute(run: RunConfig, rank: Rank, stop: threading.Event) -> Record:
 def fit(
     run: RunConfig,
     module: Classifier,
-    data: SubsetData,
+    data: RunData,
+    bounds: list[int],
     rank: Rank,
     logger: Logger | None,
     stop: threading.Event,
-    *more: pl.Callback,
 ) -> None:
     checkpoint = run.run_dir / "last.ckpt"
     # where Slurm is installed Lightning wants srun; we start our own processes
@@ -157,9 +159,9 @@ def fit(
         devices=run.trainer.devices if data.device.type == "cpu" or rank.count > 1 else [data.device.index],
         num_nodes=run.trainer.num_nodes,
         strategy="ddp" if rank.count > 1 else "auto",
-        max_epochs=len(data.bounds) - 1,
+        max_epochs=len(bounds) - 1,
         logger=logger or False,
-        callbacks=[ResumePoint(checkpoint, data.bounds, stop, data.dataset.hash), *more],
+        callbacks=[ResumePoint(checkpoint, bounds, stop, data.dataset.hash)],
         plugins=[SLURMEnvironment(auto_requeue=False) if rank.by_slurm else LightningEnvironment(), InPlace()],
         enable_checkpointing=False,
         enable_progress_bar=False,
@@ -170,7 +172,8 @@ def fit(
     )
     try:
         # weights_only: a checkpoint in a shared folder must not be able to run code
-        trainer.fit(module, data, ckpt_path=whole(checkpoint), weights_only=True)
+        steps, saved = Chunks(module, bounds), whole(checkpoint)
+        trainer.fit(module, steps, data.validation, ckpt_path=saved, weights_only=True)
     finally:
         if rank.count > 1 and torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
@@ -178,11 +181,10 @@ def fit(
         raise CrossoverError(f"{run.run_id} stopped at step {module.step} of {module.total_steps}; start it again")
 
 
-def _measure(run: RunConfig, module: Classifier, data: SubsetData, precision: Precision) -> Measures:
-    """Measure the test error of the selected weights; save them and the predictions."""
+def _measure(run: RunConfig, module: Classifier, data: RunData, precision: Precision) -> Measures:
     module.load_best()
     network = module.evaluated.to(data.device).eval()
-    test = evaluate(network, data.test_dataloader(), precision)
+    test = evaluate(network, data.test(), precision)
     train = evaluate(network, data.train_sample(TRAIN_SAMPLE), precision)
     selected = next(row for row in module.history if row["step"] == module.best["step"])
     weights = {k: v.contiguous().cpu() for k, v in network.state_dict().items()}
@@ -205,7 +207,7 @@ def _measure(run: RunConfig, module: Classifier, data: SubsetData, precision: Pr
 
 
 def error_by_class(test: Evaluation, classes: int) -> list[float | None]:
-    """Return the error of each class, in order; None for a class without test images."""
+    """Return the error of each class; None for a class without test images."""
     wrong = test.predictions != test.labels
     of_class = (wrong[test.labels == label] for label in range(classes))
     return [float(part.mean()) if len(part) else None for part in of_class]
@@ -226,7 +228,6 @@ def _save_predictions(path: Path, test: Evaluation) -> None:
 
 @torch.inference_mode()
 def evaluate(network: nn.Module, batches: EvalBatches, precision: Precision) -> Evaluation:
-    """Return loss, error and predictions of a network in evaluation mode."""
     losses, labels, predictions = [], [], []
     for x, target in batches:
         with torch.autocast(x.device.type, torch.bfloat16, enabled=precision == "bf16"):
@@ -236,13 +237,3 @@ def evaluate(network: nn.Module, batches: EvalBatches, precision: Precision) -> 
         predictions.append(logits.argmax(1))
     truth, guess = torch.cat(labels).cpu().numpy(), torch.cat(predictions).cpu().numpy()
     return Evaluation(float(torch.stack(losses).sum()) / len(truth), float((truth != guess).mean()), truth, guess)
-
-
-def _provenance(device: torch.device, started: float) -> Provenance:
-    return {
-        "total_seconds": time.perf_counter() - started,
-        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-        "peak_rss_bytes": peak_rss_bytes(),
-        "device_memory_bytes": torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None,
-        "versions": package_versions(),
-    }

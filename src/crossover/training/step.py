@@ -21,10 +21,7 @@ WARM_UP = 3
 
 
 class Update:
-    """Forward, backward and optimiser step on one batch; its metrics are added to `sums`.
-
-    Nothing is read back from the device.
-    """
+    """Forward, backward and optimiser step on one batch; its metrics are added to `sums`, and nothing is read back."""
 
     def __init__(
         self,
@@ -64,8 +61,7 @@ def metric_sums(loss: Tensor, logits: Tensor, target: Tensor) -> Tensor:
 def with_engine(update: Update, batches: TrainBatches, engine: Engine, device: torch.device) -> Function:
     """Return the function that takes one step from raw images (uint8) and labels.
 
-    compile: the network goes through TorchInductor. On CUDA both `compile` and `graph` replay the whole step as one
-    CUDA graph.
+    On CUDA both `compile` and `graph` replay the whole step as one CUDA graph.
     """
     if engine == "compile":
         update.network = torch.compile(update.network)  # type: ignore[assignment]
@@ -100,10 +96,7 @@ class Captured:
 
 
 class CudaGraph:
-    """A CUDA graph of a function without arguments; capturing does not run it.
-
-    Draws from the generators continue from their seed at each replay, as when the function runs eagerly.
-    """
+    """A CUDA graph of a function without arguments; draws continue from their seed at each replay."""
 
     def __init__(self, generators: list[torch.Generator]) -> None:
         self._graph, self._stream = torch.cuda.CUDAGraph(), torch.cuda.Stream()

@@ -23,8 +23,7 @@ def start_from(network: nn.Module, init_from: str, outputs: Path) -> str:
     """Load the weights that `init_from` names into `network`, in place, and return the SHA-256 of what was loaded.
 
     The classifier stays as it was drawn. A position embedding for another grid is resampled (bicubic, antialiased);
-    the class token and its embedding are dropped if the network has none. Raise CrossoverError for weights that are
-    missing, cannot be downloaded, or belong to another network.
+    the class token and its embedding are dropped if the network has none.
     """
     own = network.state_dict()
     head = head_prefix(network)
@@ -58,7 +57,6 @@ def head_prefix(network: Any) -> str:
 
 
 def find_weights(init_from: str, outputs: Path) -> dict[str, Tensor]:
-    """Return the tensors by name that `init_from` refers to; `outputs` holds the runs."""
     if init_from.startswith("timm:"):
         return load_timm(init_from).state_dict()
     run, path = outputs / "runs" / init_from, Path(init_from)
@@ -86,10 +84,7 @@ def find_weights(init_from: str, outputs: Path) -> dict[str, Tensor]:
 
 
 def load_timm(init_from: str) -> nn.Module:
-    """Return a network with published weights, `init_from=timm:<tag>`, such as timm:resnet18.a1_in1k.
-
-    Raises CrossoverError for a tag that timm does not know, and if the weights cannot be downloaded.
-    """
+    """Return a network with published weights, `init_from=timm:<tag>`, such as timm:resnet18.a1_in1k."""
     source, _, tag = init_from.partition(":")
     if source != "timm" or not tag:
         raise CrossoverError(f"init_from={init_from} is not known; give timm:<tag>, such as timm:resnet18.a1_in1k")
@@ -110,7 +105,6 @@ def _first_line(error: BaseException) -> str:
 
 
 def _on_grid(given: dict[str, Tensor], network: Any, init_from: str) -> dict[str, Tensor]:
-    """Return the weights with their position embedding on the network's grid of patches."""
     position = given.get("pos_embed")
     if position is None or getattr(network, "pos_embed", None) is None:
         return given
