@@ -7,34 +7,24 @@ from pathlib import Path
 from typing import Any
 
 import hydra
-from hydra import compose
 from omegaconf import DictConfig
-from pydantic import ValidationError
 from rich.console import Console
 
 from benchmarks.bench import Bench, BenchConfig
 from benchmarks.parts import PARTS
 from benchmarks.table import BEGIN, END, performance_block, terminal
 from crossover.cli import one_line_errors, resolved, run_hydra
-from crossover.config import CrossoverError, describe
+from crossover.config import validate
 from crossover.store import replace_block, write_json
-
-
-def compose_train(overrides: list[str]) -> dict[str, Any]:
-    return resolved(compose("train", overrides))
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="bench")
 @one_line_errors
 def main(config: DictConfig) -> None:
-    try:
-        settings = BenchConfig.model_validate(resolved(config))
-    except ValidationError as error:
-        raise CrossoverError(f"bad bench: {describe(error)}") from None
-    console = Console()
+    settings, console = validate(BenchConfig, resolved(config), "bench"), Console()
     Path("outputs").mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(dir="outputs") as place:
-        bench = Bench(settings, compose_train, Path(place).resolve())
+        bench = Bench(settings, Path(place).resolve())
         images, conditions = bench.prepare(), bench.conditions()
         slug = re.sub(r"[^a-z0-9]+", "-", conditions["device"].lower()).strip("-")
         path = settings.output or Path("results/bench") / f"{slug}-{conditions['cores']}-cores.json"

@@ -2,8 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -11,21 +10,21 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from PIL import Image
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from benchmarks.contenders import Way, measure
-from benchmarks.race import Apart, Row
+from benchmarks.race import Row, apart
+from crossover.cli import compose_train
 from crossover.config import RunConfig, parse_run
+from crossover.fields import Frozen
 from crossover.training.machine import device_name, git_state, package_versions
 
 TRAIN, TEST = 11_200, 1_000
 """Images in the folder: a pool of 10,080, and 1,120 for validation, so that evaluation does not dominate."""
 
 
-class BenchConfig(BaseModel):
-    """What to measure, and how often."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+class BenchConfig(Frozen):
+    """The settings of conf/bench.yaml, which documents them."""
 
     only: list[Literal["harness", "steady", "minisweep", "gpu"]]
     device: Literal["auto", "cpu", "cuda"]
@@ -49,9 +48,7 @@ class Bench:
     """A benchmark with its own folder for images, caches and runs."""
 
     config: BenchConfig
-    compose: Callable[[list[str]], dict[str, Any]]
     place: Path
-    apart: Apart = field(default_factory=Apart)
 
     @property
     def device(self) -> str:
@@ -105,7 +102,7 @@ class Bench:
     def run(self, model: str, *overrides: str) -> RunConfig:
         size = (self.config.images or TRAIN) * 8 // 10
         outputs = f"machine.outputs={self.place / 'outputs'}"
-        return parse_run(self.compose([f"model={model}", *self.fixed, f"n_train={size}", outputs, *overrides]))
+        return parse_run(compose_train([f"model={model}", *self.fixed, f"n_train={size}", outputs, *overrides]))
 
     def measure(
         self, run: RunConfig, way: Way, *, count: int = 1, profiled: bool = False, mps: dict[str, str] | None = None
@@ -120,7 +117,7 @@ class Bench:
             machine = run.machine.model_copy(update={"outputs": str(self.place / "outputs" / str(i))})
             own, core = run.model_copy(update={"machine": machine}), cores[i % len(cores)] if bound else None
             calls.append((own, way, self.config.steps, core, workers, profiled, self.script))
-        together = self.apart.together(measure, calls, mps)
+        together = apart(measure, calls, mps)
         slowest = max(row["seconds"] for row in together)
         images = sum(row["seconds"] * row["images_per_second"] for row in together)
         return together[0] | {

@@ -6,14 +6,12 @@ the same window of steps; the device is synchronised at both ends.
 
 import logging
 import os
-import runpy
-import sys
 import tempfile
 import time
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Barrier
 from typing import Any, Literal
 
 import pytorch_lightning as pl
@@ -21,14 +19,16 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from benchmarks import idiomatic, timm_script
+from benchmarks import race
+from benchmarks.idiomatic import Task
+from benchmarks.timm_script import run_script
 from crossover.config import RunConfig
 from crossover.data.cache import open_dataset
 from crossover.data.loader import Images, TrainBatches
 from crossover.data.subsets import subset
 from crossover.training.machine import forget_peaks, peak_rss_bytes, resolve_device, resolve_precision, tune_allocator
 from crossover.training.models import build_model, forward_flops
-from crossover.training.module import Classifier
+from crossover.training.module import Classifier, make_optimizer
 from crossover.training.run import execute
 
 Way = Literal["ours", "eager", "graph", "compile", "plain", "idiomatic", "idiomatic_tuned", "timm"]
@@ -44,8 +44,6 @@ class Window:
 
     steps: int
     device: torch.device
-    barrier: Barrier
-    """All processes of a measurement start their clocks together."""
     profiled: bool
     seconds: float = 0.0
     peak_bytes: int = 0
@@ -72,8 +70,9 @@ class Window:
         return self._ticks > self.end
 
     def start(self) -> None:
+        """Start the clock when all processes of the measurement are there."""
         finish(self.device)
-        self.barrier.wait()
+        race.together.wait()
         self._started = time.perf_counter()
 
     def stop(self) -> None:
@@ -109,14 +108,7 @@ def finish(device: torch.device) -> None:
 
 
 def measure(
-    barrier: Barrier,
-    run: RunConfig,
-    way: Way,
-    steps: int,
-    core: int | None,
-    workers: int,
-    profiled: bool,
-    script: Path | None,
+    run: RunConfig, way: Way, steps: int, core: int | None, workers: int, profiled: bool, script: Path
 ) -> dict[str, float | None]:
     """Train in this process, bound to one core unless `core` is None, and measure a window of `steps`."""
     if core is not None:
@@ -127,7 +119,7 @@ def measure(
     device = resolve_device(run)
     torch.set_num_threads(run.machine.threads)
     forget_peaks(device)
-    window = Window(steps, device, barrier, profiled)
+    window = Window(steps, device, profiled)
     if way in ("idiomatic", "idiomatic_tuned"):
         _idiomatic(run, window, workers, tuned=way == "idiomatic_tuned")
     elif way == "timm":
@@ -154,6 +146,15 @@ def _ours(run: RunConfig, window: Window, way: str) -> None:
     machine = run.machine.model_copy(update={"engine": engine})
     leg, first = 0, 0
 
+    def watch(hook: str, before: Callable[[Classifier], None]) -> None:
+        original = getattr(Classifier, hook)
+
+        def both(module: Classifier, *given: Any) -> Any:
+            before(module)
+            return original(module, *given)
+
+        setattr(Classifier, hook, both)
+
     def before_leg(module: Classifier) -> None:
         nonlocal leg, first
         leg, first = leg + 1, module.step
@@ -162,29 +163,10 @@ def _ours(run: RunConfig, window: Window, way: str) -> None:
         elif leg == 3:
             window.start_profile()
 
-    def after_batch(module: Classifier) -> None:
-        if leg == 3:
-            window.stop_profile(module.step - first)
-
-    def after_leg(_: Classifier) -> None:
-        if leg == 2:
-            window.stop()
-
-    _watch("on_train_epoch_start", before_leg)
-    _watch("on_train_batch_end", after_batch)
-    _watch("on_validation_epoch_start", after_leg)
+    watch("on_train_epoch_start", before_leg)
+    watch("on_train_batch_end", lambda module: window.stop_profile(module.step - first) if leg == 3 else None)
+    watch("on_validation_epoch_start", lambda _: window.stop() if leg == 2 else None)
     execute(run.model_copy(update={"budget": budget, "machine": machine}))
-
-
-def _watch(hook: str, watch: Any) -> None:
-    """Call `watch` before a hook of our module, in this process."""
-    original = getattr(Classifier, hook)
-
-    def both(module: Classifier, *arguments: Any) -> Any:
-        watch(module)
-        return original(module, *arguments)
-
-    setattr(Classifier, hook, both)
 
 
 def _plain(run: RunConfig, window: Window) -> None:
@@ -197,7 +179,7 @@ def _plain(run: RunConfig, window: Window) -> None:
     batches = TrainBatches(images, dataset, run.augment, batch_size=recipe.batch_size, seed=run.seed)
     network = build_model(run.model, image_size=run.data.image_size, classes=len(dataset.classes)).train()
     network = network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    optimizer = idiomatic.make_optimizer(network, recipe, fused=True)
+    optimizer = make_optimizer(network, recipe)
     bf16 = resolve_precision(run, device) == "bf16"
     for step in range(window.end + 1):
         window.tick()
@@ -224,7 +206,7 @@ def _idiomatic(run: RunConfig, window: Window, workers: int, *, tuned: bool) -> 
     if tuned:
         tune_allocator()
     with tempfile.TemporaryDirectory() as folder:
-        task = idiomatic.Task(run, window.end + 1, workers, tuned=tuned)
+        task = Task(run, window.end + 1, workers, tuned=tuned)
         trainer = task.trainer(folder, callbacks=[_Ticks(window)], limit_val_batches=0)
         trainer.fit(task.module, task.training)
 
@@ -233,21 +215,17 @@ class _OverError(Exception):
     """Ends a script that would continue after the window."""
 
 
-def _timm(run: RunConfig, window: Window, workers: int, script: Path | None) -> None:
-    """Run timm's train.py on the image folder until the window ends; a step begins when the network is called."""
+def _timm(run: RunConfig, window: Window, workers: int, script: Path) -> None:
+    """Run timm's train.py until the window ends; a step begins when the network is called."""
 
     def before_forward(network: nn.Module, _: Any) -> None:
         if network.training and torch.is_grad_enabled() and window.tick():
             raise _OverError
 
-    timm_script.register(run, before_forward)
-    with tempfile.TemporaryDirectory() as folder:
-        options = timm_script.options(run, Path(folder), epochs=10**6, workers=workers)
-        sys.argv = [str(script), *options, "--val-interval", str(10**6)]
-        try:
-            runpy.run_path(sys.argv[0], run_name="__main__")
-        except _OverError:
-            return
+    try:
+        run_script(run, script, workers=workers, epochs=10**6, interval=10**6, before_forward=before_forward)
+    except _OverError:
+        return
 
 
 def matmul_peak(device: torch.device, dtype: torch.dtype) -> float:

@@ -2,9 +2,15 @@
 
 Images are in memory, as torchvision's CIFAR10 holds them; each is turned into a PIL image and transformed in a worker.
 `tuned` adds what a careful user would: channels last and a fused optimiser.
+As a process of a sweep: python -m benchmarks.idiomatic RUN.json
 """
 
-import math
+import logging
+import os
+import sys
+import tempfile
+import warnings
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +19,9 @@ import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, Dataset, RandomSampler
 from torchvision.transforms import v2
 
@@ -22,12 +30,11 @@ from crossover.data.cache import open_dataset
 from crossover.data.subsets import subset
 from crossover.fields import RecipeConfig
 from crossover.training.machine import resolve_device, resolve_precision
-from crossover.training.models import build_model, weight_decay_groups
+from crossover.training.models import build_model
+from crossover.training.module import learning_rate_factor, make_optimizer
 
 
 class Pictures(Dataset[tuple[Tensor, int]]):
-    """A dataset of images uint8 (N, H, W, 3) with a transform."""
-
     def __init__(self, images: np.ndarray, labels: np.ndarray, transform: v2.Compose) -> None:
         self.images, self.labels, self.transform = images, labels, transform
 
@@ -38,16 +45,7 @@ class Pictures(Dataset[tuple[Tensor, int]]):
         return self.transform(Image.fromarray(self.images[index])), int(self.labels[index])
 
 
-def make_optimizer(network: nn.Module, recipe: RecipeConfig, *, fused: bool | None) -> torch.optim.Optimizer:
-    groups = weight_decay_groups(network, recipe.weight_decay)
-    if recipe.optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr=recipe.lr, betas=recipe.betas, fused=fused)
-    return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=True, fused=fused)
-
-
 class Tutorial(pl.LightningModule):
-    """A LightningModule as in the tutorials."""
-
     def __init__(self, network: nn.Module, recipe: RecipeConfig, total_steps: int, *, tuned: bool) -> None:
         super().__init__()
         self.network, self.recipe, self.total_steps, self.tuned = network, recipe, total_steps, tuned
@@ -70,14 +68,8 @@ class Tutorial(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         optimizer = make_optimizer(self.network, self.recipe, fused=self.tuned or None)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self._factor)
-        return [optimizer], [{"scheduler": schedule, "interval": "step"}]
-
-    def _factor(self, step: int) -> float:
-        warmup = max(1, round(self.recipe.warmup * self.total_steps))
-        if step < warmup:
-            return (step + 1) / warmup
-        return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warmup) / max(1, self.total_steps - warmup))))
+        factor = partial(learning_rate_factor, self.recipe, total_steps=self.total_steps)
+        return [optimizer], [{"scheduler": LambdaLR(optimizer, factor), "interval": "step"}]
 
 
 class Task:
@@ -109,7 +101,7 @@ class Task:
             max_steps=self.steps,
             gradient_clip_val=self.run.recipe.grad_clip,
             logger=False,
-            enable_checkpointing=any(isinstance(c, pl.callbacks.ModelCheckpoint) for c in settings["callbacks"]),
+            enable_checkpointing=any(isinstance(c, ModelCheckpoint) for c in settings["callbacks"]),
             enable_progress_bar=False,
             enable_model_summary=False,
             num_sanity_val_steps=0,
@@ -133,3 +125,26 @@ class Task:
             steps += [v2.RandAugment(augment.policy_ops, augment.policy_magnitude)] if augment.policy != "none" else []
         mean, std = self.data.mean.tolist(), self.data.std.tolist()
         return v2.Compose([*steps, v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(mean, std)])
+
+
+def read_run(path: str) -> tuple[RunConfig, int]:
+    """Return the run that this process trains, and its number of workers."""
+    warnings.filterwarnings("ignore")
+    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+    return RunConfig.model_validate_json(Path(path).read_text()), int(os.environ["OMP_NUM_THREADS"])
+
+
+def train(run: RunConfig, workers: int) -> None:
+    """Train, and test the weights with the best validation error."""
+    steps = run.budget.steps or 1
+    task = Task(run, steps, workers, tuned=False)
+    with tempfile.TemporaryDirectory() as folder:
+        best = ModelCheckpoint(dirpath=folder, monitor="val/error", save_weights_only=True)
+        trainer = task.trainer(folder, callbacks=[best], val_check_interval=max(1, steps // run.budget.evaluations))
+        trainer.fit(task.module, task.training, task.validation)
+        task.module.load_state_dict(torch.load(best.best_model_path, weights_only=True)["state_dict"])
+        trainer.test(task.module, task.test, verbose=False)
+
+
+if __name__ == "__main__":
+    train(*read_run(sys.argv[1]))

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from statistics import mean
 from typing import Any, get_args
@@ -18,9 +19,8 @@ import torch
 
 from benchmarks.bench import Bench, link_images
 from benchmarks.contenders import Way, matmul_peak
-from benchmarks.race import Row, in_turns, summarise
+from benchmarks.race import Row, apart, in_turns, summarise
 from benchmarks.table import page_table, race_table
-from benchmarks.timm_script import images_of
 from crossover.config import CrossoverError, RunConfig
 from crossover.data.cache import open_dataset
 
@@ -60,7 +60,7 @@ def _race(bench: Bench, run: RunConfig, ways: Sequence[Way]) -> dict[str, Any]:
 
 def _peak(bench: Bench) -> float:
     dtype = torch.bfloat16 if bench.device == "cuda" else torch.float32
-    return float(bench.apart.call(matmul_peak, torch.device(bench.device), dtype))
+    return float(apart(matmul_peak, [(torch.device(bench.device), dtype)])[0])
 
 
 def gpu(bench: Bench, save: Save) -> None:
@@ -124,24 +124,23 @@ def minisweep(bench: Bench, save: Save) -> None:
         bench.run(model, f"budget.steps={steps}", "budget.evaluations=2", f"n_train={n}", f"chain={chain}")
         for model, n, chain in itertools.product(bench.models, sizes, CHAINS)
     ]
-    bench.apart.call(open_dataset, runs[0].data, Path(runs[0].machine.data_dir))  # decoding is not timed
+    apart(open_dataset, [(runs[0].data, Path(runs[0].machine.data_dir))])  # decoding is not timed
     ways: dict[str, Callable[[], Row]] = {
         "ours": lambda: _sweep(bench, sizes, bench.place / f"sweep-{next(turn)}", log),
-        "idiomatic": lambda: _processes(["idiomatic"], runs, 1, log),
+        "idiomatic": lambda: _processes("benchmarks.idiomatic", [], runs, 1, log),
     }
     if bench.script is not None:
-        given, theirs = ["timm", str(bench.script)], [_with_own_folder(run, bench.place / run.run_id) for run in runs]
-        ways["timm"] = lambda: _processes(given, theirs, 1, log)
-        ways["timm_two_at_once"] = lambda: _processes(given, theirs, 2, log)
+        theirs = [_with_own_folder(run, bench.images, bench.place / run.run_id) for run in runs]
+        for way, at_once in (("timm", 1), ("timm_two_at_once", 2)):
+            ways[way] = partial(_processes, "benchmarks.timm_script", [str(bench.script)], theirs, at_once, log)
     rows = in_turns(list(ways), bench.config.repeats, lambda way: ways[way]())
     part = {"runs": len(runs), "steps": steps, "rows": rows, "wall_seconds": summarise(rows, "wall_seconds", "ours")}
     title = f"Sweep of {len(runs)} runs of {steps} steps, seconds"
     save(part | {"table": race_table(title, {"mini-sweep": part}, "ours", "wall_seconds")})
 
 
-def _with_own_folder(run: RunConfig, folder: Path) -> RunConfig:
+def _with_own_folder(run: RunConfig, images: Path, folder: Path) -> RunConfig:
     """Return the run on a folder with only the images it trains on, as timm's script does not support subsets."""
-    images = images_of(run)
     link_images(images / "train", folder / "train", run.n_train, run.chain)
     (folder / "test").symlink_to(images / "test", target_is_directory=True)
     return run.model_copy(update={"data": run.data.model_copy(update={"root": str(folder)})})
@@ -161,7 +160,7 @@ def _sweep(bench: Bench, sizes: Sequence[int], outputs: Path, log: Path) -> Row:
     return {"wall_seconds": _seconds(lambda: _call(command, log, {}))}
 
 
-def _processes(way: list[str], runs: Sequence[RunConfig], at_once: int, log: Path) -> Row:
+def _processes(module: str, given: list[str], runs: Sequence[RunConfig], at_once: int, log: Path) -> Row:
     """Train each run in its own process, `at_once` in parallel sharing the cores."""
     threads = {"OMP_NUM_THREADS": str(max(1, len(os.sched_getaffinity(0)) // at_once))}
 
@@ -169,7 +168,7 @@ def _processes(way: list[str], runs: Sequence[RunConfig], at_once: int, log: Pat
         with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
             file.write(run.model_dump_json())
             file.flush()
-            _call(["-m", "benchmarks.single", way[0], file.name, *way[1:]], log, threads)
+            _call(["-m", module, file.name, *given], log, threads)
 
     with ThreadPoolExecutor(at_once) as pool:
         return {"wall_seconds": _seconds(lambda: list(pool.map(one, runs)))}

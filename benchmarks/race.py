@@ -2,70 +2,37 @@
 
 import os
 import statistics
-import traceback
 from collections.abc import Callable, Sequence
-from multiprocessing.connection import Connection
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing.synchronize import Barrier
 from typing import Any
 
 from crossover.config import CrossoverError
 from crossover.sweep.pool import fork_server
 
 Row = dict[str, Any]
+together: Barrier
+"""In a process of a measurement: the barrier of all that are measured at the same time."""
 
 
-class Apart:
-    """Calls functions in separate processes, from the fork server of a sweep."""
-
-    def __init__(self) -> None:
-        self._context = fork_server()
-
-    def together(
-        self, function: Callable[..., Any], calls: Sequence[tuple[Any, ...]], environment: dict[str, str] | None = None
-    ) -> list[Any]:
-        """Return the results of calls that run at the same time; raise CrossoverError when one fails.
-
-        Their first argument is a barrier for all of them.
-        """
-        barrier, ends = self._context.Barrier(len(calls), timeout=120), []
-        for arguments in calls:
-            here, there = self._context.Pipe(duplex=False)
-            given = (there, environment or {}, function, (barrier, *arguments))
-            process = self._context.Process(target=_answer, args=given)
-            process.start()
-            there.close()
-            ends.append((here, process))
-        results = []
-        for here, process in ends:
-            try:
-                results.append(here.recv())
-            except EOFError:
-                results.append("")
-            process.join()
-            if not results[-1]:
-                results[-1] = f"the process ended with exit status {process.exitcode}"
-        for result in results:
-            if isinstance(result, str):
-                raise CrossoverError(f"a measurement failed: {result.strip().splitlines()[-1]}")
-        return [result[0] for result in results]
-
-    def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        return self.together(_without_barrier, [(function, *arguments)])[0]
-
-
-def _without_barrier(_: object, function: Callable[..., Any], *arguments: Any) -> Any:
-    return function(*arguments)
-
-
-def _answer(
-    end: Connection, environment: dict[str, str], function: Callable[..., Any], arguments: tuple[Any, ...]
-) -> None:
+def _begin(barrier: Barrier, environment: dict[str, str]) -> None:
+    global together
+    together = barrier
     os.environ.update(environment)
-    try:
-        end.send((function(*arguments),))
-    except CrossoverError as error:
-        end.send(str(error))
-    except Exception:  # noqa: BLE001 - the parent process is told
-        end.send(traceback.format_exc())
+
+
+def apart(
+    function: Callable[..., Any], calls: Sequence[tuple[Any, ...]], environment: dict[str, str] | None = None
+) -> list[Any]:
+    """Return the results of calls at the same time, each in a process from the fork server of a sweep."""
+    context = fork_server()
+    given = (context.Barrier(len(calls), timeout=120), environment or {})
+    with ProcessPoolExecutor(len(calls), mp_context=context, initializer=_begin, initargs=given) as processes:
+        waiting = [processes.submit(function, *arguments) for arguments in calls]
+        try:
+            return [future.result() for future in waiting]
+        except Exception as error:
+            raise CrossoverError(f"a measurement failed: {str(error) or type(error).__name__}") from error
 
 
 def in_turns(ways: Sequence[str], repeats: int, measure: Callable[[str], Row]) -> list[Row]:

@@ -3,12 +3,13 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 import torch
 
-from benchmarks import contenders, parts
+from benchmarks import contenders, parts, race
 from benchmarks.bench import Bench, BenchConfig, link_images
 from benchmarks.contenders import PROFILED, WARM_UP, Window
 from benchmarks.race import Row, in_turns, summarise
@@ -64,8 +65,8 @@ def test_a_published_table_follows_from_its_measurements(path: Path, name: str) 
 def test_a_window_times_its_steps_after_the_warm_up_and_waits_for_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
     log: list[str] = []
     clock = iter([100.0, 107.0])
-    barrier = cast(Any, type("B", (), {"wait": lambda self: log.append("barrier")})())
-    window = Window(3, torch.device("cpu"), barrier, profiled=False)
+    monkeypatch.setattr(race, "together", SimpleNamespace(wait=lambda: log.append("barrier")), raising=False)
+    window = Window(3, torch.device("cpu"), profiled=False)
 
     def read_clock() -> float:
         log.append("clock")
@@ -83,9 +84,9 @@ def test_a_window_times_its_steps_after_the_warm_up_and_waits_for_the_device(mon
     assert window.seconds == 7.0
 
 
-def test_a_window_counts_the_operators_of_a_step() -> None:
-    barrier = cast(Any, type("B", (), {"wait": lambda self: None})())
-    window, x = Window(1, torch.device("cpu"), barrier, profiled=True), torch.ones(3)
+def test_a_window_counts_the_operators_of_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(race, "together", SimpleNamespace(wait=lambda: None), raising=False)
+    window, x = Window(1, torch.device("cpu"), profiled=True), torch.ones(3)
     y = x + 1
     while not window.tick():
         x = x.add(y).mul(y)
@@ -141,7 +142,6 @@ def bench_of(measured: Any) -> Bench:
         script = None
         device = "cpu"
         measure = staticmethod(measured)
-        apart = type("Apart", (), {"call": staticmethod(lambda *_: 100.0)})()
 
         @staticmethod
         def run(model: str, *_: str) -> str:
@@ -172,6 +172,7 @@ def test_the_page_has_each_way_and_density_with_and_without_mps_and_keeps_what_f
         row: Row = {"images_per_second": 10.0 * count, "flops_per_second": 25.0, "peak_bytes": 1e6 * count}
         return row | ({"kernels_per_step": 7.0} if profiled else {})
 
+    monkeypatch.setattr(parts, "apart", lambda *_: [100.0])
     parts.gpu(bench_of(measured), saved.append)
     rows = saved[-1]["rows"]
     assert [len(part["rows"]) for part in saved] == list(range(1, len(rows) + 1))  # each is kept as it comes
@@ -191,6 +192,7 @@ def test_what_is_not_begun_in_time_is_left_out_and_said(monkeypatch: pytest.Monk
     monkeypatch.setattr(shutil, "which", lambda _: None)
     monkeypatch.setattr("time.monotonic", iter([0.0, *[100.0] * 99]).__next__)
     saved: list[dict[str, Any]] = []
+    monkeypatch.setattr(parts, "apart", lambda *_: [100.0])
     parts.gpu(bench_of(lambda *_, **__: pytest.fail("measured")), saved.append)
     assert {row["error"] for row in saved[-1]["rows"]} == {"not measured: the time was over"}
 
