@@ -34,7 +34,7 @@ def main(arguments: list[str]) -> int:
     mounts = INSIDE in os.environ
     if not mounts:
         unshare = ["unshare", "--mount", *([] if os.getuid() == 0 else ["--map-root-user"])]
-        if may_mount(unshare):
+        if shutil.which("unshare") and subprocess.run([*unshare, "true"], capture_output=True).returncode == 0:
             again = [*unshare, sys.executable, "-m", "tests.faults", *arguments]
             return subprocess.run(again, env=os.environ | {INSIDE: "1"}, check=False).returncode
         print("no mount namespace here (unshare --mount): without full and read-only disks")
@@ -57,13 +57,6 @@ def main(arguments: list[str]) -> int:
         return 1
     shutil.rmtree(folder)
     return 0
-
-
-def may_mount(unshare: list[str]) -> bool:
-    """Return whether a process of ours can get a mount namespace."""
-    if shutil.which(unshare[0]) is None:
-        return False
-    return subprocess.run([*unshare, "true"], capture_output=True, check=False).returncode == 0
 
 
 if __name__ == "__main__":

@@ -6,9 +6,8 @@ import random
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -23,13 +22,12 @@ DISK_MB = 64
 
 @dataclass(frozen=True)
 class Hit:
-    """A fault that struck."""
+    """A fault that struck, and the runs that were done when it began and ended."""
 
     trial: int
     fault: str
     what: str
     done_before: int
-    """Runs that were done when it began."""
     done_after: int
 
 
@@ -76,57 +74,33 @@ def run_campaign(folder: Path, *, seed: int, faults: int, at_once: int, mounts: 
 
 
 def _trial(
-    folder: Path,
-    reference: dict[str, Any],
-    seed: int,
-    kinds: Sequence[Fault],
-    usual_seconds: float,
-    mounts: bool,
-    number: int,
+    folder: Path, reference: dict[str, Any], seed: int, kinds: Sequence[Fault], usual: float, mounts: bool, number: int
 ) -> Trial:
-    """Disturb one sweep until it is done, and compare its records with those of the undisturbed one."""
-    place = folder / f"trial-{number}"
-    with _own_disk(place, mounts):
-        world = World(place, folder / "data", random.Random(f"{seed}/{number}"), usual_seconds)
-        try:
-            hits, wrong = disturb(world, kinds, number)
-            wrong += world.finish()
-            if not wrong and world.records() != reference:
-                wrong.append("the records differ")
-        finally:
-            world.end()
+    """Let faults strike one sweep until all runs are done, and compare its records with the undisturbed ones."""
+    place, hits, wrong = folder / f"trial-{number}", list[Hit](), list[str]()
+    place.mkdir()
+    if mounts:
+        subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={DISK_MB}m", "crossover-faults", place], check=True)
+    world = World(place, folder / "data", random.Random(f"{seed}/{number}"), usual)
+    try:
+        while world.done() < len(world.runs):
+            fault, before = world.rng.choice(kinds), world.done()
+            what = fault.strike(world)
+            wrong += world.note_done()
+            if what is not None:
+                hits.append(Hit(number, fault.name, what, before, world.done()))
+        wrong += world.finish()
+        if not wrong and world.records() != reference:
+            wrong.append("the records differ")
         if wrong:
             shutil.copytree(place, folder / f"wrong-{number}")
+    finally:
+        world.end()
+        if mounts:
+            subprocess.run(["umount", "--lazy", place], check=True)
     place.with_suffix(".log").unlink(missing_ok=True)
     shutil.rmtree(place)
     return Trial(number, hits, wrong)
-
-
-def disturb(world: World, kinds: Sequence[Fault], number: int) -> tuple[list[Hit], list[str]]:
-    """Let faults strike until all runs are done; return them, and which runs were done again without need."""
-    hits: list[Hit] = []
-    wrong: list[str] = []
-    while True:
-        fault, before = world.rng.choice(kinds), world.done()
-        what = fault.strike(world)
-        wrong += world.note_done()
-        if what is not None:
-            hits.append(Hit(number, fault.name, what, before, world.done()))
-        if world.done() == len(world.runs):
-            return hits, wrong
-
-
-@contextmanager
-def _own_disk(place: Path, mounts: bool) -> Iterator[None]:
-    place.mkdir()
-    if not mounts:
-        yield
-        return
-    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={DISK_MB}m", "crossover-faults", place], check=True)
-    try:
-        yield
-    finally:
-        subprocess.run(["umount", "--lazy", place], check=True)
 
 
 def summarise(
@@ -162,16 +136,11 @@ def summarise(
 
 def table(result: dict[str, Any]) -> str:
     """Return the campaign as a Markdown table."""
+    columns = ("fault", "how", "struck", "sweeps", "sweeps_identical")
     lines = [
         "| fault | how | struck | sweeps it struck | of them identical to the undisturbed |",
         "|---|---|---|---|---|",
     ]
-    lines += [
-        f"| {row['fault']} | {row['how']} | {row['struck']} | {row['sweeps']} | {row['sweeps_identical']} |"
-        for row in result["by_fault"]
-    ]
-    lines.append(
-        f"| **all** | seed {result['seed']} | **{result['faults']}** | **{result['sweeps']}** |"
-        f" **{result['sweeps_identical']}** |"
-    )
-    return "\n".join(lines)
+    lines += [f"| {' | '.join(str(row[column]) for column in columns)} |" for row in result["by_fault"]]
+    total = f"**{result['faults']}** | **{result['sweeps']}** | **{result['sweeps_identical']}**"
+    return "\n".join([*lines, f"| **all** | seed {result['seed']} | {total} |"])

@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 from tests.faults.world import World
 
@@ -69,7 +68,7 @@ def two_commands(world: World, killed: bool) -> str | None:
 
 
 def tear_after(world: World, name: str) -> str | None:
-    """Let the command run until there is such a file, kill it with its runs, and damage one."""
+    """Kill the command and its runs once there is such a file, and damage one; only checkpoints have checksums."""
     process = world.start()
     world.wait_for(lambda: world.some(name), process)
     world.pause(0.3)
@@ -80,11 +79,6 @@ def tear_after(world: World, name: str) -> str | None:
     if path is None:
         return None
     world.torn.append(path)
-    return f"{name} {tear(path, world)}"
-
-
-def tear(path: Path, world: World) -> str:
-    """Damage a file and return how. A changed byte is for checkpoints alone: they have checksums."""
     content = bytearray(path.read_bytes())
     how = world.rng.choice(["empty", "truncated", *(["one byte changed"] if path.suffix == ".ckpt" else [])])
     if how == "one byte changed":
@@ -92,7 +86,7 @@ def tear(path: Path, world: World) -> str:
     else:
         del content[world.rng.randrange(len(content) - 1) if how == "truncated" else 0 :]
     path.write_bytes(content)
-    return how
+    return f"{name} {how}"
 
 
 def jumped_clock(world: World) -> str | None:

@@ -40,8 +40,11 @@ def campaign_runs(outputs: Path, data: Path) -> list[RunConfig]:
     ]
 
 
-def command(runs: Sequence[RunConfig], outputs: Path) -> None:
+def command(log: Path, runs: Sequence[RunConfig], outputs: Path) -> None:
     """Do what `make sweep` does after composing its runs, up to the report; exit with 1 when a run is not done."""
+    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    os.dup2(descriptor, sys.stdout.fileno())
+    os.dup2(descriptor, sys.stderr.fileno())
     os.setsid()  # so that it can be killed with all its runs
     # a run starts with SIGTERM ignored, as from the fork server of the real command
     os.register_at_fork(after_in_child=lambda: signal.signal(signal.SIGTERM, signal.SIG_IGN))
@@ -64,7 +67,7 @@ class World:
 
     def start(self, pause: float = 0.0) -> ForkProcess:
         """Start the command, and wait for a random time of at most the share `pause`, as in `pause`."""
-        process = FORK.Process(target=_with_log, args=(self.folder.with_suffix(".log"), self.runs, self.outputs))
+        process = FORK.Process(target=command, args=(self.folder.with_suffix(".log"), self.runs, self.outputs))
         process.start()
         self._started.append(process)
         if pause:
@@ -75,13 +78,10 @@ class World:
         """Wait for a random time, at most `share` of what an undisturbed sweep takes."""
         time.sleep(self.rng.uniform(0, share * self.usual_seconds))
 
-    def wait_for(self, condition: Callable[[], object], process: ForkProcess) -> bool:
-        """Wait until a condition holds and return True, or False when the command ended before."""
-        while process.is_alive():
-            if condition():
-                return True
+    def wait_for(self, condition: Callable[[], object], process: ForkProcess) -> None:
+        """Wait until a condition holds or the command has ended."""
+        while process.is_alive() and not condition():
             time.sleep(0.005)
-        return bool(condition())
 
     def workers(self, process: ForkProcess) -> list[int]:
         """Return the processes that hold a run for a command; its session tells that they are its own."""
@@ -144,10 +144,3 @@ class World:
             if process.is_alive():
                 process.kill()
             process.join()
-
-
-def _with_log(log: Path, runs: Sequence[RunConfig], outputs: Path) -> None:
-    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-    os.dup2(descriptor, sys.stdout.fileno())
-    os.dup2(descriptor, sys.stderr.fileno())
-    command(runs, outputs)
