@@ -33,7 +33,8 @@ def shown(folder: Path, terminal: bool, environment: dict[str, str], states: lis
             if state == "done":
                 for run in runs:
                     finish(run, 300.0)
-            progress = Progress({first.run_id: "done"} | {run.run_id: state for run in runs}, slots=2)
+            states_now: dict[str, State] = {first.run_id: "done", **{run.run_id: state for run in runs}}
+            progress = Progress(states_now, slots=2)
             progress.notes.append("out of memory with 4 runs on GPU 0: going on with 2")
             display(progress)
     return file.getvalue()
@@ -89,7 +90,8 @@ COSTS = {"a": 600.0, "b": 600.0, "c": 60.0, "d": 600.0, "e": 600.0}
 def test_time_left_follows_from_what_the_runs_cost(
     states: dict[str, State], elapsed: dict[str, float], slots: int, left: float
 ) -> None:
-    assert seconds_left(COSTS, dict.fromkeys(COSTS, "missing") | states, elapsed, slots) == left
+    now: dict[str, State] = {**dict.fromkeys(COSTS, "missing"), **states}
+    assert seconds_left(COSTS, now, elapsed, slots) == left
 
 
 def test_a_sweep_that_goes_on_knows_what_its_runs_took(tmp_path: Path) -> None:

@@ -76,7 +76,7 @@ def tear_after(world: World, name: str) -> str | None:
         _kill_group(process.pid)
     process.join()
     path = world.some(name)
-    if path is None:
+    if path is None or path.stat().st_size < 2:  # an earlier fault has emptied it
         return None
     world.torn.append(path)
     content = bytearray(path.read_bytes())
