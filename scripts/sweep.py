@@ -2,6 +2,7 @@
 
 import importlib
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import hydra
@@ -40,8 +41,8 @@ def main(config: DictConfig) -> None:
 
     def ready() -> None:
         write_plan(directory, sweep.name, command, runs)
-        for module in FOR_REPORT if left and not isinstance(launcher, SlurmLauncher) else ():
-            importlib.import_module(module)
+        if left and not isinstance(launcher, SlurmLauncher):
+            preload()
 
     if options.commands is not None:
         check_data(runs, console)
@@ -75,6 +76,13 @@ def main(config: DictConfig) -> None:
             watch=interim if left else None,
         )
     finish(progress, directory, console)
+
+
+def preload() -> None:
+    """Import what the report needs, while the runs start."""
+    for module in FOR_REPORT:
+        with suppress(ImportError):  # wandb is needed by its logger alone, which asks for it itself
+            importlib.import_module(module)
 
 
 def finish(progress: Progress, directory: Path, console: Console) -> None:

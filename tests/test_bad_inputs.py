@@ -65,6 +65,10 @@ def on(function: Callable[[Path], object], name: str) -> Action:
     return lambda folder: function(folder / name)
 
 
+def unpack(folder: Path) -> object:
+    return cifar10.read(folder, None, folder / ".raw.tmp")
+
+
 def picture(kind: str) -> bytes:
     import io
 
@@ -176,9 +180,9 @@ IMAGES = [
     Bad("no Tiny-ImageNet", on(tiny_imagenet.read, "t"), "wnids.txt does not exist: unpack the public archive"),
 ]
 ARCHIVES = [
-    Bad("text as archive", cifar10.read, "is damaged: its MD5 is", (("cifar-10-python.tar.gz", "hello"),)),
-    Bad("empty archive", cifar10.read, "is damaged: its MD5 is", (("cifar-10-python.tar.gz", b""),)),
-    Bad("other pickles", cifar10.read, "is damaged", (("cifar-10-batches-py/data_batch_1", b"\x80\x04."),)),
+    Bad("text as archive", unpack, "is damaged: its MD5 is", (("cifar-10-python.tar.gz", "hello"),)),
+    Bad("empty archive", unpack, "is damaged: its MD5 is", (("cifar-10-python.tar.gz", b""),)),
+    Bad("other pickles", unpack, "is damaged", (("cifar-10-batches-py/data_batch_1", b"\x80\x04."),)),
 ]
 RECORDS = [
     Bad("torn record", on(read_record, "r"), "is not a whole record", (("r", '{"schema": 1, "ru'),)),
@@ -190,7 +194,7 @@ RECORDS = [
     Bad("no frozen config", read_frozen, "config.yaml cannot be read"),
     Bad("frozen config of nothing", read_frozen, "config.yaml", (("config.yaml", '{"machine": {}}'),)),
     Bad("unknown sweep", lambda p: read_sweep(p, "quack"), "no sweep 'quack' in"),
-    Bad("torn jobs", noted_tasks, "5.json is damaged; delete it", (("jobs/5.json", "{"),)),
+    Bad("torn jobs", noted_tasks, "5.json is damaged; move it away", (("jobs/5.json", "{"),)),
 ]
 CURVES = [
     Bad("no curves", on(read_curves, "c.csv"), "c.csv"),

@@ -18,6 +18,7 @@ from crossover.sweep.launch import check_data, slots_for
 from crossover.sweep.pool import Pool, Progress
 from crossover.training import run as running
 from crossover.training.run import execute
+from scripts.sweep import preload
 from tests.worlds import VIT, results, small_run
 
 SILENT = Console(quiet=True)
@@ -146,6 +147,11 @@ def test_a_logger_that_is_not_installed_is_named_before_any_run(
     console = Console(file=io.StringIO(), width=200)
     check_data([small_run(tmp_path)], console)
     assert console.file.getvalue().count("training images to draw from") == 1  # type: ignore[attr-defined]
+
+
+def test_a_sweep_that_logs_nothing_needs_no_wandb(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    preload()
 
 
 def test_a_run_on_several_devices_has_them_in_its_slot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

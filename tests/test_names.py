@@ -125,3 +125,9 @@ def test_a_file_name_stays_in_its_folder_and_differs_by_text(text: str, tmp_path
 def test_usual_names_stay_as_they_are() -> None:
     assert file_name("cifar10-patches_0.5") == "cifar10-patches_0.5"
     assert plain("N* = 2.9k images [2.4k, 3.7k]; a -> b") == "N* = 2.9k images [2.4k, 3.7k]; a -> b"
+
+
+def test_a_dollar_sign_is_drawn_as_it_is(tmp_path: Path) -> None:
+    runs = runs_table(crossing_records(models=(r"res$\qq$x", "vit_$^$")))
+    write_findings(Findings("$a$", "make sweep", runs, planned=len(runs)), tmp_path)
+    assert r"res$\qq$x" in (tmp_path / "figures" / "learning-curves.svg").read_text()

@@ -61,12 +61,13 @@ def test_a_command_has_what_decides_its_runs_and_not_how_they_were_done() -> Non
 def test_a_path_is_typed_as_it_is(path: str) -> None:
     (override,) = OverridesParser.create().parse_overrides(quoted([f"machine.data_dir={path}"]))
     assert not override.is_sweep_override()
-    assert str(override.value()) == path.strip("'") if path[0] == "'" else path
+    assert str(override.value()) == path.strip("'")
 
 
 def test_a_tilde_is_the_home_of_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/ada")
     assert quoted(["data.root=~/pets"]) == ["data.root='/home/ada/pets'"]
+    assert quoted(["data.root=~nobody-of-that-name/x"]) == ["data.root='~nobody-of-that-name/x'"]
     assert quoted(["n_train=~3", "data.root=null"]) == ["n_train=~3", "data.root=null"]
 
 

@@ -14,7 +14,7 @@ from crossover.analysis.estimate import estimate, for_new_images, trend, without
 from crossover.analysis.robustness import stability_table
 from crossover.analysis.runs import AnalysisError, Method, ordered_pairs, primary_runs, read_curves, validate_runs
 from crossover.analysis.sentences import images, summarise
-from crossover.analysis.testset import sampling
+from crossover.analysis.testset import class_table, sampling
 from crossover.analysis.verdict import analyse, curve_summary
 
 SIZES = (256, 1024, 4096, 16384, 65536)
@@ -390,6 +390,16 @@ def test_mcnemar_of_one_pair_is_the_exact_test() -> None:
     only_b = int((wrong["vit_tiny"] & ~wrong["resnet_tiny"]).sum())
     assert (first["only_a_wrong"], first["only_b_wrong"]) == (only_a, only_b)
     assert first["p_value"] == pytest.approx(stats.binomtest(only_a, only_a + only_b).pvalue)
+
+
+def test_a_class_without_test_images_has_no_row_and_the_others_keep_their_names() -> None:
+    labels = np.array([0, 0, 2, 2])
+    runs = table(falling(3000), chains=1)
+    predictions = {runs["run_id"].iloc[0]: (labels, np.array([0, 1, 2, 2]))}
+    for names, expected in (({runs["dataset"].iloc[0]: ["a", "b", "c", "d"]}, ("a", "c")), ({}, ("0", "2"))):
+        classes = class_table(runs, predictions, names)
+        assert tuple(classes["class"]) == expected
+        assert list(classes["error_mean"]) == [0.5, 0]
 
 
 def test_mcnemar_says_that_it_leaves_out_the_variance_of_training() -> None:

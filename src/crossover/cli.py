@@ -8,6 +8,7 @@ import re
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn, get_args
 
@@ -29,7 +30,10 @@ QUIET = (
     *("hydra.run.dir=.", "hydra.sweep.dir=outputs", "hydra.sweep.subdir=."),
 )
 """Hydra writes no files and no log of its own, and does not change the folder."""
-PATHS = ("curves", "data_dir", "images", "init_from", "output", "outputs", "results", "root", "trials")
+PATHS = (
+    "curves", "data_dir", "images", "init_from", "output", "outputs", "readme", "results", "root", "sets", "timm",
+    "trials",
+)  # fmt: skip
 """Keys whose values are paths."""
 _USER_ERRORS = (CrossoverError, HydraException, OmegaConfBaseException, OSError)
 
@@ -99,7 +103,9 @@ def _quoted(item: str) -> str:
     as_it_is = re.fullmatch(r"""'.*'|".*"|\$\{.*|[\w./:-]*""", value, re.ASCII)
     if key.rsplit(".", 1)[-1].lstrip("+") not in PATHS or as_it_is:
         return item
-    return f"{key}={_text(str(Path(value).expanduser()) if value.startswith('~') else value)}"
+    with suppress(RuntimeError):  # no user of that name
+        value = str(Path(value).expanduser()) if value.startswith("~") else value
+    return f"{key}={_text(value)}"
 
 
 def _text(value: str) -> str:

@@ -149,7 +149,7 @@ def read_plan(path: Path) -> Plan:
     try:
         return json.loads(path.read_text())
     except ValueError as error:
-        raise CrossoverError(f"{path} is not a whole plan ({error}); delete it and repeat the sweep") from None
+        raise CrossoverError(f"{path} is not a whole plan ({error}); move it away and repeat the sweep") from None
 
 
 def read_done(runs: Iterable[RunConfig]) -> list[Record]:
@@ -169,7 +169,7 @@ def read_record(path: Path) -> Record:
     try:
         record = json.loads(path.read_text())
     except ValueError as error:
-        raise CrossoverError(f"{path} is not a whole record ({error}); delete it and repeat the sweep") from None
+        raise CrossoverError(f"{path} is not a whole record ({error}); move it away and repeat the sweep") from None
     schema = record.get("schema") if isinstance(record, dict) else None
     if schema != RECORD_SCHEMA:
         raise CrossoverError(

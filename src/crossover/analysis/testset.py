@@ -142,19 +142,14 @@ def class_table(runs: pd.DataFrame, predictions: Predictions, names: Mapping[str
         for run in primary_runs(part)[0].to_dict("records"):
             if run["run_id"] not in predictions:
                 continue
-            errors = _errors(*predictions[run["run_id"]])
-            called = names.get(str(dataset)) or map(str, range(len(errors)))
+            labels, predicted = predictions[run["run_id"]]
+            errors = pd.Series(labels != predicted).groupby(labels).mean()  # of the classes that have test images
+            called = names.get(str(dataset)) or list(map(str, range(labels.max() + 1)))
             cell = (dataset, run["model"], round(run["n_train"]))
-            rows += [(*cell, name, error) for name, error in zip(called, errors, strict=True)]
+            rows += [(*cell, called[label], error) for label, error in errors.items()]
     keys = ["dataset", "model", "n_train", "class"]
     classes = pd.DataFrame(rows, columns=[*keys, "error"]).groupby(keys, sort=False)["error"]
     return classes.agg(error_mean="mean", error_min="min", error_max="max", chains="size").reset_index()
-
-
-def _errors(labels: np.ndarray, predicted: np.ndarray) -> np.ndarray:
-    """Return the error of each class, float (K,)."""
-    wrong = np.bincount(labels, weights=labels != predicted)
-    return wrong / np.maximum(np.bincount(labels), 1)
 
 
 def telling_classes(classes: pd.DataFrame, most: int) -> list[str]:

@@ -171,8 +171,8 @@ def _build(config: CuesData | ImageData, data_dir: Path, folder: Path) -> None:
 
 def _unwritable(folder: Path, error: OSError, size: str = "") -> CrossoverError:
     return CrossoverError(
-        f"cannot write the cache {folder}: {error.strerror or error}; {size}mend that, or choose another place with"
-        " machine.data_dir=DIR"
+        f"cannot write the cache {folder}: {error.strerror or error}; {size}make it writable, or choose another"
+        " place with machine.data_dir=DIR"
     )
 
 

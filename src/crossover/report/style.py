@@ -24,6 +24,8 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocato
 from crossover.analysis.sentences import images
 from crossover.store import write_atomically
 
+mpl.rcParams["text.parse_math"] = False  # a name may contain a dollar sign, and is drawn as it is
+
 FAMILIES = {
     "resnet": ("#0072B2", "#3D93C4", "#4F74E0"),
     "hybrid": ("#009E73", "#3F8F5C", "#1F7F8F"),
@@ -48,7 +50,6 @@ WIDTH = 4.8
 _RC: Any = {
     "svg.hashsalt": "crossover",
     "svg.fonttype": "none",  # text stays text: it can be selected, and the file is small
-    "text.parse_math": False,  # a model's name may contain a dollar sign
     "font.size": 10,
     "text.color": INK,
     "axes.labelcolor": INK,

@@ -164,7 +164,7 @@ def plan_trials(search: SearchConfig, outputs: str) -> list[tuple[int, RunConfig
 def trial_row(trial: int, run: RunConfig, record: Record) -> dict[str, object]:
     """Return the row of trials.csv, which never has a test error."""
     if not math.isfinite(record["val_error"]):
-        raise CrossoverError(f"{run.run_id} has no validation error; delete {run.run_dir} and repeat the search")
+        raise CrossoverError(f"{run.run_id} has no validation error; move {run.run_dir} away and repeat the search")
     facts: dict[str, object] = {"model": run.model.name, "n_train": run.n_train, "trial": trial, "chain": run.chain}
     facts |= run.recipe.model_dump(include={"lr", "weight_decay", "batch_size"})
     return facts | {"budget": run.budget.label, "val_error": record["val_error"], "run_id": run.run_id}

@@ -242,7 +242,7 @@ def noted_tasks(directory: Path) -> dict[str, list[str]]:
         try:
             tasks |= json.loads(path.read_text())["tasks"]
         except (ValueError, KeyError):
-            raise CrossoverError(f"{path} is damaged; delete it (its jobs go on, `squeue` shows them)") from None
+            raise CrossoverError(f"{path} is damaged; move it away (its jobs go on, `squeue` shows them)") from None
     return tasks
 
 

@@ -78,6 +78,7 @@ def _execute(run: RunConfig, rank: Rank, stop: threading.Event) -> Record:
     precision, engine = resolve_precision(run, device), resolve_engine(run, device)
     torch.set_num_threads(run.machine.threads)
     tune_allocator()
+    torch.backends.cudnn.benchmark = True  # the shapes of a run do not change
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
 
     dataset = open_dataset(run.data, Path(run.machine.data_dir))

@@ -61,7 +61,8 @@ def fingerprint(config: CuesData | ImageData, data_dir: Path) -> str | None:
         return None
     root, found = raw_root(config, data_dir), hashlib.sha256()
     for parent, folders, names in os.walk(root):
-        folders[:] = sorted(name for name in folders if not name.startswith(".") and name != "cache")
+        own = ("cache",) if Path(parent) == root else ()  # the data folder itself holds our caches
+        folders[:] = sorted(name for name in folders if not name.startswith(".") and name not in own)
         for name in sorted(name for name in names if not name.startswith(".")):
             state = Path(parent, name).stat()
             place = os.path.relpath(Path(parent, name), root)

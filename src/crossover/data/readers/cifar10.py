@@ -16,16 +16,16 @@ from crossover.data.readers import Raw
 from crossover.store import write_atomically
 
 
-def read(root: Path, *_: object) -> Raw:
+def read(root: Path, _parts: int | None, scratch: Path) -> Raw:
     """Return what torchvision reads from the archive, or the folder it unpacks to, after comparing checksums."""
     from torchvision.datasets import CIFAR10  # slow to import, and needed only by this dataset
     from torchvision.datasets.utils import calculate_md5, download_url
 
     archive, unpacked = root / CIFAR10.filename, root / CIFAR10.base_folder
-    mend = f"delete it and repeat the command to download it again from {CIFAR10.url}"
+    mend = f"move it away and repeat the command to download it again from {CIFAR10.url}"
     # in a folder of our own, where nobody changes a file between its checksum and its use: the batches are pickles
-    with tempfile.TemporaryDirectory() as scratch:
-        copy, download = Path(scratch, archive.name), True
+    with tempfile.TemporaryDirectory(prefix=scratch.name, dir=scratch.parent) as own:
+        copy, download = Path(own, archive.name), True
         if archive.exists():
             if (found := calculate_md5(archive)) != CIFAR10.tgz_md5:
                 raise CrossoverError(
@@ -34,11 +34,11 @@ def read(root: Path, *_: object) -> Raw:
             shutil.copyfile(archive, copy)
             complaint = f"{archive} does not unpack to CIFAR-10; {mend}"
         elif unpacked.is_dir():
-            shutil.copytree(unpacked, Path(scratch, unpacked.name))
+            shutil.copytree(unpacked, Path(own, unpacked.name))
             complaint, download = f"{unpacked} is damaged: a checksum differs; {mend}", False
         else:
             try:
-                download_url(CIFAR10.url, scratch, archive.name, CIFAR10.tgz_md5)
+                download_url(CIFAR10.url, own, archive.name, CIFAR10.tgz_md5)
             except (OSError, RuntimeError, http.client.HTTPException) as error:
                 raise CrossoverError(
                     f"cannot download CIFAR-10 from {CIFAR10.url} ({str(error).strip('<>')}); without a network, put"
@@ -52,7 +52,7 @@ def read(root: Path, *_: object) -> Raw:
         try:
             with warnings.catch_warnings():  # the archive was pickled by an old numpy
                 warnings.simplefilter("ignore", np.exceptions.VisibleDeprecationWarning)
-                train, test = (CIFAR10(scratch, train=part, download=download) for part in (True, False))
+                train, test = (CIFAR10(own, train=part, download=download) for part in (True, False))
         except (RuntimeError, tarfile.TarError, zlib.error, EOFError):
             raise CrossoverError(complaint) from None
     labels, test_labels = (np.array(part.targets, np.int64) for part in (train, test))

@@ -40,7 +40,7 @@ def load_run(run_dir: Path) -> Checkpoint:
     try:
         weights = load_file(path)
     except (OSError, SafetensorError) as error:
-        raise CrossoverError(f"{path} cannot be read ({error}); delete {run_dir} and repeat its sweep") from None
+        raise CrossoverError(f"{path} cannot be read ({error}); move {run_dir} away and repeat its sweep") from None
     torch.manual_seed(run.seed)
     untrained = build_model(run.model, image_size=run.data.image_size, classes=classes).eval()
     trained = copy.deepcopy(untrained)
