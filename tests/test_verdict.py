@@ -234,12 +234,14 @@ def test_all_pairs_of_three_models_the_convolution_first() -> None:
 
 
 def test_order_of_bias_is_that_of_the_names() -> None:
-    assert ordered_pairs(["vit", "hybrid_s", "resnet"]) == [
+    assert ordered_pairs(pd.DataFrame({"model": ["vit", "hybrid_s", "resnet"]})) == [
         ("hybrid_s", "vit"),
         ("resnet", "vit"),
         ("resnet", "hybrid_s"),
     ]
-    assert ordered_pairs(["two", "one"]) == [("two", "one")]
+    assert ordered_pairs(pd.DataFrame({"model": ["two", "one"]})) == [("two", "one")]
+    named = pd.DataFrame({"model": ["attn", "mine", "other"], "family": ["vit", "resnet", ""]})
+    assert ordered_pairs(named) == [("mine", "attn"), ("attn", "other"), ("mine", "other")]
 
 
 # Intervals
@@ -527,7 +529,9 @@ def test_models_without_a_common_size_are_interpolated_by_chain() -> None:
     sizes = tuple(256 * 2**i for i in range(9))
     runs = table(falling(3000), sizes=sizes, subsets=0)
     odd = runs["n_train"].map(lambda n: sizes.index(n) % 2 == 1)
-    pair = only_pair(runs[odd == (runs["model"] == "vit_tiny")])
+    apart = runs[odd == (runs["model"] == "vit_tiny")]
+    pair, few = only_pair(apart), only_pair(apart.assign(n_test=300))
+    assert few["gap"][2]["ci_high"] - few["gap"][2]["ci_low"] > pair["gap"][2]["ci_high"] - pair["gap"][2]["ci_low"]
     assert pair["verdict"] == "crossover"
     assert pair["n_star"] == pytest.approx(3000, rel=0.3)
     assert any("interpolated linearly" in note for note in pair["notes"])

@@ -67,7 +67,7 @@ def _pair(one: pd.DataFrame, other: pd.DataFrame, method: Method, images: TestIm
         if min(part.df for part in apart) > 0:
             return _apart(la[both], lb[both], apart[0], apart[1], images, [*notes, UNPAIRED])
     if len(units) > 1 and min(la.shape[1], lb.shape[1]) > 1:
-        moved = _interpolated(la.loc[units], lb.loc[units], notes)
+        moved = _interpolated(la.loc[units], lb.loc[units], images, notes)
         if moved is not None:
             return moved
     if min(one["n_train"].nunique(), other["n_train"].nunique()) >= MIN_TO_SMOOTH:
@@ -152,7 +152,7 @@ def _apart(
     return Pairing(found, gap, anchors, min(len(la), len(lb)), "unpaired", notes)
 
 
-def _interpolated(la: pd.DataFrame, lb: pd.DataFrame, notes: list[str]) -> Pairing | None:
+def _interpolated(la: pd.DataFrame, lb: pd.DataFrame, images: TestImages, notes: list[str]) -> Pairing | None:
     """Return the pairing of replicated curves without sizes in common, each chain interpolated in log-log."""
     na, nb = (table.columns.to_numpy(float) for table in (la, lb))
     low, high = max(na[0], nb[0]), min(na[-1], nb[-1])
@@ -166,10 +166,18 @@ def _interpolated(la: pd.DataFrame, lb: pd.DataFrame, notes: list[str]) -> Pairi
         return None
     gap = np.nanmean((np.exp(moved[1]) - np.exp(moved[0])).to_numpy()[:, present], axis=0)
     note = "Too few runs share chain and size: each chain's curve is interpolated linearly in log-log."
-    found = estimate(sizes[present], values[:, present])
+    weights = np.hstack([-_weights(na, sizes[present]), _weights(nb, sizes[present])])
+    extra = None if images.cov is None else weights @ images.cov @ weights.T
+    found = estimate(sizes[present], values[:, present], extra)
     kind: Kind = "chains" if found.df else "none"
     anchors = _anchors(moved[0].loc[:, present], lb, TestImages([], [], None))
     return Pairing(found, gap, anchors, len(la), kind, [*notes, note])
+
+
+def _weights(known: Floats, sizes: Floats) -> Floats:
+    """Return the weight of each known size in the value interpolated at each of the sizes."""
+    columns = [np.interp(np.log(sizes), np.log(known), unit) for unit in np.eye(len(known))]
+    return np.column_stack(columns)
 
 
 def _along(row: "pd.Series[float]", sizes: Floats) -> Floats:

@@ -40,7 +40,7 @@ def stability_table(runs: pd.DataFrame, method: Method) -> pd.DataFrame:
     """
     rows = []
     for dataset, part in runs.groupby("dataset", sort=False):
-        pairs = ordered_pairs([str(model) for model in dict.fromkeys(part["model"])])
+        pairs = ordered_pairs(part)
         ways = list(_alternatives(part, method))
         pairs = pairs if len(ways) > 1 else []
         for a, b in tracked(pairs, f"pairs of {dataset} analysed in other ways", len(pairs)):
@@ -218,7 +218,7 @@ def calibrate(
     found = []
     for dataset, part in runs.groupby("dataset", sort=False):
         part = primary_runs(part)[0]
-        for a, b in ordered_pairs([str(model) for model in dict.fromkeys(part["model"])]):
+        for a, b in ordered_pairs(part):
             entry = Calibration(
                 dataset=str(dataset),
                 a=a,

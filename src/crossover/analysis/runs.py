@@ -183,11 +183,18 @@ def bias_rank(model: str) -> int | None:
     return next((rank for rank, names in FAMILIES.items() if model.lower().startswith(names)), None)
 
 
-def ordered_pairs(models: list[str]) -> list[tuple[str, str]]:
-    """Return all pairs (a, b), a with the stronger bias where it is known, else in the order given."""
+def ordered_pairs(runs: pd.DataFrame) -> list[tuple[str, str]]:
+    """Return all pairs of models (a, b), a with the stronger bias where it is known, else in the order of the table.
+
+    The bias of a model is that of its family, if the table has a column of that name, or else known by its name.
+    """
+    models = list(dict.fromkeys(map(str, runs["model"])))
+    families = dict(zip(map(str, runs["model"]), runs["family"].astype(str), strict=True)) if "family" in runs else {}
+    ranks = {model: bias_rank(families.get(model, "")) for model in models}
+    ranks = {model: bias_rank(model) if rank is None else rank for model, rank in ranks.items()}
     pairs = []
     for first, second in itertools.combinations(models, 2):
-        one, two = bias_rank(first), bias_rank(second)
+        one, two = ranks[first], ranks[second]
         swap = one is not None and two is not None and two < one
         pairs.append((second, first) if swap else (first, second))
     return pairs

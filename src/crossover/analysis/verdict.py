@@ -45,7 +45,7 @@ def _study(dataset: str, every: pd.DataFrame, method: Method, notes: list[str], 
     laws = {model: ModelLaws(unit_table(part, model, method.metric), guess) for model in models}
     points = saturation(every, part, method.metric, method.confidence)
     pairs: list[Pair] = []
-    every_pair = ordered_pairs(models)
+    every_pair = ordered_pairs(part)
     for a, b in tracked(every_pair, f"pairs of {dataset} compared", len(every_pair)):
         pair = compare(part, a, b, method, chance=guess)
         if pair["verdict"] in ("a_better", "undecided") and pair["gap"] and pair["gap"][-1]["log_error_ratio"] > 0:
