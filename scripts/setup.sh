@@ -18,20 +18,12 @@ fail() {
   exit 2
 }
 
-patiently() { # runs a command, and says every few seconds that it goes on
-  local said=$SECONDS status=0 beat
-  while sleep 1 && kill -0 $$ 2>/dev/null; do
-    ((SECONDS < said + 8)) || echo "  still installing, $((said = SECONDS)) s"
-  done &
-  beat=$!
-  "$@" || status=$?
-  kill $beat
-  wait $beat 2>/dev/null || true
-  [ $status = 0 ] || fail "this failed: $*" "$without_network"
+run() {
+  "$@" || fail "this failed: $*" "$without_network"
 }
 
 pip_install() {
-  patiently .venv/bin/python -m pip install --quiet ${wheels:+--no-index --find-links "$wheels"} "$@"
+  run .venv/bin/python -m pip install ${wheels:+--no-index --find-links "$wheels"} "$@"
 }
 
 find_python() { # PYTHON, or one of the usual names: the first of a version that will do
@@ -48,7 +40,7 @@ make_environment() { # for Debian's Python it needs the package python3-venv, wh
   rm -rf .venv
   mkdir -p "$TMPDIR"
   printf '%s\n' "$PWD" unfinished "$mode" > .venv/ready
-  patiently "$python" -m venv ${system:+--system-site-packages --without-pip} .venv
+  run "$python" -m venv ${system:+--system-site-packages --without-pip} .venv
 }
 
 use_system_packages() { # pip takes what it finds there for installed where the versions of pyproject.toml allow it
@@ -61,7 +53,7 @@ if sys.prefix != sys.base_prefix:  # .venv sees the packages of the base Python,
     line = f"import site; site.addsitedir({sysconfig.get_path('purelib')!r})"
     pathlib.Path(sys.argv[1], "system.pth").write_text(line)
 PYTHON
-  .venv/bin/python -m pip --version >/dev/null 2>&1 || patiently .venv/bin/python -m ensurepip >/dev/null
+  .venv/bin/python -m pip --version >/dev/null 2>&1 || run .venv/bin/python -m ensurepip >/dev/null
   echo "Installing what $python lacks; $(paste -sd ' ' .venv/system.txt) are its own"
   pip_install hatchling editables
   pip_install --no-build-isolation --constraint .venv/system.txt -e ".[$extras]"
@@ -76,17 +68,17 @@ use_wheels() {
 
 use_lock() {
   echo "Installing the locked packages into .venv (about 6 GB with CUDA; once)"
-  local uv=.venv/bin/uv install=(pip_install)
+  local install=(pip_install) uv=.venv/bin/uv
   if command -v uv >/dev/null; then
     uv=uv
-    [ -x .venv/bin/python ] || uv venv --quiet --python "$python" .venv
+    [ -x .venv/bin/python ] || run uv venv --quiet --python "$python" .venv
   else
     [ -x .venv/bin/python ] || make_environment
     [ -x $uv ] || .venv/bin/python -m pip install --quiet uv || uv= # it halves the time; pip does the same
   fi
-  mkdir -p "$TMPDIR"
   # compiled now, as pip does: else the first import takes twice as long, and each one where __pycache__ is not written
-  [ -z "$uv" ] || install=(patiently "$uv" pip install --quiet --compile-bytecode)
+  [ -z "$uv" ] || install=(run "$uv" pip install --compile-bytecode)
+  mkdir -p "$TMPDIR"
   "${install[@]}" --require-hashes -r requirements.lock
   "${install[@]}" --no-deps --no-build-isolation -e .
 }

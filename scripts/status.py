@@ -15,42 +15,34 @@ from crossover.config import CrossoverError
 from crossover.store import STATES, read_plan, run_state
 from crossover.sweep.plan import sweep_dir
 
-WIDTH = 400
-"""Largest width of the table; names are never cut off, as users must type them."""
-
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("outputs", nargs="?", default="outputs", type=Path, help="the folder of runs and sweeps")
     parser.add_argument("--cancel", metavar="SWEEP")
     options = parser.parse_args()
-    if options.cancel is not None:
-        cancel(options.outputs, options.cancel)
-    else:
+    if options.cancel is None:
         show(options.outputs)
+    else:
+        cancel(options.outputs, options.cancel)
 
 
 def show(outputs: Path) -> None:
     table = Table("sweep", *STATES, "planned", "Slurm tasks", box=None)
     for path in sorted((outputs / "sweeps").glob("*/plan.json")):
-        plan = read_plan(path)
-        counts = Counter(run_state(outputs / "runs" / run_id) for run_id in plan["runs"])
-        row = [str(counts[state]) for state in STATES]
-        table.add_row(path.parent.name, *row, str(len(plan["runs"])), describe_jobs(path.parent))
-    if not table.rows:
+        runs, jobs = read_plan(path)["runs"], None
+        if (path.parent / "jobs").is_dir():
+            from crossover.sweep.slurm import count_jobs  # submitit takes a second to import
+
+            jobs = count_jobs(path.parent)
+        counts = Counter(run_state(outputs / "runs" / run_id) for run_id in runs)
+        row = [*(counts[state] for state in STATES), len(runs)]
+        said = "" if jobs is None else f"{jobs['queued']} queued, {jobs['running']} running"
+        table.add_row(path.parent.name, *map(str, row), said)
+    if table.rows:
+        Console(width=400).print(table)  # names are never cut off, as users must type them
+    else:
         print(f"no sweep in {outputs}; `make sweep` starts one")
-        return
-    Console(width=WIDTH).print(table)
-
-
-def describe_jobs(directory: Path) -> str:
-    """Return such as `3 queued, 2 running`; empty if there is no Slurm or nothing was submitted."""
-    if not (directory / "jobs").is_dir():
-        return ""
-    from crossover.sweep.slurm import count_jobs  # submitit takes a second to import
-
-    jobs = count_jobs(directory)
-    return "" if jobs is None else f"{jobs['queued']} queued, {jobs['running']} running"
 
 
 def cancel(outputs: Path, name: str) -> None:

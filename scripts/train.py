@@ -30,7 +30,7 @@ def main(config: DictConfig) -> None:
         return
     try:
         train(parse_run(resolved(config)))
-    except Exception as error:  # noqa: BLE001 - told, and the others go on
+    except Exception as error:  # noqa: BLE001 - reported, and the others go on
         failed.append(f"run {HydraConfig.get().job.num + 1}")
         if not isinstance(error, CrossoverError | OSError):
             traceback.print_exc()

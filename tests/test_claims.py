@@ -11,7 +11,6 @@ from omegaconf import OmegaConf
 from crossover.analysis.runs import AnalysisError
 from crossover.config import CrossoverError, validate
 from crossover.report.section import markdown_part, read_sections
-from crossover.studies.claims.measures import read_measures
 from crossover.studies.claims.page import claimed, ledger_section, number, write_ledger
 from crossover.studies.claims.rules import (
     COLUMNS,
@@ -23,6 +22,7 @@ from crossover.studies.claims.rules import (
     places,
     verdict,
 )
+from crossover.studies.claims.study import read_measures
 
 ROOT = Path(__file__).parents[1]
 DEFAULT = {"study": "claims", "world": "cues", "augment": "none", "layer": "", "state": "trained"}

@@ -12,12 +12,12 @@ from PIL import Image
 
 from crossover.config import CrossoverError, validate
 from crossover.store import freeze, read_record
-from crossover.studies.claims import measures as ledger
-from crossover.studies.claims.measures import operation_measures
+from crossover.studies.claims import study as ledger
 from crossover.studies.claims.rules import COLUMNS, EXACT, Place, Rules, judge, places
+from crossover.studies.claims.study import operation_measures
 from crossover.studies.probes.equivariance import patch_order
-from crossover.studies.probes.load import load_published, load_run, read_images
-from crossover.studies.probes.measure import compare_networks, dense_ratio, probe_table, world_of
+from crossover.studies.probes.networks import load_published, load_run, read_images
+from crossover.studies.probes.study import compare_networks, dense_ratio, probe_table, world_of
 from crossover.training.run import execute
 from tests.test_probes import images, tiny, tiny_resnet
 from tests.worlds import VIT, small_run

@@ -13,8 +13,7 @@ from PIL import Image
 from crossover.report.publish import publish
 from crossover.report.section import markdown_part, read_sections
 from crossover.store import freeze, read_sweep, write_plan
-from crossover.studies.probes.measure import PROBED
-from crossover.studies.probes.study import MIXED, probe_section
+from crossover.studies.probes.study import MIXED, PROBED, probe_section
 from crossover.study import report_sweep
 from crossover.training.run import execute
 from tests.worlds import VIT, small_run

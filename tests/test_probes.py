@@ -17,15 +17,7 @@ from torch import nn
 
 from crossover.config import CrossoverError
 from crossover.fields import ModelConfig
-from crossover.studies.probes import load
-from crossover.studies.probes.attention import attention, attention_weights, rollout, token_distances
-from crossover.studies.probes.embeddings import (
-    first_filters,
-    low_frequency_share,
-    position_grid,
-    position_loss,
-    position_nearness,
-)
+from crossover.studies.probes import networks as load
 from crossover.studies.probes.equivariance import (
     equivariance,
     high_pass,
@@ -37,8 +29,19 @@ from crossover.studies.probes.equivariance import (
     shift_consistency,
     translate,
 )
-from crossover.studies.probes.features import Found, feature_maps, layer_strides, logits_of
+from crossover.studies.probes.networks import Found, feature_maps, layer_strides, logits_of
 from crossover.studies.probes.representation import cka, linear_probe, receptive_field, unbiased_hsic
+from crossover.studies.probes.tokens import (
+    attention,
+    attention_weights,
+    first_filters,
+    low_frequency_share,
+    position_grid,
+    position_loss,
+    position_nearness,
+    rollout,
+    token_distances,
+)
 from crossover.training.models import build_model
 from crossover.training.weights import load_timm
 from tests.worlds import VIT, small_run

@@ -7,7 +7,7 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn, get_args
@@ -113,11 +113,6 @@ def _text(value: str) -> str:
     return "'" + re.sub(r"(\\*)'", r"\1\1\'", value) + "'"
 
 
-def _recipe_for(data: str, searched: Mapping[str, str], other: str) -> str:
-    """Return the recipe searched for a model on a data set, or its default: the resolver used in the YAML of models."""
-    return searched.get(data, other)
-
-
 def _field_meanings() -> str:
     """Return one line for each field of a run, with its meaning."""
     return "\n".join(f"{name}: {' '.join(text.split())}" for name, text in sorted(_described(RunConfig, "").items()))
@@ -139,7 +134,8 @@ def _types(annotation: object) -> list[type]:
     return [annotation] if isinstance(annotation, type) else [t for part in get_args(annotation) for t in _types(part)]
 
 
-OmegaConf.register_new_resolver("recipe_for", _recipe_for, replace=True)
+# the recipe searched for a model on a data set, or its default: used in the YAML of models
+OmegaConf.register_new_resolver("recipe_for", lambda data, searched, other: searched.get(data, other), replace=True)
 OmegaConf.register_new_resolver("field_meanings", _field_meanings, replace=True)
 
 
@@ -170,8 +166,7 @@ def one_line(error: BaseException) -> str:
         return f"no {group} named {name!r}; there is {', '.join(options)}"
     if isinstance(error, OverrideParseException):
         return f"{error.override!r} is not KEY=VALUE as Hydra reads it; put quotes around the value: \"KEY='VALUE'\""
-    unknown = _unknown_key(error)
-    if unknown is not None:
+    if unknown := _unknown_key(error):
         return unknown
     if isinstance(error, OSError) and not isinstance(error, HydraException):
         where = f"{error.filename2} (from {error.filename})" if error.filename2 else error.filename or "a file"
@@ -181,16 +176,14 @@ def one_line(error: BaseException) -> str:
     return "; ".join(dict.fromkeys(kept))
 
 
-def _unknown_key(error: BaseException) -> str | None:
+def _unknown_key(error: BaseException | None) -> str | None:
     """Return the message for an unknown key, with similar keys."""
-    cause: BaseException | None = error
-    while cause is not None and not isinstance(cause, OmegaConfBaseException):
-        cause = cause.__cause__
-    if cause is None or "is not in struct" not in str(cause):
+    while error is not None and not isinstance(error, OmegaConfBaseException):
+        error = error.__cause__
+    if error is None or "is not in struct" not in str(error):
         return None
-    parent = cause.parent_node
-    known = [str(key) for key in parent] if isinstance(parent, Container) else []
-    key = str(cause.full_key)
+    known = [str(key) for key in error.parent_node] if isinstance(error.parent_node, Container) else []
+    key = str(error.full_key)
     close = difflib.get_close_matches(key.rsplit(".", 1)[-1], known, 1)
     return f"unknown key {key}{f' (did you mean {close[0]}?)' if close else ''}; there is {', '.join(known)}"
 

@@ -3,6 +3,7 @@
 Learning curves that others published, in data/published, become one table, one figure, and a page for each set.
 """
 
+import itertools
 import os
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -41,7 +42,6 @@ COLUMNS = {
 }
 """Columns of atlas.csv. `a` has the stronger bias; replicates are those of the sizes with the fewest and with the most;
 log_ratio is the mean log error of b minus that of a, low and high its simultaneous 95% band."""
-GAP = ("log_error_ratio", "ci_low", "ci_high")
 
 BEGIN, END = "<!-- atlas: written by make atlas -->\n", "<!-- end of atlas -->\n"
 ALT = (
@@ -59,14 +59,14 @@ READING = (
 )
 
 
-def main(values: dict[str, Any], console: Console) -> None:
+def main(values: dict[str, Any], _: Console) -> None:
     """Write the atlas of a folder of published curves, and its block in the README."""
     data, folder = Path(values["sets"]), Path(values["output"])
     table = atlas_table(data, values["parallel"] or len(os.sched_getaffinity(0)))
     write_atlas(table, read_sets(data), data, folder)
     if values["readme"] is not None:
         replace_block(Path(values["readme"]), BEGIN, END, readme_block(table))
-    console.print("\n".join([*summary(table), f"page: {folder / 'atlas.md'}"]), highlight=False, markup=False)
+    print(*summary(table), f"page: {folder / 'atlas.md'}", sep="\n")
 
 
 class PublishedSet(BaseModel):
@@ -120,8 +120,8 @@ def set_pairs(folder: Path, name: str, entry: PublishedSet) -> Iterator[Pair]:
         shared = {"set": name, "task": str(task), "protocol_differences": entry.differs}
         shared["n_counts"] = entry.counts or _first(runs["what_n_counts"])
         shared["source"] = entry.source or _first(runs["source"])
-        for i, a in enumerate(models):
-            for b in (b for b in models[i + 1 :] if families[b] != families[a]):
+        for a, b in itertools.combinations(models, 2):
+            if families[a] != families[b]:
                 found = True
                 facts = {"a": a, "b": b, "family_a": families[a], "family_b": families[b]}
                 yield Pair((a, b), runs[runs["model"].isin([a, b])], entry.varies, shared | facts)
@@ -150,7 +150,7 @@ def _first(column: "pd.Series[str]") -> str:
 def compare_pair(pair: Pair) -> dict[str, Any]:
     """Return a pair's row of the atlas."""
     found: Any = compare(pair.runs, *pair.models, Method(seed=0))
-    sizes, gap = pair.runs.groupby(["model", "n_train"]).size(), found["gap"] or [dict.fromkeys(GAP)]
+    sizes, gap = pair.runs.groupby(["model", "n_train"]).size(), found["gap"] or [{}]
     covers = f"variation between {pair.varies}"
     if found["p_in_range"] is None:
         covers = "nothing: no replicates"
@@ -161,10 +161,10 @@ def compare_pair(pair: Pair) -> dict[str, Any]:
         **{name: None if found[name] is None else round(found[name]) for name in ROUNDED},
         "replicates_min": int(sizes.min()),
         "replicates_max": int(sizes.max()),
-        "log_ratio_n_min": gap[0]["log_error_ratio"],
-        **dict(
-            zip(("log_ratio_n_max", "log_ratio_n_max_low", "log_ratio_n_max_high"), map(gap[-1].get, GAP), strict=True)
-        ),
+        "log_ratio_n_min": gap[0].get("log_error_ratio"),
+        "log_ratio_n_max": gap[-1].get("log_error_ratio"),
+        "log_ratio_n_max_low": gap[-1].get("ci_low"),
+        "log_ratio_n_max_high": gap[-1].get("ci_high"),
         "interval_covers": covers,
         **pair.facts,
     }
@@ -173,13 +173,11 @@ def compare_pair(pair: Pair) -> dict[str, Any]:
 def atlas_table(folder: Path, workers: int) -> pd.DataFrame:
     """Return the atlas of the sets in a folder, in the order of sets.yaml: one row per pair, with COLUMNS."""
     pairs = [pair for name, entry in read_sets(folder).items() for pair in set_pairs(folder, name, entry)]
-    left = tracked(pairs, "pairs of published models compared", len(pairs))
     if workers > 1:
         with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
-            done = pool.map(compare_pair, pairs, chunksize=4)
-            rows = [row for _, row in zip(left, done, strict=True)]
+            rows = list(tracked(pool.map(compare_pair, pairs, chunksize=4), "comparing pairs", len(pairs)))
     else:
-        rows = [compare_pair(pair) for pair in left]
+        rows = list(tracked(map(compare_pair, pairs), "comparing pairs", len(pairs)))
     table = pd.DataFrame(rows, columns=list(COLUMNS)).astype(COLUMNS)
     if table["n_min"].isna().all():
         raise AnalysisError(

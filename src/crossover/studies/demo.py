@@ -1,11 +1,10 @@
 """The article's demonstration of equivariance: f(shift x) beside shift f(x)."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -22,7 +21,7 @@ from crossover.fields import ModelConfig
 from crossover.report.table import Table, columns, terminal_table
 from crossover.store import write_atomically, write_json, write_text
 from crossover.studies.probes.equivariance import relative_error, translate
-from crossover.studies.probes.features import feature_maps, logits_of
+from crossover.studies.probes.networks import feature_maps, logits_of
 from crossover.training.models import build_model
 
 SIDE = 64
@@ -30,6 +29,7 @@ SHIFT, WHOLE = 3, 8
 """Shifts to the right in pixels: an odd one, and one that every stride here divides."""
 EXACT = 1e-9
 """A relative error below this counts as 0: it is float64 rounding."""
+Function = Callable[[Tensor], Tensor]
 PHOTO = "Grace Hopper, U.S. Navy (public domain), from matplotlib's sample data"
 MODELS = {
     "ResNet, 3 stages": ModelConfig(
@@ -52,19 +52,17 @@ def main(values: dict[str, Any], console: Console) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     figure = draw(rows)
     write_atomically(folder / "equivariance.png", lambda path: figure.savefig(path, format="png", dpi=130))
-    names = ["operation", "image", "error", "error_whole", "answer"]
-    table = pd.DataFrame([[getattr(row, name) for name in names] for row in rows], columns=names)
+    table = pd.DataFrame(rows)[["operation", "image", "error", "error_whole", "answer"]]
     write_text(folder / "equivariance.csv", table.to_csv(index=False, float_format="%.6g"))
     versions = {name: version(name) for name in ("torch", "timm", "numpy", "matplotlib")}
     write_json(folder / "environment.json", {"command": "make demo", "precision": "float64"} | versions)
     titles = columns("operation", "image", f"{SHIFT} px", f"{WHOLE} px", "answer", left=2)
-    cells = tuple((row.operation, row.image, row.error, row.error_whole, row.answer) for row in rows)
+    cells = tuple(table.itertuples(index=False, name=None))
     console.print(terminal_table(Table(caption="relative change", columns=titles, rows=cells)))
-    console.print(f"figure: {folder / 'equivariance.png'}", highlight=False, markup=False, soft_wrap=True)
+    print(f"figure: {folder / 'equivariance.png'}")
 
 
-@dataclass(frozen=True)
-class Row:
+class Row(NamedTuple):
     """One operation on one image: maps float64 (SIDE, SIDE) for a shift of SHIFT pixels, and relative errors."""
 
     operation: str
@@ -102,7 +100,7 @@ def convolve(x: Tensor) -> Tensor:
     return F.conv2d(F.pad(x, (1, 1, 1, 1), mode="circular"), edge, groups=3)
 
 
-def operations() -> dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor] | None]]:
+def operations() -> dict[str, tuple[Function, Function | None]]:
     """Return by name: functions from images to maps of the image's size (cells repeated), and from images to outputs.
 
     Everything is float64, so that exact equivariance shows as such.
@@ -111,7 +109,7 @@ def operations() -> dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor
     def pool(x: Tensor) -> Tensor:
         return F.max_pool2d(convolve(x), 4)
 
-    found: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor] | None]] = {
+    found: dict[str, tuple[Function, Function | None]] = {
         "convolution, a 3 x 3 edge filter": (convolve, None),
         "the same, then pooling, 4 x 4 maximum": (lambda x: _enlarge(pool(x)), lambda x: pool(x).mean((2, 3))),
     }
@@ -140,13 +138,10 @@ def demonstrate() -> list[Row]:
             first, after = maps(translate(x, 0, SHIFT)), translate(maps(x), 0, SHIFT)
             whole = relative_error(maps(translate(x, 0, WHOLE)), translate(maps(x), 0, WHOLE))
             changed = None if answer is None else relative_error(answer(translate(x, 0, SHIFT)), answer(x))
-            one, two = (_shown(m - maps(x).mean((2, 3), keepdim=True)) for m in (first, after))
+            centre = maps(x).mean((2, 3), keepdim=True)
+            one, two = ((m - centre)[0].square().mean(0).sqrt().numpy() for m in (first, after))
             rows.append(Row(operation, name, one, two, relative_error(first, after), whole, changed))
     return rows
-
-
-def _shown(maps: Tensor) -> np.ndarray:
-    return maps[0].square().mean(0).sqrt().numpy()
 
 
 def draw(rows: list[Row]) -> Figure:

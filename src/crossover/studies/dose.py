@@ -16,7 +16,7 @@ from rich.console import Console
 
 from crossover.analysis.sentences import images
 from crossover.config import CrossoverError, parse_run
-from crossover.fields import CuesData, ImageData
+from crossover.fields import CuesData
 from crossover.report.section import Drawing, Section, write_section
 from crossover.report.style import INK, panels, save, size_axis
 from crossover.report.table import Table, columns, terminal_table
@@ -57,8 +57,8 @@ def main(values: dict[str, Any], console: Console) -> None:
     section = dose_section(table)
     write_section(section, folder)
     console.print(terminal_table(section.tables[0]))
-    said = f"table: {folder / NAME}\nfigure: {folder / 'figures' / 'dose.png'}\nmake report puts both on its page"
-    console.print(said, highlight=False, markup=False, soft_wrap=True)
+    print(f"table: {folder / NAME}", f"figure: {folder / 'figures' / 'dose.png'}", sep="\n")
+    print("make report puts both on its page")
 
 
 def doses_of(records: Iterable[Mapping[str, Any]]) -> tuple[dict[str, float | str], str]:
@@ -73,16 +73,13 @@ def doses_of(records: Iterable[Mapping[str, Any]]) -> tuple[dict[str, float | st
         shares = {name: 0.0 if one.permute.kind == "none" else one.permute.share for name, one in data.items()}
         doses, label = dict(sorted(shares.items(), key=lambda item: item[1])), f"share of {kinds[0]} permuted"
     else:
-        doses, label = {name: _dials(name, one) for name, one in data.items()}, "world"
+        doses, label = dict(zip(data, data, strict=True)), "world"
+        for name, one in data.items():
+            if isinstance(one, CuesData) and one.permute.kind == "none":
+                doses[name] = f"alpha {one.alpha:g}, beta {one.beta:g}, q {one.q:g}"
     if len(set(doses.values())) < len(doses):
         return dict(zip(data, data, strict=True)), "data set"
     return doses, label
-
-
-def _dials(name: str, data: CuesData | ImageData) -> str:
-    if isinstance(data, CuesData) and data.permute.kind == "none":
-        return f"alpha {data.alpha:g}, beta {data.beta:g}, q {data.q:g}"
-    return name
 
 
 def dose_table(result: Mapping[str, Any], doses: Mapping[str, float | str]) -> pd.DataFrame:
@@ -91,16 +88,15 @@ def dose_table(result: Mapping[str, Any], doses: Mapping[str, float | str]) -> p
     `doses` maps a dataset to its dose, in the order of the rows: the share permuted, or the setting of the dials.
     """
     rows = []
-    for study in result["studies"]:
+    order = {name: place for place, name in enumerate(doses)}
+    for study in sorted(result["studies"], key=lambda study: order[study["dataset"]]):
         for pair in study["pairs"]:
             facts = {"dose": doses[study["dataset"]], "dataset": study["dataset"]} | {k: pair[k] for k in COLUMNS[2:]}
             for gap in pair["gap"]:
                 ends = {"band_low": gap["ci_low"], "band_high": gap["ci_high"]}
                 rows.append(facts | {k: gap[k] for k in GAP[:2]} | ends)
     table = pd.DataFrame(rows, columns=[*COLUMNS, *GAP])
-    order = {name: i for i, name in enumerate(doses)}
-    table = table.assign(order=table["dataset"].map(order)).sort_values(["a", "b", "order", "n_train"], kind="stable")
-    return table.drop(columns="order").reset_index(drop=True)
+    return table.sort_values(["a", "b"], kind="stable").reset_index(drop=True)
 
 
 def dose_words(row: Mapping[Any, Any]) -> str:

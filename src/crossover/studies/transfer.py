@@ -26,7 +26,7 @@ from crossover.report.section import Section, write_section
 from crossover.report.wandb import mirror_report
 from crossover.store import read_done, read_sweep, write_json, write_plan, write_text
 from crossover.sweep.launch import check_data, do_runs
-from crossover.sweep.plan import named, override, plan_runs, read_preset, sweep_dir
+from crossover.sweep.plan import make_command, named, override, plan_runs, read_preset, sweep_dir
 
 if TYPE_CHECKING:
     from crossover.studies.readers import Reading
@@ -113,8 +113,7 @@ def main(options: Options, console: Console) -> None:
     sweep = named(read_preset(transfer.source), changes)
     source = plan_runs(sweep, extra=changes, outputs=str(outputs))
     whole = plan_runs(sweep.model_copy(update={"saturation": None}), extra=changes, outputs=str(outputs))
-    made_by = f"make sweep SWEEP={transfer.source}" + (f' SET="{" ".join(changes)}"' if changes else "")
-    write_plan(sweep_dir(outputs, sweep.name), sweep.name, made_by, source)
+    write_plan(sweep_dir(outputs, sweep.name), sweep.name, make_command(transfer.source, changes, []), source)
     console.print(f"pre-training: {len(source)} runs", highlight=False)
     do_runs(source, console, parallel=options.parallel)
     records = read_done(source)

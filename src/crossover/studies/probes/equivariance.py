@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from crossover.config import CrossoverError
-from crossover.studies.probes.features import Found, accuracy, feature_maps, layer_strides, logits_of
+from crossover.studies.probes.networks import Found, accuracy, feature_maps, layer_strides, logits_of
 
 CUTOFFS = (0.125, 0.25, 0.375)
 """Of the filtered images, in cycles per pixel."""

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from crossover.studies.probes.features import Found, feature_maps
+from crossover.studies.probes.networks import Found, feature_maps
 
 PENALTIES = tuple(10.0**power for power in range(-3, 4))
 """Ridge penalties of the linear probe, per image."""
