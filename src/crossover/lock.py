@@ -51,7 +51,8 @@ class Lock:
             except FileExistsError:
                 owner = _read(self.path)
                 if _alive(self.path, owner):
-                    raise HeldError(f"{self.path.parent.name} is locked by {_name(owner)}") from None
+                    by = f"process {owner['pid']} on {owner['host']}" if owner else "another process"
+                    raise HeldError(f"{self.path.parent.name} is locked by {by}") from None
                 self._remove_stale(owner)
         self._thread.start()
         return self
@@ -164,7 +165,3 @@ def _process_runs(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
     except OSError:
         return True
-
-
-def _name(owner: Owner | None) -> str:
-    return f"process {owner['pid']} on {owner['host']}" if owner else "another process"

@@ -129,17 +129,15 @@ def read_frozen(run_dir: Path) -> RunConfig:
 
 
 class Plan(TypedDict):
-    """What plan.json holds."""
+    """What plan.json holds: the sweep's name, the command that repeats it, and its run ids."""
 
     name: str
     command: str
-    """What repeats the sweep."""
     runs: list[str]
-    """Run ids."""
 
 
 def write_plan(directory: Path, name: str, command: str, runs: Iterable[RunConfig]) -> None:
-    """Write the plan of a sweep: its name, the command that repeats it and its run ids."""
+    """Write the plan of a sweep."""
     directory.mkdir(parents=True, exist_ok=True)
     write_json(directory / "plan.json", {"name": name, "command": command, "runs": [run.run_id for run in runs]})
 

@@ -185,9 +185,8 @@ def _draw_crossing(axes: Axes, row: Mapping[Any, Any], place: int, sizes: Sequen
 
 def _edges(sizes: Sequence[float]) -> list[float]:
     """Return the borders of cells around sizes, half-way between them on a logarithmic axis."""
-    logs = np.log(np.asarray(sizes, float))
-    if len(logs) == 1:
+    if len(sizes) == 1:
         return [sizes[0] / 2, sizes[0] * 2]
+    logs = np.log(np.asarray(sizes, float))
     middle = (logs[1:] + logs[:-1]) / 2
-    first, last = logs[0] - (middle[0] - logs[0]), logs[-1] + (logs[-1] - middle[-1])
-    return [float(value) for value in np.exp([first, *middle, last])]
+    return np.exp([2 * logs[0] - middle[0], *middle, 2 * logs[-1] - middle[-1]]).tolist()

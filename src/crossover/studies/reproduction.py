@@ -83,7 +83,7 @@ def check_same_data(study: Study, records: list[Record]) -> None:
 def show(table: Any, console: Console) -> None:
     shown = Table("model", "training images", "chain", "published", "repeated", "ratio", "allowed", "", box=None)
     for row in table.itertuples():
-        allowed = "–" if row.tolerance is None else f"{1 / row.tolerance:.2f} to {row.tolerance:.2f}"
+        allowed = "–" if pd.isna(row.tolerance) else f"{1 / row.tolerance:.2f} to {row.tolerance:.2f}"
         errors = (f"{100 * value:.2f} %" for value in (row.published, row.repeated))
         shown.add_row(row.model, f"{row.n_train:,}", str(row.chain), *errors, f"{row.ratio:.3f}", allowed, row.outcome)
     console.print(shown)

@@ -93,12 +93,8 @@ def conditions(claim: Mapping[str, Any]) -> str:
     """Return where a claim holds and where it does not, or why it was not tested."""
     if claim["untestable"]:
         return str(claim["untestable"])
-    parts = []
-    for outcome, said in SIGNS.items():
-        cases = [case["when"] for case in claim["cases"] if case["outcome"] == outcome]
-        if cases:
-            parts.append(f"{said}: {'; '.join(cases)}")
-    return ". ".join(parts)
+    cases = {said: [c["when"] for c in claim["cases"] if c["outcome"] == outcome] for outcome, said in SIGNS.items()}
+    return ". ".join(f"{said}: {'; '.join(when)}" for said, when in cases.items() if when)
 
 
 def counts(ledger: Mapping[str, Any]) -> str:

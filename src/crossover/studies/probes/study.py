@@ -229,7 +229,7 @@ def _over_runs(table: pd.DataFrame) -> Table:
     """Return the means over runs of the measures of whole networks."""
     numbers = ["value", "untrained", "analytic"]
     means = table[table["layer"] == ""].groupby(["model", "probe"], sort=False)[numbers].mean()
-    rows = tuple((str(model), _words(str(probe)), *row) for (model, probe), *row in means.itertuples(name=None))
+    rows = tuple((model, _words(probe), *row) for (model, probe), *row in means.itertuples(name=None))
     titles = columns("model", "measure", "value", "untrained", "without learning", left=2)
     return Table(caption="means over runs", columns=titles, rows=rows)
 
@@ -240,16 +240,11 @@ def probe_section(table: pd.DataFrame) -> Section:
     Similarities of single pairs of layers (`cka`) are left out, as they are in the table itself.
     """
     shown = table[table["probe"] != "cka"]
-    parts = [
-        Part(title=f"{world}, augmentation {augment}", sentences=_notes(part), tables=(_means(part),))
-        for (world, augment), part in shown.groupby(["world", "augment"], sort=False)
-    ]
+    parts = []
+    for (world, augment), part in shown.groupby(["world", "augment"], sort=False):
+        notes = (NOTE, MIXED) if part.duplicated([*KEYS, "n_train", "chain"]).any() else (NOTE,)
+        parts.append(Part(title=f"{world}, augmentation {augment}", sentences=notes, tables=(_means(part),)))
     return Section(name="probes", title="What the networks have learned", parts=tuple(parts), files=(NAME,))
-
-
-def _notes(table: pd.DataFrame) -> tuple[str, ...]:
-    mixed = table.duplicated([*KEYS, "n_train", "chain"]).any()
-    return (NOTE, MIXED) if mixed else (NOTE,)
 
 
 def _means(table: pd.DataFrame) -> Table:
