@@ -216,7 +216,7 @@ def test_page_says_how_far_the_verdict_carries(tmp_path: Path) -> None:
         r["test_error"] = 0.3 if r["model"].startswith("resnet") else 0.4
     written = write_report(sweep(records), tmp_path, also=[sweep(late)], designs=20)
     assert "alternative analyses" in written.stabilities[0][0]
-    assert "budget 1280 steps (a_better)" in written.stabilities[0][0]
+    assert "budget 1280 steps: resnet_tiny leads" in written.stabilities[0][0]
     assert "would be found in at least 80% of repetitions with 3 chains" in written.calibrations[0][0]
     assert written.pairs[0][1]["verdict"] == "crossover"
     page = (tmp_path / "report.html").read_text()
@@ -237,7 +237,7 @@ def test_what_was_left_out_is_said_on_the_page_and_in_the_terminal(report: Calla
     records = crossing_records()
     records[0]["test_error"] = None
     written = report(records)
-    said = f"1 runs have no test_error and are left out: {records[0]['run_id']}."
+    said = f"1 runs have no test error and are left out: {records[0]['run_id']}."
     assert f"cues: {said}" in written.notes
     with Path("/dev/null").open("w") as nowhere:
         console = Console(record=True, width=200, file=nowhere)

@@ -15,7 +15,7 @@ from crossover.analysis.contract import Crossing, Equivalence, Family, Gap, Infl
 from crossover.analysis.estimate import TINY, Estimate, for_new_images, t_value, trend
 from crossover.analysis.pairing import Pairing, pair_models
 from crossover.analysis.runs import Method, listed
-from crossover.analysis.sentences import summarise
+from crossover.analysis.sentences import summarise, verdict_words
 
 FLAT = 0.1
 """A gap is parallel when its whole band stays within this log error ratio of its mean, at every size."""
@@ -73,8 +73,9 @@ def compare(
         if influence and paired.kind in ("chains", "unpaired"):
             pair["influential"] = _influential(runs, a, b, method)
             pair["notes"] += [
-                f"Run {run['run_id']} has a {method.metric} of {run['error']:.3g} where the other chains have"
-                f" {run['typical']:.3g}; without it the verdict is: {run['verdict_without'].replace('_', ' ')}."
+                f"Run {run['run_id']} has a {method.metric.replace('_', ' ')} of {run['error']:.3g} where the other"
+                f" chains have {run['typical']:.3g}; without it the verdict is:"
+                f" {verdict_words(a, b, run['verdict_without'])}."
                 for run in pair["influential"]
             ]
     if paired.mcnemar:
@@ -189,8 +190,7 @@ def overlap_note(pair: Pair) -> str:
     wider = pair["new_images"]
     if wider is None:
         return f"{start} For new images no interval can be given."
-    leads = {"a_better": f"{pair['a']} leads", "b_better": f"{pair['b']} leads"}
-    said = leads.get(wider["verdict"], wider["verdict"].replace("_", " "))
+    said = verdict_words(pair["a"], pair["b"], wider["verdict"])
     low, high = (None if end is None else f"{end:,.0f}" for end in (wider["ci_low"], wider["ci_high"]))
     if low and high:
         said += f", N* within {low} to {high}"

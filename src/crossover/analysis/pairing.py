@@ -164,7 +164,8 @@ def _interpolated(la: pd.DataFrame, lb: pd.DataFrame, images: TestImages, notes:
     present = np.isfinite(values).any(axis=0)
     if not present.any():
         return None
-    gap = np.nanmean((np.exp(moved[1]) - np.exp(moved[0])).to_numpy()[:, present], axis=0)
+    apart = np.exp(moved[1].to_numpy()) - np.exp(moved[0].to_numpy())
+    gap = np.nanmean(apart[:, present], axis=0)
     note = "Too few runs share chain and size: each chain's curve is interpolated linearly in log-log."
     weights = np.hstack([-_weights(na, sizes[present]), _weights(nb, sizes[present])])
     extra = None if images.cov is None else weights @ images.cov @ weights.T

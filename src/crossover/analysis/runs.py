@@ -74,7 +74,8 @@ def validate_runs(runs: pd.DataFrame, metric: str = "test_error") -> tuple[pd.Da
     if unknown.all():
         raise AnalysisError(f"{metric} is missing in every run; choose another metric or repeat the runs")
     if unknown.any():
-        notes.append(f"{unknown.sum()} runs have no {metric} and are left out: {listed(runs.loc[unknown, 'run_id'])}.")
+        what, left = metric.replace("_", " "), listed(runs.loc[unknown, "run_id"])
+        notes.append(f"{unknown.sum()} runs have no {what} and are left out: {left}.")
     runs = runs[~unknown]
     runs = _check_range(runs, metric)
     runs, said = _clip_zeros(runs, metric)
@@ -124,8 +125,8 @@ def _rising(runs: pd.DataFrame, metric: str) -> list[str]:
         models = int((means.count() > 1).sum())
         if 2 * up > models:
             notes.append(
-                f"The {metric} of {up} of {models} models on {dataset} rises with n_train: is it an accuracy? Then"
-                " give 1 - accuracy, or every verdict here is reversed."
+                f"The {metric.replace('_', ' ')} of {up} of {models} models on {dataset} rises with n_train: is it an"
+                " accuracy? Then give 1 - accuracy, or every verdict here is reversed."
             )
     return notes
 

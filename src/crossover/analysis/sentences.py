@@ -1,8 +1,6 @@
-"""Sentences that state verdicts, stability, extrapolation and calibration."""
+"""Sentences that state verdicts, extrapolation and calibration."""
 
 from collections.abc import Sequence
-
-import pandas as pd
 
 from crossover.analysis.contract import Extrapolation, Pair, Saturation
 
@@ -18,6 +16,13 @@ def images(n: float) -> str:
 def size(n: int) -> str:
     """Return a measured number of images in full, abbreviated from a million on."""
     return f"{n:,}" if n < 1e6 else images(n)
+
+
+def verdict_words(a: str, b: str, verdict: str, direction: str | None = None) -> str:
+    """Return the verdict of a pair in a few words."""
+    if verdict == "crossover" and direction is not None:
+        return f"{b if direction == 'b_overtakes_a' else a} overtakes"
+    return {"a_better": f"{a} leads", "b_better": f"{b} leads"}.get(verdict) or verdict.replace("_", " ")
 
 
 def summarise(pair: Pair, points: Sequence[Saturation] = (), chance: float | None = None) -> str:
@@ -128,26 +133,6 @@ def _leads(pair: Pair, leader: str, other: str, sign: int, where: str) -> str:
         return f"{leader} leads {other} {throughout}{_span(pair)}; {where}."
     since = next(row["n_train"] for i, row in enumerate(pair["gap"]) if all(clear[i:]))
     return f"{leader} leads {other} clearly {_span(pair, since)}, but not clearly at every smaller size; {where}."
-
-
-def stability_sentence(rows: pd.DataFrame) -> str:
-    """Return a sentence that summarises the rows of one pair in the stability table."""
-    others = rows[(rows["choice"] != "as analysed") & rows["verdict"].notna()]
-    if others.empty:
-        return "The runs allow no alternative analysis."
-    said = []
-    for change, words in {
-        "contradicts": "another leader",
-        "weaker": "no clear verdict",
-        "stronger": "a clearer one",
-    }.items():
-        part = [f"{row.choice} {row.value} ({row.verdict})" for row in others[others["change"] == change].itertuples()]
-        if part:
-            said.append(f"{len(part)} give {words} ({', '.join(part)})")
-    if not said:
-        return f"The verdict is the same under all {len(others)} alternative analyses."
-    same = int((others["change"] == "same").sum())
-    return f"Of {len(others)} alternative analyses {same} give the same verdict; {'; '.join(said)}."
 
 
 def extrapolation_sentence(pair: Pair, found: Extrapolation) -> str:

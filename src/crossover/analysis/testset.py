@@ -146,7 +146,7 @@ def class_table(runs: pd.DataFrame, predictions: Predictions, names: Mapping[str
             errors = pd.Series(labels != predicted).groupby(labels).mean()  # of the classes that have test images
             called = names.get(str(dataset)) or list(map(str, range(labels.max() + 1)))
             cell = (dataset, run["model"], round(run["n_train"]))
-            rows += [(*cell, called[label], error) for label, error in errors.items()]
+            rows += [(*cell, called[int(str(label))], error) for label, error in errors.items()]
     keys = ["dataset", "model", "n_train", "class"]
     classes = pd.DataFrame(rows, columns=[*keys, "error"]).groupby(keys, sort=False)["error"]
     return classes.agg(error_mean="mean", error_min="min", error_max="max", chains="size").reset_index()

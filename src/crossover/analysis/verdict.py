@@ -38,7 +38,8 @@ def _study(dataset: str, every: pd.DataFrame, method: Method, notes: list[str], 
     part, said, chosen = primary_runs(every)
     zero = part.loc[part["clipped"], "run_id"]
     if len(zero):
-        said.append(f"{len(zero)} runs have a {method.metric} of zero, counted as half an image: {listed(zero)}.")
+        what = method.metric.replace("_", " ")
+        said.append(f"{len(zero)} runs have a {what} of zero, counted as half an image: {listed(zero)}.")
     models = [str(model) for model in dict.fromkeys(part["model"])]
     if len(models) < 2:
         said.append(f"Only {models[0]} has finished runs: a crossover needs two models.")

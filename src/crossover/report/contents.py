@@ -3,12 +3,13 @@
 from collections.abc import Mapping, Sequence
 
 from crossover.analysis.contract import Study
+from crossover.analysis.sentences import verdict_words
 from crossover.analysis.testset import telling_classes
 from crossover.report import tables
 from crossover.report.findings import HEADLINES, NO_MESSAGE, Fact, Report, notes_of
 from crossover.report.section import Drawing, Part, Section, read_sections
 from crossover.report.table import Table, columns
-from crossover.report.words import METHODS, title, verdict_words
+from crossover.report.words import METHODS, title
 
 MOST_RUNS = 2_000
 """Runs in the table of the page; more would make it slow."""

@@ -10,10 +10,11 @@ import pandas as pd
 
 from crossover.analysis.contract import Calibration, Pair, Repetitions, Result, Study
 from crossover.analysis.runs import Predictions
-from crossover.analysis.sentences import extrapolation_sentence, stability_sentence
+from crossover.analysis.sentences import extrapolation_sentence
 from crossover.report.figures import Ceiling
 from crossover.report.section import Drawing
 from crossover.report.table import Table
+from crossover.report.words import stability_sentence
 from crossover.store import State
 
 NO_MESSAGE = "no message"

@@ -6,11 +6,11 @@ import pandas as pd
 
 from crossover.analysis.contract import Pair, Repetitions, Saturation, Study
 from crossover.analysis.extrapolation import LAST_VALUE
-from crossover.analysis.sentences import images, limits, size
+from crossover.analysis.sentences import images, limits, size, verdict_words
 from crossover.record import COLUMNS
 from crossover.report.findings import Report
 from crossover.report.table import Cell, Column, Table, columns
-from crossover.report.words import INTERVALS, parameter_words, title, verdict_words
+from crossover.report.words import INTERVALS, parameter_words, title
 
 MOST_SIZES = 40
 """Most sizes of a data set listed in full; curves with more are listed at the compared sizes."""

@@ -2,6 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 
+import pandas as pd
+
+from crossover.analysis.sentences import verdict_words
 from crossover.config import RunConfig
 from crossover.fields import ModelConfig
 from crossover.record import COLUMNS
@@ -58,11 +61,31 @@ def title(name: str) -> str:
     return TITLES.get(name) or name.replace("_", " ")
 
 
-def verdict_words(a: str, b: str, verdict: str, direction: str | None = None) -> str:
-    """Return the verdict of a pair in a few words."""
-    if verdict == "crossover" and direction is not None:
-        return f"{b if direction == 'b_overtakes_a' else a} overtakes"
-    return {"a_better": f"{a} leads", "b_better": f"{b} leads"}.get(verdict) or verdict.replace("_", " ")
+def stability_sentence(rows: pd.DataFrame) -> str:
+    """Return a sentence that summarises the rows of one pair in the stability table."""
+    others = rows[(rows["choice"] != "as analysed") & rows["verdict"].notna()]
+    if others.empty:
+        return "The runs allow no alternative analysis."
+    said = []
+    for change, words in {
+        "contradicts": "another leader",
+        "weaker": "no clear verdict",
+        "stronger": "a clearer one",
+    }.items():
+        part = [
+            f"{title(choice)} {title(value)}: {verdict_words(a, b, verdict)}"
+            for choice, value, a, b, verdict in others.loc[
+                others["change"] == change, ["choice", "value", "a", "b", "verdict"]
+            ]
+            .astype(str)
+            .itertuples(index=False)
+        ]
+        if part:
+            said.append(f"{len(part)} give {words} ({', '.join(part)})")
+    if not said:
+        return f"The verdict is the same under all {len(others)} alternative analyses."
+    same = int((others["change"] == "same").sum())
+    return f"Of {len(others)} alternative analyses {same} give the same verdict; {'; '.join(said)}."
 
 
 def parameter_words(params: Mapping[str, float], errors: Mapping[str, float | None]) -> str:
