@@ -66,7 +66,7 @@ reproduce: .venv/ready ## STUDY=cues RUNS=3: repeat a published study, or some r
 atlas: .venv/ready ## verdicts for all published learning curves on real images (1 min)
 	@$(python) scripts/study.py atlas $(ARGS)
 
-claims: .venv/ready ## the article's claims, each with its experiment, rule and verdict (15 min on 2 idle cores)
+claims: .venv/ready ## the article's claims, each with its experiment, rule and verdict (25 min on 2 cores, estimated)
 	@$(python) scripts/study.py claims $(ARGS)
 
 transfer: .venv/ready ## STUDY=cues: pre-train at growing sizes, transfer to other tasks, report (cues: 25 min on 2 cores)
