@@ -1,4 +1,5 @@
 import errno
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -99,3 +100,11 @@ def test_make_lists_at_most_22_targets_by_group() -> None:
     assert 15 < len(targets) <= 22
     assert {"sweep", "report", "publish", "reproduce", "test"} < set(targets)
     assert [line for line in said if not line.startswith("  ")] == ["Data and sweeps", "Studies", "Development"]
+
+
+def test_names_are_completed_as_the_page_on_extending_says() -> None:
+    line = "python scripts/train.py model=vit_t"
+    known = os.environ | {"COMP_LINE": line, "COMP_POINT": str(len(line))}
+    command = [sys.executable, "scripts/train.py", "-sc", "query=bash"]
+    done = subprocess.run(command, cwd=ROOT, env=known, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["model=vit_tiny"]
