@@ -1,5 +1,6 @@
 """Analyse records or curves: python scripts/report.py name=quick, or curves=FILE.csv output=DIR (make report)."""
 
+import shlex
 from pathlib import Path
 
 import hydra
@@ -55,7 +56,9 @@ def report_of_sweep(options: Options) -> Report:
 def report_of_curves(path: Path, options: Options) -> Report:
     if options.output is None:
         raise CrossoverError("curves=... needs output=DIR, the folder to write to")
-    curves, command = read_curves(path), f"python scripts/report.py curves={path} output={options.output}"
+    curves, words = read_curves(path), [f"curves={path}", f"output={options.output}"]
+    words += [f"seed={options.seed}"] if options.seed else []
+    command = shlex.join([".venv/bin/python", "scripts/report.py", *words])
     findings = Findings(path.stem, command, curves, len(curves))
     return write_findings(findings, options.output, seed=options.seed, designs=options.calibrate)
 

@@ -1,6 +1,7 @@
 import errno
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -424,8 +425,15 @@ def test_images_that_changed_are_noticed_and_made_anew(data_dir: Path) -> None:
     ):
         change()
         assert same(open_dataset(CONFIG, data_dir), first)  # a run that began with them goes on
-        with pytest.raises(CrossoverError, match=r"files of pets have changed .*rebuild=true data=folder"):
+        with pytest.raises(CrossoverError, match=r"files of pets have changed .* again: (.*) \(or take") as refused:
             open_dataset(CONFIG, data_dir, verify=True)
+        words = shlex.split(str(refused.value).split("again: ")[1].split(" (or")[0])
+        assert words[1:4] == ["scripts/data.py", "rebuild=true", "data=folder"]
+        assert {
+            f"machine.data_dir={data_dir}",
+            f"data.root={CONFIG.root}",
+            f"data.image_size={CONFIG.image_size}",
+        } <= set(words)
         changed = open_dataset(CONFIG, data_dir, rebuild=True)
         assert changed.hash != first.hash
         first = open_dataset(CONFIG, data_dir, verify=True)

@@ -1,4 +1,5 @@
 import re
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from crossover.analysis.runs import Method
 from crossover.analysis.verdict import analyse
 from crossover.cli import compose_train, one_line
 from crossover.config import CrossoverError
-from crossover.sweep.plan import SweepConfig, named, override, parse_sweep, plan_runs
+from crossover.sweep.plan import SweepConfig, named, override, parse_sweep, plan_runs, read_preset
 
 CONF = Path(__file__).parents[1] / "conf"
 SHIPPED = sorted(p.stem for p in (CONF / "sweep").glob("*.yaml"))
@@ -88,6 +89,22 @@ def test_an_ablation_is_an_axis() -> None:
     sweep = parse_sweep({"name": "a", "axes": {"data.alpha": [0, 0.15], "chain": [0, 1], "n_train": [100]}})
     runs = plan_runs(sweep, outputs="o")
     assert [(run.data.alpha, run.chain) for run in runs] == [(0, 0), (0.15, 0), (0, 1), (0.15, 1)]  # type: ignore[union-attr]
+
+
+def test_two_folders_under_one_name_are_refused() -> None:
+    axes: dict[str, Any] = {"model": ["resnet_tiny"], "n_train": [20], "data.root": ["a", "b"]}
+    sweep = parse_sweep({"name": "s", "fixed": {"data": "folder", "data.name": "pets"}, "axes": axes})
+    with pytest.raises(CrossoverError, match=r"have the run id pets-.*give each a data\.name of its own"):
+        plan_runs(sweep, outputs="o")
+    axes["data.root"] = [{"data.root": root, "data.name": root} for root in ("a", "b")]
+    assert len(plan_runs(parse_sweep({"name": "s", "fixed": {"data": "folder"}, "axes": axes}), outputs="o")) == 2
+
+
+def test_a_published_study_is_planned_with_its_set_and_args() -> None:
+    command = """make sweep SWEEP=quick SET="'data.root=/my images' data.alpha=0" ARGS="'sweep.axes.chain=[0]'\""""
+    given = dict(word.split("=", 1) for word in shlex.split(command) if "=" in word)
+    assert shlex.split(given["SET"]) == ["data.root=/my images", "data.alpha=0"]
+    assert read_preset("quick", shlex.split(given["ARGS"])).axes["chain"] == [0]
 
 
 def test_all_sizes_and_models_of_a_chain_come_before_the_next_chain() -> None:

@@ -84,7 +84,7 @@ def republish(folder: Path, runs: Sequence[RunConfig]) -> Path:
 
 def study_runs(study: Study, outputs: str, changes: Sequence[str] = ()) -> dict[str, RunConfig]:
     """Return the runs of a published study by id, as today's conf/ plans them; raise CrossoverError if it does not."""
-    planned = plan_runs(read_preset(study.sweep), extra=[*study.changes, *changes], outputs=outputs)
+    planned = plan_runs(read_preset(study.sweep, study.overrides), extra=[*study.changes, *changes], outputs=outputs)
     by_id = {run.run_id: run for run in planned}
     gone = [run_id for run_id in study.run_ids if run_id not in by_id]
     if gone:

@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import re
+import shlex
 import shutil
 import struct
 import sys
@@ -83,17 +84,18 @@ def open_dataset(
     dataset, source = _load(folder)
     if verify and source is not None and fingerprint(config, data_dir) not in (None, source):
         raise CrossoverError(
-            f"the files of {config.name} have changed since {folder} was made from them; make it anew:"
-            f" python scripts/data.py rebuild=true {_overrides(config)} (or take another data.name beside the old one)"
+            f"the files of {config.name} have changed since {folder} was made from them; build it again:"
+            f" {_rebuild(config, data_dir)} (or take another data.name beside the old one)"
         )
     return replace(dataset, order=pixel_order(config.permute, config.image_size))
 
 
-def _overrides(config: CuesData | ImageData) -> str:
-    values = {"data": config.kind, "data.name": config.name, "data.image_size": config.image_size}
-    if isinstance(config, ImageData):
-        values |= {"data.root": f"'{config.root}'", "data.val_fraction": config.val_fraction}
-    return " ".join(f"{key}={value}" for key, value in values.items())
+def _rebuild(config: CuesData | ImageData, data_dir: Path) -> str:
+    """Return the command that builds a cache again."""
+    values = {"data": config.kind, "machine.data_dir": data_dir}
+    values |= config.model_dump(include={"name", "image_size", "root", "val_fraction", "parts"}, exclude_none=True)
+    words = [f"{key if '.' in key or key == 'data' else f'data.{key}'}={value}" for key, value in values.items()]
+    return shlex.join([".venv/bin/python", "scripts/data.py", "rebuild=true", *words])
 
 
 def cache_folder(config: CuesData | ImageData, data_dir: Path) -> Path:

@@ -132,7 +132,9 @@ def _carries(report: Report) -> Section:
     )
     how = "Repetitions of this design with a known N* are simulated; power needs a crossing as steep as measured."
     if not simulated:
-        command = f"make report SWEEP={report.findings.title} ARGS=calibrate=500"
+        of_curves = " curves=" in report.findings.command
+        sweep = f"make report SWEEP={report.findings.title} ARGS=calibrate=500"
+        command = f"{report.findings.command} calibrate=500" if of_curves else sweep
         how = f"Whether this design could find the crossover was not simulated here: {command}"
     if simulated or report.stabilities:
         parts.append(Part(title="Could this design find the crossover?", sentences=(how,), parts=simulated))

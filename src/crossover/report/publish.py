@@ -28,6 +28,8 @@ class Study:
     command: str
     changes: tuple[str, ...]
     """Overrides of every run: SET of the command."""
+    overrides: tuple[str, ...]
+    """Overrides of the sweep's own settings: ARGS of the command."""
     run_ids: tuple[str, ...]
     runs: pd.DataFrame
     result: Result
@@ -92,7 +94,8 @@ def read_study(folder: Path) -> Study:
         name=folder.name,
         sweep=given.get("SWEEP", plan["name"]),
         command=plan["command"],
-        changes=tuple(given.get("SET", "").split()),
+        changes=tuple(shlex.split(given.get("SET", ""))),
+        overrides=tuple(shlex.split(given.get("ARGS", ""))),
         run_ids=tuple(plan["runs"]),
         runs=pd.read_csv(folder / "runs.csv", dtype={"run_id": str, "dataset": str, "model": str}),
         result=result,

@@ -51,9 +51,9 @@ def parse_sweep(values: object) -> SweepConfig:
     return validate(SweepConfig, values, "sweep")
 
 
-def read_preset(name: str) -> SweepConfig:
-    """Return a sweep of conf/sweep."""
-    return parse_sweep(composed("sweep", [f"sweep={name}"])["sweep"])
+def read_preset(name: str, overrides: Sequence[str] = ()) -> SweepConfig:
+    """Return a sweep of conf/sweep with overrides of its own settings, such as sweep.axes.chain=[0]."""
+    return parse_sweep(composed("sweep", [f"sweep={name}", *overrides])["sweep"])
 
 
 def named(sweep: SweepConfig, extra: Sequence[str]) -> SweepConfig:
@@ -114,7 +114,11 @@ def plan_runs(sweep: SweepConfig, *, extra: Sequence[str] = (), outputs: str) ->
             if "chain" in chosen:
                 chosen = {"seed": chosen["chain"]} | chosen
             run = parse_run({**values, **chosen})
-            runs[run.run_id] = run
+            if runs.setdefault(run.run_id, run).data != run.data:
+                raise CrossoverError(
+                    f"sweep {sweep.name}: two points have the run id {run.run_id}, and differ in where their images"
+                    " lie; give each a data.name of its own: {data.root: DIR, data.name: NAME}"
+                )
     for run in list(runs.values()) if sweep.saturation is not None else []:
         if all(getattr(run, name) in kept for name, kept in (sweep.saturation or {}).items()):
             twin = run.model_copy(update={"budget": run.budget.halved()})

@@ -5,6 +5,7 @@ Under srun with one task per device, the tasks are those processes; otherwise th
 
 import multiprocessing
 import os
+import signal
 import sys
 import threading
 import traceback
@@ -132,6 +133,7 @@ def companions(run: RunConfig, rank: Rank, work: Callable[[RunConfig], object]) 
 
 def _accompany(work: Callable[[RunConfig], object], run: RunConfig, place: dict[str, str]) -> None:
     os.environ.update(place)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the first process saves for all
     threading.Thread(target=_follow_parent, daemon=True).start()
     try:
         work(run)
