@@ -75,7 +75,7 @@ transfer: .venv/ready ## STUDY=cues: pre-train at growing sizes, transfer to oth
 recipes: .venv/ready ## a fair search for recipes: the same seeded trials for every model (5 min on 2 cores, estimated)
 	@$(python) scripts/study.py recipes $(ARGS)
 
-probe: .venv/ready ## SWEEP=quick: what the networks of a sweep have learned, one table (3 s per run and core)
+probe: .venv/ready ## SWEEP=quick: what the networks of a sweep have learned, one table (3 to 12 s per run and core)
 	@$(python) scripts/study.py probe 'name="$(SWEEP)"' $(ARGS)
 
 dose: .venv/ready ## SWEEP=ablate-dose: verdict and N* by dose of bias, a table and a figure (10 s)

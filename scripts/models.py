@@ -12,6 +12,7 @@ from rich.table import Table
 
 from crossover.config import CrossoverError
 from crossover.fields import FAMILIES, ModelConfig
+from crossover.progress import tracked
 from crossover.training.models import build_model, count_parameters, forward_flops
 
 FOLDER = Path(__file__).parents[1] / "conf" / "model"
@@ -61,7 +62,7 @@ def matched(models: dict[str, ModelConfig], costs: dict[str, Cost]) -> list[tupl
 
 def main() -> None:
     models = shipped()
-    costs = {size: costs_at(models, size) for size in SIZES}
+    costs = {size: costs_at(models, size) for size in tracked(SIZES, "image sizes counted", len(SIZES))}
     titles = [f"{what} {size} px" for what in ("params", "MFLOP") for size in SIZES]
     table = Table("model", "arch", *titles, box=None, title=TITLE)
     for name, model in models.items():

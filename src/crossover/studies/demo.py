@@ -18,6 +18,7 @@ from rich.console import Console
 from torch import Tensor
 
 from crossover.fields import ModelConfig
+from crossover.progress import tracked
 from crossover.report.table import Table, columns, terminal_table
 from crossover.store import write_atomically, write_json, write_text
 from crossover.studies.probes.equivariance import relative_error, translate
@@ -132,7 +133,8 @@ def _enlarge(x: Tensor) -> Tensor:
 def demonstrate() -> list[Row]:
     """Return a row for every operation and picture."""
     rows = []
-    for operation, (maps, answer) in operations().items():
+    known = operations()
+    for operation, (maps, answer) in tracked(known.items(), "operations demonstrated", len(known)):
         for name, picture in pictures().items():
             x = normalised(picture)
             first, after = maps(translate(x, 0, SHIFT)), translate(maps(x), 0, SHIFT)
