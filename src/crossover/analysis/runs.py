@@ -190,7 +190,7 @@ def ordered_pairs(runs: pd.DataFrame) -> list[tuple[str, str]]:
     The bias of a model is that of its family, if the table has a column of that name, or else known by its name.
     """
     models = list(dict.fromkeys(map(str, runs["model"])))
-    families = dict(zip(map(str, runs["model"]), runs["family"].astype(str), strict=True)) if "family" in runs else {}
+    families = dict(zip(map(str, runs["model"]), map(str, runs["family"]), strict=True)) if "family" in runs else {}
     ranks = {model: bias_rank(families.get(model, "")) for model in models}
     ranks = {model: bias_rank(model) if rank is None else rank for model, rank in ranks.items()}
     pairs = []
