@@ -406,10 +406,14 @@ def test_reading_images_needs_no_torch() -> None:
 
 
 def test_an_unreadable_raw_folder_is_one_line(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(path: Path) -> None:
-        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+    scan = os.scandir
 
-    monkeypatch.setattr(os, "scandir", fail)
+    def refuse_cats(path: str | Path = ".") -> Any:
+        if Path(path).name == "cat":
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refuse_cats)
     with pytest.raises(CrossoverError, match=r"cannot read .*train/cat: Permission denied"):
         open_dataset(CONFIG, data_dir)
 
