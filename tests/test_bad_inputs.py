@@ -152,7 +152,12 @@ LAUNCHERS = [
     Bad("empty jobs", launcher(kind="slurm", runs_per_job=0), "runs_per_job: Input should be greater"),
 ]
 IMAGES = [
-    Bad("text as PNG", on(lambda p: decode(p, 16), "x.png"), "(not an image): put a whole one", (("x.png", "hi"),)),
+    Bad(
+        "text as PNG",
+        on(lambda p: decode(p, 16), "x.png"),
+        "(not an image): replace it with",
+        (("x.png", "hi"),),
+    ),
     Bad("empty PNG", on(lambda p: decode(p, 16), "x.png"), "(not an image)", (("x.png", b""),)),
     Bad("cut PNG", on(lambda p: decode(p, 16), "x.png"), "images are never skipped", (("x.png", PNG[:50]),)),
     Bad("cut JPEG", on(lambda p: decode(p, 16), "x.jpg"), "images are never skipped", (("x.jpg", JPEG[:300]),)),

@@ -188,7 +188,7 @@ def test_a_run_does_not_go_on_with_other_images(tmp_path: Path, monkeypatch: pyt
     run = small_run(tmp_path)
     checkpoint = stopped(run, monkeypatch)
     torch.save(checkpoint | {"dataset_hash": "of others"}, run.run_dir / "last.ckpt")
-    with pytest.raises(CrossoverError, match="was begun with other images"):
+    with pytest.raises(CrossoverError, match="began with other images"):
         execute(run)
 
 

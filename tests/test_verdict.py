@@ -531,6 +531,9 @@ def test_models_without_a_common_size_are_interpolated_by_chain() -> None:
     odd = runs["n_train"].map(lambda n: sizes.index(n) % 2 == 1)
     apart = runs[odd == (runs["model"] == "vit_tiny")]
     pair, few = only_pair(apart), only_pair(apart.assign(n_test=300))
+    for one, other in zip(pair["data_equivalence"], few["data_equivalence"], strict=True):
+        if one["ci_low"] and one["ci_high"] and other["ci_low"] and other["ci_high"]:
+            assert other["ci_high"] / other["ci_low"] > one["ci_high"] / one["ci_low"]
     assert few["gap"][2]["ci_high"] - few["gap"][2]["ci_low"] > pair["gap"][2]["ci_high"] - pair["gap"][2]["ci_low"]
     assert pair["verdict"] == "crossover"
     assert pair["n_star"] == pytest.approx(3000, rel=0.3)

@@ -18,7 +18,7 @@ class Clock:
         self._start = self._told = time.monotonic()
 
     def tell(self, done: int, news: str = "") -> None:
-        """Print a line if the last one is TELL_SECONDS old, or at once if there are news."""
+        """Print a line if the last one is TELL_SECONDS old, or at once if there is news."""
         now = time.monotonic()
         if news or now - self._told > TELL_SECONDS:
             self._told = now

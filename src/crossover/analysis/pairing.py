@@ -5,6 +5,7 @@ from typing import Literal
 
 import numpy as np
 import pandas as pd
+from scipy.linalg import block_diag
 
 from crossover.analysis.estimate import (
     GRID,
@@ -160,18 +161,19 @@ def _interpolated(la: pd.DataFrame, lb: pd.DataFrame, images: TestImages, notes:
     if len(sizes) > GRID:
         sizes = np.geomspace(low, high, GRID)
     moved = [pd.DataFrame([_along(row, sizes) for _, row in t.iterrows()], t.index, sizes) for t in (la, lb)]
-    values = moved[1].to_numpy() - moved[0].to_numpy()
+    ya, yb = (table.to_numpy() for table in moved)
+    values = yb - ya
     present = np.isfinite(values).any(axis=0)
     if not present.any():
         return None
-    apart = np.exp(moved[1].to_numpy()) - np.exp(moved[0].to_numpy())
-    gap = np.nanmean(apart[:, present], axis=0)
+    sizes = sizes[present]
+    gap = np.nanmean((np.exp(yb) - np.exp(ya))[:, present], axis=0)
     note = "Too few runs share chain and size: each chain's curve is interpolated linearly in log-log."
-    weights = np.hstack([-_weights(na, sizes[present]), _weights(nb, sizes[present])])
-    extra = None if images.cov is None else weights @ images.cov @ weights.T
-    found = estimate(sizes[present], values[:, present], extra)
+    of_both = images.at(block_diag(_weights(na, sizes), _weights(nb, sizes)), sizes, sizes)
+    of_a = images.at(block_diag(_weights(na, sizes), np.eye(len(nb))), sizes, nb)
+    found = estimate(sizes, values[:, present], of_both.of(sizes, sizes))
     kind: Kind = "chains" if found.df else "none"
-    anchors = _anchors(moved[0].loc[:, present], lb, TestImages([], [], None))
+    anchors = _anchors(moved[0].loc[:, present], lb, of_a)
     return Pairing(found, gap, anchors, len(la), kind, [*notes, note])
 
 

@@ -52,6 +52,10 @@ class TestImages:
         contrast = unit[plus] - unit[minus]
         return contrast @ self.cov @ contrast.T
 
+    def at(self, weights: Floats, a: Floats, b: Floats) -> "TestImages":
+        """Return it for other sizes, at which the mean log errors are `weights` times those of this one."""
+        return TestImages(list(a), list(b), None if self.cov is None else weights @ self.cov @ weights.T)
+
 
 def binomial(errors: Floats, images: Floats) -> Floats:
     """Return the covariance of log errors of one model on `images` test images."""

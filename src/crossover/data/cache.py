@@ -75,7 +75,7 @@ def open_dataset(
 ) -> Dataset:
     """Return a dataset from its cache; a missing cache is built, which for image files takes about 0.2 ms per image.
 
-    `verify` compares the raw files with those it was built from; `rebuild` builds it anew. If several processes ask for
+    `verify` compares the raw files with those it was built from; `rebuild` builds again. If several processes ask for
     the same cache, one builds it and the others wait; if that one dies, the next starts over.
     """
     folder = cache_folder(config, data_dir)
@@ -92,9 +92,8 @@ def open_dataset(
 
 def _rebuild(config: CuesData | ImageData, data_dir: Path) -> str:
     """Return the command that builds a cache again."""
-    values = {"data": config.kind, "machine.data_dir": data_dir}
-    values |= config.model_dump(include={"name", "image_size", "root", "val_fraction", "parts"}, exclude_none=True)
-    words = [f"{key if '.' in key or key == 'data' else f'data.{key}'}={value}" for key, value in values.items()]
+    fields = config.model_dump(include={"name", "image_size", "root", "val_fraction", "parts"}, exclude_none=True)
+    words = [f"data={config.kind}", f"machine.data_dir={data_dir}", *(f"data.{k}={v}" for k, v in fields.items())]
     return shlex.join([".venv/bin/python", "scripts/data.py", "rebuild=true", *words])
 
 
@@ -249,7 +248,7 @@ def decode(image: Path | np.ndarray, size: int) -> np.ndarray:
     except _DECODE_ERRORS as error:
         reason = "not an image" if isinstance(error, UnidentifiedImageError) else error
         raise CrossoverError(
-            f"cannot read the image {image} ({reason}): put a whole one in its place; images are never skipped"
+            f"cannot read the image {image} ({reason}): replace it with a whole one; images are never skipped"
         ) from None
 
 

@@ -30,8 +30,8 @@ TITLES = {column.name: column.title for column in COLUMNS if column.title} | {
     "augment": "augmentation",
     "best_step": "step with the best validation error",
     "dirty": "changes that are in no commit",
-    "size left out": "without a size",
-    "chain left out": "without a chain",
+    "size left out": "without the size",
+    "chain left out": "without the chain",
     "selection": "weights tested",
     "metric": "number compared",
 }
@@ -69,7 +69,7 @@ def stability_sentence(rows: pd.DataFrame) -> str:
     said = []
     for change, words in {
         "contradicts": "another leader",
-        "weaker": "no clear verdict",
+        "weaker": "a less clear one",
         "stronger": "a clearer one",
     }.items():
         part = [
@@ -81,11 +81,15 @@ def stability_sentence(rows: pd.DataFrame) -> str:
             .itertuples(index=False)
         ]
         if part:
-            said.append(f"{len(part)} give {words} ({', '.join(part)})")
+            said.append(f"{len(part)} {_give(len(part))} {words} ({', '.join(part)})")
     if not said:
         return f"The verdict is the same under all {len(others)} alternative analyses."
     same = int((others["change"] == "same").sum())
-    return f"Of {len(others)} alternative analyses {same} give the same verdict; {'; '.join(said)}."
+    return f"Of {len(others)} alternative analyses {same} {_give(same)} the same verdict; {'; '.join(said)}."
+
+
+def _give(number: int) -> str:
+    return "gives" if number == 1 else "give"
 
 
 def parameter_words(params: Mapping[str, float], errors: Mapping[str, float | None]) -> str:

@@ -72,8 +72,8 @@ class ResumePoint(pl.Callback):
     ) -> None:
         if checkpoint.get("dataset_hash") != self._dataset_hash:
             raise CrossoverError(
-                f"{self.path} was begun with other images than there are now; give these another name (data.name=NAME),"
-                " or move that file away to begin anew"
+                f"{self.path} began with other images than there are now; give these another name (data.name=NAME),"
+                " or move that file away to start again"
             )
         self._loops = checkpoint.get("loops")
 
