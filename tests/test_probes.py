@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from crossover.config import CrossoverError
+from crossover.data.cache import open_dataset
 from crossover.fields import ModelConfig
 from crossover.studies.probes import networks as load
 from crossover.studies.probes.equivariance import (
@@ -337,11 +338,13 @@ def test_a_probe_of_attention_refuses_a_resnet_in_one_line() -> None:
 
 
 def _finished(folder: Path) -> Path:
-    """Write what a finished run leaves: config, weights, record."""
+    """Write what a finished run leaves: config, weights, record, and the cache of its images."""
     run = small_run(folder, model=VIT, seed=3)
     run.run_dir.mkdir(parents=True)
     (run.run_dir / "config.yaml").write_text(json.dumps(run.model_dump(mode="json")))
-    (run.run_dir / "record.json").write_text(json.dumps({"schema": 1, "classes": list(range(10))}))
+    images = open_dataset(run.data, Path(run.machine.data_dir)).hash
+    record = {"schema": 1, "classes": list(range(10)), "dataset_hash": images}
+    (run.run_dir / "record.json").write_text(json.dumps(record))
     save_file(tiny(seed=9).state_dict(), run.run_dir / "weights.safetensors")
     return run.run_dir
 
@@ -355,6 +358,13 @@ def test_a_checkpoint_comes_with_its_own_start(tmp_path: Path) -> None:
     assert batch.shape == (50, 3, 16, 16)
     assert labels.shape == (50,)
     assert abs(float(batch.mean())) < 0.05
+
+
+def test_a_run_is_not_probed_on_other_images_than_its_own(tmp_path: Path) -> None:
+    path = _finished(tmp_path) / "record.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"dataset_hash": "of others"}))
+    with pytest.raises(CrossoverError, match="were done with other images than those in"):
+        load.probe_images(load.load_run(path.parent).run, 50)
 
 
 def test_images_that_come_class_by_class_are_mixed_and_others_stay_as_they_are() -> None:

@@ -165,10 +165,10 @@ def test_a_run_stopped_twice_in_one_leg_keeps_its_losses(tmp_path: Path, monkeyp
     assert results(record) == results(whole)
 
 
-def stopped(run: RunConfig, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """Stop a run after its second leg and return its checkpoint."""
+def stopped(run: RunConfig, monkeypatch: pytest.MonkeyPatch, after: int = 1) -> dict[str, Any]:
+    """Stop a run after its second leg (or another, counted from 0) and return its checkpoint."""
     with monkeypatch.context() as patch:
-        stop_after(patch, 1)
+        stop_after(patch, after)
         with pytest.raises(KilledError):
             execute(run)
     return torch.load(run.run_dir / "last.ckpt", weights_only=True)

@@ -14,6 +14,7 @@ from hydra import initialize_config_dir
 
 from crossover.cli import composed
 from crossover.config import CrossoverError, RunConfig, validate
+from crossover.data.cache import open_dataset
 from crossover.report.build import write_findings
 from crossover.report.findings import Findings
 from crossover.studies.readers import Reading, fit_reader, read_backbone
@@ -22,6 +23,7 @@ from crossover.studies.transfer import (
     Row,
     TransferConfig,
     finetuning_rows,
+    inputs_hash,
     plan_finetuning,
     plan_readings,
     reading_row,
@@ -130,6 +132,20 @@ def test_features_of_a_trained_backbone_serve_a_task_with_the_same_cue(
         assert with_it.test_error < without.test_error - 0.15
     again = read_backbone(target, probe_images=300, shots=(5,), draws=4)
     assert again == untrained
+
+
+def test_a_reading_belongs_to_its_weights_and_images(tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(b"weights")
+    run = small_run(tmp_path, init_from=str(path))
+    first = inputs_hash(run)
+    assert inputs_hash(run) == first
+    path.write_bytes(b"others")
+    assert inputs_hash(run) != first
+    path.write_bytes(b"weights")
+    meta = open_dataset(run.data, tmp_path / "data").folder / "meta.json"
+    meta.write_text(json.dumps(json.loads(meta.read_text()) | {"hash": "of others"}))
+    assert inputs_hash(run) != first
 
 
 def row(n: int, model: str, chain: int, error: float) -> Row:

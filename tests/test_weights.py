@@ -1,11 +1,13 @@
 """Claims about runs that start from trained weights: what is taken, what is new, what is refused."""
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
 import pytest
 import timm
 import torch
+from rich.console import Console
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -13,10 +15,12 @@ from crossover.config import CrossoverError
 from crossover.data.cache import cache_folder, open_dataset
 from crossover.data.cues import draw_patterns
 from crossover.fields import ModelConfig
+from crossover.sweep.launch import check_data
 from crossover.training import run as running
 from crossover.training.models import build_model
 from crossover.training.run import execute
 from crossover.training.weights import head_prefix, start_from
+from tests.test_run import stopped
 from tests.worlds import VIT, small_run
 
 
@@ -69,6 +73,30 @@ def test_a_folder_and_a_file_name_the_same_weights_as_a_run(tmp_path: Path) -> N
     found = {start_from(built(1), str(given), tmp_path) for given in (path, tmp_path, tmp_path / "a.pth")}
     assert len(found) == 1
     assert start_from(built(1), saved(built(2), path), tmp_path) not in found
+
+
+def test_a_run_is_not_taken_for_one_of_other_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file behind init_from changes after a run that is finished, and below one that was interrupted."""
+    path = tmp_path / "weights.safetensors"
+    source = execute(small_run(tmp_path))["run_id"]
+    (tmp_path / "outputs/runs" / source / path.name).rename(path)
+    steps = {"budget__steps": 4, "budget__evaluations": 2}
+    finished, half = (small_run(tmp_path, seed=seed, init_from=str(path), **steps) for seed in (1, 2))
+    record = execute(finished)
+    stopped(half, monkeypatch, after=0)
+    assert record["init_file_hash"] == hashlib.sha256(path.read_bytes()).hexdigest()
+    check_data([finished, half], Console(quiet=True))
+    kept = path.read_bytes()
+    saved(build_model(finished.model, image_size=16, classes=10), path)
+    with pytest.raises(CrossoverError, match=rf"1 finished runs, such as .*other weights.* init_from={path} now: put"):
+        check_data([finished, half], Console(quiet=True))
+    with pytest.raises(CrossoverError, match=r"last\.ckpt began with other weights than init_from names now"):
+        execute(half)
+    path.write_bytes(kept)
+    check_data([finished, half], Console(quiet=True))
+    assert execute(half)["init_hash"] == record["init_hash"]
+    path.unlink()
+    check_data([finished, half], Console(quiet=True))  # done, and nothing is left that could differ
 
 
 def test_position_embedding_is_resampled_when_the_grid_changes(tmp_path: Path) -> None:

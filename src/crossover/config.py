@@ -82,7 +82,8 @@ class RunConfig(Frozen):
     """Initial weights, batch order and augmentation; never the subset."""
     init_from: str | None = Field(default=None, min_length=1)
     """Trained weights to start from, with a new classifier: a run id, a run's folder, a file, or timm:<tag>. The run's
-    identity contains this text; its record has the hash of what was loaded (`init_hash`)."""
+    identity contains this text; its record has hashes of the file and of what was loaded, and other weights under the
+    same name are refused."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """auto: bf16 autocast on CUDA, fp32 on CPU."""
     trainer: TrainerConfig = TrainerConfig()

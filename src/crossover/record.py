@@ -75,6 +75,9 @@ class Facts(Identity):
     n_pool: int
     """Images that the chains are drawn from."""
     init_hash: str | None
+    """Of the initial weights that were loaded."""
+    init_file_hash: str | None
+    """Of the file they came from; missing in older records."""
     git: GitState
     config: dict[str, Any]
     """The complete RunConfig as JSON."""

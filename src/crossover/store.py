@@ -105,6 +105,25 @@ def is_done(run_dir: Path) -> bool:
     return True
 
 
+def weights_file(init_from: str, outputs: Path) -> Path | None:
+    """Return the file of initial weights that `init_from` names, which need not exist; None for weights of timm."""
+    if init_from.startswith("timm:"):
+        return None
+    run, path = outputs / "runs" / init_from, Path(init_from)
+    if path.exists() or not run.is_dir():
+        return path / "weights.safetensors" if path.is_dir() else path
+    return run / "weights.safetensors"
+
+
+def weights_hash(init_from: str, outputs: Path) -> str | None:
+    """Return the SHA-256 of that file; None for weights of timm, whose names are fixed, and where there is no file."""
+    path = weights_file(init_from, outputs)
+    if path is None or not path.is_file():
+        return None
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def freeze(runs: Iterable[RunConfig]) -> None:
     """Write the resolved config of each run that is neither done nor running; later edits to conf/ cannot affect it."""
     with ThreadPoolExecutor(WRITERS) as threads:

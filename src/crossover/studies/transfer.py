@@ -1,5 +1,6 @@
 """A transfer study: backbones of a pre-training sweep, probed linearly and fine-tuned on other tasks."""
 
+import hashlib
 import itertools
 import json
 import shlex
@@ -24,7 +25,7 @@ from crossover.report.findings import Findings
 from crossover.report.page import terminal_summary
 from crossover.report.section import Section, write_section
 from crossover.report.wandb import mirror_report
-from crossover.store import read_done, read_sweep, write_json, write_plan, write_text
+from crossover.store import read_done, read_sweep, weights_hash, write_json, write_plan, write_text
 from crossover.sweep.launch import check_data, do_runs
 from crossover.sweep.plan import make_command, named, override, plan_runs, read_preset, sweep_dir
 
@@ -152,7 +153,7 @@ def read_all(transfer: TransferConfig, source: Sequence[RunConfig], folder: Path
     check_data([backbone.run for backbone in planned], console)
     protocols = f"{transfer.draws}x{'-'.join(map(str, transfer.shots))}"
     for backbone in tracked(planned, "reading backbones", len(planned)):
-        path = folder / f"{backbone.run.identity[:16]}-{protocols}.json"
+        path = folder / f"{inputs_hash(backbone.run)}-{protocols}.json"
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
             readings = read_backbone(
@@ -161,6 +162,13 @@ def read_all(transfer: TransferConfig, source: Sequence[RunConfig], folder: Path
             write_json(path, [asdict(reading) for reading in readings])
         rows += [reading_row(backbone, Reading(**reading)) for reading in json.loads(path.read_text())]
     return rows
+
+
+def inputs_hash(run: RunConfig) -> str:
+    """Return a hash of all that a reading depends on: the run, its images and the weights that are read."""
+    images = open_dataset(run.data, Path(run.machine.data_dir)).hash
+    weights = None if run.init_from is None else weights_hash(run.init_from, Path(run.machine.outputs))
+    return hashlib.sha256(f"{run.identity} {images} {weights}".encode()).hexdigest()[:16]
 
 
 def overlaps(transfer: TransferConfig, source: Sequence[RunConfig]) -> list[str]:

@@ -20,7 +20,7 @@ from crossover.data.cache import Dataset, cache_folder, open_dataset
 from crossover.data.readers import fingerprint
 from crossover.data.subsets import check_size
 from crossover.fields import Frozen
-from crossover.store import freeze, is_done, read_error, read_record
+from crossover.store import freeze, is_done, read_error, read_record, weights_hash
 from crossover.sweep.plan import SweepConfig
 from crossover.sweep.pool import Pool, Progress, Slot, fork_server
 from crossover.sweep.progress import Display, working
@@ -121,8 +121,8 @@ def do_runs(
 def check_data(runs: Sequence[RunConfig], console: Console) -> None:
     """Build the caches that the runs need and print a line for each dataset.
 
-    Raise CrossoverError, before any run starts, for data that are missing, too small or changed since a run finished,
-    and for a logger that is not installed.
+    Raise CrossoverError, before any run starts, for data that are missing or too small, for images or initial weights
+    that have changed since a run finished, and for a logger that is not installed.
     """
     done = {run.run_id for run in runs if is_done(run.run_dir)}
     for kind in {run.logger.kind for run in runs if run.run_id not in done} & {"wandb", "wandb_offline"}:
@@ -131,6 +131,7 @@ def check_data(runs: Sequence[RunConfig], console: Console) -> None:
                 f"logger={kind} needs the package wandb, which is not installed; take logger=csv or logger=none"
                 " (SET=logger=csv), or install it: make setup EXTRAS=test,wandb"
             )
+    refuse_other_weights([run for run in runs if run.run_id in done])
     lines = set()
     for config, group in itertools.groupby(runs, key=lambda run: run.data):
         members = list(group)
@@ -161,6 +162,27 @@ def refuse_other_images(runs: Sequence[RunConfig], dataset: Dataset) -> None:
             f"{len(other)} finished runs on {dataset.name}, such as {other[0].run_dir}, were done with other images"
             f" than those in {dataset.folder} now: give the new images another name (data.name=NAME), or move the"
             " folders of these runs away to do them again"
+        )
+
+
+def refuse_other_weights(runs: Sequence[RunConfig]) -> None:
+    """Raise CrossoverError when finished `runs` began with other weights than those that `init_from` names now."""
+    hashes: dict[tuple[str, str], str | None] = {}
+    other = []
+    for run in runs:
+        if run.init_from is None:
+            continue
+        place = run.init_from, run.machine.outputs
+        if place not in hashes:
+            hashes[place] = weights_hash(run.init_from, Path(run.machine.outputs))
+        then = read_record(run.run_dir / "record.json").get("init_file_hash")  # older records have none
+        if then is not None and hashes[place] not in (None, then):
+            other.append(run)
+    if other:
+        raise CrossoverError(
+            f"{len(other)} finished runs, such as {other[0].run_dir}, began with other weights than those of"
+            f" init_from={other[0].init_from} now: put those back, give the new ones another name, or move the folders"
+            " of these runs away to do them again"
         )
 
 

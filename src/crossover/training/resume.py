@@ -32,8 +32,16 @@ class ResumePoint(pl.Callback):
     module's own step count decides.
     """
 
-    def __init__(self, path: Path, bounds: Sequence[int], stop: threading.Event, dataset_hash: str = "") -> None:
-        self.path, self._bounds, self._stop, self._dataset_hash = path, frozenset(bounds), stop, dataset_hash
+    def __init__(
+        self,
+        path: Path,
+        bounds: Sequence[int],
+        stop: threading.Event,
+        dataset_hash: str = "",
+        init_hash: str | None = None,
+    ) -> None:
+        self.path, self._bounds, self._stop = path, frozenset(bounds), stop
+        self._dataset_hash, self._init_hash = dataset_hash, init_hash
         self._handler = signal.getsignal(signal.SIGTERM)
         self._loops: object = None
         self._asked = 0
@@ -59,7 +67,7 @@ class ResumePoint(pl.Callback):
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        checkpoint["dataset_hash"] = self._dataset_hash
+        checkpoint |= {"dataset_hash": self._dataset_hash, "init_hash": self._init_hash}
         if self._at_bound(pl_module):
             self._loops = checkpoint["loops"]
         else:
@@ -74,6 +82,11 @@ class ResumePoint(pl.Callback):
             raise CrossoverError(
                 f"{self.path} began with other images than there are now; give these another name (data.name=NAME),"
                 " or move that file away to start again"
+            )
+        if checkpoint.get("init_hash", self._init_hash) != self._init_hash:
+            raise CrossoverError(
+                f"{self.path} began with other weights than init_from names now; put those back, or move that file away"
+                " to start again"
             )
         self._loops = checkpoint.get("loops")
 

@@ -24,7 +24,7 @@ from crossover.data.cache import open_dataset
 from crossover.data.loader import EvalBatches
 from crossover.data.subsets import index_hash, subset
 from crossover.record import Facts, Measures, Record, identify
-from crossover.store import write_atomically, write_json
+from crossover.store import weights_hash, write_atomically, write_json
 from crossover.training.data import Chunks, RunData, leg_bounds
 from crossover.training.loggers import close_logger, log_end, make_logger
 from crossover.training.machine import (
@@ -85,7 +85,9 @@ def _execute(run: RunConfig, rank: Rank, stop: threading.Event) -> Record:
     indices = subset(dataset.pool, dataset.labels, n_train=run.n_train, chain=run.chain)
     torch.manual_seed(run.seed)
     network = build_model(run.model, image_size=run.data.image_size, classes=len(dataset.classes))
-    init_hash = None if run.init_from is None else start_from(network, run.init_from, Path(run.machine.outputs))
+    outputs, init_hash = Path(run.machine.outputs), None
+    if run.init_from is not None:
+        init_hash = start_from(network, run.init_from, outputs)
     forward = forward_flops(network, run.data.image_size)
     steps = run.budget.total_steps(run.n_train, run.recipe.batch_size, forward)
     bounds = leg_bounds(steps, run.budget.evaluations)
@@ -95,7 +97,7 @@ def _execute(run: RunConfig, rank: Rank, stop: threading.Event) -> Record:
     data = RunData(run, dataset, indices, device=device, rank=rank)
     module = Classifier(network, run.recipe, data.training, total_steps=steps, bf16=precision == "bf16", engine=engine)
     if rank.index > 0:  # the first one writes
-        fit(run, module, data, bounds, rank, None, stop)
+        fit(run, module, data, bounds, rank, None, stop, init_hash)
         return {}  # type: ignore[typeddict-item]
 
     seen = steps * run.recipe.batch_size
@@ -115,13 +117,14 @@ def _execute(run: RunConfig, rank: Rank, stop: threading.Event) -> Record:
         "subset_hash": index_hash(indices),
         "n_pool": len(dataset.pool),
         "init_hash": init_hash,
+        "init_file_hash": None if run.init_from is None else weights_hash(run.init_from, outputs),
         "git": git_state(),
         "config": run.model_dump(mode="json"),
     }
     run.run_dir.mkdir(parents=True, exist_ok=True)
     logger, exit_code = make_logger(run, facts), 1
     try:
-        fit(run, module, data, bounds, rank, logger, stop)
+        fit(run, module, data, bounds, rank, logger, stop, init_hash)
         measures = _measure(run, module, data, precision)
         record: Record = {
             **facts,
@@ -150,6 +153,7 @@ def fit(
     rank: Rank,
     logger: Logger | None,
     stop: threading.Event,
+    init_hash: str | None,
 ) -> None:
     checkpoint = run.run_dir / "last.ckpt"
     # where Slurm is installed Lightning wants srun; we start our own processes
@@ -162,7 +166,7 @@ def fit(
         strategy="ddp" if rank.count > 1 else "auto",
         max_epochs=len(bounds) - 1,
         logger=logger or False,
-        callbacks=[ResumePoint(checkpoint, bounds, stop, data.dataset.hash)],
+        callbacks=[ResumePoint(checkpoint, bounds, stop, data.dataset.hash, init_hash)],
         plugins=[SLURMEnvironment(auto_requeue=False) if rank.by_slurm else LightningEnvironment(), InPlace()],
         enable_checkpointing=False,
         enable_progress_bar=False,

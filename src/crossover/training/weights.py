@@ -14,6 +14,7 @@ from timm.models import load_state_dict
 from torch import Tensor, nn
 
 from crossover.config import CrossoverError
+from crossover.store import weights_file
 
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
 _SOURCES = "a run id, a run's folder, a .safetensors or torch file, or timm:<tag> such as timm:resnet18.a1_in1k"
@@ -57,12 +58,11 @@ def head_prefix(network: Any) -> str:
 
 
 def find_weights(init_from: str, outputs: Path) -> dict[str, Tensor]:
-    if init_from.startswith("timm:"):
+    path = weights_file(init_from, outputs)
+    if path is None:
         return load_timm(init_from).state_dict()
-    run, path = outputs / "runs" / init_from, Path(init_from)
-    if path.is_dir() or (not path.exists() and run.is_dir()):
-        path = (path if path.is_dir() else run) / "weights.safetensors"
     if not path.is_file():
+        run = outputs / "runs" / init_from
         state = f"{path} does not exist" if path.name == "weights.safetensors" else f"there is no {run} and no {path}"
         raise CrossoverError(f"init_from={init_from}: {state}; give {_SOURCES}, and finish the run it names first")
     if path.suffix not in SUFFIXES:

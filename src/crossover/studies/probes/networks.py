@@ -20,6 +20,7 @@ from crossover.data.cache import decode, open_dataset
 from crossover.data.loader import EvalBatches, Images
 from crossover.data.readers.folder import class_files
 from crossover.store import read_frozen, read_record
+from crossover.sweep.launch import refuse_other_images
 from crossover.training.models import build_model
 from crossover.training.weights import load_timm
 
@@ -61,6 +62,7 @@ def probe_images(run: RunConfig, count: int) -> tuple[Tensor, Tensor]:
     No choice depends on them: probes describe a finished run.
     """
     dataset = open_dataset(run.data, Path(run.machine.data_dir))
+    refuse_other_images([run], dataset)
     taken = mixed_order(dataset.test_labels)[:count]
     images = Images(dataset.test_images, dataset.test_labels, taken, torch.device("cpu"), float("inf"))
     return next(iter(EvalBatches(images, dataset, batch_size=len(taken))))
