@@ -1,5 +1,6 @@
 """Claims about CIFAR-5m, on a small archive of the same layout."""
 
+import errno
 import zipfile
 from pathlib import Path
 
@@ -92,3 +93,26 @@ def test_a_damaged_part_is_one_line_and_leaves_no_cache(root: Path, how: str) ->
     with pytest.raises(CrossoverError, match=r"part0\.npz is damaged \(.*fetch https.*again in its place"):
         opened(root)
     assert not list((root.parent / "cache").glob("*"))
+
+
+def test_unpacking_says_how_far_it_is(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("crossover.progress.TELL_SECONDS", -1)
+    parts.read(root, 1, tmp_path / "scratch")
+    size = COUNT * 32 * 32 * 3 + 128
+    lines = [line.rsplit(",", 1)[0] for line in capsys.readouterr().err.splitlines() if "X.npy" in line]
+    assert lines == [
+        f"bytes of X.npy in {root}/part{i}.npz unpacked: {done:,} of {size:,}" for i in (0, 5) for done in (2**20, size)
+    ]
+
+
+def test_a_disk_that_fills_while_unpacking_is_no_damage_of_the_part(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(parts, "_extract", full)
+    with pytest.raises(CrossoverError, match=r"cannot write the cache .*: No space left on device; free some space"):
+        opened(root)

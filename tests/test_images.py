@@ -75,6 +75,17 @@ def test_validation_is_held_out_of_train_by_class(data_dir: Path) -> None:
     assert sorted([*dataset.pool, *dataset.val]) == list(range(24))
 
 
+def test_long_looks_at_files_say_how_far_they_are(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("crossover.progress.TELL_SECONDS", -1)
+    open_dataset(CONFIG, data_dir, verify=True)
+    lines = capsys.readouterr().err.splitlines()
+    root = data_dir / "pets"
+    assert f"classes of {root / 'train'} listed: 3 of 3, 0 s left" in lines
+    assert lines[-1] == f"files of {root} compared with the cache: 33"
+
+
 def test_mean_and_std_are_those_of_the_pool_alone(data_dir: Path) -> None:
     dataset = open_dataset(CONFIG, data_dir)
     pixels = dataset.images[dataset.pool] / 255

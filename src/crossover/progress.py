@@ -11,9 +11,12 @@ TELL_SECONDS = 5.0
 
 
 class Clock:
-    """Prints how much of `total` is done and how long the rest will take; to standard error unless `to` is given."""
+    """Prints how much of `total` is done and how long the rest will take; to standard error unless `to` is given.
 
-    def __init__(self, what: str, total: int, *, begun: int = 0, to: TextIO | None = None) -> None:
+    Without a `total` it prints how much is done.
+    """
+
+    def __init__(self, what: str, total: int | None, *, begun: int = 0, to: TextIO | None = None) -> None:
         self.what, self.total, self.begun, self.to = what, total, begun, to
         self._start = self._told = time.monotonic()
 
@@ -22,8 +25,10 @@ class Clock:
         now = time.monotonic()
         if news or now - self._told > TELL_SECONDS:
             self._told = now
-            left = (now - self._start) / max(1, done - self.begun) * (self.total - done)
-            line = f"{self.what} {done:,} of {self.total:,}{news}, {duration(left)} left"
+            line = f"{self.what} {done:,}{news}"
+            if self.total is not None:
+                left = (now - self._start) / max(1, done - self.begun) * (self.total - done)
+                line = f"{self.what} {done:,} of {self.total:,}{news}, {duration(left)} left"
             print(line, file=self.to or sys.stderr, flush=True)
 
 

@@ -164,7 +164,7 @@ def _build(config: CuesData | ImageData, data_dir: Path, folder: Path) -> None:
             folder.rename(temporary.with_name(f"{temporary.name[:-4]}.old.tmp"))
         temporary.rename(folder)
     except OSError as error:
-        raise _unwritable(folder, error, f"it takes {size / 1e9:.1f} GB: ") from None
+        raise _unwritable(folder, error, f"it takes {size / 1e9:.1f} GB: " if size else "") from None
     finally:
         for left in folder.parent.glob(f"{temporary.name[:-4]}*"):
             shutil.rmtree(left, ignore_errors=True)
@@ -172,8 +172,8 @@ def _build(config: CuesData | ImageData, data_dir: Path, folder: Path) -> None:
 
 def _unwritable(folder: Path, error: OSError, size: str = "") -> CrossoverError:
     return CrossoverError(
-        f"cannot write the cache {folder}: {error.strerror or error}; {size}make it writable, or choose another"
-        " place with machine.data_dir=DIR"
+        f"cannot write the cache {folder}: {error.strerror or error}; {size}free some space, make it writable, or"
+        " choose another place with machine.data_dir=DIR"
     )
 
 

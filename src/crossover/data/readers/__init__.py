@@ -3,6 +3,7 @@
 Its function `read` takes the folder of the raw data, `data.parts`, and a folder that exists until the images are read.
 """
 
+import errno
 import hashlib
 import importlib
 import os
@@ -15,9 +16,13 @@ import numpy as np
 from crossover.config import CrossoverError
 from crossover.data import cues
 from crossover.fields import CuesData, ImageData
+from crossover.progress import Clock
 
 Images = Sequence[Path] | np.ndarray | tuple[np.ndarray, ...]
 """Image files, or uint8 (N, H, W, 3), in one array or one after another."""
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
+"""The errors of a disk without space."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +54,8 @@ def read_raw(config: CuesData | ImageData, data_dir: Path, scratch: Path) -> Raw
     try:
         return importlib.import_module(f"{__name__}.{config.kind}").read(root, config.parts, scratch)
     except OSError as error:
+        if error.errno in FULL:  # what could not be written is in `scratch`
+            raise
         raise CrossoverError(f"cannot read {error.filename or root}: {error.strerror or error}") from None
 
 
@@ -59,7 +66,8 @@ def fingerprint(config: CuesData | ImageData, data_dir: Path) -> str | None:
     """
     if isinstance(config, CuesData) or config.kind == "cifar10" or not raw_root(config, data_dir).is_dir():
         return None
-    root, found = raw_root(config, data_dir), hashlib.sha256()
+    root, found, count = raw_root(config, data_dir), hashlib.sha256(), 0
+    clock = Clock(f"files of {root} compared with the cache:", None)
     for parent, folders, names in os.walk(root):
         own = ("cache",) if Path(parent) == root else ()  # the data folder itself holds our caches
         folders[:] = sorted(name for name in folders if not name.startswith(".") and name not in own)
@@ -67,4 +75,6 @@ def fingerprint(config: CuesData | ImageData, data_dir: Path) -> str | None:
             state = Path(parent, name).stat()
             place = os.path.relpath(Path(parent, name), root)
             found.update(os.fsencode(f"{place} {state.st_size} {state.st_mtime_ns}\n"))
+            count += 1
+            clock.tell(count)
     return found.hexdigest()

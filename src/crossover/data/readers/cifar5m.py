@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from crossover.config import CrossoverError
-from crossover.data.readers import Raw
+from crossover.data.readers import FULL, Raw
+from crossover.progress import Clock
 
 URL = "https://storage.googleapis.com/gresearch/cifar5m/part{}.npz"
 PART_IMAGES = 1_000_448
@@ -21,6 +22,8 @@ PARTS = 6
 TEST_IMAGES = 10_000
 """As many as CIFAR-10 has, from the test part."""
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+BLOCK = 2**20
+"""Bytes unpacked at a time."""
 _TORN = (OSError, zipfile.BadZipFile, zlib.error, EOFError, ValueError, KeyError)
 
 
@@ -39,8 +42,8 @@ def read(root: Path, parts: int | None, scratch: Path) -> Raw:
 
 def _read_part(path: Path, scratch: Path) -> tuple[np.ndarray, np.ndarray]:
     try:
-        with zipfile.ZipFile(path) as archive:  # extracting compares the checksums
-            images, labels = (np.load(archive.extract(f"{name}.npy", scratch), mmap_mode="r") for name in ("X", "Y"))
+        with zipfile.ZipFile(path) as archive:
+            images, labels = (np.load(_extract(archive, f"{name}.npy", scratch), mmap_mode="r") for name in ("X", "Y"))
         if images.dtype != np.uint8 or images.shape != (PART_IMAGES, 32, 32, 3):
             raise ValueError(f"X is {images.dtype} {images.shape}, not uint8 {(PART_IMAGES, 32, 32, 3)}")
         if not np.issubdtype(labels.dtype, np.integer) or labels.shape != (PART_IMAGES,):
@@ -48,7 +51,21 @@ def _read_part(path: Path, scratch: Path) -> tuple[np.ndarray, np.ndarray]:
         if labels.min() < 0 or labels.max() >= len(CLASSES):
             raise ValueError(f"labels from {labels.min()} to {labels.max()}")
     except _TORN as error:
+        if isinstance(error, OSError) and error.errno in FULL:
+            raise
         raise CrossoverError(
             f"{path} is damaged ({error}): fetch {URL.format(path.stem[4:])} again in its place"
         ) from None
     return images, labels.astype(np.int64)
+
+
+def _extract(archive: zipfile.ZipFile, name: str, folder: Path) -> Path:
+    """Write a member to a folder and return its path; at the end its checksum is compared."""
+    size, path = archive.getinfo(name).file_size, folder / name
+    clock = Clock(f"bytes of {name} in {archive.filename} unpacked:", size)
+    folder.mkdir(parents=True, exist_ok=True)
+    with archive.open(name) as packed, path.open("wb") as file:
+        while block := packed.read(BLOCK):
+            file.write(block)
+            clock.tell(file.tell())
+    return path

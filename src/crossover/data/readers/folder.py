@@ -10,6 +10,7 @@ import numpy as np
 
 from crossover.config import CrossoverError
 from crossover.data.readers import Raw
+from crossover.progress import tracked
 
 SUFFIXES = (".jpeg", ".jpg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 NOTES = (".txt", ".csv", ".tsv", ".json", ".xml", ".yaml", ".md", ".html", ".ini", ".db")
@@ -101,7 +102,8 @@ def class_files(folder: Path, notes: list[str]) -> Classes:
                 f" ({classes[name].name!a} and {path.name!a}); put their images into one"
             )
         classes[name] = path
-    return {name: images_in(classes[name], notes) for name in sorted(classes)}
+    names = tracked(sorted(classes), f"classes of {folder} listed", len(classes))
+    return {name: images_in(classes[name], notes) for name in names}
 
 
 def _as_text(name: str) -> str:
