@@ -30,7 +30,7 @@ def main() -> None:
                 runs = {} if study.is_transfer else study_runs(study, "outputs")
             print(f"{number}/{len(names)}: {republish(RESULTS / name, list(runs.values()))}", flush=True)
     elif len(arguments) == 2 and not arguments[0].startswith("-"):
-        publish(sweep_dir("outputs", arguments[0]), RESULTS / arguments[1], Path("outputs") / "runs")
+        publish(sweep_dir("outputs", arguments[0]), RESULTS / arguments[1])
         print(f"{RESULTS / arguments[1]} written")
     else:
         raise CrossoverError("usage: python scripts/publish.py SWEEP STUDY, or --pages [STUDY...]")

@@ -83,7 +83,7 @@ def test_the_probes_of_a_sweep_go_from_its_folder_of_images_to_the_published_stu
     done = subprocess.run(command, cwd=swept, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     report_sweep(read_sweep(outputs, "pets"), outputs / "sweeps" / "pets")
-    publish(outputs / "sweeps" / "pets", swept / "results" / "pets", outputs / "runs")
+    publish(outputs / "sweeps" / "pets", swept / "results" / "pets")
     assert (swept / "results" / "pets" / "probes.csv").exists()
     (section,) = read_sections(swept / "results" / "pets")
     (found,) = section.parts

@@ -9,11 +9,13 @@ import pytest
 from crossover.analysis.contract import Result
 from crossover.analysis.robustness import stability_table
 from crossover.analysis.runs import Method
+from crossover.analysis.testset import BINOMIAL
 from crossover.analysis.verdict import analyse, curve_summary
 from crossover.config import CrossoverError
 from crossover.record import Record, runs_table
 from crossover.report.build import write_findings, write_report
 from crossover.report.findings import Findings
+from crossover.report.predictions import pack_predictions
 from crossover.report.publish import (
     BEGIN,
     END,
@@ -117,7 +119,7 @@ def outputs(tmp_path: Path) -> Path:
 
 
 def test_a_published_study_can_be_made_again_from_its_files(outputs: Path) -> None:
-    publish(outputs / "report", outputs / "study", outputs / "runs")
+    publish(outputs / "report", outputs / "study")
     drawn = {path.suffix for path in (outputs / "study" / "figures").iterdir() if not path.name.startswith("samples-")}
     assert drawn == {".svg"}
     study = read_study(outputs / "study")
@@ -129,7 +131,7 @@ def test_a_published_study_can_be_made_again_from_its_files(outputs: Path) -> No
 
 
 def test_a_published_study_says_which_of_its_runs_are_missing(outputs: Path) -> None:
-    publish(outputs / "report", outputs / "study", outputs / "runs")
+    publish(outputs / "report", outputs / "study")
     assert study_findings(outputs / "study").unfinished == {}
     plan = json.loads((outputs / "study" / "plan.json").read_text())
     (outputs / "study" / "plan.json").write_text(json.dumps(plan | {"runs": [*plan["runs"], "another"]}))
@@ -137,7 +139,7 @@ def test_a_published_study_says_which_of_its_runs_are_missing(outputs: Path) -> 
 
 
 def test_a_changed_run_shows_as_drift(outputs: Path) -> None:
-    publish(outputs / "report", outputs / "study", outputs / "runs")
+    publish(outputs / "report", outputs / "study")
     runs = pd.read_csv(outputs / "study" / "runs.csv")
     runs["test_error"] = runs["test_error"].where(runs.index > 0, 1.01 * runs["test_error"])
     runs.to_csv(outputs / "study" / "runs.csv", index=False)
@@ -148,7 +150,7 @@ def test_a_changed_run_shows_as_drift(outputs: Path) -> None:
 
 def test_an_unfinished_report_is_not_published(outputs: Path) -> None:
     with pytest.raises(CrossoverError, match=r"has no report\.html.*make report first"):
-        publish(outputs / "nothing", outputs / "study", outputs / "runs")
+        publish(outputs / "nothing", outputs / "study")
     assert not (outputs / "study").exists()
 
 
@@ -178,18 +180,41 @@ def test_a_repeated_run_is_identical_within_seed_noise_or_outside() -> None:
     assert list(compare_runs(alone, alone.assign(test_error=0.2))["outcome"]) == ["no tolerance"] * 3
 
 
-def test_a_transfer_is_published_without_predictions_and_not_taken_for_runs(tmp_path: Path) -> None:
-    records = crossing_records()
-    runs = runs_table(records).drop(columns=["n_test"])
-    findings = Findings("cues-transfer", "make transfer STUDY=cues", runs, len(runs), sizes="pre-training images")
+def test_a_transfer_is_published_with_the_predictions_it_has_and_not_taken_for_runs(tmp_path: Path) -> None:
+    runs = runs_table(crossing_records())
+    runs["run_id"], runs["dataset"] = runs["run_id"] + "/new-probe", "new-probe"
+    shots = runs.assign(run_id=runs["run_id"] + "s", dataset="new-5shot", test_error=1.1 * runs["test_error"])
+    labels = np.arange(500) % 4
+    predictions = {
+        row.run_id: (labels, np.where(np.arange(500) < 500 * row.test_error, (labels + 1) % 4, labels))
+        for row in runs.itertuples()
+    }
+    findings = Findings(
+        "cues-transfer",
+        "make transfer STUDY=cues",
+        pd.concat([runs, shots], ignore_index=True),
+        planned=2 * len(runs),
+        predictions=predictions,
+        names={"new-probe": list("abcd"), "new-5shot": list("abcd")},
+        sizes="pre-training images",
+    )
+    pack_predictions(findings, tmp_path / "report")
     write_findings(findings, tmp_path / "report")
     plan = {"name": "cues-transfer", "command": findings.command, "runs": ["a"]}
     (tmp_path / "report" / "plan.json").write_text(json.dumps(plan))
     (tmp_path / "report" / "transfer.csv").write_text("target\n")
     write_section(READINGS, tmp_path / "report")
-    publish(tmp_path / "report", tmp_path / "study", tmp_path / "no-runs")
+    publish(tmp_path / "report", tmp_path / "study")
     assert (tmp_path / "study" / "transfer.csv").exists()
-    assert not (tmp_path / "study" / "predictions.npz").exists()
     assert read_study(tmp_path / "study").is_transfer
+    again = study_findings(tmp_path / "study")
+    assert set(again.predictions) == set(runs["run_id"])
+    assert again.names == findings.names
+    assert not again.unfinished
+    probe, few = read_study(tmp_path / "study").result["studies"]
+    assert probe["pairs"][0]["mcnemar"]
+    assert not few["pairs"][0]["mcnemar"]
+    assert BINOMIAL in few["pairs"][0]["notes"]
+    assert not any("missing" in note for note in few["pairs"][0]["notes"])
     result, _, _ = regenerate(tmp_path / "study")
     close(json.loads(json.dumps(result)), json.loads((tmp_path / "study" / "crossover.json").read_text()))

@@ -22,12 +22,13 @@ from crossover.studies.transfer import (
     Backbone,
     Row,
     TransferConfig,
-    finetuning_rows,
+    best_tunings,
     inputs_hash,
     plan_finetuning,
     plan_readings,
     reading_row,
     transfer_runs,
+    tuning_row,
 )
 from crossover.sweep.plan import plan_runs, read_preset
 from crossover.training import run as running
@@ -97,7 +98,8 @@ def ring(count: int, rng: np.random.Generator, noise: float) -> tuple[torch.Tens
 def test_reader_is_the_ridge_regression_of_its_penalty() -> None:
     rng = np.random.default_rng(0)
     train, val, test = ring(60, rng, 0.6), ring(400, rng, 0.6), ring(400, rng, 0.6)
-    error, val_error, penalty = fit_reader(train, val, test)
+    error, val_error, penalty, predicted = fit_reader(train, val, test)
+    assert error == float((predicted != test[1]).double().mean())
     mean, scale = train[0].mean(0), train[0].std(0)
     x, other = ((part[0] - mean) / scale for part in (train, test))
     one_hot = torch.nn.functional.one_hot(train[1], 3).double()
@@ -110,10 +112,10 @@ def test_reader_is_the_ridge_regression_of_its_penalty() -> None:
 def test_penalty_is_chosen_on_validation_never_on_test() -> None:
     rng = np.random.default_rng(1)
     train, val = ring(12, rng, 0.8), ring(500, rng, 0.8)
-    chosen = {fit_reader(train, val, ring(n, rng, 0.8))[1:] for n in (50, 300)}
+    chosen = {fit_reader(train, val, ring(n, rng, 0.8))[1:3] for n in (50, 300)}
     assert len(chosen) == 1
     shuffled = (val[0], val[1][torch.randperm(500)])
-    assert fit_reader(train, shuffled, val)[1] > 0.5  # nothing to choose by: chance
+    assert fit_reader(train, shuffled, val).val_error > 0.5  # nothing to choose by: chance
 
 
 def test_features_of_a_trained_backbone_serve_a_task_with_the_same_cue(
@@ -123,14 +125,15 @@ def test_features_of_a_trained_backbone_serve_a_task_with_the_same_cue(
     source = small_run(tmp_path, n_train=1000, budget__steps=160, recipe__lr=0.02, **ORIGIN)
     assert execute(source)["test_error"] < 0.5
     target = small_run(tmp_path, data__image_seed=1, data__name="other", **ORIGIN)
-    moved, untrained = (
+    (moved, (labels, predicted)), (untrained, _) = (
         read_backbone(run, probe_images=300, shots=(5,), draws=4)
         for run in (target.model_copy(update={"init_from": source.run_id}), target)
     )
     assert [(r.protocol, r.n_target, r.draws) for r in moved] == [("probe", 300, 1), ("5shot", 50, 4)]
     for with_it, without in zip(moved, untrained, strict=True):
         assert with_it.test_error < without.test_error - 0.15
-    again = read_backbone(target, probe_images=300, shots=(5,), draws=4)
+    assert moved[0].test_error == float((labels != predicted).double().mean())
+    again, _ = read_backbone(target, probe_images=300, shots=(5,), draws=4)
     assert again == untrained
 
 
@@ -167,7 +170,8 @@ def test_table_of_readings_gives_the_verdict_over_n_pretrain(tmp_path: Path) -> 
                 rows.append(row(n, model, chain, error))
                 facts = {"run_id": f"{model}-{n}-{chain}", "dataset": "old", "model": model, "n_train": n}
                 records += [facts | {"chain": chain, "seed": chain, "test_error": 0.9} | setting] if n else []
-    runs = transfer_runs(pd.DataFrame(rows, columns=Row._fields), records)
+    runs = transfer_runs(rows, records, n_test={"new": 500})
+    assert set(runs["n_test"]) == {500}
     assert set(runs["dataset"]) == {"new-probe"}
     assert runs["n_train"].min() == 256
     assert sorted(runs["test_error"]) == sorted(r.test_error for r in rows if r.n_pretrain)
@@ -223,7 +227,8 @@ def test_rate_of_finetuning_is_the_one_with_the_lowest_validation_error() -> Non
         (Backbone("new", 256, factor, run), {"val_error": val, "test_error": test})
         for factor, val, test in ((0.1, 0.4, 0.3), (1.0, 0.3, 0.5), (3.0, 0.35, 0.1))
     ]
-    (found,) = finetuning_rows(done)
+    found = tuning_row(*best_tunings(done)[0])
+    assert len(best_tunings(done)) == 1
     assert (found.choice, found.test_error, found.protocol) == (1.0, 0.5, "finetune100")
 
 

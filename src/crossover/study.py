@@ -19,9 +19,10 @@ from crossover.data.cues import bayes_accuracy, local_only_accuracy
 from crossover.data.samples import sample_picture
 from crossover.fields import CuesData
 from crossover.record import runs_table
-from crossover.report.build import read_predictions, write_findings, write_report
+from crossover.report.build import write_findings, write_report
 from crossover.report.figures import Ceiling
 from crossover.report.findings import Extras, Report
+from crossover.report.predictions import read_predictions
 from crossover.report.publish import Study, keep_one_format, study_findings
 from crossover.report.section import PAGE, Drawing
 from crossover.report.words import recipe_table

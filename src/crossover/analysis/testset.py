@@ -80,7 +80,7 @@ def sampling(one: pd.DataFrame, other: pd.DataFrame, method: Method) -> tuple[Te
         if len({len(column) for column in columns}) > 1:
             raise AnalysisError("the predictions have different numbers of test images; analyse one test set at a time")
         return TestImages(sizes_a, sizes_b, np.cov(columns) / len(columns[0])), []
-    notes = [f"Predictions are missing for {missing} runs."] if saved else []
+    notes = [f"Predictions are missing for {missing} runs."] if missing < len(runs) else []
     if "n_test" not in runs or runs["n_test"].isna().any():
         return unknown, [*notes, UNKNOWN]
     means = runs.groupby(["side", "n_train"]).agg(error=(method.metric, "mean"), images=("n_test", "min")).astype(float)

@@ -1,13 +1,11 @@
 """Writing of a report: tables, figures and pages, a pure function of the records of a sweep."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-
-import numpy as np
 
 from crossover.analysis.contract import Study
 from crossover.analysis.robustness import calibrate, stability_table
-from crossover.analysis.runs import Method, Predictions, primary_runs
+from crossover.analysis.runs import Method, primary_runs
 from crossover.analysis.testset import class_table
 from crossover.analysis.verdict import analyse, curve_summary
 from crossover.config import CrossoverError
@@ -17,6 +15,7 @@ from crossover.report import figures
 from crossover.report.contents import report_sections, shown_classes
 from crossover.report.findings import NO_EXTRAS, Extras, Fact, Findings, Report
 from crossover.report.page import html_page, markdown_page
+from crossover.report.predictions import pack_predictions, read_predictions
 from crossover.report.section import PAGE, Drawing
 from crossover.report.style import save, styles
 from crossover.store import SweepRecords, file_name, write_json, write_text
@@ -61,16 +60,8 @@ def write_report(
         names={record["dataset"]: record["classes"] for record in records if record.get("classes")},
         extras=extras,
     )
+    pack_predictions(findings, directory)
     return write_findings(findings, directory, seed=seed, designs=designs)
-
-
-def read_predictions(paths: Mapping[str, Path]) -> Predictions:
-    """Return labels and predictions of each run."""
-    read: dict[str, tuple[np.ndarray, np.ndarray]] = {}
-    for run_id, path in paths.items():
-        with np.load(path) as saved:
-            read[run_id] = saved["labels"], saved["predictions"]
-    return read
 
 
 def environment(records: Sequence[Record]) -> dict[str, list[Fact]]:

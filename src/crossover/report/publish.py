@@ -6,15 +6,14 @@ import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
 from crossover.analysis.contract import Result
 from crossover.config import CrossoverError
 from crossover.report.findings import NO_EXTRAS, Extras, Fact, Findings
-from crossover.report.section import WRITTEN, report_files
+from crossover.report.predictions import unpack_predictions
+from crossover.report.section import PREDICTIONS, WRITTEN, report_files
 from crossover.report.table import Table, columns, markdown_table
-from crossover.store import read_record, write_atomically
 
 BEGIN, END = "<!-- results: written by make publish -->\n", "<!-- end of results -->\n"
 
@@ -42,9 +41,9 @@ class Study:
         return self.command.startswith("make transfer ")
 
 
-def publish(report: Path, study: Path, runs: Path) -> None:
-    """Copy a finished report to results/<study>, with the predictions of its runs in `runs` (outputs/runs)."""
-    missing = [name for name in (*WRITTEN, "plan.json") if not (report / name).exists()]
+def publish(report: Path, study: Path) -> None:
+    """Copy a finished report to results/<study>."""
+    missing = [name for name in (*WRITTEN, "plan.json", PREDICTIONS) if not (report / name).exists()]
     if missing:
         raise CrossoverError(f"{report} has no {', '.join(missing)}; run make sweep or make report first")
     study.mkdir(parents=True, exist_ok=True)
@@ -53,32 +52,12 @@ def publish(report: Path, study: Path, runs: Path) -> None:
     shutil.rmtree(study / "figures", ignore_errors=True)
     shutil.copytree(report / "figures", study / "figures")
     keep_one_format(study)
-    if not read_study(study).is_transfer:
-        _pack_predictions(study, runs)
 
 
 def keep_one_format(study: Path) -> None:
     """Remove figures of a study that also exist as SVG."""
     for drawing in (study / "figures").glob("*.svg"):
         drawing.with_suffix(".png").unlink(missing_ok=True)
-
-
-def _pack_predictions(study: Path, runs: Path) -> None:
-    """Write predictions.npz: `predicted-RUN_ID` (T,), and by data set `labels-NAME` (T,) and `classes-NAME` (K,)."""
-    arrays: dict[str, np.ndarray] = {}
-    table = pd.read_csv(study / "runs.csv", dtype=str)
-    for run_id, dataset in zip(table["run_id"], table["dataset"], strict=True):
-        with np.load(runs / run_id / "predictions.npz") as saved:
-            found = {f"labels-{dataset}": saved["labels"], f"predicted-{run_id}": saved["predictions"]}
-        arrays |= {k: values.astype(np.uint8) if values.max() < 256 else values for k, values in found.items()}
-    for run_id, dataset in table.drop_duplicates("dataset")[["run_id", "dataset"]].to_numpy():
-        arrays[f"classes-{dataset}"] = np.array(read_record(runs / run_id / "record.json")["classes"])
-
-    def write(path: Path) -> None:
-        with path.open("wb") as file:
-            np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
-
-    write_atomically(study / "predictions.npz", write)
 
 
 def read_study(folder: Path) -> Study:
@@ -108,21 +87,12 @@ def study_findings(folder: Path, extras: Extras = NO_EXTRAS) -> Findings:
     study = read_study(folder)
     planned = len(study.runs) if study.is_transfer else len(study.run_ids)
     found = Findings(study.sweep, study.command, study.runs, planned, study.environment, extras=extras)
+    predictions, names = unpack_predictions(folder, study.runs)
+    found = replace(found, predictions=predictions, names=names)
     if study.is_transfer:
         return replace(found, sizes="pre-training images")
-    parts, done = study.result["studies"], set(study.runs["run_id"])
-    with np.load(folder / "predictions.npz") as saved:
-        predictions = {
-            run_id: (saved[f"labels-{dataset}"], saved[f"predicted-{run_id}"])
-            for run_id, dataset in zip(study.runs["run_id"], study.runs["dataset"], strict=True)
-        }
-        classes = {part["dataset"]: list(map(str, saved[f"classes-{part['dataset']}"])) for part in parts}
-    return replace(
-        found,
-        unfinished={run_id: "missing" for run_id in study.run_ids if run_id not in done},
-        predictions=predictions,
-        names=classes,
-    )
+    done = set(study.runs["run_id"])
+    return replace(found, unfinished={run_id: "missing" for run_id in study.run_ids if run_id not in done})
 
 
 def study_block(study: Path) -> str:

@@ -17,7 +17,9 @@ WRITTEN = (
     *("crossover.json", "runs.csv", "curves.csv", "stability.csv", "environment.json"),
 )
 """Files that every report has."""
-WHERE_KNOWN = ("plan.json", "classes.csv", "calibration.json")
+PREDICTIONS = "predictions.npz"
+"""Test images of each run and data set: `predicted-RUN_ID` (T,), `labels-NAME` (T,) and `classes-NAME` (K,)."""
+WHERE_KNOWN = ("plan.json", PREDICTIONS, "classes.csv", "calibration.json")
 """Files that a report has if there is a plan, predictions or a simulation."""
 FileName = Annotated[str, Field(pattern=r"^[\w][\w.+,=@-]*$")]
 """The name of a file next to the report, without a folder."""

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -40,8 +40,20 @@ class Reading:
     """Ridge penalty per image with the lowest validation error; the median over draws."""
 
 
-def read_backbone(run: RunConfig, *, probe_images: int, shots: Sequence[int], draws: int) -> list[Reading]:
-    """Return the linear probes of a backbone on another task.
+class Fitted(NamedTuple):
+    """A linear probe fitted once; errors are fractions."""
+
+    test_error: float
+    val_error: float
+    penalty: float
+    predicted: Tensor
+    """Classes of the test images, (T,)."""
+
+
+def read_backbone(
+    run: RunConfig, *, probe_images: int, shots: Sequence[int], draws: int
+) -> tuple[list[Reading], tuple[Tensor, Tensor]]:
+    """Return the linear probes of a backbone on another task, and labels and predictions (T,) of the first, `probe`.
 
     `run` is the target's: its data, the model, the chain, and `init_from` (None: the untrained network of its seed).
     The probe is fitted to the first `probe_images` of the chain; few-shot probes to `draws` class-balanced draws of
@@ -63,17 +75,18 @@ def read_backbone(run: RunConfig, *, probe_images: int, shots: Sequence[int], dr
     x, y = features_of(dataset.images, dataset.labels, taken)
     val = features_of(dataset.images, dataset.labels, dataset.val)
     test = features_of(dataset.test_images, dataset.test_labels, np.arange(len(dataset.test_labels)))
-    readings = [_mean("probe", [fit_reader((x, y), val, test)], probe_images)]
+    whole = fit_reader((x, y), val, test)
+    readings = [_mean("probe", [whole], probe_images)]
     for k in shots:
         count = k * len(dataset.classes)
         rows = [subset(np.arange(len(y)), y.numpy(), n_train=count, chain=draw) for draw in range(draws)]
         fitted = [fit_reader((x[at], y[at]), val, test) for at in map(torch.from_numpy, rows)]
         readings.append(_mean(f"{k}shot", fitted, count))
-    return readings
+    return readings, (test[1], whole.predicted)
 
 
-def _mean(protocol: str, fitted: list[tuple[float, float, float]], n_target: int) -> Reading:
-    test, val, penalty = (np.array(column) for column in zip(*fitted, strict=True))
+def _mean(protocol: str, fitted: list[Fitted], n_target: int) -> Reading:
+    test, val, penalty = (np.array(column) for column in zip(*(one[:3] for one in fitted), strict=True))
     return Reading(
         protocol, n_target, len(fitted), float(test.mean()), float(val.mean()), float(np.median(penalty))
     )  # fmt: skip
@@ -89,8 +102,8 @@ def features(network: Any, batches: Iterable[Batch]) -> Features:
     return torch.cat(found), torch.cat(labels)
 
 
-def fit_reader(train: Features, val: Features, test: Features) -> tuple[float, float, float]:
-    """Return test error, validation error and penalty of the ridge regression onto the classes (one-hot, centred).
+def fit_reader(train: Features, val: Features, test: Features) -> Fitted:
+    """Return the ridge regression onto the classes (one-hot, centred).
 
     The penalty is the one of PENALTIES with the lowest validation error; among equals, the largest.
     """
@@ -98,4 +111,5 @@ def fit_reader(train: Features, val: Features, test: Features) -> tuple[float, f
     reader = Ridge(*train, classes)
     found = {penalty: reader.error(*val, penalty) for penalty in PENALTIES}
     best = min(found, key=lambda penalty: (found[penalty], -penalty))
-    return reader.error(*test, best), found[best], best
+    predicted = reader.predict(test[0], best)
+    return Fitted(float((predicted != test[1]).double().mean()), found[best], best, predicted)

@@ -4,7 +4,7 @@ import hashlib
 import itertools
 import json
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -16,13 +16,14 @@ from rich.console import Console
 
 from crossover.cli import compose_train
 from crossover.config import RunConfig, parse_run
-from crossover.data.cache import open_dataset
+from crossover.data.cache import Dataset, open_dataset
 from crossover.fields import Frozen
 from crossover.progress import tracked
 from crossover.record import Record, runs_table
 from crossover.report.build import environment, write_findings
 from crossover.report.findings import Findings
 from crossover.report.page import terminal_summary
+from crossover.report.predictions import pack_predictions, read_predictions
 from crossover.report.section import Section, write_section
 from crossover.report.wandb import mirror_report
 from crossover.store import read_done, read_sweep, weights_hash, write_json, write_plan, write_text
@@ -50,6 +51,15 @@ class Row(NamedTuple):
     choice: float
     """The ridge penalty, or the factor of the learning rate, chosen on validation."""
     init_from: str | None
+
+    @property
+    def dataset(self) -> str:
+        return f"{self.target}-{self.protocol}"
+
+    @property
+    def run_id(self) -> str:
+        """In the table of runs that the report is about."""
+        return f"{self.init_from}/{self.dataset}"
 
 
 class FineTuning(Frozen):
@@ -119,19 +129,37 @@ def main(options: Options, console: Console) -> None:
     do_runs(source, console, parallel=options.parallel)
     records = read_done(source)
     directory = sweep_dir(outputs, transfer.name)
-    rows = read_all(transfer, source, directory / "readings", console)
+    rows, predictions = read_all(transfer, source, directory / "readings", console)
     tunings = plan_finetuning(transfer, whole)
     console.print(f"fine-tuning: {len(tunings)} runs", highlight=False)
     tuned = [backbone.run for backbone in tunings]
     do_runs(tuned, console, parallel=options.parallel)
-    rows += finetuning_rows(zip(tunings, read_done(tuned), strict=True))
-    table = pd.DataFrame(rows, columns=Row._fields)
-    write_text(directory / "transfer.csv", table.to_csv(index=False, float_format="%.6g"))
-    sentences = (*READINGS.sentences, *overlaps(transfer, source))
+    for backbone, record in best_tunings(zip(tunings, read_done(tuned), strict=True)):
+        rows.append(tuning_row(backbone, record))
+        if backbone.n_pretrain:
+            predictions[rows[-1].run_id] = backbone.run.run_dir / "predictions.npz"
+    write_text(
+        directory / "transfer.csv", pd.DataFrame(rows, columns=Row._fields).to_csv(index=False, float_format="%.6g")
+    )
+    moved = {backbone.target: backbone.run for backbone in plan_readings(transfer, source[:1])}
+    targets = {target: open_data(run) for target, run in moved.items()}
+    sentences = (*READINGS.sentences, *overlaps(source[0], moved.values()))
     write_section(READINGS.model_copy(update={"sentences": sentences}), directory)
     write_plan(directory, transfer.name, _command(), [*source, *tuned])
-    runs, conditions = transfer_runs(table, records), environment(records)
-    findings = Findings(transfer.name, _command(), runs, len(runs), conditions, sizes="pre-training images")
+    runs = transfer_runs(rows, records, n_test={name: len(data.test_labels) for name, data in targets.items()})
+    findings = Findings(
+        transfer.name,
+        _command(),
+        runs,
+        planned=len(runs),
+        conditions=environment(records),
+        predictions=read_predictions(
+            {run_id: predictions[run_id] for run_id in runs["run_id"] if run_id in predictions}
+        ),
+        names={row.dataset: targets[row.target].classes for row in rows},
+        sizes="pre-training images",
+    )
+    pack_predictions(findings, directory)
     report = write_findings(findings, directory, seed=options.seed)
     terminal_summary(report, console)
     mirror_report(report, read_sweep(outputs, transfer.name))
@@ -144,44 +172,54 @@ def _command() -> str:
     return f"make transfer STUDY={config.runtime.choices['transfer']}" + (f" ARGS={shlex.quote(said)}" if said else "")
 
 
-def read_all(transfer: TransferConfig, source: Sequence[RunConfig], folder: Path, console: Console) -> list[Row]:
-    """Return the rows of all probes; earlier ones are taken from `folder`."""
+def read_all(
+    transfer: TransferConfig, source: Sequence[RunConfig], folder: Path, console: Console
+) -> tuple[list[Row], dict[str, Path]]:
+    """Return the rows of all probes, and the predictions of those of trained backbones; `folder` keeps them."""
     from crossover.studies.readers import Reading, read_backbone
+    from crossover.training.run import save_predictions
 
-    rows = []
+    rows: list[Row] = []
+    predictions: dict[str, Path] = {}
     planned = plan_readings(transfer, source)
     check_data([backbone.run for backbone in planned], console)
     protocols = f"{transfer.draws}x{'-'.join(map(str, transfer.shots))}"
     for backbone in tracked(planned, "reading backbones", len(planned)):
         path = folder / f"{inputs_hash(backbone.run)}-{protocols}.json"
-        if not path.exists():
+        saved = path.with_suffix(".npz")
+        if not (path.exists() and saved.exists()):
             path.parent.mkdir(parents=True, exist_ok=True)
-            readings = read_backbone(
+            readings, test = read_backbone(
                 backbone.run, probe_images=transfer.probe_images, shots=transfer.shots, draws=transfer.draws
             )
+            save_predictions(saved, *(part.numpy() for part in test))
             write_json(path, [asdict(reading) for reading in readings])
-        rows += [reading_row(backbone, Reading(**reading)) for reading in json.loads(path.read_text())]
-    return rows
+        found = [reading_row(backbone, Reading(**reading)) for reading in json.loads(path.read_text())]
+        predictions |= {row.run_id: saved for row in found if row.protocol == "probe" and row.n_pretrain}
+        rows += found
+    return rows, predictions
 
 
 def inputs_hash(run: RunConfig) -> str:
     """Return a hash of all that a reading depends on: the run, its images and the weights that are read."""
-    images = open_dataset(run.data, Path(run.machine.data_dir)).hash
+    images = open_data(run).hash
     weights = None if run.init_from is None else weights_hash(run.init_from, Path(run.machine.outputs))
     return hashlib.sha256(f"{run.identity} {images} {weights}".encode()).hexdigest()[:16]
 
 
-def overlaps(transfer: TransferConfig, source: Sequence[RunConfig]) -> list[str]:
+def open_data(run: RunConfig) -> Dataset:
+    return open_dataset(run.data, Path(run.machine.data_dir))
+
+
+def overlaps(source: RunConfig, targets: Iterable[RunConfig]) -> list[str]:
     """Return a sentence per target on test images that are in the source too; none for drawn images."""
     from crossover.studies.overlap import overlap_sentence
 
-    targets = {backbone.target: backbone.run.data for backbone in plan_readings(transfer, source[:1])}
-    photographs = [data for data in targets.values() if "cues" not in (data.kind, source[0].data.kind)]
+    photographs = [run for run in targets if "cues" not in (run.data.kind, source.data.kind)]
     if not photographs:
         return []
-    folder = Path(source[0].machine.data_dir)
-    origin = open_dataset(source[0].data, folder)
-    return [overlap_sentence(origin, open_dataset(data, folder)) for data in photographs]
+    origin = open_data(source)
+    return [overlap_sentence(origin, open_data(run)) for run in photographs]
 
 
 def plan_readings(transfer: TransferConfig, source: Sequence[RunConfig]) -> list[Backbone]:
@@ -235,34 +273,41 @@ def reading_row(backbone: Backbone, reading: "Reading") -> Row:
     )  # fmt: skip
 
 
-def finetuning_rows(done: Iterable[tuple[Backbone, Record]]) -> list[Row]:
-    """Return a row per target, size and backbone: the run whose rate has the lowest validation error."""
-    rows: dict[tuple[object, ...], Row] = {}
-    for (target, n_pretrain, factor, run), record in done:
-        row = Row(
-            target, f"finetune{run.n_train}", run.n_train, run.model.name, n_pretrain, run.chain, run.seed, 1,
-            record["test_error"], record["val_error"], factor, run.init_from,
-        )  # fmt: skip
-        key = (target, run.n_train, run.model.name, n_pretrain, run.chain, run.seed)
-        if key not in rows or row.val_error < rows[key].val_error:
-            rows[key] = row
-    return list(rows.values())
+def best_tunings(done: Iterable[tuple[Backbone, Record]]) -> list[tuple[Backbone, Record]]:
+    """Return, for each target, size and backbone, the run whose rate has the lowest validation error."""
+    best: dict[tuple[object, ...], tuple[Backbone, Record]] = {}
+    for backbone, record in done:
+        run = backbone.run
+        key = (backbone.target, run.n_train, run.model.name, backbone.n_pretrain, run.chain, run.seed, run.init_from)
+        if key not in best or record["val_error"] < best[key][1]["val_error"]:
+            best[key] = backbone, record
+    return list(best.values())
 
 
-def transfer_runs(table: pd.DataFrame, records: Sequence[Record]) -> pd.DataFrame:
-    """Return the rows of transfer.csv as a table of runs: n_pretrain as n_train, target and protocol as the dataset.
+def tuning_row(backbone: Backbone, record: Record) -> Row:
+    """Return the row of a fine-tuning of a backbone."""
+    target, n_pretrain, factor, run = backbone
+    return Row(
+        target, f"finetune{run.n_train}", run.n_train, run.model.name, n_pretrain, run.chain, run.seed, 1,
+        record["test_error"], record["val_error"], factor, run.init_from,
+    )  # fmt: skip
 
-    Costs are those of the pre-training. Rows of untrained backbones are left out: their n_pretrain has no logarithm.
+
+def transfer_runs(rows: Sequence[Row], records: Sequence[Record], n_test: Mapping[str, int]) -> pd.DataFrame:
+    """Return the rows as a table of runs: n_pretrain as n_train, target and protocol as the dataset.
+
+    Costs are those of the pre-training; `n_test` counts the test images of each target. Rows of untrained backbones are
+    left out: their n_pretrain has no logarithm.
     """
     source = runs_table(records).set_index("run_id", drop=False)
-    trained = table[table["n_pretrain"] > 0]
-    runs = source.loc[trained["init_from"]].reset_index(drop=True)
-    names = (trained["target"] + "-" + trained["protocol"]).to_numpy()
-    runs["dataset"], runs["run_id"] = names, runs["run_id"] + "/" + names
+    trained = [row for row in rows if row.n_pretrain > 0]
+    runs = source.loc[[row.init_from for row in trained]].reset_index(drop=True)
+    runs["run_id"], runs["dataset"] = [row.run_id for row in trained], [row.dataset for row in trained]
     for name in ("test_error", "val_error"):
-        runs[name] = trained[name].to_numpy()
+        runs[name] = [getattr(row, name) for row in trained]
+    runs["n_test"] = [n_test[row.target] for row in trained]
     of_source = ("test_loss", "val_loss", "last_val_error", "train_error", "train_loss", "loss_floor", "best_step")
-    return runs.drop(columns=[*of_source, "n_test"])
+    return runs.drop(columns=[*of_source])
 
 
 READINGS = Section(

@@ -24,7 +24,7 @@ from crossover.data.cache import open_dataset
 from crossover.data.loader import EvalBatches
 from crossover.data.subsets import index_hash, subset
 from crossover.record import Facts, Measures, Record, identify
-from crossover.store import weights_hash, write_atomically, write_json
+from crossover.store import weights_hash, write_arrays, write_atomically, write_json
 from crossover.training.data import Chunks, RunData, leg_bounds
 from crossover.training.loggers import close_logger, log_end, make_logger
 from crossover.training.machine import (
@@ -194,7 +194,7 @@ def _measure(run: RunConfig, module: Classifier, data: RunData, precision: Preci
     selected = next(row for row in module.history if row["step"] == module.best["step"])
     weights = {k: v.contiguous().cpu() for k, v in network.state_dict().items()}
     write_atomically(run.run_dir / "weights.safetensors", lambda path: _save_weights(path, weights, run))
-    write_atomically(run.run_dir / "predictions.npz", lambda path: _save_predictions(path, test))
+    save_predictions(run.run_dir / "predictions.npz", test.labels, test.predictions)
     return {
         "test_error": test.error,
         "test_loss": test.loss,
@@ -226,9 +226,8 @@ def _save_weights(path: Path, weights: dict[str, torch.Tensor], run: RunConfig) 
     path.chmod(mode)
 
 
-def _save_predictions(path: Path, test: Evaluation) -> None:
-    with path.open("wb") as file:
-        np.savez_compressed(file, labels=test.labels.astype(np.int16), predictions=test.predictions.astype(np.int16))
+def save_predictions(path: Path, labels: np.ndarray, predictions: np.ndarray) -> None:
+    write_arrays(path, {"labels": labels.astype(np.int16), "predictions": predictions.astype(np.int16)})
 
 
 @torch.inference_mode()
