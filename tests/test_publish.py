@@ -185,10 +185,8 @@ def test_a_transfer_is_published_with_the_predictions_it_has_and_not_taken_for_r
     runs["run_id"], runs["dataset"] = runs["run_id"] + "/new-probe", "new-probe"
     shots = runs.assign(run_id=runs["run_id"] + "s", dataset="new-5shot", test_error=1.1 * runs["test_error"])
     labels = np.arange(500) % 4
-    predictions = {
-        row.run_id: (labels, np.where(np.arange(500) < 500 * row.test_error, (labels + 1) % 4, labels))
-        for row in runs.itertuples()
-    }
+    wrong = {run_id: np.arange(500) < 500 * error for run_id, error in runs[["run_id", "test_error"]].to_numpy()}
+    predictions = {run_id: (labels, np.where(miss, (labels + 1) % 4, labels)) for run_id, miss in wrong.items()}
     findings = Findings(
         "cues-transfer",
         "make transfer STUDY=cues",
