@@ -10,6 +10,8 @@ import yaml
 
 from crossover.cli import one_line, run_app
 from crossover.config import CrossoverError
+from crossover.store import write_plan
+from crossover.sweep.plan import LONGEST_NAME
 
 ROOT = Path(__file__).parents[1]
 
@@ -108,3 +110,13 @@ def test_names_are_completed_as_the_page_on_extending_says() -> None:
     command = [sys.executable, "scripts/train.py", "-sc", "query=bash"]
     done = subprocess.run(command, cwd=ROOT, env=known, capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["model=vit_tiny"]
+
+
+def test_status_prints_whole_names_on_a_narrow_terminal(tmp_path: Path) -> None:
+    names = ["quick", "a" * LONGEST_NAME]
+    for name in names:
+        write_plan(tmp_path / "sweeps" / name, name, "make sweep", [])
+    command = [sys.executable, "scripts/status.py", str(tmp_path)]
+    known = os.environ | {"COLUMNS": "80", "TERM": "xterm"}
+    done = subprocess.run(command, cwd=ROOT, env=known, capture_output=True, text=True, check=True)
+    assert sorted(line.split()[0] for line in done.stdout.splitlines()[1:]) == sorted(names)

@@ -2,17 +2,22 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import yaml
+from safetensors import safe_open
 
 from crossover import fields
 from crossover.config import CrossoverError
 from crossover.data import readers
 from crossover.data.cache import open_dataset
+from crossover.data.loader import EvalBatches, Images
 from crossover.fields import ModelConfig
+from crossover.store import write_json
+from crossover.training import run as running
 from crossover.training.models import build_model
 from tests.worlds import small_run
 
@@ -31,6 +36,23 @@ def test_the_model_of_the_how_to_is_built_from_its_yaml_alone() -> None:
     with torch.device("meta"):
         model = build_model(ModelConfig(**values), image_size=72, classes=10)
     assert sum(1 for _ in model.parameters()) > 100
+
+
+def test_the_block_for_notebooks_loads_a_trained_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(running, "tune_allocator", lambda: None)  # it is for the whole process
+    run = small_run(tmp_path)
+    record = running.execute(run)
+    write_json(run.run_dir / "config.yaml", run.model_dump(mode="json"))
+    (block,) = (block for block in blocks("python") if "RUN_ID" in block)
+    names: dict[str, Any] = {}
+    monkeypatch.chdir(tmp_path)
+    exec(block.replace("RUN_ID", run.run_id), names)
+    dataset = open_dataset(run.data, tmp_path / "data")
+    test = Images(dataset.test_images, dataset.test_labels, np.arange(200), torch.device("cpu"), float("inf"))
+    measured = running.evaluate(names["model"], EvalBatches(test, dataset, batch_size=100), "fp32")
+    assert measured.error == record["test_error"]
+    with safe_open(run.run_dir / "weights.safetensors", "pt") as saved:
+        assert ModelConfig.model_validate_json(saved.metadata()["model"]) == run.model
 
 
 def test_a_data_set_of_another_format_is_a_yaml_and_a_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

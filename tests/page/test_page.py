@@ -156,6 +156,21 @@ def test_nothing_scrolls_sideways(browser: Any, report: Report, width: int) -> N
     page.close()
 
 
+@pytest.mark.parametrize("width", [390, 1280])
+def test_words_in_figures_are_at_least_9_px_high(browser: Any, report: Report, width: int) -> None:
+    page = browser.new_page(viewport={"width": width, "height": 800})
+    page.goto((report.directory / "report.html").as_uri())
+    page.evaluate("document.querySelectorAll('details').forEach(part => part.open = true)")
+    sizes = page.evaluate(
+        """[...document.querySelectorAll("svg text, svg tspan")].filter(x => x.textContent.trim())
+             .map(x => [Math.hypot(x.getScreenCTM().a, x.getScreenCTM().b) * parseFloat(getComputedStyle(x).fontSize),
+                        x.textContent])"""
+    )
+    page.close()
+    assert len(sizes) > 50
+    assert [(size, text) for size, text in sizes if size < 9] == []
+
+
 @pytest.mark.skipif(not AXE.exists(), reason="no axe-core here (make test-page installs it where npm is)")
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [390, 1280])
