@@ -207,6 +207,39 @@ CURVES = [
     Bad("missing column", on(read_curves, "c.csv"), "error", (("c.csv", "model,n_train\na,1\n"),)),
     Bad("text for an error", on(read_curves, "c.csv"), "error", (("c.csv", CURVE + "a,10,low\n"),)),
     Bad("percent for a fraction", on(read_curves, "c.csv"), "error", (("c.csv", CURVE + "a,10,43\n"),)),
+    Bad(
+        "curves in UTF-16",
+        on(read_curves, "c.csv"),
+        "is not text in UTF-8; save it",
+        (("c.csv", CURVE.encode("utf-16")),),
+    ),
+    Bad(
+        "a decimal comma",
+        on(read_curves, "c.csv"),
+        "got 0,4; write it with digits",
+        (("c.csv", CURVE + 'a,10,"0,4"\n'),),
+    ),
+    Bad("1k images", on(read_curves, "c.csv"), "n_train must be a number; got 1k", (("c.csv", CURVE + "a,1k,0.4\n"),)),
+    Bad("no end of images", on(read_curves, "c.csv"), "got inf", (("c.csv", CURVE + "a,1e400,0.4\na,9,0.4\n"),)),
+    Bad("a longer row", on(read_curves, "c.csv"), "saw 6); needed", (("c.csv", CURVE + "a,10,0.4\na,20,0.3,1,2,3\n"),)),
+    Bad(
+        "longer rows",
+        on(read_curves, "c.csv"),
+        "rows with more fields than its header",
+        (("c.csv", CURVE + "a,10,0.4,7\n"),),
+    ),
+    Bad(
+        "no test images",
+        on(read_curves, "c.csv"),
+        "n_test must be a number of images, at least 1; got 0",
+        (("c.csv", "model,n_train,error,n_test\na,10,0.4,0\n"),),
+    ),
+    Bad(
+        "names that look alike",
+        on(read_curves, "c.csv"),
+        "2 rows are duplicates, such as model=vit",
+        (("c.csv", CURVE + "vit,10,0.4\nv\u200bit,10,0.3\n"),),
+    ),
     Bad("negative size", on(read_curves, "c.csv"), "n_train", (("c.csv", CURVE + "a,-10,0.4\n"),)),
 ]
 ALL = CONFIGS + SWEEPS + LAUNCHERS + IMAGES + ARCHIVES + RECORDS + CURVES

@@ -874,7 +874,7 @@ def test_columns_under_other_names_are_understood_or_named(tmp_path: Path) -> No
     assert list(dict.fromkeys(read_curves(other)["dataset"])) == ["x", "y"]
     one = write_curves(tmp_path / "one.csv", ["model,n_train,error", "a,10,1.0000001", "b,10,0.5"])
     assert read_curves(one)["test_error"].max() == pytest.approx(1)
-    with pytest.raises(AnalysisError, match=r"it has model;n_train;error; .* Save it with commas"):
+    with pytest.raises(AnalysisError, match=r"rows with more fields than its header; save it with commas"):
         read_curves(write_curves(tmp_path / "s.csv", ["model;n_train;error", "a;10;0,5"]))
 
 
@@ -882,3 +882,11 @@ def test_accuracy_given_as_error_is_suspected() -> None:
     runs = table(falling(3000))
     assert "is it an accuracy?" in study_notes(runs.assign(test_error=1 - runs["test_error"]))
     assert "is it an accuracy?" not in study_notes(runs)
+
+
+def test_names_that_look_alike_are_the_same_and_a_comma_at_the_end_of_rows_is_no_column(tmp_path: Path) -> None:
+    rows = ["resnet,10,0.4,", "re\u200bsnet,20,0.3,", "\u202eresnet\t,40,0.2,", "v\x00it,10,0.5,"]
+    curves = read_curves(write_curves(tmp_path / "c.csv", ["\ufeffmodel, n_train,error", *rows]))
+    assert curves["model"].tolist() == ["resnet"] * 3 + ["vit"]
+    assert curves["n_train"].tolist() == [10, 20, 40, 10]
+    assert curves["test_error"].tolist() == [0.4, 0.3, 0.2, 0.5]

@@ -5,6 +5,7 @@ Nothing is dropped silently: data that cannot be used raise an AnalysisError or 
 
 import itertools
 import unicodedata
+import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +26,8 @@ FAMILIES = {
 """Rank of the inductive bias (0 = strongest) to the beginnings of model names; the first match counts."""
 ROUNDING = 1e-6
 """An error that exceeds one by no more than this counts as one."""
+INVISIBLE = ("Cc", "Cf")
+"""Unicode's control and format characters: of two names that differ in them alone nobody could tell which is which."""
 Predictions = Mapping[str, tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]]
 """Run id to the labels of the test images and the predicted classes, (T,) each."""
 
@@ -68,8 +71,7 @@ def validate_runs(runs: pd.DataFrame, metric: str = "test_error") -> tuple[pd.Da
             raise AnalysisError(f"{name} is missing in {runs[name].isna().sum()} rows; every run needs it")
     for name in ("n_train", metric):
         runs[name] = _numbers(runs, name)
-    if not (np.isfinite(runs["n_train"]) & (runs["n_train"] >= 1)).all():
-        raise AnalysisError(f"n_train must be a number of images, at least 1; got {runs['n_train'].min()}")
+    _check_counts(runs["n_train"], "n_train")
     unknown = runs[metric].isna()
     if unknown.all():
         raise AnalysisError(f"{metric} is missing in every run; choose another metric or repeat the runs")
@@ -92,16 +94,31 @@ def validate_runs(runs: pd.DataFrame, metric: str = "test_error") -> tuple[pd.Da
 
 
 def text(names: "pd.Series[str]") -> "pd.Series[str]":
-    """Return names as normalised text: composed characters (NFC), stripped; missing values stay missing."""
-    return names.map(lambda name: unicodedata.normalize("NFC", str(name)).strip() or None, na_action="ignore")
+    """Return names as normalised text (see _readable); missing values stay missing."""
+    return names.map(lambda name: _readable(str(name)) or None, na_action="ignore")
+
+
+def _readable(name: str) -> str:
+    """Return a name in composed characters (NFC), with single blanks and without characters that cannot be seen."""
+    seen = (c for c in unicodedata.normalize("NFC", name) if c.isspace() or unicodedata.category(c) not in INVISIBLE)
+    return " ".join("".join(seen).split())
 
 
 def _numbers(runs: pd.DataFrame, name: str) -> pd.Series:
     values = pd.to_numeric(runs[name], errors="coerce")
     words = values.isna() & runs[name].notna()
     if words.any():
-        raise AnalysisError(f"{name} must be a number; got {listed(runs.loc[words, name].unique())}")
+        raise AnalysisError(
+            f"{name} must be a number; got {listed(runs.loc[words, name].unique())}; write it with digits and a decimal"
+            " point, such as 1000 or 0.25"
+        )
     return values.astype(float)
+
+
+def _check_counts(values: pd.Series, name: str) -> None:
+    wrong = values[values.notna() & ~(np.isfinite(values) & (values >= 1))]
+    if len(wrong):
+        raise AnalysisError(f"{name} must be a number of images, at least 1; got {listed(wrong.unique())}")
 
 
 def _check_range(runs: pd.DataFrame, metric: str) -> pd.DataFrame:
@@ -209,10 +226,22 @@ def read_curves(path: Path | str) -> pd.DataFrame:
     path = Path(path)
     names = {"model": str, "task": str, "dataset": str, "chain": str, "seed": str}
     try:
-        curves = pd.read_csv(path, dtype=names, keep_default_na=False, na_values=[""], skipinitialspace=True)
+        # pandas warns of rows that are longer than the header, and leaves their end out
+        with warnings.catch_warnings(action="error", category=pd.errors.ParserWarning):
+            curves = pd.read_csv(
+                path, dtype=names, keep_default_na=False, na_values=[""], skipinitialspace=True, index_col=False
+            )
+    except UnicodeDecodeError:
+        raise AnalysisError(f"{path} is not text in UTF-8; save it as CSV in UTF-8") from None
+    except pd.errors.ParserWarning:
+        raise AnalysisError(
+            f"{path} has rows with more fields than its header; save it with commas between its columns and points in"
+            " its decimals"
+        ) from None
     except (OSError, ValueError) as error:
-        raise AnalysisError(f"{path} cannot be read as CSV ({error}); needed columns: model, n_train, error") from None
-    curves = curves.rename(columns=lambda name: str(name).strip().removeprefix("\ufeff"))
+        reason = " ".join(str(error).split())
+        raise AnalysisError(f"{path} cannot be read as CSV ({reason}); needed columns: model, n_train, error") from None
+    curves = curves.rename(columns=lambda name: _readable(str(name)))
     if "error" not in curves:
         curves = curves.rename(columns={"test_error": "error"})
     missing = [name for name in ("model", "n_train", "error") if name not in curves.columns]
@@ -243,6 +272,7 @@ def read_curves(path: Path | str) -> pd.DataFrame:
     try:
         for name in numbers:
             rows[name] = _numbers(rows, name)
+            _check_counts(rows[name], name)
         validate_runs(rows)  # complain about the file now, where its name is known
     except AnalysisError as error:
         raise AnalysisError(f"{path}: {str(error).replace('test_error', 'error')}") from None
