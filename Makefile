@@ -53,7 +53,7 @@ dashboard: .venv/ready ## SWEEP=quick: W&B view and report of a sweep; OFFLINE=1
 	@$(python) scripts/dashboard.py "$(SWEEP)" $(if $(OFFLINE),--offline) $(if $(TERMINAL),--terminal) $(ARGS)
 
 sync: .venv/ready ## upload W&B runs that were logged offline (needs wandb login)
-	@$(python) scripts/sync.py $(ARGS)
+	@$(python) scripts/dashboard.py --sync $(ARGS)
 
 ## Studies
 

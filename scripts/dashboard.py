@@ -1,4 +1,4 @@
-"""Show a sweep in W&B: python scripts/dashboard.py SWEEP (make dashboard), or its logged runs in the terminal."""
+"""Show a sweep in W&B or in the terminal, or upload what was logged offline (make dashboard, make sync)."""
 
 import argparse
 import os
@@ -18,13 +18,19 @@ from crossover.sweep.plan import sweep_dir
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("sweep")
+    parser.add_argument("sweep", nargs="?")
+    parser.add_argument("--sync", action="store_true", help="upload the W&B runs that are not on the server yet")
     parser.add_argument("--offline", action="store_true", help="write both specs to files; no connection")
     parser.add_argument("--terminal", action="store_true", help="W&B's terminal dashboard on the files; no connection")
     parser.add_argument("--outputs", default="outputs", type=Path, help="the folder of runs and sweeps")
     parser.add_argument("--entity", help="default: the one that the runs were logged to, else your own")
     parser.add_argument("--project", help="default: the one that the runs were logged to")
     given = parser.parse_args()
+    if given.sync:
+        wandb_runs.sync(given.outputs)
+        return
+    if given.sweep is None:
+        parser.error("give the name of a sweep, or --sync")
     sweep, directory = read_sweep(given.outputs, given.sweep), sweep_dir(given.outputs, given.sweep)
     wandb_runs.prepare(directory)
     if given.terminal:
@@ -38,7 +44,9 @@ def main() -> None:
         print(*write_specs(shown, directory), sep="\n")
         return
     with wandb_runs.server_errors():
-        entity = entity or wandb_runs.api().default_entity
+        import wandb
+
+        entity = entity or wandb.Api(timeout=20).default_entity
         print(*save(read_dashboard(sweep, directory, entity=str(entity), project=project)), sep="\n")
 
 

@@ -199,16 +199,16 @@ def test_specs_take_the_name_of_any_sweep_and_tell_sweeps_apart(outputs: Path, t
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("setting", "said"), [("key", "wandb login"), ("server", "when the server answers")])
-@pytest.mark.parametrize("script", ["dashboard", "sync"])
+@pytest.mark.parametrize("command", ["dashboard", "sync"])
 def test_without_login_or_server_one_line_says_what_to_do(
-    outputs: Path, home: str, tmp_path: Path, setting: str, said: str, script: str
+    outputs: Path, home: str, tmp_path: Path, setting: str, said: str, command: str
 ) -> None:
     known = {"HOME": home, "NETRC": os.devnull}
     if setting == "server":
         known |= {"WANDB_API_KEY": KEY, "WANDB_BASE_URL": "http://127.0.0.1:1"}
-    command = ["scripts/dashboard.py", "quick", "--outputs"] if script == "dashboard" else ["scripts/sync.py"]
+    what = "quick" if command == "dashboard" else "--sync"
     shutil.copytree(outputs, tmp_path / "outputs")
-    refused = python(*command, str(tmp_path / "outputs"), **known)
+    refused = python("scripts/dashboard.py", what, "--outputs", str(tmp_path / "outputs"), **known)
     assert refused.returncode == 2
     assert said in refused.stderr
     assert ("login" in refused.stderr) == (setting == "key")
@@ -228,14 +228,14 @@ def test_what_the_server_refuses_is_one_line(outputs: Path, home: str, stub: Wan
 def test_sync_uploads_what_is_not_there_yet(outputs: Path, home: str, stub: WandbStub, tmp_path: Path) -> None:
     copy = tmp_path / "outputs"
     shutil.copytree(outputs, copy)
-    done = python("scripts/sync.py", str(copy), HOME=home, **stub.environment)
+    done = python("scripts/dashboard.py", "--sync", "--outputs", str(copy), HOME=home, **stub.environment)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "4 of 4 uploaded" in done.stdout
     assert len(done.stdout.splitlines()) <= 6
     assert len(stub.runs) == 4
     curve = next(rows for name, rows in stub.rows.items() if name.startswith("curve-quick-vit"))
     assert [row[N_TRAIN] for row in curve] == [256, 1024, 4096, 16384, 65536]
-    again = python("scripts/sync.py", str(copy), HOME=home, **stub.environment)
+    again = python("scripts/dashboard.py", "--sync", "--outputs", str(copy), HOME=home, **stub.environment)
     assert "nothing to upload" in again.stdout
 
 

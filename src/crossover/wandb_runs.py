@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 FINISH_SECONDS, UPLOAD_SECONDS = 60.0, 30.0
 """Time W&B is given at the end of a run to close its files, and to upload the rest of an online run."""
 PATIENCE = 120.0
-"""Seconds without an upload after which it ends."""
+"""Seconds without an upload after which `make sync` ends."""
 NOT_LOGGED = "not-uploaded"
 """File in the W&B folder of a training whose logging failed: it says why."""
 MOST_CLASSES = 50
@@ -80,11 +80,6 @@ def start_training(run_dir: Path, facts: Mapping[str, Any], *, again: bool = Fal
     return run
 
 
-def log_row(run: "wandb.Run", row: Mapping[str, Any], step: int) -> None:
-    """Log a row of the history at once: W&B would hold it back until the next one, and lose it if the process dies."""
-    run.log(dict(row), step=step, commit=True)
-
-
 def log_end(run: "wandb.Run", record: Mapping[str, Any], run_dir: Path, media: Mapping[str, Any]) -> None:
     """Log the final numbers (not points of a curve), `media`, the confusion matrix and the record."""
     import wandb
@@ -94,7 +89,7 @@ def log_end(run: "wandb.Run", record: Mapping[str, Any], run_dir: Path, media: M
             truth, guess = saved["labels"].tolist(), saved["predictions"].tolist()
         matrix = wandb.plot.confusion_matrix(y_true=truth, preds=guess, class_names=record["classes"])
         media = {**media, CONFUSION: matrix}
-    log_row(run, media, record["steps"] + 1)  # the row of the last step is closed
+    run.log(dict(media), step=record["steps"] + 1, commit=True)  # the row of the last step is closed
     run.summary.update(run_summary(record))
     artifact = wandb.Artifact(f"record-{record['run_id']}", type="record")
     artifact.add_file(str(run_dir / "record.json"), policy="immutable")  # not copied
@@ -106,21 +101,13 @@ def log_again(run_dir: Path) -> None:
     record = json.loads((run_dir / "record.json").read_text(encoding="utf-8"))
     run = start_training(run_dir, record, again=True)
     for row in record["history"]:
-        log_row(run, history_row(row), row["step"])
+        run.log(history_row(row), step=row["step"], commit=True)
     log_end(run, record, run_dir, {})
     run.finish()
     for old in offline_folders(run_dir / "wandb"):
         if old != Path(run.dir).parent:
             old.rename(old.with_name(f"incomplete-{old.name}"))
     (run_dir / "wandb" / NOT_LOGGED).unlink(missing_ok=True)
-
-
-def to_upload(place: Path) -> list[Path]:
-    """Return the W&B runs in a folder that are not uploaded; a training whose logging failed is logged again first."""
-    if (place / NOT_LOGGED).exists():
-        with guarded(place.parent):
-            log_again(place.parent)
-    return [folder for folder in offline_folders(place) if not is_uploaded(folder)]
 
 
 @contextlib.contextmanager
@@ -148,14 +135,6 @@ def server_errors() -> Iterator[None]:
         if "API key" in str(error):
             advice = "`.venv/bin/wandb login` logs in, or set WANDB_API_KEY"
         raise CrossoverError(f"W&B: {first_line(error)}; {advice}") from None
-
-
-def api() -> "wandb.Api":
-    """Return W&B's API once the server has answered."""
-    import wandb
-
-    with server_errors():
-        return wandb.Api(timeout=20)
 
 
 def first_line(error: Exception) -> str:
@@ -198,23 +177,33 @@ class LiveUpload:
             print(f"W&B did not receive all of {name} ({why}); `make sync` uploads it", flush=True)
 
 
-def upload(folders: Sequence[Path], log: Path, *, patience: float, report: Callable[[int], object]) -> None:
-    """Upload W&B runs with `wandb sync` until none was taken for `patience` seconds; `report` gets how many were."""
+def upload(places: Sequence[Path], log: Path, patience: float, say: Callable[[str], object]) -> int:
+    """Upload W&B folders with `wandb sync` until nothing was taken for `patience` seconds; return how many are left.
+
+    A training whose logging failed is logged again first.
+    """
+    for place in places:
+        if (place / NOT_LOGGED).exists():
+            with guarded(place.parent):
+                log_again(place.parent)
+    folders = [folder for place in places for folder in offline_folders(place) if not is_uploaded(folder)]
     if not folders:  # wandb sync would look for some by itself
-        return
+        return sum(map(is_left, places))
     with log.open("w") as output:
         command = [_WANDB, "sync", *map(str, folders)]
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
-    taken, since = 0, time.monotonic()
+    taken, since, ended = 0, time.monotonic(), False
     try:
-        while process.poll() is None and time.monotonic() - since < patience:
+        while not ended and time.monotonic() - since < patience:
             time.sleep(0.2)
+            ended = process.poll() is not None
             if (now := sum(map(is_uploaded, folders))) > taken:
                 taken, since = now, time.monotonic()
-                report(taken)
+                say(f"{taken} of {len(folders)} uploaded")
     finally:
         process.kill()
         process.wait()
+    return sum(map(is_left, places))
 
 
 def sync(outputs: Path) -> None:
@@ -228,12 +217,11 @@ def sync(outputs: Path) -> None:
         print("nothing to upload: W&B has all runs that are logged and do not train any more")
         return
     prepare(outputs)
-    url, log = api().settings["base_url"], outputs / "wandb-sync.log"
-    folders = [folder for place in places for folder in to_upload(place)]
-    count = len(folders)
-    print(f"uploading {count} W&B runs to {url}", flush=True)
-    upload(folders, log, patience=PATIENCE, report=lambda done: print(f"{done} of {count}", flush=True))
-    refused = sum(map(is_left, places))
+    with server_errors():
+        import wandb
+
+        print(f"uploading to {wandb.Api(timeout=20).settings['base_url']}", flush=True)
+    log = outputs / "wandb-sync.log"
+    refused = upload(places, log, PATIENCE, lambda said: print(said, flush=True))
     if refused:
         raise CrossoverError(f"W&B has not taken {refused} of {len(places)} ({log} says more); `make sync` tries again")
-    print(f"{count} of {count} uploaded")

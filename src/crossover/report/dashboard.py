@@ -14,10 +14,10 @@ import wandb_workspaces.workspaces as ws
 
 from crossover.config import CrossoverError
 from crossover.record import ACCURACY, CONFUSION_TABLE, GPU_SECONDS, HISTORY, N_TRAIN, SAMPLES, SUMMARY
+from crossover.report.page import QUESTION
 from crossover.report.style import styles
-from crossover.report.table import code, plain
+from crossover.report.table import code
 from crossover.report.wandb import CURVE, CURVE_JOB, EQUIVALENCE, GAP, PAIR_JOB, run_id
-from crossover.report.words import METHODS
 from crossover.store import SweepRecords, write_text
 
 MOST_RUNS = 500
@@ -35,11 +35,8 @@ class Dashboard:
     models: Mapping[str, str]
     """Run id to model, of the runs that are done."""
     studies: Sequence[Mapping[str, Any]]
-    environment: Mapping[str, Sequence[Any]]
-
-    @property
-    def pairs(self) -> list[tuple[str, Mapping[str, Any]]]:
-        return [(study["dataset"], pair) for study in self.studies for pair in study["pairs"]]
+    text: str
+    """The report in Markdown, without its figures."""
 
     @property
     def title(self) -> str:
@@ -87,8 +84,9 @@ def read_dashboard(sweep: SweepRecords, directory: Path, *, entity: str, project
         raise CrossoverError(f"{path} is missing: make report SWEEP={sweep.name} writes it")
     runs = pd.read_csv(directory / "runs.csv", dtype={"run_id": str, "model": str}, keep_default_na=False)
     models = dict(zip(runs["run_id"], runs["model"], strict=True))
-    environment = json.loads((directory / "environment.json").read_text())
-    return Dashboard(sweep, entity, project, models, json.loads(path.read_text())["studies"], environment)
+    lines = (directory / "report.md").read_text(encoding="utf-8").splitlines()
+    text = "\n".join(line for line in lines if not line.startswith("!["))  # W&B does not have the files
+    return Dashboard(sweep, entity, project, models, json.loads(path.read_text())["studies"], text)
 
 
 def _lines(title: str, metrics: Sequence[str], label: str, *, log_y: bool = False) -> wr.LinePlot:
@@ -168,18 +166,12 @@ def workspace(shown: Dashboard) -> ws.Workspace:
 
 
 def story(shown: Dashboard, *, offline: bool = False) -> wr.Report:
-    """Return the report of a sweep: verdicts with their caveats, the panels, and methods."""
+    """Return the report of a sweep: verdicts, the panels, and the text of its page."""
     place = {} if offline else {"entity": shown.entity, "project": shown.project}  # a place would ask the server
     settings = {name: wr.RunSettings(color=colour) for name, colour in shown.colours.items()}
     jobs = {"Learning curves": CURVE_JOB, "Gap": PAIR_JOB, "Data equivalence": PAIR_JOB}
-    notes = [(study["dataset"], note) for study in shown.studies for note in study["notes"]]
-    notes += [(dataset, note) for dataset, pair in shown.pairs for note in pair["notes"]]
-    blocks: list[Any] = [
-        wr.P("At how many training images does one model overtake another, and how sure is that?"),
-        wr.UnorderedList([f"{dataset}: {pair['summary']}" for dataset, pair in shown.pairs]),
-        wr.H2("What limits it"),
-        wr.UnorderedList([f"{dataset}: {note}" for dataset, note in dict.fromkeys(notes)]),
-    ]
+    verdicts = [f"{study['dataset']}: {pair['summary']}" for study in shown.studies for pair in study["pairs"]]
+    blocks: list[Any] = [wr.P(QUESTION), wr.UnorderedList(verdicts)]
     for section, drawn in panels().items():
         job = jobs.get(section)
         filters = f"{shown.in_sweep} and Metric('JobType') == '{job}'" if job else shown.is_planned
@@ -190,7 +182,7 @@ def story(shown: Dashboard, *, offline: bool = False) -> wr.Report:
         project=shown.project,
         title=shown.title,
         description=f"Made by `make dashboard` from the records of {len(shown.models)} runs.",
-        blocks=[*blocks, wr.H2("Methods"), wr.MarkdownBlock(methods(shown))],
+        blocks=[*blocks, wr.H2("The whole report"), wr.MarkdownBlock(f"{shown.text}\n\n{troubles(shown)}")],
         width="fluid",
     )
 
@@ -201,12 +193,6 @@ def troubles(shown: Dashboard) -> str:
     lines = [f"- `{code(name)}`: {state}" for name, state in states.items() if state != "done"]
     done = f"{len(states) - len(lines)} of {len(states)} runs are done. Continue with `{code(shown.sweep.command)}`."
     return "\n".join([done, *lines])
-
-
-def methods(shown: Dashboard) -> str:
-    """Return the methods of the runs as Markdown."""
-    facts = [f"- {plain(name)}: {plain(', '.join(map(str, values)))}" for name, values in shown.environment.items()]
-    return "\n".join([" ".join(METHODS), "", *facts, "", troubles(shown)])
 
 
 def write_specs(shown: Dashboard, directory: Path) -> list[Path]:

@@ -4,9 +4,8 @@ import hashlib
 import json
 import re
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -16,6 +15,9 @@ from crossover.record import N_TRAIN
 from crossover.report.findings import Report
 from crossover.report.section import report_files
 from crossover.store import SweepRecords, write_json
+
+if TYPE_CHECKING:
+    import wandb
 
 CURVE = {"error_mean": "curve/error", "error_low": "curve/low", "error_high": "curve/high"}
 """Column of curves.csv: metric of the aggregate run of a model, one row per n_train."""
@@ -28,41 +30,6 @@ VERDICT = ("verdict", "summary", "n_star", "ci_low", "ci_high", "p_in_range", "t
 CURVE_JOB, PAIR_JOB, REPORT_JOB = "curve", "pair", "report"
 """Job types of the aggregates, and of the run that summarises a sweep."""
 UPLOAD_SECONDS = 60.0
-
-
-@dataclass(frozen=True)
-class Aggregate:
-    """A W&B run that stands for several trainings: its rows over n_train, and its summary."""
-
-    job: str
-    label: str
-    config: Mapping[str, Any]
-    rows: Sequence[Mapping[str, float]] = ()
-    summary: Mapping[str, Any] = field(default_factory=dict)
-
-
-def aggregates(report: Report) -> Iterator[Aggregate]:
-    """Yield the curve of each model and the gap of each pair as metrics over n_train."""
-    sweep = report.findings.title
-    for (dataset, model), rows in report.curves.groupby(["dataset", "model"], sort=False):
-        points = _rows(rows.sort_values(N_TRAIN).to_dict("records"), CURVE)
-        config = {"dataset": dataset, "model": model, "sweep": sweep}
-        yield Aggregate(CURVE_JOB, f"{model} on {dataset}", config, points)
-    for dataset, pair in report.pairs:
-        label = f"{pair['b']} and {pair['a']}"
-        points = _rows(pair["gap"], GAP) + _rows(pair["data_equivalence"], EQUIVALENCE)
-        config = {"dataset": dataset, "pair": label, "sweep": sweep}
-        summary = {name: value for name, value in pair.items() if name in VERDICT and value is not None}
-        yield Aggregate(PAIR_JOB, f"{label} on {dataset}", config, points, summary)
-    config = {"command": report.findings.command, "sweep": sweep, "runs": len(report.runs)}
-    summary = {"verdicts": "\n".join(report.verdicts), "trouble": "\n".join(report.trouble)}
-    yield Aggregate(REPORT_JOB, f"report of {sweep}", config, summary=summary)
-
-
-def _rows(points: Sequence[Any], metrics: Mapping[str, str]) -> list[dict[str, float]]:
-    """Return each point with n_train and its known values, under the names of W&B."""
-    names = {N_TRAIN: N_TRAIN, **metrics}
-    return [{metric: point[name] for name, metric in names.items() if pd.notna(point[name])} for point in points]
 
 
 def run_id(job: str, sweep: str, label: str) -> str:
@@ -90,46 +57,70 @@ def mirror_report(report: Report, sweep: SweepRecords) -> None:
         for old in wandb_runs.offline_folders(folder):  # of an earlier state of the sweep
             shutil.rmtree(old)
         try:
-            for aggregate in aggregates(report):
-                _log(report, logger, aggregate)
+            log_report(report, logger)
         except Exception as error:  # noqa: BLE001 # a mirror must not end a sweep
             print(f"the report is not logged to W&B ({type(error).__name__}: {error}); `make report` tries again")
             return
         write_json(state, {"digest": digest})
     if logger.kind == "wandb":
-        new = wandb_runs.to_upload(folder)
-        wandb_runs.upload(new, folder / "upload.log", patience=UPLOAD_SECONDS, report=lambda _: None)
-        places = [folder, *(folder.parents[3] / "runs" / name / "wandb" for name in sweep.states)]
-        left = sum(map(wandb_runs.is_left, places))
+        runs = [folder.parents[3] / "runs" / name / "wandb" for name in sweep.states]
+        left = wandb_runs.upload([folder], folder / "upload.log", UPLOAD_SECONDS, lambda _: None)
+        left += sum(map(wandb_runs.is_left, runs))
         if left:
-            print(f"W&B has not got {left} of {len(places)} runs of the sweep yet; `make sync` uploads them")
+            print(f"W&B has not got {left} of {1 + len(runs)} runs of the sweep yet; `make sync` uploads them")
 
 
-def _log(report: Report, logger: LoggerConfig, aggregate: Aggregate) -> None:
-    """Log one aggregate; on the server it replaces the run of the same id."""
+def log_report(report: Report, logger: LoggerConfig) -> None:
+    """Log the curve of each model and the gap of each pair as metrics over n_train, and a run that summarises both."""
+    for (dataset, model), rows in report.curves.groupby(["dataset", "model"], sort=False):
+        run = _start(report, logger, CURVE_JOB, f"{model} on {dataset}", dataset=dataset, model=model)
+        _log_points(run, rows.sort_values(N_TRAIN).to_dict("records"), CURVE)
+        run.finish()
+    for dataset, pair in report.pairs:
+        label = f"{pair['b']} and {pair['a']}"
+        run = _start(report, logger, PAIR_JOB, f"{label} on {dataset}", dataset=dataset, pair=label)
+        _log_points(run, pair["gap"], GAP)
+        _log_points(run, pair["data_equivalence"], EQUIVALENCE)
+        run.summary.update({name: value for name, value in pair.items() if name in VERDICT and value is not None})
+        run.finish()
+    facts = {"command": report.findings.command, "runs": len(report.runs)}
+    run = _start(report, logger, REPORT_JOB, f"report of {report.findings.title}", **facts)
+    run.summary.update({"verdicts": "\n".join(report.verdicts), "trouble": "\n".join(report.trouble)})
+    _log_files(run, report)
+    run.finish()
+
+
+def _start(report: Report, logger: LoggerConfig, job: str, label: str, **config: object) -> "wandb.Run":
+    """Start an aggregate run; on the server it replaces the run of the same id."""
+    sweep = report.findings.title
+    return wandb_runs.start_run(
+        report.directory,
+        logger.model_dump() | {"group": sweep[:128]},
+        id=run_id(job, sweep, label),
+        name=label[:128],
+        job_type=job,
+        config=config | {"sweep": sweep},
+    )
+
+
+def _log_points(run: "wandb.Run", points: Sequence[Any], metrics: Mapping[str, str]) -> None:
+    """Log n_train and the known values of each point, under the names of W&B."""
+    run.define_metric(N_TRAIN, hidden=True)
+    for metric in metrics.values():
+        run.define_metric(metric, step_metric=N_TRAIN)
+    names = {N_TRAIN: N_TRAIN, **metrics}
+    for point in points:
+        run.log({metric: point[name] for name, metric in names.items() if pd.notna(point[name])})
+
+
+def _log_files(run: "wandb.Run", report: Report) -> None:
+    """Log the table of curves, the figures, and the files of a report as an artifact."""
     import wandb
 
-    sweep, folder = report.findings.title, report.directory
-    run = wandb_runs.start_run(
-        folder,
-        logger.model_dump() | {"group": sweep[:128]},
-        id=run_id(aggregate.job, sweep, aggregate.label),
-        name=aggregate.label[:128],
-        job_type=aggregate.job,
-        config=dict(aggregate.config),
-    )
-    run.define_metric(N_TRAIN, hidden=True)
-    for metric in {name: None for row in aggregate.rows for name in row if name != N_TRAIN}:
-        run.define_metric(metric, step_metric=N_TRAIN)
-    for row in aggregate.rows:
-        run.log(dict(row))
-    run.summary.update(dict(aggregate.summary))
-    if aggregate.job == REPORT_JOB:
-        table = report.curves.astype(object).where(report.curves.notna(), None)
-        images = {f"figures/{path.stem}": wandb.Image(str(path)) for path in sorted(folder.glob("figures/*.png"))}
-        run.log({"learning_curves": wandb.Table(dataframe=table), **images})
-        artifact = wandb.Artifact(f"report-{run.id}", type="report")
-        for name in report_files(folder):
-            artifact.add_file(str(folder / name), policy="immutable")
-        run.log_artifact(artifact)
-    run.finish()
+    table, folder = report.curves.astype(object).where(report.curves.notna(), None), report.directory
+    images = {f"figures/{path.stem}": wandb.Image(str(path)) for path in sorted(folder.glob("figures/*.png"))}
+    run.log({"learning_curves": wandb.Table(dataframe=table), **images})
+    artifact = wandb.Artifact(f"report-{run.id}", type="report")
+    for name in report_files(folder):
+        artifact.add_file(str(folder / name), policy="immutable")
+    run.log_artifact(artifact)

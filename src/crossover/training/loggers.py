@@ -32,7 +32,8 @@ class RunMirror(WandbLogger):
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         with wandb_runs.guarded(self._run_dir):
-            wandb_runs.log_row(self.experiment, metrics, step or 0)
+            # at once: W&B would hold the row back until the next one, and lose it if the process dies
+            self.experiment.log(dict(metrics), step=step, commit=True)
 
     def log_end(self, record: Mapping[str, Any], run: RunConfig, dataset: Dataset) -> None:
         import wandb
@@ -91,8 +92,6 @@ def log_end(logger: Logger | None, record: Mapping[str, Any], run: RunConfig, da
 
 
 def close_logger(logger: Logger | None, exit_code: int) -> None:
-    """End logging; W&B shows a run with another exit code than 0 as failed."""
+    """End the W&B run, shown as failed with another exit code than 0; Lightning ends other loggers itself."""
     if isinstance(logger, RunMirror):
         logger.close(exit_code)
-    elif logger is not None:
-        logger.finalize("failed" if exit_code else "success")
