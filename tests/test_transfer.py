@@ -24,7 +24,7 @@ from crossover.studies.transfer import (
     TransferConfig,
     best_tunings,
     inputs_hash,
-    plan_finetuning,
+    plan_backbones,
     plan_readings,
     reading_row,
     transfer_runs,
@@ -45,7 +45,7 @@ def shipped() -> tuple[TransferConfig, list[RunConfig], list[Any], list[Any]]:
     with initialize_config_dir(CONF, version_base="1.3"):
         transfer = parse_transfer(composed("transfer", ["transfer=cues"])["transfer"])
         source = plan_runs(read_preset(transfer.source), outputs="outputs")
-        return transfer, source, plan_readings(transfer, source), plan_finetuning(transfer, source)
+        return transfer, source, plan_readings(transfer, source), plan_backbones(transfer, source, transfer.finetune)
 
 
 def parse_transfer(values: object) -> TransferConfig:

@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import pandas as pd
 from hydra.core.hydra_config import HydraConfig
@@ -27,11 +27,11 @@ from crossover.report.predictions import pack_predictions, read_predictions
 from crossover.report.section import Section, write_section
 from crossover.report.wandb import mirror_report
 from crossover.store import read_done, read_sweep, weights_hash, write_json, write_plan, write_text
+from crossover.studies.overlap import overlap_sentence
+from crossover.studies.readers import Reading, read_backbone
 from crossover.sweep.launch import check_data, do_runs
-from crossover.sweep.plan import make_command, named, override, plan_runs, read_preset, sweep_dir
-
-if TYPE_CHECKING:
-    from crossover.studies.readers import Reading
+from crossover.sweep.plan import make_command, named, override, plan_runs, read_preset, sweep_dir, with_twins
+from crossover.training.run import save_predictions
 
 
 class Row(NamedTuple):
@@ -67,7 +67,7 @@ class FineTuning(Frozen):
 
     targets: tuple[str, ...]
     n_train: tuple[int, ...]
-    lr_factors: tuple[float, ...]
+    lr_factors: tuple[float, ...] = (1.0,)
     """Factors on the pre-training rate; each backbone and size takes the one with the lowest validation error."""
     set: dict[str, object] = {}
     """Overrides of conf/train.yaml, such as the budget."""
@@ -122,15 +122,15 @@ def main(options: Options, console: Console) -> None:
     """Pre-train, probe and fine-tune the backbones that are left, and report over n_pretrain."""
     transfer, outputs, changes = options.transfer, options.outputs, options.set
     sweep = named(read_preset(transfer.source), changes)
-    source = plan_runs(sweep, extra=changes, outputs=str(outputs))
     whole = plan_runs(sweep.model_copy(update={"saturation": None}), extra=changes, outputs=str(outputs))
+    source = with_twins(whole, sweep)
     write_plan(sweep_dir(outputs, sweep.name), sweep.name, make_command(transfer.source, changes, []), source)
     console.print(f"pre-training: {len(source)} runs", highlight=False)
     do_runs(source, console, parallel=options.parallel)
     records = read_done(source)
     directory = sweep_dir(outputs, transfer.name)
     rows, predictions = read_all(transfer, source, directory / "readings", console)
-    tunings = plan_finetuning(transfer, whole)
+    tunings = plan_backbones(transfer, whole, transfer.finetune)
     console.print(f"fine-tuning: {len(tunings)} runs", highlight=False)
     tuned = [backbone.run for backbone in tunings]
     do_runs(tuned, console, parallel=options.parallel)
@@ -176,9 +176,6 @@ def read_all(
     transfer: TransferConfig, source: Sequence[RunConfig], folder: Path, console: Console
 ) -> tuple[list[Row], dict[str, Path]]:
     """Return the rows of all probes, and the predictions of those of trained backbones; `folder` keeps them."""
-    from crossover.studies.readers import Reading, read_backbone
-    from crossover.training.run import save_predictions
-
     rows: list[Row] = []
     predictions: dict[str, Path] = {}
     planned = plan_readings(transfer, source)
@@ -213,8 +210,6 @@ def open_data(run: RunConfig) -> Dataset:
 
 def overlaps(source: RunConfig, targets: Iterable[RunConfig]) -> list[str]:
     """Return a sentence per target on test images that are in the source too; none for drawn images."""
-    from crossover.studies.overlap import overlap_sentence
-
     photographs = [run for run in targets if "cues" not in (run.data.kind, source.data.kind)]
     if not photographs:
         return []
@@ -224,47 +219,34 @@ def overlaps(source: RunConfig, targets: Iterable[RunConfig]) -> list[str]:
 
 def plan_readings(transfer: TransferConfig, source: Sequence[RunConfig]) -> list[Backbone]:
     """Return every backbone on every target it is probed on."""
-    sizes, factors = (transfer.probe_images,), (1.0,)
-    return [one for target in transfer.targets for one in _plan(transfer, source, target, {}, sizes, factors)]
+    once = FineTuning(targets=tuple(transfer.targets), n_train=(transfer.probe_images,))
+    return plan_backbones(transfer, source, once)
 
 
-def plan_finetuning(transfer: TransferConfig, source: Sequence[RunConfig]) -> list[Backbone]:
-    """Return every fine-tuning of every backbone."""
-    tuning = transfer.finetune
-    if tuning is None:
-        return []
-    how = tuning.set, tuning.n_train, tuning.lr_factors
-    return [one for target in tuning.targets for one in _plan(transfer, source, target, *how)]
-
-
-def _plan(
-    transfer: TransferConfig,
-    source: Sequence[RunConfig],
-    target: str,
-    changes: dict[str, object],
-    sizes: Sequence[int],
-    factors: Sequence[float],
-) -> list[Backbone]:
-    """Return the backbones of `source`, and the untrained network of each model and chain, on a target.
+def plan_backbones(transfer: TransferConfig, source: Sequence[RunConfig], tuning: FineTuning | None) -> list[Backbone]:
+    """Return the backbones of `source`, and the untrained network of each model and chain, on each target and size.
 
     Each has its source's model, chain, seed and recipe, the rate times a factor.
     """
-    pairs = transfer.targets[target] | changes
-    values = compose_train([override(key, value) for key, value in pairs.items()])
-    untrained = {(run.model.name, run.chain, run.seed): run for run in source}
+    if tuning is None:
+        return []
     planned = []
-    for n, run in [*((0, run) for run in untrained.values()), *((run.n_train, run) for run in source)]:
-        own = run.model_dump(mode="json", include={"model", "recipe", "machine", "logger"})
-        own["logger"]["group"] = transfer.name
-        place = {"chain": run.chain, "seed": run.seed, "init_from": run.run_id if n else None}
-        for n_train, factor in itertools.product(sizes, factors):
-            recipe = own["recipe"] | {"lr": own["recipe"]["lr"] * factor}
-            moved = parse_run({**values, **own, **place, "recipe": recipe, "n_train": n_train})
-            planned.append(Backbone(target, n, factor, moved))
+    untrained = {(run.model.name, run.chain, run.seed): run for run in source}
+    for target in tuning.targets:
+        pairs = transfer.targets[target] | tuning.set
+        values = compose_train([override(key, value) for key, value in pairs.items()])
+        for n, run in [*((0, run) for run in untrained.values()), *((run.n_train, run) for run in source)]:
+            own = run.model_dump(mode="json", include={"model", "recipe", "machine", "logger"})
+            own["logger"]["group"] = transfer.name
+            place = {"chain": run.chain, "seed": run.seed, "init_from": run.run_id if n else None}
+            for n_train, factor in itertools.product(tuning.n_train, tuning.lr_factors):
+                recipe = own["recipe"] | {"lr": own["recipe"]["lr"] * factor}
+                moved = parse_run({**values, **own, **place, "recipe": recipe, "n_train": n_train})
+                planned.append(Backbone(target, n, factor, moved))
     return planned
 
 
-def reading_row(backbone: Backbone, reading: "Reading") -> Row:
+def reading_row(backbone: Backbone, reading: Reading) -> Row:
     """Return the row of one probe of a backbone."""
     target, n_pretrain, _, run = backbone
     return Row(
@@ -286,11 +268,8 @@ def best_tunings(done: Iterable[tuple[Backbone, Record]]) -> list[tuple[Backbone
 
 def tuning_row(backbone: Backbone, record: Record) -> Row:
     """Return the row of a fine-tuning of a backbone."""
-    target, n_pretrain, factor, run = backbone
-    return Row(
-        target, f"finetune{run.n_train}", run.n_train, run.model.name, n_pretrain, run.chain, run.seed, 1,
-        record["test_error"], record["val_error"], factor, run.init_from,
-    )  # fmt: skip
+    n, errors = backbone.run.n_train, (record["test_error"], record["val_error"])
+    return reading_row(backbone, Reading(f"finetune{n}", n, 1, *errors, penalty=backbone.factor))
 
 
 def transfer_runs(rows: Sequence[Row], records: Sequence[Record], n_test: Mapping[str, int]) -> pd.DataFrame:

@@ -119,7 +119,13 @@ def plan_runs(sweep: SweepConfig, *, extra: Sequence[str] = (), outputs: str) ->
                     f"sweep {sweep.name}: two points have the run id {run.run_id}, and differ in where their images"
                     " lie; give each a data.name of its own: {data.root: DIR, data.name: NAME}"
                 )
-    for run in list(runs.values()) if sweep.saturation is not None else []:
+    return with_twins(sorted(runs.values(), key=lambda run: run.chain), sweep)
+
+
+def with_twins(whole: Sequence[RunConfig], sweep: SweepConfig) -> list[RunConfig]:
+    """Return runs and their twins with half the budget, chain by chain."""
+    runs = {run.run_id: run for run in whole}
+    for run in whole if sweep.saturation is not None else []:
         if all(getattr(run, name) in kept for name, kept in (sweep.saturation or {}).items()):
             twin = run.model_copy(update={"budget": run.budget.halved()})
             runs.setdefault(twin.run_id, twin)
