@@ -17,6 +17,7 @@ from crossover.fields import CuesData, Frozen
 from crossover.progress import tracked
 from crossover.report.section import Part, Section, write_section
 from crossover.report.table import Cell, Table, columns, terminal_table
+from crossover.report.words import title
 from crossover.store import read_frozen, read_sweep, write_text
 from crossover.studies.probes.equivariance import (
     equivariance,
@@ -61,17 +62,15 @@ WORDS = {
     "equivariance_4px": "equivariance error, 4 px",
     "filters_low_frequency": "low-frequency energy of the first filters",
     "filters_top4": "variance of the first filters in four components",
-    "lie_margin": "change of the margin per pixel of movement",
     "lie_rate": "change of the logits per pixel of movement",
     "linear_probe": "accuracy of a linear probe",
     "patch_order": "change of the logits when patches are shuffled",
     "position_loss": "accuracy lost without positions",
     "position_nearness": "likeness of near positions",
     "receptive_rms": "spread of the receptive field (px)",
-    "rollout_distance": "attention distance through all layers (tokens)",
     "support": "side of the receptive field (px)",
 }
-"""Readable names of probes (docs/claims.md); in other names blanks replace underscores."""
+"""Readable names of probes (docs/claims.md), where those of words.title do not do."""
 MIXED = "Runs that differ in more than the chain (seed, budget or recipe) are averaged here."
 
 
@@ -149,7 +148,7 @@ def probe_network(model: nn.Module, images: Tensor, labels: Tensor, *, own_class
     """
     some, many = images[:SOME], (images[:MANY], labels[:MANY])
     yield from equivariance(model, images[:FEW])
-    yield from lie_derivative(model, some)
+    yield lie_derivative(model, some)
     yield from linear_probe(model, images, labels)
     yield from receptive_field(model, images[:4])
     yield from cka(model, some)
@@ -261,7 +260,7 @@ def _means(table: pd.DataFrame) -> Table:
 
 
 def _words(probe: str) -> str:
-    return WORDS.get(probe, probe.replace("_", " "))
+    return WORDS.get(probe) or title(probe)
 
 
 def _cell(mean: float, deviation: float = float("nan")) -> str | None:

@@ -1,7 +1,7 @@
 """Attention, position embeddings and first filters of a network, most of them of a ViT."""
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -48,8 +48,8 @@ def patch_attention(weights: Tensor, patches: int) -> Tensor:
 def attention(model: nn.Module, images: Tensor) -> Iterator[Found]:
     """Yield the distance, locality and variability of attention by layer (mean over images, queries and heads).
 
-    The distance is in tokens (Dosovitskiy 2021), also that of all layers together. `attention_beyond`: attention beyond
-    one token (a 3x3 window), over that of uniform attention. `attention_adaptive`: mean total variation between an
+    The distance is in tokens (Dosovitskiy 2021). `attention_beyond`: attention beyond one token (a 3x3 window), over
+    that of uniform attention. `attention_adaptive`: mean total variation between an
     image's attention and the mean over images, in [0, 1]; 0 if attention did not depend on the image.
     """
     rows, columns = check_vit(model).patch_embed.grid_size
@@ -57,8 +57,7 @@ def attention(model: nn.Module, images: Tensor) -> Iterator[Found]:
     near = (far < 1.5).double()
     uniform, beyond = float(far.mean()), float(1 - near.mean())
     variations = []
-    layers = attention_weights(model, images)
-    for number, weights in enumerate(layers):
+    for number, weights in enumerate(attention_weights(model, images)):
         among = patch_attention(weights, rows * columns)
         distance = (among * far).sum(-1).mean((0, 2))
         window = (among * near).sum(-1).mean()
@@ -68,21 +67,6 @@ def attention(model: nn.Module, images: Tensor) -> Iterator[Found]:
         yield Found("attention_beyond", f"blocks.{number}", float(1 - window) / beyond, 1.0)
         yield Found("attention_adaptive", f"blocks.{number}", variations[-1], 0.0)
     yield Found("attention_adaptive", "", sum(variations) / len(variations), 0.0)
-    mixed = (patch_attention(rollout(layers), rows * columns) * far).sum(-1).mean()
-    yield Found("rollout_distance", "", float(mixed), uniform)
-
-
-def rollout(layers: Sequence[Tensor]) -> Tensor:
-    """Return how much of each token's output comes from each token's input (B, N, N), rows summing to 1.
-
-    Attention of all layers multiplied, heads averaged, half of each token's path through the residual connection
-    (Abnar and Zuidema 2020). It ignores values, MLPs and norms: a sketch of the flow, not an attribution.
-    """
-    flow = torch.eye(layers[0].shape[-1], dtype=torch.float64, device=layers[0].device)
-    own = 0.5 * flow
-    for weights in layers:
-        flow = (own + 0.5 * weights.double().mean(1)) @ flow
-    return flow
 
 
 def position_grid(model: nn.Module) -> np.ndarray:
