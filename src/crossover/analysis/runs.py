@@ -24,6 +24,14 @@ FAMILIES = {
     2: ("vit", "deit", "beit", "cait"),
 }
 """Rank of the inductive bias (0 = strongest) to the beginnings of model names; the first match counts."""
+METRICS = {
+    "test_error": "test error",
+    "val_error": "validation error",
+    "train_error": "training error",
+    "last_val_error": "validation error after the last step",
+    "val_loss": "validation loss",
+}
+"""Readable names of columns, where more than the underscores is replaced."""
 ROUNDING = 1e-6
 """An error that exceeds one by no more than this counts as one."""
 INVISIBLE = ("Cc", "Cf")
@@ -48,6 +56,11 @@ class Method:
     def __post_init__(self) -> None:
         if not 0.5 <= self.confidence < 1:
             raise AnalysisError(f"confidence must be in [0.5, 1); got {self.confidence}; 0.95 is usual")
+
+
+def title(name: str) -> str:
+    """Return the readable name of a column, choice or condition."""
+    return METRICS.get(name) or name.replace("_", " ")
 
 
 def listed(values: Iterable[object], most: int = 5) -> str:
@@ -76,7 +89,7 @@ def validate_runs(runs: pd.DataFrame, metric: str = "test_error") -> tuple[pd.Da
     if unknown.all():
         raise AnalysisError(f"{metric} is missing in every run; choose another metric or repeat the runs")
     if unknown.any():
-        what, left = metric.replace("_", " "), listed(runs.loc[unknown, "run_id"])
+        what, left = title(metric), listed(runs.loc[unknown, "run_id"])
         notes.append(f"{unknown.sum()} runs have no {what} and are left out: {left}.")
     runs = runs[~unknown]
     runs = _check_range(runs, metric)

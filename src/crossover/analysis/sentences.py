@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from crossover.analysis.contract import Extrapolation, Pair, Saturation
+from crossover.analysis.runs import title
 
 
 def images(n: float) -> str:
@@ -22,7 +23,7 @@ def verdict_words(a: str, b: str, verdict: str, direction: str | None = None) ->
     """Return the verdict of a pair in a few words."""
     if verdict == "crossover" and direction is not None:
         return f"{b if direction == 'b_overtakes_a' else a} overtakes"
-    return {"a_better": f"{a} leads", "b_better": f"{b} leads"}.get(verdict) or verdict.replace("_", " ")
+    return {"a_better": f"{a} leads", "b_better": f"{b} leads"}.get(verdict) or title(verdict)
 
 
 def summarise(pair: Pair, points: Sequence[Saturation] = (), chance: float | None = None) -> str:

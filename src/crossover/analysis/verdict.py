@@ -12,7 +12,7 @@ from crossover.analysis.compare import compare
 from crossover.analysis.contract import Pair, Result, Saturation, State, Study
 from crossover.analysis.estimate import estimate, t_value
 from crossover.analysis.extrapolation import ModelLaws, extrapolate
-from crossover.analysis.runs import Method, listed, ordered_pairs, primary_runs, validate_runs
+from crossover.analysis.runs import Method, listed, ordered_pairs, primary_runs, title, validate_runs
 from crossover.analysis.sentences import summarise
 from crossover.progress import tracked
 
@@ -38,7 +38,7 @@ def _study(dataset: str, every: pd.DataFrame, method: Method, notes: list[str], 
     part, said, chosen = primary_runs(every)
     zero = part.loc[part["clipped"], "run_id"]
     if len(zero):
-        what = method.metric.replace("_", " ")
+        what = title(method.metric)
         said.append(f"{len(zero)} runs have a {what} of zero, counted as half an image: {listed(zero)}.")
     models = [str(model) for model in dict.fromkeys(part["model"])]
     if len(models) < 2:

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
+from crossover.analysis.runs import title as usual_title
 from crossover.analysis.sentences import verdict_words
 from crossover.config import RunConfig
 from crossover.fields import ModelConfig
@@ -21,12 +22,6 @@ METHODS = (
     "With few chains an interval is wide and rests on a t distribution; it does not speak of other recipes or budgets.",
 )
 TITLES = {column.name: column.title for column in COLUMNS if column.title} | {
-    "test_error": "test error",
-    "val_error": "validation error",
-    "train_error": "training error",
-    "last_val_error": "validation error after the last step",
-    "test_loss": "test loss",
-    "val_loss": "validation loss",
     "augment": "augmentation",
     "best_step": "step with the best validation error",
     "dirty": "changes that are in no commit",
@@ -35,7 +30,7 @@ TITLES = {column.name: column.title for column in COLUMNS if column.title} | {
     "selection": "weights tested",
     "metric": "number compared",
 }
-"""Identifiers to readable names; in other names blanks replace underscores."""
+"""Readable names of other identifiers than those of the analysis."""
 INTERVALS = {
     "chains": "paired chains",
     "seeds": "seeds of one chain",
@@ -58,7 +53,7 @@ ARGUMENTS = {
 
 def title(name: str) -> str:
     """Return the readable name of a column, metric, choice or condition."""
-    return TITLES.get(name) or name.replace("_", " ")
+    return TITLES.get(name) or usual_title(name)
 
 
 def stability_sentence(rows: pd.DataFrame) -> str:
