@@ -7,10 +7,9 @@ import itertools
 import os
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import pandas as pd
 import yaml
@@ -82,15 +81,11 @@ class PublishedSet(BaseModel):
     source: str | None = None
 
 
-@dataclass(frozen=True)
-class Pair:
-    """Two models of one task of a set, and their runs."""
+class Pair(NamedTuple):
+    """The runs of two models of one task of a set, and the columns of the atlas that do not come from the analysis."""
 
-    models: tuple[str, str]
     runs: pd.DataFrame
-    varies: str
     facts: dict[str, str]
-    """Columns of the atlas that do not come from the analysis."""
 
 
 def read_sets(folder: Path) -> dict[str, PublishedSet]:
@@ -118,13 +113,14 @@ def set_pairs(folder: Path, name: str, entry: PublishedSet) -> Iterator[Pair]:
     for task, runs in curves.groupby("dataset", sort=False):
         models = [model for family in FAMILIES for model in dict.fromkeys(runs["model"]) if families[model] == family]
         shared = {"set": name, "task": str(task), "protocol_differences": entry.differs}
+        shared["interval_covers"] = f"variation between {entry.varies}"
         shared["n_counts"] = entry.counts or _first(runs["what_n_counts"])
         shared["source"] = entry.source or _first(runs["source"])
         for a, b in itertools.combinations(models, 2):
             if families[a] != families[b]:
                 found = True
                 facts = {"a": a, "b": b, "family_a": families[a], "family_b": families[b]}
-                yield Pair((a, b), runs[runs["model"].isin([a, b])], entry.varies, shared | facts)
+                yield Pair(runs[runs["model"].isin([a, b])], shared | facts)
     if not found:
         raise AnalysisError(f"{path}: column model: no task has models of two families; correct families in {SETS}")
 
@@ -149,13 +145,13 @@ def _first(column: "pd.Series[str]") -> str:
 
 def compare_pair(pair: Pair) -> dict[str, Any]:
     """Return a pair's row of the atlas."""
-    found: Any = compare(pair.runs, *pair.models, Method(seed=0))
+    found: Any = compare(pair.runs, pair.facts["a"], pair.facts["b"], Method(seed=0))
     sizes, gap = pair.runs.groupby(["model", "n_train"]).size(), found["gap"] or [{}]
-    covers = f"variation between {pair.varies}"
+    covers = {}
     if found["p_in_range"] is None:
-        covers = "nothing: no replicates"
+        covers = {"interval_covers": "nothing: no replicates"}
     elif found["chains"] == 1:
-        covers = "noise along the curve of one run"
+        covers = {"interval_covers": "noise along the curve of one run"}
     return {
         **{name: found[name] for name in ("verdict", "direction", "p_in_range", "summary")},
         **{name: None if found[name] is None else round(found[name]) for name in ROUNDED},
@@ -165,8 +161,8 @@ def compare_pair(pair: Pair) -> dict[str, Any]:
         "log_ratio_n_max": gap[-1].get("log_error_ratio"),
         "log_ratio_n_max_low": gap[-1].get("ci_low"),
         "log_ratio_n_max_high": gap[-1].get("ci_high"),
-        "interval_covers": covers,
         **pair.facts,
+        **covers,
     }
 
 

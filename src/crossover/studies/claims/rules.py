@@ -150,9 +150,9 @@ def _judge_claim(claim: Claim, rules: Rules, measures: pd.DataFrame) -> dict[str
         cases.append({"when": case.when, "outcome": outcome, "rules": results})
     used = _places_of(claim, rules)
     states = {place["state"] == PUBLISHED for _, place in used}
-    behind = pd.Series(False, index=measures.index)  # the runs, which have neither layer nor state
+    behind = pd.Series(False, index=measures.index)
     for _, place in used:
-        behind |= _matches(measures, "total_seconds", {k: v for k, v in place.items() if k not in ("layer", "state")})
+        behind |= costs_at(measures, place)
     return {
         **claim.model_dump(include={"name", "group", "text", "experiment", "command", "untestable"}),
         "verdict": verdict([case["outcome"] for case in cases]),
@@ -218,17 +218,23 @@ def _judge_rule(rule: Rule, base: Place, measures: pd.DataFrame, confidence: flo
 
 def _values(measures: pd.DataFrame, measure: str, place: Place) -> "pd.Series[float]":
     """Return the measure at a place by chain."""
-    rows = measures[_matches(measures, measure, place)]
+    rows = measures[matches(measures, measure, place)]
     if rows["chain"].duplicated().any():
         raise AnalysisError(f"{measure} at {place} has several values for one chain; name more of {', '.join(KEYS)}")
     return rows.set_index("chain")["value"].dropna()
 
 
-def _matches(measures: pd.DataFrame, measure: str, place: Place) -> "pd.Series[bool]":
+def matches(measures: pd.DataFrame, measure: str, place: Place) -> "pd.Series[bool]":
+    """Return which rows hold a measure at a place."""
     chosen = measures["measure"] == measure
     for key, value in place.items():
         chosen &= measures[key] == value
     return chosen
+
+
+def costs_at(measures: pd.DataFrame, place: Place) -> "pd.Series[bool]":
+    """Return which rows hold the cost of the runs at a place; it has neither layer nor state."""
+    return matches(measures, "total_seconds", {k: v for k, v in place.items() if k not in ("layer", "state")})
 
 
 def _contrast(columns: list["pd.Series[float]"], rule: Rule) -> "pd.Series[float]":

@@ -21,7 +21,19 @@ from crossover.report.section import write_section
 from crossover.report.table import Table, columns, terminal_table
 from crossover.store import is_done, read_done, write_json, write_plan, write_text
 from crossover.studies.claims.page import counts, ledger_section, write_ledger
-from crossover.studies.claims.rules import COLUMNS, ENDS, EXACT, KEYS, PUBLISHED, Place, Rules, judge, places
+from crossover.studies.claims.rules import (
+    COLUMNS,
+    ENDS,
+    EXACT,
+    KEYS,
+    PUBLISHED,
+    Place,
+    Rules,
+    costs_at,
+    judge,
+    matches,
+    places,
+)
 from crossover.studies.demo import SHIFT, WHOLE, convolve, demonstrate, normalised, pictures
 from crossover.studies.probes.equivariance import relative_error, translate
 from crossover.studies.probes.study import PROBED, place_of, probe_table
@@ -142,11 +154,9 @@ def needed(measures: pd.DataFrame, wanted: Iterable[tuple[str, Place]]) -> pd.Da
     """Return the measures that some rule uses, and the cost of the runs they come from, in a fixed order."""
     kept = pd.Series(False, index=measures.index)
     for measure, place in wanted:
-        chosen = measures["measure"].isin([measure, *(measure + end for end in ENDS), "total_seconds"])
-        for key, value in place.items():
-            free = key in ("layer", "state")  # the cost of a run has neither
-            chosen &= (measures[key] == value) | ((measures["measure"] == "total_seconds") & free)
-        kept |= chosen
+        kept |= costs_at(measures, place)
+        for name in (measure, *(measure + end for end in ENDS)):
+            kept |= matches(measures, name, place)
     return measures[kept].sort_values(["measure", *KEYS, "chain"]).reset_index(drop=True)
 
 
