@@ -1,9 +1,29 @@
 """What holds for every test: nothing of the process that started them reaches the commands they start."""
 
 import os
+from pathlib import Path
+
+import pytest
 
 
 def pytest_configure() -> None:
     for name in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES", "CROSSOVER_SET"):  # of `make test`
         os.environ.pop(name, None)
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # a worker has one core: threads that wait for one another stall it
+
+
+@pytest.fixture
+def data_dir(tmp_path: Path) -> Path:
+    """Return a folder with the images of tests.pets: 24 to train with, 9 to test with."""
+    from tests.pets import write_pets  # which imports numpy: not before the threads are set
+
+    write_pets(tmp_path, train=8, test=3)
+    return tmp_path
+
+
+@pytest.fixture
+def untuned(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let runs train in the process of the tests, which keeps its allocator."""
+    from crossover.training import run
+
+    monkeypatch.setattr(run, "tune_allocator", lambda: None)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.test_images import CONFIG, write_pets
+from tests.pets import CONFIG, write_pets
 
 OPEN = """
 import sys, time, types
