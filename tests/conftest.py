@@ -1,9 +1,15 @@
 """What holds for every test: nothing of the process that started them reaches the commands they start."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
+
+if TYPE_CHECKING:
+    from crossover.report.findings import Report
+    from crossover.store import State
 
 
 def pytest_configure() -> None:
@@ -27,3 +33,18 @@ def untuned(monkeypatch: pytest.MonkeyPatch) -> None:
     from crossover.training import run
 
     monkeypatch.setattr(run, "tune_allocator", lambda: None)
+
+
+@pytest.fixture
+def report(tmp_path: Path) -> Callable[..., "Report"]:
+    """Return a function that writes the report of some records, whose states are given by run id."""
+    from crossover.report.build import write_report
+    from crossover.report.figures import Ceiling
+    from crossover.report.findings import Extras
+    from tests.reported import sweep
+
+    def write(records: list[dict[str, Any]], **states: "State") -> "Report":
+        extras = Extras({"cues": [Ceiling("local cue alone", 0.18)]})
+        return write_report(sweep(records, **states), tmp_path / "report", extras=extras)
+
+    return write

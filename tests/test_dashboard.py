@@ -24,8 +24,8 @@ from crossover.config import parse_run
 from crossover.record import ACCURACY, CONFIG, CONFUSION_TABLE, GPU_SECONDS, HISTORY, N_TRAIN, SAMPLES, SUMMARY
 from crossover.report.wandb import CURVE, EQUIVALENCE, GAP, VERDICT
 from crossover.store import read_sweep
-from tests.test_loggers import merged, records_of
-from tests.test_report import crossing_records
+from tests.logged import merged, records_of
+from tests.reported import crossing_records
 from tests.wandb_stub import KEY, WandbStub, wandb_stub
 from tests.worlds import small_run
 

@@ -1,12 +1,11 @@
-import contextlib
+"""Claims about what each logger writes: every row once and at once, the final numbers apart, and no secret."""
+
 import csv
 import json
-import os
 import shutil
 import socket
 import struct
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -19,7 +18,6 @@ from omegaconf import OmegaConf
 from tensorboardX.proto.event_pb2 import Event
 
 from crossover import wandb_runs
-from crossover.config import RunConfig
 from crossover.record import (
     ACCURACY,
     CONFIG,
@@ -29,120 +27,24 @@ from crossover.record import (
     N_TRAIN,
     SAMPLES,
     SUMMARY,
-    history_row,
 )
 from crossover.training.resume import StoppedError
 from crossover.training.run import execute
-from tests.wandb_stub import wandb_stub
+from tests.logged import (
+    HELD,
+    RUN,
+    SECRET,
+    merged,
+    metrics,
+    program,
+    recorded,
+    records_of,
+    rows_of,
+    train_apart,
+    train_in_two_parts,
+    without_wandb,
+)
 from tests.worlds import files_with, results, small_run
-
-ROOT = Path(__file__).parents[1]
-SECRET = "5ec2e7" * 6 + "5ec2"
-
-START = """
-import json, os, sys, threading, time
-from pathlib import Path
-from crossover import wandb_runs
-from crossover.config import parse_run
-from crossover.training.loggers import RunMirror
-from crossover.training.resume import StoppedError
-from crossover.training.run import execute
-wandb_runs.UPLOAD_SECONDS = float(os.environ.get("PATIENCE", "120"))
-run, log = parse_run(json.loads(sys.argv[1])), RunMirror.log_metrics
-"""
-RUN = START + "execute(run)"
-STOPPED = (
-    START
-    + """
-stop = threading.Event()
-def log_and_stop(mirror, row, step):
-    log(mirror, row, step)
-    if step == 12: stop.set()
-RunMirror.log_metrics = log_and_stop
-try: execute(run, stop)
-except StoppedError: pass
-"""
-)
-"""A run that is stopped in its middle."""
-HELD = (
-    START
-    + """
-def log_and_wait(mirror, row, step):
-    log(mirror, row, step)
-    while step in (12, 24) and not Path(sys.argv[2], str(step)).exists(): time.sleep(0.02)
-RunMirror.log_metrics = log_and_wait
-execute(run)
-"""
-)
-"""A run that waits after its second and after its last row until the test lets it go on."""
-
-
-def program(code: str, run: RunConfig, *more: str) -> list[str]:
-    return [sys.executable, "-c", code, run.model_dump_json(), *more]
-
-
-def without_wandb() -> dict[str, str]:
-    return {k: v for k, v in os.environ.items() if not k.startswith("WANDB_")}
-
-
-def train_apart(run: RunConfig, code: str = RUN, **environment: str) -> str:
-    """Train in a process of its own, as W&B starts a service; return what it said."""
-    return subprocess.run(
-        program(code, run),
-        check=True,
-        env=without_wandb() | environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    ).stdout
-
-
-def train_in_two_parts(run: RunConfig, rest: RunConfig | None = None, **environment: str) -> None:
-    train_apart(run, STOPPED, **environment)
-    time.sleep(1.1)  # the folders of W&B are named by the second
-    train_apart(rest or run, **environment)
-
-
-def sync(folder: Path, **environment: str) -> str:
-    """Return the last line that `make sync` says."""
-    command = [sys.executable, "scripts/dashboard.py", "--sync", "--outputs", str(folder / "outputs")]
-    known = without_wandb() | {"HOME": str(folder / "home")} | environment
-    done = subprocess.run(command, cwd=ROOT, env=known, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout.splitlines()[-1]
-
-
-def rows_of(folder: Path) -> list[dict[str, Any]]:
-    """Return the history of an offline run."""
-    return [r["history"]["item"] for r in records_of(folder) if r["type"] == "history"]
-
-
-def metrics(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the step and the metrics of each row that has any: not those of pictures alone."""
-    names = {"_step", *HISTORY.values(), *SUMMARY.values()}
-    kept = [{name: value for name, value in row.items() if name in names} for row in rows]
-    return [row for row in kept if len(row) > 1]
-
-
-def recorded(run: RunConfig) -> list[dict[str, Any]]:
-    """Return what the history of a run must be, from its record."""
-    history = json.loads((run.run_dir / "record.json").read_text())["history"]
-    return [{"_step": row["step"], **history_row(row)} for row in history]
-
-
-def records_of(folder: Path) -> list[dict[str, Any]]:
-    """Return the records of an offline run, as `wandb leet inspect` reads them."""
-    program = str(Path(sys.executable).with_name("wandb"))
-    told = subprocess.run(
-        [program, "leet", "inspect", "--json", str(folder)], check=True, capture_output=True, text=True
-    )
-    return [json.loads(line) for line in told.stdout.splitlines()]
-
-
-def merged(records: list[dict[str, Any]], kind: str) -> dict[str, Any]:
-    """Return all updates of a kind, in order."""
-    updates = [r[kind]["update"] for r in records if r["type"] == kind and "update" in r[kind]]
-    return {name: value for update in updates for name, value in update.items()}
 
 
 def test_offline_wandb_keeps_config_history_and_final_numbers(tmp_path: Path) -> None:
@@ -249,139 +151,6 @@ def test_stopped_or_failed_run_ends_as_failed_and_its_rest_has_the_same_id(tmp_p
     assert ids == {run.run_id}
     steps = [[row["_step"] for row in metrics(rows_of(f))] for f in sorted(run.run_dir.glob("wandb/offline-run-*"))]
     assert steps == [[6, 12], [18, 24]]
-
-
-@pytest.mark.slow
-def test_resumed_online_run_continues_its_wandb_run(tmp_path: Path) -> None:
-    run = small_run(tmp_path, logger={"kind": "wandb"})
-    with wandb_stub() as stub:
-        environment = stub.environment | {"HOME": str(tmp_path / "home")}
-        train_apart(run, STOPPED, **environment)
-        assert [row["_step"] for row in stub.rows[run.run_id]] == [6, 12]
-        assert stub.ended == {run.run_id: 1}
-        train_apart(run, **environment)
-    assert set(stub.runs) == {run.run_id}
-    assert metrics(stub.rows[run.run_id]) == recorded(run)
-    assert stub.ended == {run.run_id: 0}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("second", ["wandb_offline", "wandb"])
-def test_sync_uploads_both_parts_of_a_resumed_offline_run_into_one(tmp_path: Path, second: str) -> None:
-    run = small_run(tmp_path, logger={"kind": "wandb_offline"})
-    with wandb_stub() as stub:
-        environment = stub.environment | {"HOME": str(tmp_path / "home")}
-        train_in_two_parts(run, small_run(tmp_path, logger={"kind": second}), **environment)
-        assert stub.runs == {}
-        assert sync(tmp_path, **environment) == "2 of 2 uploaded"
-        assert set(stub.runs) == {run.run_id}
-        assert metrics(stub.rows[run.run_id]) == recorded(run)
-        assert stub.ended == {run.run_id: 0}
-        assert "nothing to upload" in sync(tmp_path, **environment)
-
-
-@pytest.mark.slow
-def test_outage_in_the_middle_of_a_run_changes_nothing_and_what_is_left_is_uploaded_later(tmp_path: Path) -> None:
-    run, places = small_run(tmp_path, logger={"kind": "wandb"}), [tmp_path / "12", tmp_path / "24"]
-    environment = {"HOME": str(tmp_path / "home"), "WANDB__FILE_STREAM_TRANSMIT_INTERVAL": "0.1", "PATIENCE": "2"}
-    log = tmp_path / "log.txt"
-    with wandb_stub() as stub, log.open("w") as file:
-        stub.falls_silent = True
-        known = without_wandb() | environment | stub.environment
-        training = subprocess.Popen(program(HELD, run, str(tmp_path)), env=known, stdout=file, stderr=file)
-        try:
-            assert stub.silent.wait(120)
-            places[0].touch()  # its next rows go to a server that hangs
-            while not list(run.run_dir.glob("last.ckpt")):
-                time.sleep(0.05)
-            stub.refuse()
-            places[1].touch()  # the end to none
-            training.wait()
-        finally:
-            training.kill()
-            training.wait()
-    assert training.returncode == 0, log.read_text()
-    assert "`make sync` uploads it" in log.read_text()
-    assert len([line for line in log.read_text().splitlines() if "W&B" in line or "wandb" in line]) == 1
-    assert len(stub.rows[run.run_id]) < 4
-    record = json.loads((run.run_dir / "record.json").read_text())
-    (tmp_path / "without").mkdir()
-    assert results(record) == results(execute(small_run(tmp_path / "without")))
-    with wandb_stub() as stub:
-        assert sync(tmp_path, **stub.environment) == "1 of 1 uploaded"
-    assert metrics(stub.rows[run.run_id]) == recorded(run)
-    assert f"record-{run.run_id}" in stub.artifacts
-    assert "nothing to upload" in sync(tmp_path)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("answers", [False, True], ids=["unreachable", "silent"])
-def test_outage_of_wandb_costs_bounded_time_and_nothing_else(tmp_path: Path, answers: bool) -> None:
-    run = small_run(tmp_path, logger={"kind": "wandb"})
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        if answers:  # takes connections and says nothing
-            server.listen(50)
-        url = f"http://127.0.0.1:{server.getsockname()[1]}"
-        environment = {"WANDB_BASE_URL": url, "WANDB_API_KEY": SECRET, "HOME": str(tmp_path / "home"), "PATIENCE": "2"}
-        said = train_apart(run, **environment)  # comes back: the server never answers
-    assert "(not within 2 s)" in said
-    assert SECRET not in said
-    assert files_with(SECRET, run.run_dir) == []
-    assert (run.run_dir / "record.json").exists()
-    (folder,) = wandb_runs.offline_folders(run.run_dir / "wandb")
-    assert metrics(rows_of(folder)) == recorded(run)
-    assert wandb_runs.is_left(run.run_dir / "wandb")
-
-
-@pytest.mark.slow
-def test_an_upload_ends_with_the_training_it_belongs_to(tmp_path: Path) -> None:
-    run = small_run(tmp_path, logger={"kind": "wandb"})
-    with wandb_stub() as stub:
-        known = without_wandb() | stub.environment | {"HOME": str(tmp_path / "home")}
-        with (tmp_path / "log.txt").open("w") as log:
-            training = subprocess.Popen(program(HELD, run, str(tmp_path)), env=known, stdout=log, stderr=log)
-        try:
-            while run.run_id not in stub.runs and training.poll() is None:
-                time.sleep(0.1)
-            uploads = [pid for pid in commands() if str(run.run_dir) in commands()[pid] and "--live" in commands()[pid]]
-        finally:
-            training.kill()
-            training.wait()
-        assert uploads
-        while set(uploads) & set(commands()):
-            time.sleep(0.1)
-
-
-def commands() -> dict[str, str]:
-    """Return the command of each process."""
-    found = {}
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        with contextlib.suppress(OSError):
-            found[path.parent.name] = path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
-    return {pid: command for pid, command in found.items() if command}
-
-
-@pytest.mark.slow
-def test_what_wandb_failed_to_log_is_uploaded_from_the_record(tmp_path: Path) -> None:
-    broken = (
-        START
-        + """
-def fail(mirror, row, step):
-    if step == 12:
-        mirror.experiment.finish()
-    log(mirror, row, step)
-RunMirror.log_metrics = fail
-execute(run)
-"""
-    )
-    run = small_run(tmp_path, logger={"kind": "wandb_offline"})
-    assert "`make sync` does it from the record" in train_apart(run, broken, HOME=str(tmp_path / "home"))
-    with wandb_stub() as stub:
-        assert sync(tmp_path, **stub.environment) == "1 of 1 uploaded"
-        assert "nothing to upload" in sync(tmp_path, **stub.environment)
-    assert metrics(stub.rows[run.run_id]) == recorded(run)
-    assert f"record-{run.run_id}" in stub.artifacts
 
 
 @pytest.mark.slow

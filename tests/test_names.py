@@ -19,7 +19,7 @@ from crossover.report.findings import Findings
 from crossover.report.page import terminal_summary
 from crossover.report.table import plain
 from crossover.store import SweepRecords, file_name
-from tests.test_report import crossing_records
+from tests.reported import crossing_records
 
 SCRIPT = "<script>alert(1)</script>"
 IMAGE = '"><img src=x onerror=alert(1)>|\n[a](javascript:alert(1))'

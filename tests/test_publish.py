@@ -28,7 +28,7 @@ from crossover.report.section import PAGE, write_section
 from crossover.store import SweepRecords, with_block
 from crossover.studies.reproduction import compare_runs
 from crossover.studies.transfer import READINGS
-from tests.test_report import crossing_records
+from tests.reported import crossing_records
 
 ROOT = Path(__file__).parents[1]
 STUDIES = sorted(path.parent for path in (ROOT / "results").glob("*/plan.json"))

@@ -1,94 +1,25 @@
+"""Claims about a report: its files, its page and its summary say what the records hold, and what is missing."""
+
 import html
 import json
 import re
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
-from matplotlib.collections import LineCollection
 from rich.console import Console
 
 from crossover import progress
-from crossover.analysis.runs import read_curves
 from crossover.config import CrossoverError
-from crossover.record import Record
-from crossover.report.build import write_findings, write_report
-from crossover.report.contents import report_sections
-from crossover.report.figures import Ceiling, by_pair, draw_equivalence, learning_curves
-from crossover.report.findings import Extras, Findings, Report
+from crossover.report.build import write_report
+from crossover.report.findings import Report
 from crossover.report.page import terminal_summary
-from crossover.report.style import FAMILIES, PAPER, styles
-from crossover.report.words import recipe_table
 from crossover.store import State, SweepRecords
-from tests.worlds import VIT, small_run
-
-SIZES = (256, 1024, 4096, 16384, 65536)
-N_STAR = 2000.0
-
-
-def record(model: str, n: int, chain: int, error: float, dataset: str = "cues") -> dict[str, Any]:
-    return {
-        "schema": 1,
-        "run_id": f"{dataset}-{model}-n{n}-c{chain}",
-        "dataset": dataset,
-        "model": model,
-        "family": model.split("_")[0],
-        "n_train": n,
-        "chain": chain,
-        "seed": chain,
-        "recipe": "r",
-        "augment": "none",
-        "budget": "640 steps",
-        "test_error": error,
-        "val_error": error,
-        "train_error": 0.0,
-        "n_test": 5000,
-        "params": 78042,
-        "steps": 640,
-        "train_seconds": 10.0,
-        "device": "a CPU",
-        "precision": "fp32",
-        "threads": 1,
-        "dataset_hash": "abc",
-        "versions": {"torch": "2.14.1"},
-        "git": {"commit": "c0ffee", "dirty": False},
-    }
-
-
-def crossing_records(chains: int = 3, models: tuple[str, ...] = ("resnet_tiny", "vit_tiny")) -> list[dict[str, Any]]:
-    """Return records whose curves cross at N_STAR, with one per cent of noise between chains."""
-    rng = np.random.default_rng(0)
-    records = []
-    for model in models:
-        for n in SIZES:
-            for chain in range(chains):
-                slope = -0.25 if model.startswith("resnet") else -0.45
-                error = 0.3 * (n / N_STAR) ** slope * np.exp(0.01 * rng.standard_normal())
-                records.append(record(model, n, chain, float(min(error, 0.9))))
-    return records
-
-
-def sweep(records: list[dict[str, Any]], **states: State) -> SweepRecords:
-    known: dict[str, State] = {r["run_id"]: "done" for r in records}
-    known |= states
-    errors = {run_id: "Traceback\nValueError: <b>boom</b>\n" for run_id, state in states.items() if state == "failed"}
-    return SweepRecords(
-        "quick", "make sweep", tuple(known), cast("tuple[Record, ...]", tuple(records)), known, errors, {}
-    )
-
-
-@pytest.fixture
-def report(tmp_path: Path) -> Callable[..., Report]:
-    def write(records: list[dict[str, Any]], **states: State) -> Report:
-        extras = Extras({"cues": [Ceiling("local cue alone", 0.18)]})
-        return write_report(sweep(records, **states), tmp_path / "report", extras=extras)
-
-    return write
+from tests.reported import N_STAR, crossing_records, record, sweep
 
 
 def test_known_crossover_is_in_the_verdict_the_page_and_the_contract(report: Callable[..., Report]) -> None:
@@ -277,98 +208,6 @@ def test_extrapolation_is_labelled_and_its_refusal_explained(report: Callable[..
     )
 
 
-def test_a_ceiling_of_zero_is_not_on_a_logarithmic_axis(tmp_path: Path) -> None:
-    written = write_report(sweep(crossing_records()), tmp_path)
-    ceilings = [Ceiling("best possible (exact Bayes)", 0.0), Ceiling("local cue alone", 0.18)]
-    figure = learning_curves(written.runs, written.curves, written.result["studies"][0], ceilings)
-    assert [text.get_text() for text in figure.axes[0].texts if "%" in text.get_text()] == ["local cue alone: 18.0 %"]
-    plt.close(figure)
-
-
-def test_labels_of_ceilings_keep_clear_of_curves_and_of_the_band(tmp_path: Path) -> None:
-    written = write_report(sweep(crossing_records()), tmp_path)
-    ceilings = [Ceiling("best possible (exact Bayes)", 0.05), Ceiling("local cue alone", 0.18)]
-    (study,) = written.result["studies"]
-    n_star = study["pairs"][0]["n_star"] or 0.0
-    study["pairs"][0] |= {"ci_low": 0.95 * n_star, "ci_high": 1.15 * n_star}  # a band that leaves room for labels
-    figure = learning_curves(written.runs, written.curves, study, ceilings)
-    (axes,) = figure.axes
-    labels = [text.get_window_extent() for text in axes.texts if "%" in text.get_text()]
-    assert len(labels) == 2
-    (band,) = (patch.get_window_extent() for patch in axes.patches)
-    curves = [line.get_transform().transform_path(line.get_path()) for line in axes.lines]
-    for label in labels:
-        assert axes.bbox.contains(*label.min)
-        assert axes.bbox.contains(*label.max)
-        assert not label.overlaps(band)
-        assert not any(curve.intersects_bbox(label, filled=False) for curve in curves)
-    assert not labels[0].overlaps(labels[1])
-    plt.close(figure)
-
-
-def test_a_ceiling_far_below_the_errors_is_named_and_squeezes_no_curve(tmp_path: Path) -> None:
-    written = write_report(sweep(crossing_records()), tmp_path)
-    study, ceilings = written.result["studies"][0], [Ceiling("best possible", 0.004)]
-    figure = learning_curves(written.runs, written.curves, study, ceilings)
-    (axes,) = figure.axes
-    assert "best possible, 0.4 %" in axes.get_xlabel()
-    assert axes.get_ylim()[0] > 0.5 * written.curves["error_mean"].min()
-    plt.close(figure)
-
-
-def test_bounds_on_either_side_of_the_equivalence_are_drawn(tmp_path: Path) -> None:
-    written = write_report(sweep(crossing_records()), tmp_path)
-    pair: Any = dict(written.pairs[0][1])
-    rows = [(100, None, 2.0, None), (200, None, None, 0.5), (400, 1.5, 1.2, 1.8), (800, None, 0.2, 0.4)]
-    pair["data_equivalence"] = [dict(zip(("n_train", "factor", "ci_low", "ci_high"), row, strict=True)) for row in rows]
-    figure = by_pair(draw_equivalence, [pair])
-    (axes,) = figure.axes
-    drawn = {line.get_label(): np.asarray(line.get_xydata()).T.tolist() for line in axes.lines}
-    assert drawn["more than (95%)"] == [[100], [2.0]]
-    assert drawn["less than (95%)"] == [[200], [0.5]]
-    parts = cast(list[LineCollection], list(axes.collections))
-    segments = [np.asarray(segment).tolist() for part in parts for segment in part.get_segments()]
-    assert segments == [[[400, 1.2], [400, 1.8]], [[800, 0.2], [800, 0.4]]]
-    plt.close(figure)
-
-
-def test_what_limits_a_curve_is_on_the_page_and_hollow_in_the_figure(tmp_path: Path) -> None:
-    written = write_report(sweep(crossing_records()), tmp_path)
-    (study,) = written.result["studies"]
-    numbers = {"gain": 0.2, "ci_low": 0.1, "ci_high": 0.3, "chains": 3}
-    states = dict.fromkeys(SIZES, "budget-limited") | {256: "data-limited", 1024: "not checked"}
-    points: list[dict[str, Any]] = [{"n_train": n, "state": state} | numbers for n, state in states.items()]
-    checks: Any = [{"model": model} | point for model in ("resnet_tiny", "vit_tiny") for point in points]
-    study["saturation"] = checks
-    study["estimand"] = "About new images."
-    study["pairs"][0] |= {"interval": "chains", "family": {"pairs": 1, "p_value": 0.01, "holds": True}}
-    sections = {part.name: part for part in report_sections(written, {"cues": ()})}
-    verdict = dict(zip(sections["verdicts"].tables[0].header, sections["verdicts"].tables[0].cells[0], strict=True))
-    assert verdict["limited by budget"] == "yes at 3, no at 1, not known at 1 of 5 sizes"
-    assert (verdict["interval from"], verdict["holds among all"]) == ("paired chains", "yes")
-    assert sections["limits"].sentences == ("About new images.",)
-    checked = sections["limits"].parts[0].tables[0].cells
-    assert checked[0] == ["cues", "resnet_tiny", "256", "data", "0.20 [0.10, 0.30]"]
-    assert len(checked) == 8, "sizes that were not checked are left out"
-    (axes,) = learning_curves(written.runs, written.curves, study, []).axes
-    drawn = [np.asarray(line.get_xydata()) for line in axes.lines if line.get_markerfacecolor() == PAPER]
-    assert [line[:, 0].tolist() for line in drawn if len(line)] == [[4096, 16384, 65536]] * 2
-    plt.close("all")
-
-
-def test_a_model_keeps_its_colour_and_marker(report: Callable[..., Report]) -> None:
-    both, one = styles(["resnet_tiny", "vit_tiny"]), styles(["vit_tiny"])
-    assert both["vit_tiny"] == one["vit_tiny"]
-    many = styles(["resnet_a", "resnet_b", "hybrid", "vit", "other"])
-    assert len(set(many.values())) == 5
-    twelve = styles([f"m{i}" for i in range(12)] + [f"vit_{size}" for size in "abcdefghijkl"] + ["resnet"])
-    assert len(set(map(str, twelve.values()))) == 25
-    members = {twelve[f"vit_{size}"].colour for size in "abcdefghijkl"}
-    assert members == set(FAMILIES["vit"]), "the members of a family share its colours"
-    assert members.isdisjoint({style.colour for model, style in twelve.items() if not model.startswith("vit")})
-    assert styles(["a", "b"], {"b": "vit"})["b"].colour == FAMILIES["vit"][0], "a family is a field"
-
-
 def test_terminal_summary_ends_with_verdict_and_page(report: Callable[..., Report]) -> None:
     written = report(crossing_records())
     with Path("/dev/null").open("w") as nowhere:
@@ -390,70 +229,3 @@ def test_a_note_of_several_data_sets_is_said_once_with_their_names() -> None:
 def test_only_a_commit_that_has_the_code_is_to_be_checked_out(dirty: bool, said: list[str]) -> None:
     findings = SimpleNamespace(conditions={"commit": ["abc"], "dirty": [dirty]}, command="make sweep")
     assert Report.commands.fget(SimpleNamespace(findings=findings)) == said  # type: ignore[attr-defined]
-
-
-def test_a_size_at_which_no_number_of_a_table_is_known_has_no_row_in_it(tmp_path: Path) -> None:
-    """Published curves have sizes of their own; the gap of a pair has few of them."""
-    models = (("resnet", 0.2, 1.0), ("hybrid", 0.3, 1.05), ("vit", 0.4, 1.1))
-    rows = [
-        {"model": model, "n_train": round(start * n), "error": (n / 100) ** -slope}
-        for model, slope, start in models
-        for n in np.geomspace(1000, 1e6, 30)
-    ]
-    pd.DataFrame(rows).to_csv(tmp_path / "curves.csv", index=False)
-    curves = read_curves(tmp_path / "curves.csv")
-    write_findings(Findings("published", "make report", curves, len(curves)), tmp_path)
-    lines = (tmp_path / "report.md").read_text().splitlines()
-    numbers = [line.split("|")[2:-1] for line in lines if re.match(r"\| [\d.,]+[kM]? \|", line)]
-    assert len(numbers) > 5
-    assert all(any(cell.strip() != "–" for cell in row) for row in numbers)
-
-
-def test_many_pairs_begin_with_a_table_of_verdicts_and_data_sets_are_folded(tmp_path: Path) -> None:
-    models = ("resnet_tiny", "hybrid_tiny", "vit_tiny")
-    of_sets = [crossing_records(models=models) for _ in range(2)]
-    for number, records in enumerate(of_sets):
-        for one in records:
-            one |= {"dataset": f"set{number}", "run_id": f"set{number}-{one['run_id']}"}
-    written = write_report(sweep([*of_sets[0], *of_sets[1]]), tmp_path)
-    assert len(written.pairs) == 6
-    assert written.headline == ["6 pairs of models on 2 data sets: 4 with a crossover, 2 undecided."]
-    page = (tmp_path / "report.html").read_text()
-    first, second = page.split("<section ")[1:3]
-    assert first.startswith('id="verdicts"')
-    assert first.count("<tr>") == 1 + 6
-    assert all(title in first for title in ("data set", "pair", "verdict", "N* [95% interval]", "limited by budget"))
-    assert second.startswith('id="curves"')
-    folded = re.findall(r"<details>\n?<summary>(set\d): hybrid_tiny overtakes; vit_tiny overtakes; undecided<", second)
-    assert folded == ["set0", "set1"]
-    assert "<p" not in second.split("<details>")[0]
-
-
-def test_models_and_recipes_are_told_in_words_on_top_of_methods(tmp_path: Path) -> None:
-    runs = [
-        small_run(tmp_path, recipe__lr=0.003),
-        small_run(tmp_path, recipe__lr=0.01),
-        small_run(tmp_path, model=VIT, recipe={"name": "s", "optimizer": "sgd", "lr": 0.1, "batch_size": 32}),
-    ]
-    extras = Extras(recipes=recipe_table(runs))
-    written = write_report(sweep(crossing_records()), tmp_path, extras=extras)
-    (methods,) = (section for section in report_sections(written, {"cues": []}) if section.name == "methods")
-    (table,) = methods.tables
-    rows = [dict(zip(table.header, row, strict=True)) for row in table.cells]
-    assert rows[0] == {
-        "model": "resnet_test",
-        "what it is": "ResNet of basic blocks: widths 8-8, blocks 1-1",
-        "optimiser": "AdamW",
-        "peak learning rate": "0.003 or 0.01",
-        "weight decay": "0",
-        "batch": "16",
-        "label smoothing": "0.1",
-        "augmentation": "none",
-        "image side": "16 px",
-        "budget": "24 steps",
-    }
-    said = "width 16, layers 2, heads 2, MLP ratio 2; patches by image size, position embedding learned, mean of the"
-    assert rows[1]["what it is"] == f"Vision Transformer: {said} tokens"
-    assert (rows[1]["optimiser"], rows[1]["batch"]) == ("SGD", "32")
-    page = (tmp_path / "report.html").read_text().split('id="methods"')[1]
-    assert page.index("Models and recipes") < page.index(said) < page.index("How it was measured")

@@ -33,7 +33,7 @@ from crossover.studies.transfer import (
 from crossover.sweep.plan import plan_runs, read_preset
 from crossover.training import run as running
 from crossover.training.run import execute
-from tests.test_loggers import records_of, without_wandb
+from tests.logged import records_of, without_wandb
 from tests.worlds import small_run
 
 CONF = str(Path(__file__).parents[1] / "conf")

@@ -14,7 +14,7 @@ from crossover.report.build import write_report
 from crossover.report.findings import Extras, Report
 from crossover.report.style import styles
 from crossover.store import State, SweepRecords
-from tests.test_report import crossing_records
+from tests.reported import crossing_records
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (make setup)")
 

@@ -11,7 +11,7 @@ import pytest
 
 from crossover.config import RunConfig
 from crossover.record import CONFIG, SUMMARY, history_row
-from tests.test_loggers import HELD, ROOT, program, sync, train_apart, without_wandb
+from tests.logged import HELD, ROOT, program, sync, train_apart, without_wandb
 from tests.wandb.openwandb import OpenWandb, openwandb
 from tests.worlds import small_run
 

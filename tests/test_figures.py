@@ -1,0 +1,108 @@
+"""Claims about the figures of a report: what is drawn, where labels stand, and the look of a model."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.collections import LineCollection
+
+from crossover.report.build import write_report
+from crossover.report.contents import report_sections
+from crossover.report.figures import Ceiling, by_pair, draw_equivalence, learning_curves
+from crossover.report.findings import Report
+from crossover.report.style import FAMILIES, PAPER, styles
+from tests.reported import SIZES, crossing_records, sweep
+
+
+def test_a_ceiling_of_zero_is_not_on_a_logarithmic_axis(tmp_path: Path) -> None:
+    written = write_report(sweep(crossing_records()), tmp_path)
+    ceilings = [Ceiling("best possible (exact Bayes)", 0.0), Ceiling("local cue alone", 0.18)]
+    figure = learning_curves(written.runs, written.curves, written.result["studies"][0], ceilings)
+    assert [text.get_text() for text in figure.axes[0].texts if "%" in text.get_text()] == ["local cue alone: 18.0 %"]
+    plt.close(figure)
+
+
+def test_labels_of_ceilings_keep_clear_of_curves_and_of_the_band(tmp_path: Path) -> None:
+    written = write_report(sweep(crossing_records()), tmp_path)
+    ceilings = [Ceiling("best possible (exact Bayes)", 0.05), Ceiling("local cue alone", 0.18)]
+    (study,) = written.result["studies"]
+    n_star = study["pairs"][0]["n_star"] or 0.0
+    study["pairs"][0] |= {"ci_low": 0.95 * n_star, "ci_high": 1.15 * n_star}  # a band that leaves room for labels
+    figure = learning_curves(written.runs, written.curves, study, ceilings)
+    (axes,) = figure.axes
+    labels = [text.get_window_extent() for text in axes.texts if "%" in text.get_text()]
+    assert len(labels) == 2
+    (band,) = (patch.get_window_extent() for patch in axes.patches)
+    curves = [line.get_transform().transform_path(line.get_path()) for line in axes.lines]
+    for label in labels:
+        assert axes.bbox.contains(*label.min)
+        assert axes.bbox.contains(*label.max)
+        assert not label.overlaps(band)
+        assert not any(curve.intersects_bbox(label, filled=False) for curve in curves)
+    assert not labels[0].overlaps(labels[1])
+    plt.close(figure)
+
+
+def test_a_ceiling_far_below_the_errors_is_named_and_squeezes_no_curve(tmp_path: Path) -> None:
+    written = write_report(sweep(crossing_records()), tmp_path)
+    study, ceilings = written.result["studies"][0], [Ceiling("best possible", 0.004)]
+    figure = learning_curves(written.runs, written.curves, study, ceilings)
+    (axes,) = figure.axes
+    assert "best possible, 0.4 %" in axes.get_xlabel()
+    assert axes.get_ylim()[0] > 0.5 * written.curves["error_mean"].min()
+    plt.close(figure)
+
+
+def test_bounds_on_either_side_of_the_equivalence_are_drawn(tmp_path: Path) -> None:
+    written = write_report(sweep(crossing_records()), tmp_path)
+    pair: Any = dict(written.pairs[0][1])
+    rows = [(100, None, 2.0, None), (200, None, None, 0.5), (400, 1.5, 1.2, 1.8), (800, None, 0.2, 0.4)]
+    pair["data_equivalence"] = [dict(zip(("n_train", "factor", "ci_low", "ci_high"), row, strict=True)) for row in rows]
+    figure = by_pair(draw_equivalence, [pair])
+    (axes,) = figure.axes
+    drawn = {line.get_label(): np.asarray(line.get_xydata()).T.tolist() for line in axes.lines}
+    assert drawn["more than (95%)"] == [[100], [2.0]]
+    assert drawn["less than (95%)"] == [[200], [0.5]]
+    parts = cast(list[LineCollection], list(axes.collections))
+    segments = [np.asarray(segment).tolist() for part in parts for segment in part.get_segments()]
+    assert segments == [[[400, 1.2], [400, 1.8]], [[800, 0.2], [800, 0.4]]]
+    plt.close(figure)
+
+
+def test_what_limits_a_curve_is_on_the_page_and_hollow_in_the_figure(tmp_path: Path) -> None:
+    written = write_report(sweep(crossing_records()), tmp_path)
+    (study,) = written.result["studies"]
+    numbers = {"gain": 0.2, "ci_low": 0.1, "ci_high": 0.3, "chains": 3}
+    states = dict.fromkeys(SIZES, "budget-limited") | {256: "data-limited", 1024: "not checked"}
+    points: list[dict[str, Any]] = [{"n_train": n, "state": state} | numbers for n, state in states.items()]
+    checks: Any = [{"model": model} | point for model in ("resnet_tiny", "vit_tiny") for point in points]
+    study["saturation"] = checks
+    study["estimand"] = "About new images."
+    study["pairs"][0] |= {"interval": "chains", "family": {"pairs": 1, "p_value": 0.01, "holds": True}}
+    sections = {part.name: part for part in report_sections(written, {"cues": ()})}
+    verdict = dict(zip(sections["verdicts"].tables[0].header, sections["verdicts"].tables[0].cells[0], strict=True))
+    assert verdict["limited by budget"] == "yes at 3, no at 1, not known at 1 of 5 sizes"
+    assert (verdict["interval from"], verdict["holds among all"]) == ("paired chains", "yes")
+    assert sections["limits"].sentences == ("About new images.",)
+    checked = sections["limits"].parts[0].tables[0].cells
+    assert checked[0] == ["cues", "resnet_tiny", "256", "data", "0.20 [0.10, 0.30]"]
+    assert len(checked) == 8, "sizes that were not checked are left out"
+    (axes,) = learning_curves(written.runs, written.curves, study, []).axes
+    drawn = [np.asarray(line.get_xydata()) for line in axes.lines if line.get_markerfacecolor() == PAPER]
+    assert [line[:, 0].tolist() for line in drawn if len(line)] == [[4096, 16384, 65536]] * 2
+    plt.close("all")
+
+
+def test_a_model_keeps_its_colour_and_marker(report: Callable[..., Report]) -> None:
+    both, one = styles(["resnet_tiny", "vit_tiny"]), styles(["vit_tiny"])
+    assert both["vit_tiny"] == one["vit_tiny"]
+    many = styles(["resnet_a", "resnet_b", "hybrid", "vit", "other"])
+    assert len(set(many.values())) == 5
+    twelve = styles([f"m{i}" for i in range(12)] + [f"vit_{size}" for size in "abcdefghijkl"] + ["resnet"])
+    assert len(set(map(str, twelve.values()))) == 25
+    members = {twelve[f"vit_{size}"].colour for size in "abcdefghijkl"}
+    assert members == set(FAMILIES["vit"]), "the members of a family share its colours"
+    assert members.isdisjoint({style.colour for model, style in twelve.items() if not model.startswith("vit")})
+    assert styles(["a", "b"], {"b": "vit"})["b"].colour == FAMILIES["vit"][0], "a family is a field"
