@@ -19,7 +19,7 @@ from crossover.studies.probes.equivariance import patch_order
 from crossover.studies.probes.networks import load_published, load_run, read_images
 from crossover.studies.probes.study import compare_networks, dense_ratio, probe_table, world_of
 from crossover.training.run import execute
-from tests.test_probes import images, tiny, tiny_resnet
+from tests.networks import images, tiny, tiny_resnet
 from tests.worlds import VIT, small_run
 
 ROOT = Path(__file__).parents[1]

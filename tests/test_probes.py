@@ -1,14 +1,12 @@
-"""Every probe on a case whose answer is known, and on small timm networks."""
+"""Every probe of layers, attention and positions on a case whose answer is known, and on small timm networks."""
 
 import itertools
 import json
 import math
-from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
 import timm
 import torch
@@ -17,18 +15,9 @@ from torch import nn
 
 from crossover.config import CrossoverError
 from crossover.data.cache import open_dataset
-from crossover.fields import ModelConfig
 from crossover.studies.probes import networks as load
 from crossover.studies.probes.equivariance import (
     equivariance,
-    high_pass,
-    lie_derivative,
-    low_pass,
-    patch_shuffle,
-    relative_error,
-    robustness,
-    shift_consistency,
-    translate,
 )
 from crossover.studies.probes.networks import Found, feature_maps, layer_strides, logits_of
 from crossover.studies.probes.representation import cka, linear_probe, receptive_field, unbiased_hsic
@@ -42,112 +31,9 @@ from crossover.studies.probes.tokens import (
     position_nearness,
     token_distances,
 )
-from crossover.training.models import build_model
 from crossover.training.weights import load_timm
+from tests.networks import Stack, images, table_of, tiny, tiny_resnet
 from tests.worlds import VIT, small_run
-
-
-class Stack(nn.Module):
-    """Convolutions of known padding and stride, listed as timm lists its stages."""
-
-    def __init__(
-        self, *strides: int, padding_mode: Literal["zeros", "circular"] = "circular", linear: bool = False
-    ) -> None:
-        super().__init__()
-        self.layers = nn.Sequential()
-        total = 1
-        self.feature_info = []
-        for i, stride in enumerate(strides):
-            conv = nn.Conv2d(3, 3, 3, stride=stride, padding=1, padding_mode=padding_mode)
-            self.layers.append(conv if linear else nn.Sequential(conv, nn.ReLU()))
-            total *= stride
-            self.feature_info.append({"module": f"layers.{i}", "reduction": total, "num_chs": 3})
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.layers(x).mean((2, 3))
-
-
-def images(count: int = 8, size: int = 16, seed: int = 0) -> torch.Tensor:
-    return torch.randn(count, 3, size, size, generator=torch.Generator().manual_seed(seed))
-
-
-def tiny(seed: int = 0, **changes: Any) -> Any:
-    torch.manual_seed(seed)
-    return build_model(ModelConfig(**(VIT | changes)), image_size=16, classes=10).eval()
-
-
-def tiny_resnet(seed: int = 0) -> Any:
-    torch.manual_seed(seed)
-    config = ModelConfig(name="resnet_test", arch="basic_resnet", args={"widths": [8, 16], "depths": [1, 1]})
-    return build_model(config, image_size=16, classes=10).eval()
-
-
-def table_of(found: Iterable[Found]) -> Any:
-    """Return the numbers of a probe, by its name and layer."""
-    return pd.DataFrame(list(found), columns=Found._fields).set_index(["probe", "layer"])
-
-
-# --- translation
-
-
-def test_circular_convolution_of_stride_one_commutes_with_every_shift() -> None:
-    table = table_of(equivariance(Stack(1, 1), images(), shifts=(1, 2, 3, 5)))
-    assert table["value"].max() <= 1e-12
-    assert table["analytic"].min() > 0.1
-
-
-def test_stride_two_is_exact_at_multiples_of_two_only() -> None:
-    table = table_of(equivariance(Stack(1, 2), images(), shifts=(1, 2, 3, 4))).xs("layers.1", level="layer")["value"]
-    assert table[["equivariance_2px", "equivariance_4px"]].max() <= 1e-12
-    assert table[["equivariance_1px", "equivariance_3px"]].min() > 0.01
-
-
-def test_patches_are_equivariant_to_whole_patches_without_position_embedding_only() -> None:
-    free = table_of(equivariance(tiny(position="none"), images(), shifts=(1, 4)))["value"]
-    assert free["equivariance_4px"].max() <= 1e-12
-    assert free["equivariance_1px", "patch_embed"] > 0.1
-    bound = table_of(equivariance(tiny(), images(), shifts=(4,)))["value"]["equivariance_4px"]
-    assert bound["patch_embed"] <= 1e-12
-    assert bound["blocks.1"] > 0.01
-
-
-def test_fractional_shifts_add_up_and_are_real_for_smooth_images() -> None:
-    x = low_pass(images(), 0.3).double()
-    torch.testing.assert_close(translate(translate(x, 0.25, 0), 0.75, 0), translate(x, 1, 0), atol=1e-6, rtol=0)
-
-
-def test_global_pooling_of_a_circular_network_is_invariant_and_a_position_bound_network_is_not() -> None:
-    labels = torch.zeros(8, dtype=torch.long)
-    invariant = table_of(shift_consistency(Stack(1, 1), images(), labels))
-    assert invariant["value"]["consistency", ""] == 1
-    bound = nn.Sequential(nn.Flatten(), nn.Linear(768, 10))
-    value, chance = table_of(shift_consistency(bound, images(64), labels.new_zeros(64))).loc[("consistency", "")]
-    assert value < 0.5
-    assert 0.1 <= chance < 0.5
-
-
-def test_lie_derivative_of_an_invariant_function_is_zero_and_of_a_known_one_is_known() -> None:
-    smooth = low_pass(images(), 0.3)
-
-    class Mean(nn.Module):
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return x.mean((2, 3))
-
-    assert lie_derivative(Mean(), smooth).value < 1e-9
-
-    class Wave(nn.Module):  # cos and sin of the place of a wave: changes by 2 pi / 16 of its size per pixel
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            place = torch.arange(16, dtype=x.dtype) * (2 * math.pi / 16)
-            rows = x[:, 0].mean(2)
-            return torch.stack([rows @ place.cos(), rows @ place.sin()], 1)
-
-    phase = torch.arange(64)[:, None] * (2 * math.pi / 64)
-    wave = torch.cos(torch.arange(16) * (2 * math.pi / 16) + phase)
-    x = wave[:, None, :, None].expand(-1, 3, -1, 16)
-    assert lie_derivative(Wave(), x).value == pytest.approx(math.pi / 16, rel=1e-3), "of two axes, one changes it"
-
-
-# --- attention
 
 
 @pytest.mark.parametrize(("side", "tokens"), [(8, 4.137), (14, 7.281), (16, 8.326)])
@@ -192,9 +78,6 @@ def test_rows_of_attention_sum_to_one() -> None:
         torch.testing.assert_close(rows.sum(-1), torch.ones_like(rows.sum(-1)))
 
 
-# --- embeddings
-
-
 def test_sinusoidal_positions_are_similar_where_near_and_shuffled_ones_are_not() -> None:
     ordered = tiny(position="sinusoidal", args=VIT["args"] | {"embed_dim": 64})
     _, _, value, chance = position_nearness(ordered)
@@ -228,9 +111,6 @@ def test_random_filters_are_white_and_flat_filters_are_low() -> None:
     assert low_frequency_share(torch.ones(2, 3, 4, 4)) == pytest.approx(1)
     checker = torch.tensor([[1.0, -1.0], [-1.0, 1.0]]).repeat(2, 2).expand(2, 3, 4, 4)
     assert low_frequency_share(checker) == pytest.approx(0)
-
-
-# --- representation
 
 
 def test_cka_of_equal_layers_is_one_and_of_unrelated_data_near_zero() -> None:
@@ -268,45 +148,6 @@ def test_receptive_field_of_equal_3x3_filters_is_known(depth: int) -> None:
     assert support.value == 2 * depth + 1
     assert spread.value == pytest.approx(math.sqrt(2 * depth * 2 / 3))  # each layer adds a variance of 2/3 per axis
     assert spread.analytic == pytest.approx(math.sqrt(2 * (16**2 - 1) / 12))
-
-
-# --- robustness
-
-
-def test_shuffling_keeps_the_patches_and_moves_them() -> None:
-    x = images()
-    shuffled = patch_shuffle(x, 4)
-    torch.testing.assert_close(x.flatten(1).sort(1).values, shuffled.flatten(1).sort(1).values)
-    assert not torch.equal(x, shuffled)
-    bag = tiny(position="none")
-    torch.testing.assert_close(logits_of(bag, x), logits_of(bag, shuffled), atol=1e-5, rtol=1e-4)
-    with pytest.raises(CrossoverError, match="3 x 3 patches do not divide"):
-        patch_shuffle(x, 3)
-
-
-def test_low_and_high_pass_share_an_image_between_them() -> None:
-    x = images().double()
-    mean = x.mean((2, 3), keepdim=True)
-    torch.testing.assert_close(low_pass(x, 0.25) + high_pass(x, 0.25) - mean, x)
-    flat = torch.ones(1, 3, 16, 16)
-    torch.testing.assert_close(low_pass(flat, 0.1), flat)
-    torch.testing.assert_close(high_pass(flat, 0.1), flat)
-    wave = torch.cos(torch.arange(16) * math.pi / 2).expand(1, 3, 16, 16)  # 0.25 cycles per pixel
-    assert float(low_pass(wave, 0.24).abs().max()) < 1e-6
-    torch.testing.assert_close(low_pass(wave, 0.25), wave)
-
-
-def test_robustness_of_a_constant_network_is_its_accuracy() -> None:
-    class Constant(nn.Module):
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return torch.eye(2)[0].expand(len(x), -1)
-
-    table = table_of(robustness(Constant(), images(), torch.tensor([0, 0, 0, 0, 0, 0, 1, 1])))
-    assert {name.rsplit("_", 1)[0] for name, _ in table.index} == {"patch_shuffle", "low_pass", "high_pass"}
-    assert (table == 0.75).all(axis=None)
-
-
-# --- timm's networks and our checkpoints
 
 
 @pytest.mark.parametrize(("arch", "size"), [("resnet10t", 64), ("test_vit", 64), ("test_vit2", 64)])
@@ -395,7 +236,3 @@ def test_published_weights_that_cannot_be_fetched_are_one_line(monkeypatch: pyte
             load_timm(bad)
     monkeypatch.setattr("timm.create_model", lambda *_, **__: nn.Identity())
     assert isinstance(load_timm("timm:resnet18.a1_in1k"), nn.Identity)
-
-
-def test_relative_error_of_nothing_is_zero() -> None:
-    assert relative_error(torch.zeros(3), torch.zeros(3)) == 0
