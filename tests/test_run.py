@@ -1,53 +1,29 @@
+"""Claims about one run: what it measures and records, and that equal seeds give equal numbers."""
+
 import copy
 import json
 import math
-import threading
-import zipfile
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
-import pytorch_lightning as pl
 import torch
 from safetensors.torch import load_file
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from crossover.config import CrossoverError, RunConfig
+from crossover.config import CrossoverError
 from crossover.data.cache import open_dataset
 from crossover.data.loader import Batch
-from crossover.training import machine, resume
-from crossover.training import run as running
+from crossover.training import machine
 from crossover.training.data import AHEAD, CHUNK, leg_bounds, read_ahead
 from crossover.training.machine import forget_peaks
 from crossover.training.models import build_model
-from crossover.training.module import Chunk, Classifier, _follow, label_smoothing_floor
-from crossover.training.resume import ResumePoint, StoppedError
+from crossover.training.module import _follow, label_smoothing_floor
 from crossover.training.run import Evaluation, error_by_class, execute
 from tests.worlds import VIT, results, small_run
 
-
-class KilledError(Exception):
-    """Stands for a killed process."""
-
-
-@pytest.fixture(autouse=True)
-def _quiet(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(running, "tune_allocator", lambda: None)  # once per process; the test process keeps its own
-
-
-def stop_after(monkeypatch: pytest.MonkeyPatch, leg: int) -> None:
-    """Let a run end like a killed process after it wrote its resume point of `leg`."""
-    write = ResumePoint.on_train_epoch_end
-
-    def write_then_stop(self: ResumePoint, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        write(self, trainer, module)
-        if trainer.current_epoch == leg:
-            raise KilledError
-
-    monkeypatch.setattr(ResumePoint, "on_train_epoch_end", write_then_stop)
+pytestmark = pytest.mark.usefixtures("untuned")
 
 
 def test_record_holds_what_the_run_was_and_measured(tmp_path: Path) -> None:
@@ -100,98 +76,6 @@ def test_another_seed_gives_other_numbers_on_the_same_images(tmp_path: Path) -> 
     assert first["history"] != second["history"]
 
 
-@pytest.mark.parametrize("leg", [0, 2, 3])
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {},
-        {"budget": {"steps": 25, "evaluations": 4}, "recipe__ema_decay": 0.9},
-        {"model": VIT | {"args": VIT["args"] | {"drop_path_rate": 0.2}}},
-    ],
-)
-def test_resumed_run_is_equal_to_an_uninterrupted_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, leg: int, changes: dict[str, Any]
-) -> None:
-    whole = execute(small_run(tmp_path / "whole", **changes))
-    run = small_run(tmp_path / "parts", **changes)
-    with monkeypatch.context() as patch:
-        stop_after(patch, leg)
-        with pytest.raises(KilledError):
-            execute(run)
-    assert (run.run_dir / "last.ckpt").exists()
-    assert results(execute(run)) == results(whole)
-
-
-class StopAt(threading.Event):
-    """Is set once the module has done `step` steps."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, step: int) -> None:
-        super().__init__()
-        train = Classifier.training_step
-
-        def train_then_tell(module: Classifier, chunk: Chunk) -> None:
-            train(module, chunk)
-            if module.step >= step:
-                self.set()
-
-        monkeypatch.setattr(Classifier, "training_step", train_then_tell)
-
-
-@pytest.mark.parametrize(("step", "stopped"), [(4, 4), (12, 12), (21, 22), (36, 36)])
-def test_a_run_asked_to_stop_saves_within_a_chunk_and_goes_on_as_if_nothing_had_happened(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int, stopped: int
-) -> None:
-    changes: dict[str, Any] = {"budget": {"steps": 36, "evaluations": 3}, "recipe__ema_decay": 0.9}
-    whole = execute(small_run(tmp_path / "whole", **changes))
-    run = small_run(tmp_path / "parts", **changes)
-    monkeypatch.setattr("crossover.training.data.CHUNK", 5 if step == 21 else 4)
-    with monkeypatch.context() as patch, pytest.raises(StoppedError):
-        execute(run, StopAt(patch, step))
-    saved = torch.load(run.run_dir / "last.ckpt", weights_only=True)["crossover"]
-    assert saved["step"] == stopped
-    assert not (run.run_dir / "record.json").exists()
-    assert results(execute(run)) == results(whole)
-
-
-def test_a_run_stopped_twice_in_one_leg_keeps_its_losses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = execute(small_run(tmp_path / "whole", budget={"steps": 24, "evaluations": 1}))
-    run = small_run(tmp_path / "parts", budget={"steps": 24, "evaluations": 1})
-    monkeypatch.setattr("crossover.training.data.CHUNK", 3)
-    for step in (3, 15):
-        with monkeypatch.context() as patch, pytest.raises(StoppedError):
-            execute(run, StopAt(patch, step))
-    record = execute(run)
-    assert len(record["history"]) == 1
-    assert results(record) == results(whole)
-
-
-def stopped(run: RunConfig, monkeypatch: pytest.MonkeyPatch, after: int = 1) -> dict[str, Any]:
-    """Stop a run after its second leg (or another, counted from 0) and return its checkpoint."""
-    with monkeypatch.context() as patch:
-        stop_after(patch, after)
-        with pytest.raises(KilledError):
-            execute(run)
-    return torch.load(run.run_dir / "last.ckpt", weights_only=True)
-
-
-def test_a_run_goes_on_with_another_engine_than_it_began_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = execute(small_run(tmp_path / "whole"))
-    run = small_run(tmp_path / "parts")
-    checkpoint = stopped(run, monkeypatch)
-    for group in checkpoint["optimizer_states"][0]["param_groups"]:
-        group |= {"capturable": True, "lr": torch.tensor(0.123)}  # as a run on CUDA graphs saves it
-    torch.save(checkpoint, run.run_dir / "last.ckpt")
-    assert results(execute(run)) == results(whole)
-
-
-def test_a_run_does_not_go_on_with_other_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = small_run(tmp_path)
-    checkpoint = stopped(run, monkeypatch)
-    torch.save(checkpoint | {"dataset_hash": "of others"}, run.run_dir / "last.ckpt")
-    with pytest.raises(CrossoverError, match="began with other images"):
-        execute(run)
-
-
 def test_the_moving_average_is_that_of_torch() -> None:
     network: Any = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4))
     average = copy.deepcopy(network)
@@ -205,76 +89,6 @@ def test_the_moving_average_is_that_of_torch() -> None:
     for ours, theirs in zip(average.parameters(), expected.module.parameters(), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
     assert torch.equal(average[1].running_mean, expected.module.get_buffer("1.running_mean"))
-
-
-def test_processes_of_a_run_ask_each_other_every_ten_steps_alone(tmp_path: Path) -> None:
-    asked: list[int] = []
-    module: Any = SimpleNamespace(step=0)
-
-    def reduce_boolean_decision(stop: bool, **_: bool) -> bool:
-        asked.append(module.step)
-        return stop
-
-    strategy = SimpleNamespace(reduce_boolean_decision=reduce_boolean_decision)
-    point = ResumePoint(tmp_path / "last.ckpt", [0, 20, 50], threading.Event())
-    trainer: Any = SimpleNamespace(world_size=2, strategy=strategy)
-    for module.step in range(1, 41):
-        point.on_train_batch_end(trainer, module)
-    assert asked == [10, 21, 31]  # at step 20 comes a validation
-
-
-def test_a_torn_checkpoint_starts_the_run_again(tmp_path: Path) -> None:
-    whole = execute(small_run(tmp_path / "whole"))
-    run = small_run(tmp_path / "torn")
-    run.run_dir.mkdir(parents=True)
-    (run.run_dir / "last.ckpt").write_bytes(b"PK\x03\x04 half a checkpoint")
-    assert results(execute(run)) == results(whole)
-
-
-def test_ranks_that_meet_a_torn_checkpoint_together_agree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    checkpoint, both, read = tmp_path / "last.ckpt", threading.Barrier(2), zipfile.ZipFile
-
-    def together(path: Path) -> zipfile.ZipFile:
-        try:
-            return read(path)
-        finally:
-            both.wait(10)  # both have seen the damage before either removes the file
-
-    monkeypatch.setattr(zipfile, "ZipFile", together)
-    for content in (b"", b"PK\x03\x04 and no more"):
-        checkpoint.write_bytes(content)
-        with ThreadPoolExecutor(2) as ranks:
-            assert list(ranks.map(resume.whole, [checkpoint] * 2)) == [None, None]
-        assert not checkpoint.exists()
-
-
-def test_a_rank_that_comes_after_the_removal_agrees(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    checkpoint, read = tmp_path / "last.ckpt", zipfile.ZipFile
-
-    def late(path: Path) -> zipfile.ZipFile:
-        path.unlink()
-        return read(path)
-
-    monkeypatch.setattr(zipfile, "ZipFile", late)
-    checkpoint.write_bytes(b"torn")
-    assert resume.whole(checkpoint) is None
-    assert resume.whole(checkpoint) is None
-
-
-def test_a_checkpoint_with_one_flipped_byte_starts_the_run_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    whole = execute(small_run(tmp_path / "whole"))
-    run = small_run(tmp_path / "flipped")
-    with monkeypatch.context() as patch:
-        stop_after(patch, 1)
-        with pytest.raises(KilledError):
-            execute(run)
-    content = bytearray((run.run_dir / "last.ckpt").read_bytes())
-    content[len(content) // 2] ^= 1
-    (run.run_dir / "last.ckpt").write_bytes(bytes(content))
-    assert results(execute(run)) == results(whole)
-    assert "is damaged" in capsys.readouterr().out
 
 
 def test_divergence_ends_the_run_with_its_cause(tmp_path: Path) -> None:

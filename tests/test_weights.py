@@ -20,7 +20,7 @@ from crossover.training import run as running
 from crossover.training.models import build_model
 from crossover.training.run import execute
 from crossover.training.weights import head_prefix, start_from
-from tests.test_run import stopped
+from tests.stopped import stopped
 from tests.worlds import VIT, small_run
 
 
