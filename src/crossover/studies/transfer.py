@@ -138,24 +138,22 @@ def main(options: Options, console: Console) -> None:
         rows.append(tuning_row(backbone, record))
         if backbone.n_pretrain:
             predictions[rows[-1].run_id] = backbone.run.run_dir / "predictions.npz"
-    write_text(
-        directory / "transfer.csv", pd.DataFrame(rows, columns=Row._fields).to_csv(index=False, float_format="%.6g")
-    )
+    table = pd.DataFrame(rows, columns=Row._fields)
+    write_text(directory / "transfer.csv", table.to_csv(index=False, float_format="%.6g"))
     moved = {backbone.target: backbone.run for backbone in plan_readings(transfer, source[:1])}
     targets = {target: open_data(run) for target, run in moved.items()}
     sentences = (*READINGS.sentences, *overlaps(source[0], moved.values()))
     write_section(READINGS.model_copy(update={"sentences": sentences}), directory)
     write_plan(directory, transfer.name, _command(), [*source, *tuned])
     runs = transfer_runs(rows, records, n_test={name: len(data.test_labels) for name, data in targets.items()})
+    known = {run_id: predictions[run_id] for run_id in runs["run_id"] if run_id in predictions}
     findings = Findings(
         transfer.name,
         _command(),
         runs,
         planned=len(runs),
         conditions=environment(records),
-        predictions=read_predictions(
-            {run_id: predictions[run_id] for run_id in runs["run_id"] if run_id in predictions}
-        ),
+        predictions=read_predictions(known),
         names={row.dataset: targets[row.target].classes for row in rows},
         sizes="pre-training images",
     )
@@ -233,8 +231,8 @@ def plan_backbones(transfer: TransferConfig, source: Sequence[RunConfig], tuning
     planned = []
     untrained = {(run.model.name, run.chain, run.seed): run for run in source}
     for target in tuning.targets:
-        pairs = transfer.targets[target] | tuning.set
-        values = compose_train([override(key, value) for key, value in pairs.items()])
+        changes = transfer.targets[target] | tuning.set
+        values = compose_train([override(key, value) for key, value in changes.items()])
         for n, run in [*((0, run) for run in untrained.values()), *((run.n_train, run) for run in source)]:
             own = run.model_dump(mode="json", include={"model", "recipe", "machine", "logger"})
             own["logger"]["group"] = transfer.name
@@ -300,4 +298,3 @@ READINGS = Section(
     ),
     files=("transfer.csv",),
 )
-"""The section of the report of a transfer study."""
