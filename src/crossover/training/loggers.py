@@ -25,29 +25,15 @@ class RunMirror(WandbLogger):
 
     def __init__(self, run: RunConfig, started: "wandb.Run") -> None:
         super().__init__(experiment=started)
-        self._run_dir = run.run_dir
+        self.run_dir = run.run_dir
         *earlier, folder = wandb_runs.offline_folders(run.run_dir / "wandb")
         online = run.logger.kind == "wandb" and all(map(wandb_runs.is_uploaded, earlier))
-        self._upload = wandb_runs.LiveUpload(folder) if online else None
+        self.upload = wandb_runs.LiveUpload(folder) if online else None
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        with wandb_runs.guarded(self._run_dir):
+        with wandb_runs.guarded(self.run_dir):
             # at once: W&B would hold the row back until the next one, and lose it if the process dies
             self.experiment.log(dict(metrics), step=step, commit=True)
-
-    def log_end(self, record: Mapping[str, Any], run: RunConfig, dataset: Dataset) -> None:
-        import wandb
-
-        with wandb_runs.guarded(self._run_dir):
-            picture, _ = sample_picture(run, dataset)
-            wandb_runs.log_end(self.experiment, record, self._run_dir, {SAMPLES: wandb.Image(picture)})
-
-    def close(self, exit_code: int) -> None:
-        """End the W&B run; returns within a bounded time, whatever W&B does."""
-        with wandb_runs.guarded(self._run_dir):
-            self.experiment.finish(exit_code=exit_code)
-        if self._upload is not None:
-            self._upload.end()
 
 
 def make_logger(run: RunConfig, facts: Mapping[str, Any]) -> Logger | None:
@@ -80,7 +66,11 @@ def _csv_logger(run: RunConfig, facts: Mapping[str, Any]) -> CSVLogger:
 def log_end(logger: Logger | None, record: Mapping[str, Any], run: RunConfig, dataset: Dataset) -> None:
     """Log the final numbers if the logger has a place for them outside the history; CSV has none."""
     if isinstance(logger, RunMirror):
-        logger.log_end(record, run, dataset)
+        import wandb
+
+        with wandb_runs.guarded(run.run_dir):
+            picture, _ = sample_picture(run, dataset)
+            wandb_runs.log_end(logger.experiment, record, run.run_dir, {SAMPLES: wandb.Image(picture)})
     elif isinstance(logger, TensorBoardLogger):
         summary = {f"final/{name}": value for name, value in run_summary(record).items()}
         # a file of its own: the history's is closed, and one opened in the same second would take its name and place
@@ -92,6 +82,12 @@ def log_end(logger: Logger | None, record: Mapping[str, Any], run: RunConfig, da
 
 
 def close_logger(logger: Logger | None, exit_code: int) -> None:
-    """End the W&B run, shown as failed with another exit code than 0; Lightning ends other loggers itself."""
+    """End the W&B run, within a bounded time; with another exit code than 0 W&B shows it as failed.
+
+    Lightning ends other loggers itself.
+    """
     if isinstance(logger, RunMirror):
-        logger.close(exit_code)
+        with wandb_runs.guarded(logger.run_dir):
+            logger.experiment.finish(exit_code=exit_code)
+        if logger.upload is not None:
+            logger.upload.end()
