@@ -65,7 +65,7 @@ def test_a_run_is_probed_once_beside_its_untrained_start(finished: Path) -> None
     assert pd.isna(found.loc[("accuracy", ""), "untrained"])
     assert found.loc[("attention_distance", "blocks.0"), "analytic"] == pytest.approx(2.008, abs=1e-3)
     assert found.loc[("linear_probe", "pixels"), "value"] == found.loc[("linear_probe", "pixels"), "untrained"]
-    start = load_run(finished).untrained
+    _, _, start = load_run(finished)
     torch.manual_seed(0)
     torch.testing.assert_close(start.state_dict(), tiny(seed=0).state_dict())
 

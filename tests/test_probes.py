@@ -187,11 +187,11 @@ def _finished(folder: Path) -> Path:
 
 
 def test_a_checkpoint_comes_with_its_own_start(tmp_path: Path) -> None:
-    checkpoint = load.load_run(_finished(tmp_path))
+    run, model, untrained = load.load_run(_finished(tmp_path))
     x = images()
-    torch.testing.assert_close(checkpoint.model(x), tiny(seed=9)(x))
-    torch.testing.assert_close(checkpoint.untrained(x), tiny(seed=3)(x))
-    batch, labels = load.probe_images(checkpoint.run, 50)
+    torch.testing.assert_close(model(x), tiny(seed=9)(x))
+    torch.testing.assert_close(untrained(x), tiny(seed=3)(x))
+    batch, labels = load.probe_images(run, 50)
     assert batch.shape == (50, 3, 16, 16)
     assert labels.shape == (50,)
     assert abs(float(batch.mean())) < 0.05
@@ -201,7 +201,7 @@ def test_a_run_is_not_probed_on_other_images_than_its_own(tmp_path: Path) -> Non
     path = _finished(tmp_path) / "record.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"dataset_hash": "of others"}))
     with pytest.raises(CrossoverError, match="were done with other images than those in"):
-        load.probe_images(load.load_run(path.parent).run, 50)
+        load.probe_images(load.load_run(path.parent)[0], 50)
 
 
 def test_images_that_come_class_by_class_are_mixed_and_others_stay_as_they_are() -> None:

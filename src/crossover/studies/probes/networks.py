@@ -28,16 +28,8 @@ MOST_PUBLISHED = 128
 """Images that a published network is probed on; at 224 px more would take minutes on a CPU."""
 
 
-class Checkpoint(NamedTuple):
-    """A trained network, the same network before training, and its run."""
-
-    run: RunConfig
-    model: nn.Module
-    untrained: nn.Module
-
-
-def load_run(run_dir: Path) -> Checkpoint:
-    """Return the tested weights of a finished run and its initial ones, drawn again from its seed, on the CPU."""
+def load_run(run_dir: Path) -> tuple[RunConfig, nn.Module, nn.Module]:
+    """Return a finished run, its network as tested, and as it began, drawn again from its seed, on the CPU."""
     run = read_frozen(run_dir)
     classes = len(read_record(run_dir / "record.json")["classes"])
     path = run_dir / "weights.safetensors"
@@ -53,7 +45,7 @@ def load_run(run_dir: Path) -> Checkpoint:
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:200]
         raise CrossoverError(f"{path} does not fit its config: {reason}; repeat its sweep") from None
-    return Checkpoint(run, trained, untrained)
+    return run, trained, untrained
 
 
 def probe_images(run: RunConfig, count: int) -> tuple[Tensor, Tensor]:
