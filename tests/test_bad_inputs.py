@@ -229,7 +229,7 @@ CURVES = [
         (("c.csv", CURVE + "a,10,0.4,7\n"),),
     ),
     Bad(
-        "no test images",
+        "tests without images",
         on(read_curves, "c.csv"),
         "n_test must be a number of images, at least 1; got 0",
         (("c.csv", "model,n_train,error,n_test\na,10,0.4,0\n"),),

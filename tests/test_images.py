@@ -121,7 +121,9 @@ def test_a_damaged_image_is_named_and_leaves_no_cache(
 ) -> None:
     path = data_dir / "pets" / part / "dog" / "001.png"
     damage(path)
-    with pytest.raises(CrossoverError, match=rf"cannot read the image {path} \(.*never skipped") as caught:
+    with pytest.raises(
+        CrossoverError, match=rf"cannot read the image {path}( \(.*never skipped|: .*convert)"
+    ) as caught:
         open_dataset(CONFIG, data_dir)
     assert "\n" not in str(caught.value)
     assert list((data_dir / "cache").iterdir()) == []
@@ -167,7 +169,7 @@ def one_class(pets: Path) -> None:
     ("change", "message"),
     [
         (no_root, r"pets does not exist: put the images there as \{train,val,test\}/<class>/\*\{.jpeg,.*data.root=DIR"),
-        (no_test, r"pets has no train folder beside a val or test folder: .*data.root=DIR"),
+        (no_test, r"pets has no train folder beside a val or test folder \(there is train\): .*data.root=DIR"),
         (no_class, r"pets/test and .*pets/train must have the same class folders; only one of them has dog"),
         (empty_class, r"train/dog holds no image: put some there"),
         (
@@ -279,4 +281,58 @@ def test_a_class_of_one_image_is_named(data_dir: Path) -> None:
     for path in sorted((data_dir / "pets/train/dog").iterdir())[1:]:
         path.unlink()
     with pytest.raises(CrossoverError, match="class dog has 1 training image: two are needed"):
+        open_dataset(CONFIG, data_dir)
+
+
+def test_linked_folders_are_read_once_and_watched_for_changes(data_dir: Path) -> None:
+    """A linked class, linked images in a class, and a link that leads back to its own folder."""
+    root, elsewhere = data_dir / "pets" / "train", data_dir / "elsewhere"
+    (root / "dog").rename(elsewhere)
+    (root / "dog").symlink_to(elsewhere)
+    (data_dir / "more").mkdir()
+    Image.fromarray(picture(7)).save(data_dir / "more" / "x.png")
+    (root / "cat" / "more").symlink_to(data_dir / "more")
+    (root / "cat" / "again").symlink_to(root / "cat")
+    dataset = open_dataset(CONFIG, data_dir)
+    assert np.bincount(dataset.labels).tolist() == [9, 8, 8]
+    Image.fromarray(picture(8)).save(elsewhere / "000.png", compress_level=0)
+    with pytest.raises(CrossoverError, match="the files of pets have changed since"):
+        open_dataset(CONFIG, data_dir, verify=True)
+
+
+@pytest.mark.parametrize("target", ["nowhere.png", "x.png"], ids=["to nothing", "to itself"])
+def test_a_link_without_an_image_is_named(data_dir: Path, target: str) -> None:
+    (data_dir / "pets/train/cat/x.png").symlink_to(target)
+    with pytest.raises(CrossoverError, match=r"cannot read the image .*cat/x\.png"):
+        open_dataset(CONFIG, data_dir)
+
+
+def test_pixels_of_16_bits_are_to_be_converted(tmp_path: Path) -> None:
+    Image.fromarray(np.zeros((20, 20), np.uint16)).save(tmp_path / "x.png")
+    with pytest.raises(CrossoverError, match=r"x\.png: its pixels are of type I;16; convert it to 8 bits a channel"):
+        decode(tmp_path / "x.png", 16)
+
+
+def test_images_beside_the_folders_of_classes_are_told(data_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Image.fromarray(picture(7)).save(data_dir / "pets/train/loose.png")
+    open_dataset(CONFIG, data_dir)
+    said = f"note: 1 images directly in {data_dir}/pets/train have no class and are left out, such as loose.png"
+    assert said in capsys.readouterr().err.splitlines()
+
+
+def test_names_of_classes_can_be_read_and_told_apart(data_dir: Path) -> None:
+    for part in ("train", "test"):
+        (data_dir / "pets" / part / "emu").rename(data_dir / "pets" / part / "e\u202em\nu ")
+    assert open_dataset(CONFIG, data_dir).classes == ("cat", "dog", "em u")
+    (data_dir / "pets/train/cat ").mkdir()
+    with pytest.raises(CrossoverError, match=r"two folders for the class cat, .*'cat' and 'cat '"):
+        open_dataset(CONFIG.model_copy(update={"name": "a"}), data_dir)
+    (data_dir / "pets/train/cat ").rename(data_dir / "pets/train/ ")
+    with pytest.raises(CrossoverError, match=r"has a folder without a readable name \(' '\)"):
+        open_dataset(CONFIG.model_copy(update={"name": "a"}), data_dir)
+
+
+def test_a_misspelt_train_folder_is_told(data_dir: Path) -> None:
+    (data_dir / "pets/train").rename(data_dir / "pets/trian")
+    with pytest.raises(CrossoverError, match=r"no train folder beside a val or test folder \(there is test, trian\)"):
         open_dataset(CONFIG, data_dir)

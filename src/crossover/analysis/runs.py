@@ -4,7 +4,6 @@ Nothing is dropped silently: data that cannot be used raise an AnalysisError or 
 """
 
 import itertools
-import unicodedata
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -13,6 +12,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+
+from crossover.names import readable
 
 REQUIRED = ("run_id", "dataset", "model", "n_train", "chain", "seed", "budget")
 CONDITIONS = ("budget", "augment", "recipe")
@@ -34,8 +35,6 @@ METRICS = {
 """Readable names of columns, where more than the underscores is replaced."""
 ROUNDING = 1e-6
 """An error that exceeds one by no more than this counts as one."""
-INVISIBLE = ("Cc", "Cf")
-"""Unicode's control and format characters: of two names that differ in them alone nobody could tell which is which."""
 Predictions = Mapping[str, tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]]
 """Run id to the labels of the test images and the predicted classes, (T,) each."""
 
@@ -78,7 +77,7 @@ def validate_runs(runs: pd.DataFrame, metric: str = "test_error") -> tuple[pd.Da
         raise AnalysisError("the table of runs is empty: no run is finished yet; make sweep makes the runs")
     runs, notes = runs.copy(), []
     for name in ("dataset", "model"):
-        runs[name] = text(runs[name])
+        runs[name] = runs[name].map(lambda value: str(value).strip() or None, na_action="ignore")
     for name in ("dataset", "model", "n_train", "chain", "seed"):
         if runs[name].isna().any():
             raise AnalysisError(f"{name} is missing in {runs[name].isna().sum()} rows; every run needs it")
@@ -107,14 +106,8 @@ def validate_runs(runs: pd.DataFrame, metric: str = "test_error") -> tuple[pd.Da
 
 
 def text(names: "pd.Series[str]") -> "pd.Series[str]":
-    """Return names as normalised text (see _readable); missing values stay missing."""
-    return names.map(lambda name: _readable(str(name)) or None, na_action="ignore")
-
-
-def _readable(name: str) -> str:
-    """Return a name in composed characters (NFC), with single blanks and without characters that cannot be seen."""
-    seen = (c for c in unicodedata.normalize("NFC", name) if c.isspace() or unicodedata.category(c) not in INVISIBLE)
-    return " ".join("".join(seen).split())
+    """Return names as normalised text; missing values stay missing."""
+    return names.map(lambda name: readable(str(name)) or None, na_action="ignore")
 
 
 def _numbers(runs: pd.DataFrame, name: str) -> pd.Series:
@@ -254,7 +247,7 @@ def read_curves(path: Path | str) -> pd.DataFrame:
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise AnalysisError(f"{path} cannot be read as CSV ({reason}); needed columns: model, n_train, error") from None
-    curves = curves.rename(columns=lambda name: _readable(str(name)))
+    curves = curves.rename(columns=lambda name: readable(str(name)))
     if "error" not in curves:
         curves = curves.rename(columns={"test_error": "error"})
     missing = [name for name in ("model", "n_train", "error") if name not in curves.columns]

@@ -254,7 +254,10 @@ def decode(image: Path | np.ndarray, size: int) -> np.ndarray:
 
 def _fit(image: Image.Image, size: int) -> np.ndarray:
     if image.mode.startswith(("I", "F")):
-        raise ValueError(f"pixels of type {image.mode}, allowed are 8 bits a channel")
+        raise CrossoverError(
+            f"cannot read the image {image.filename}: its pixels are of type {image.mode}; convert it to 8 bits a"  # type: ignore[attr-defined]
+            " channel"
+        )
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")
     image = image.convert("RGB")

@@ -7,7 +7,7 @@ import errno
 import hashlib
 import importlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -66,15 +66,31 @@ def fingerprint(config: CuesData | ImageData, data_dir: Path) -> str | None:
     """
     if isinstance(config, CuesData) or config.kind == "cifar10" or not raw_root(config, data_dir).is_dir():
         return None
-    root, found, count = raw_root(config, data_dir), hashlib.sha256(), 0
+    root, found = raw_root(config, data_dir), hashlib.sha256()
     clock = Clock(f"files of {root} compared with the cache:", None)
-    for parent, folders, names in os.walk(root):
-        own = ("cache",) if Path(parent) == root else ()  # the data folder itself holds our caches
-        folders[:] = sorted(name for name in folders if not name.startswith(".") and name not in own)
-        for name in sorted(name for name in names if not name.startswith(".")):
-            state = Path(parent, name).stat()
-            place = os.path.relpath(Path(parent, name), root)
-            found.update(os.fsencode(f"{place} {state.st_size} {state.st_mtime_ns}\n"))
-            count += 1
-            clock.tell(count)
+    for count, path in enumerate(walk(root, leave=root / "cache"), 1):  # the data folder itself holds our caches
+        try:
+            state = path.stat()
+        except OSError:  # a link to nothing: whoever reads it says so
+            state = path.lstat()
+        found.update(os.fsencode(f"{os.path.relpath(path, root)} {state.st_size} {state.st_mtime_ns}\n"))
+        clock.tell(count)
     return found.hexdigest()
+
+
+def walk(
+    folder: Path, *, leave: Path | None = None, onerror: Callable[[OSError], object] | None = None
+) -> Iterator[Path]:
+    """Yield the files below a folder in the order of their paths, but for hidden ones and those in `leave`.
+
+    Links to folders are followed, each folder once.
+    """
+    seen: set[str] = set()
+    for parent, folders, names in os.walk(folder, onerror=onerror, followlinks=True):
+        place = os.path.realpath(parent)
+        if place in seen or (leave is not None and place == str(leave)):
+            folders.clear()
+            continue
+        seen.add(place)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        yield from (Path(parent, name) for name in sorted(names) if not name.startswith("."))

@@ -2,14 +2,14 @@
 
 import difflib
 import os
-import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from crossover.config import CrossoverError
-from crossover.data.readers import Raw
+from crossover.data.readers import Raw, walk
+from crossover.names import readable
 from crossover.progress import tracked
 
 SUFFIXES = (".jpeg", ".jpg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
@@ -43,7 +43,10 @@ def read(root: Path, *_: object) -> Raw:
         del folders["test"]
     if "train" not in folders or len(folders) < 2:
         layout = f"{{train,val,test}}/<class>/*{{{','.join(SUFFIXES)}}}, of which train and one more are needed"
-        state = "has no train folder beside a val or test folder" if root.is_dir() else "does not exist"
+        there = ", ".join(path.name for path in visible_folders(root)) or "none"
+        state = (
+            f"has no train folder beside a val or test folder (there is {there})" if root.is_dir() else "does not exist"
+        )
         raise CrossoverError(f"{root} {state}: put the images there as {layout}, or give their folder: data.root=DIR")
     parts = {part: class_files(folder, notes) for part, folder in folders.items()}
     classes = list(parts["train"])
@@ -96,32 +99,37 @@ def class_files(folder: Path, notes: list[str]) -> Classes:
     classes: dict[str, Path] = {}
     for path in visible_folders(folder):
         name = _as_text(path.name)
+        if not name:
+            raise CrossoverError(f"{folder} has a folder without a readable name ({path.name!a}); name it by its class")
         if name in classes:
             raise CrossoverError(
                 f"{folder} has two folders for the class {name}, spelled with other bytes"
                 f" ({classes[name].name!a} and {path.name!a}); put their images into one"
             )
         classes[name] = path
+    loose = sorted(path for path in folder.glob("[!.]*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    if loose:
+        notes.append(
+            f"{len(loose)} images directly in {folder} have no class and are left out, such as {loose[0].name}"
+        )
     names = tracked(sorted(classes), f"classes of {folder} listed", len(classes))
     return {name: images_in(classes[name], notes) for name in names}
 
 
 def _as_text(name: str) -> str:
-    """Return the name of a folder as text: composed characters (NFC), and bytes that are no UTF-8 read as Latin-1."""
+    """Return the name of a folder as text that can be read; bytes that are no UTF-8 are read as Latin-1."""
     try:
-        return unicodedata.normalize("NFC", os.fsencode(name).decode())
+        return readable(os.fsencode(name).decode())
     except UnicodeDecodeError:
-        return os.fsencode(name).decode("latin-1")
+        return readable(os.fsencode(name).decode("latin-1"))
 
 
 def images_in(folder: Path, notes: list[str]) -> list[Path]:
     """Return the images of one class, including subfolders, in the order of their paths."""
     images: list[Path] = []
     others: list[Path] = []
-    for parent, folders, names in os.walk(folder, onerror=_raise):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(name for name in names if not name.startswith(".")):
-            (images if name.lower().endswith(SUFFIXES) else others).append(Path(parent, name))
+    for path in walk(folder, onerror=_raise):
+        (images if path.name.lower().endswith(SUFFIXES) else others).append(path)
     if strays := [path for path in others if path.suffix.lower() not in NOTES]:
         raise CrossoverError(
             f"{strays[0]} is not an image of the allowed types {', '.join(SUFFIXES)}: convert it, or move it out of the"
