@@ -87,8 +87,8 @@ def _unit(one: pd.DataFrame, other: pd.DataFrame) -> Unit:
 
 def _table(part: pd.DataFrame, unit: str, metric: str, log: bool) -> pd.DataFrame:
     """Return the mean (over seeds) of the metric, or of its log: one row per unit, one column per size."""
-    values = part.assign(value=np.log(part[metric]) if log else part[metric])
-    return values.pivot_table(index=unit, columns="n_train", values="value", aggfunc="mean")
+    values = np.log(part[metric]) if log else part[metric]
+    return values.groupby([part[unit], part["n_train"]]).mean().unstack()
 
 
 def _pairs(la: pd.DataFrame, lb: pd.DataFrame) -> dict[float, int]:
