@@ -64,6 +64,11 @@ class OpenWandb:
     def get(self, path: str) -> dict[str, Any]:
         return json.loads(self.forward("GET", f"/api/v2/runs/{path}", {}, b"")[2])
 
+    def files(self, run_id: str) -> list[str]:
+        """Return the names of the files of a run that are not empty."""
+        answer = json.loads(self.forward("GET", f"/api/v1/runs/{run_id}/files", {}, b"")[2])
+        return [file["name"] for file in answer["files"] if file["size"] > 0]
+
     def points(self, run_id: str) -> dict[str, set[tuple[int, float]]]:
         """Return step and value of each metric; a row that was sent twice counts once, if it is the same."""
         found = self.get(f"{run_id}/metrics").get("metrics_by_key", {})

@@ -1,6 +1,7 @@
 """W&B against openwandb, a server that speaks its protocol: each row there equals its record (make test-wandb)."""
 
 import json
+import re
 import subprocess
 import sys
 import time
@@ -34,6 +35,11 @@ def differing(server: OpenWandb, record: dict[str, Any]) -> list[str]:
     return [metric for metric in expected | there if there.get(metric) != expected.get(metric)]
 
 
+def media(server: OpenWandb, run_id: str) -> set[str]:
+    """Return the pictures and tables of a run, without the hashes in their names."""
+    return {re.sub(r"_\d+_\w+\.(table\.)?", ".", name) for name in server.files(run_id) if name.startswith("media/")}
+
+
 def check_there(server: OpenWandb, record: dict[str, Any]) -> None:
     assert differing(server, record) == []
     run = server.get(record["run_id"])["run"]
@@ -64,6 +70,10 @@ def test_an_online_sweep_is_on_the_server_row_for_row(tmp_path: Path) -> None:
         assert len(records) == 4
         for record in records:
             check_there(server, record)
+            assert media(server, record["run_id"]) == {"media/images/samples.png", "media/table/confusion_table.json"}
+        (report,) = {sent["name"] for sent in server.sent if sent.get("jobType") == "report"}
+        drawn = {f"media/images/figures/{name}.png" for name in ("learning-curves", "gap", "data-equivalence")}
+        assert {*drawn, "media/table/learning_curves.json"} <= media(server, report)
         groups = {sent["name"]: sent["groupName"] for sent in server.sent if sent.get("groupName")}
         jobs = {sent.get("jobType") for sent in server.sent}
     assert {record["run_id"] for record in records} < set(groups)
