@@ -226,7 +226,7 @@ def test_nested_folders_belong_to_their_class_and_other_files_are_told(
     (folder / "boxes.txt").write_text("1 2 3 4")
     dataset = open_dataset(CONFIG, data_dir)
     np.testing.assert_array_equal(dataset.images[8:16], [picture(100 + i) for i in range(8)])
-    assert "1 files in" in (told := capsys.readouterr().err)
+    assert "(1, such as boxes.txt)" in (told := capsys.readouterr().err)
     assert "boxes.txt" in told
 
 
@@ -307,6 +307,12 @@ def test_a_link_without_an_image_is_named(data_dir: Path, target: str) -> None:
         open_dataset(CONFIG, data_dir)
 
 
+def test_a_named_pipe_is_not_waited_for(data_dir: Path) -> None:
+    os.mkfifo(data_dir / "pets/train/cat/x.png")
+    with pytest.raises(CrossoverError, match=r"cannot read the image .*cat/x\.png \(a named pipe\)"):
+        open_dataset(CONFIG, data_dir)
+
+
 def test_pixels_of_16_bits_are_to_be_converted(tmp_path: Path) -> None:
     Image.fromarray(np.zeros((20, 20), np.uint16)).save(tmp_path / "x.png")
     with pytest.raises(CrossoverError, match=r"x\.png: its pixels are of type I;16; convert it to 8 bits a channel"):
@@ -316,7 +322,7 @@ def test_pixels_of_16_bits_are_to_be_converted(tmp_path: Path) -> None:
 def test_images_beside_the_folders_of_classes_are_told(data_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Image.fromarray(picture(7)).save(data_dir / "pets/train/loose.png")
     open_dataset(CONFIG, data_dir)
-    said = f"note: 1 images directly in {data_dir}/pets/train have no class and are left out, such as loose.png"
+    said = f"note: images directly in {data_dir}/pets/train have no class and are left out (1, such as loose.png)"
     assert said in capsys.readouterr().err.splitlines()
 
 

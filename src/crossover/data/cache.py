@@ -243,6 +243,8 @@ def decode(image: Path | np.ndarray, size: int) -> np.ndarray:
     if isinstance(image, np.ndarray):
         return _fit(Image.fromarray(image), size)
     try:
+        if image.is_fifo():  # opening it would wait for ever
+            raise OSError("a named pipe")
         with Image.open(image) as opened:
             return _fit(opened, size)
     except _DECODE_ERRORS as error:

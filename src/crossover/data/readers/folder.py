@@ -110,7 +110,7 @@ def class_files(folder: Path, notes: list[str]) -> Classes:
     loose = sorted(path for path in folder.glob("[!.]*") if path.suffix.lower() in SUFFIXES and path.is_file())
     if loose:
         notes.append(
-            f"{len(loose)} images directly in {folder} have no class and are left out, such as {loose[0].name}"
+            f"images directly in {folder} have no class and are left out ({len(loose)}, such as {loose[0].name})"
         )
     names = tracked(sorted(classes), f"classes of {folder} listed", len(classes))
     return {name: images_in(classes[name], notes) for name in names}
@@ -138,7 +138,7 @@ def images_in(folder: Path, notes: list[str]) -> list[Path]:
     if not images:
         raise CrossoverError(f"{folder} holds no image: put some there (one folder is one class)")
     if others:
-        notes.append(f"{len(others)} files in {folder} are no images and are left out, such as {others[0].name}")
+        notes.append(f"files in {folder} that are no images are left out ({len(others)}, such as {others[0].name})")
     return images
 
 
