@@ -134,6 +134,16 @@ def test_columns_under_other_names_are_understood_or_named(tmp_path: Path) -> No
         read_curves(write_curves(tmp_path / "s.csv", ["model;n_train;error", "a;10;0,5"]))
 
 
+def test_capitals_in_columns_do_not_matter_and_an_error_given_twice_is_refused(tmp_path: Path) -> None:
+    lines = ["Model,N_train,Error", "1e5,100,0.5", "1e5,1000,0.3"]
+    curves = read_curves(write_curves(tmp_path / "c.csv", lines))
+    assert list(curves["model"]) == ["1e5", "1e5"]
+    assert list(curves["n_train"]) == [100.0, 1000.0]
+    assert list(curves["test_error"]) == [0.5, 0.3]
+    with pytest.raises(AnalysisError, match=r"twice\.csv has error twice .* keep the one to compare"):
+        read_curves(write_curves(tmp_path / "twice.csv", ["model,n_train,error,test_error", "a,100,0.5,0.4"]))
+
+
 def test_accuracy_given_as_error_is_suspected() -> None:
     runs = table(falling(3000))
     assert "is it an accuracy?" in study_notes(runs.assign(test_error=1 - runs["test_error"]))

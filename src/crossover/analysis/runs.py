@@ -230,12 +230,11 @@ def read_curves(path: Path | str) -> pd.DataFrame:
     CSV with model, n_train, error (or test_error); optional: task or dataset, chain, seed, n_test, n_pool, images_seen.
     """
     path = Path(path)
-    names = {"model": str, "task": str, "dataset": str, "chain": str, "seed": str}
     try:
         # pandas warns of rows that are longer than the header, and leaves their end out
         with warnings.catch_warnings(action="error", category=pd.errors.ParserWarning):
             curves = pd.read_csv(
-                path, dtype=names, keep_default_na=False, na_values=[""], skipinitialspace=True, index_col=False
+                path, dtype=str, keep_default_na=False, na_values=[""], skipinitialspace=True, index_col=False
             )
     except UnicodeDecodeError:
         raise AnalysisError(f"{path} is not text in UTF-8; save it as CSV in UTF-8") from None
@@ -247,9 +246,11 @@ def read_curves(path: Path | str) -> pd.DataFrame:
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise AnalysisError(f"{path} cannot be read as CSV ({reason}); needed columns: model, n_train, error") from None
-    curves = curves.rename(columns=lambda name: readable(str(name)))
-    if "error" not in curves:
-        curves = curves.rename(columns={"test_error": "error"})
+    curves = curves.rename(columns=lambda name: readable(str(name)).lower())
+    curves = curves.rename(columns={"test_error": "error"})
+    twice = curves.columns[curves.columns.duplicated()]
+    if len(twice):
+        raise AnalysisError(f"{path} has {listed(twice)} twice (test_error is an error too); keep the one to compare")
     missing = [name for name in ("model", "n_train", "error") if name not in curves.columns]
     if missing:
         hint = " Save it with commas between its columns." if len(curves.columns) == 1 else ""
@@ -276,8 +277,9 @@ def read_curves(path: Path | str) -> pd.DataFrame:
     numbers = {name: curves.get(name, np.nan) for name in ("n_test", "n_pool", "images_seen")}
     rows = pd.DataFrame(known | dict.fromkeys(others, np.nan) | numbers)
     try:
-        for name in numbers:
+        for name in ("n_train", "test_error", *numbers):
             rows[name] = _numbers(rows, name)
+        for name in numbers:
             _check_counts(rows[name], name)
         validate_runs(rows)  # complain about the file now, where its name is known
     except AnalysisError as error:
