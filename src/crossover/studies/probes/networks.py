@@ -28,8 +28,18 @@ MOST_PUBLISHED = 128
 """Images that a published network is probed on; at 224 px more would take minutes on a CPU."""
 
 
-def load_run(run_dir: Path) -> tuple[RunConfig, nn.Module, nn.Module]:
-    """Return a finished run, its network as tested, and as it began, drawn again from its seed, on the CPU."""
+class LoadedRun(NamedTuple):
+    """A finished run with its networks on the CPU, in evaluation mode."""
+
+    run: RunConfig
+    model: nn.Module
+    """With the tested weights."""
+    untrained: nn.Module
+    """As it began, drawn again from its seed."""
+
+
+def load_run(run_dir: Path) -> LoadedRun:
+    """Load a finished run; raise CrossoverError if its weights cannot be read or do not fit its config."""
     run = read_frozen(run_dir)
     classes = len(read_record(run_dir / "record.json")["classes"])
     path = run_dir / "weights.safetensors"
@@ -45,7 +55,7 @@ def load_run(run_dir: Path) -> tuple[RunConfig, nn.Module, nn.Module]:
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:200]
         raise CrossoverError(f"{path} does not fit its config: {reason}; repeat its sweep") from None
-    return run, trained, untrained
+    return LoadedRun(run, trained, untrained)
 
 
 def probe_images(run: RunConfig, count: int) -> tuple[Tensor, Tensor]:
