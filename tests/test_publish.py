@@ -34,6 +34,11 @@ ROOT = Path(__file__).parents[1]
 STUDIES = sorted(path.parent for path in (ROOT / "results").glob("*/plan.json"))
 
 
+def marks(folder: Path) -> list[pytest.MarkDecorator]:
+    """Return `slow` for a study of many runs."""
+    return [pytest.mark.slow] if len(pd.read_csv(folder / "runs.csv")) > 100 else []
+
+
 def close(a: object, b: object, where: str = "") -> None:
     """Fail unless two JSON values are equal, numbers to a relative 1e-4: machines round differently."""
     if isinstance(a, dict) and isinstance(b, dict):
@@ -50,25 +55,29 @@ def close(a: object, b: object, where: str = "") -> None:
         assert a == b, where
 
 
-def regenerate(folder: Path) -> tuple[Result, pd.DataFrame, pd.DataFrame]:
-    """Return crossover.json, curves and stability of a study, made again from its runs and predictions."""
+def regenerate(folder: Path) -> Result:
+    """Return crossover.json of a study, made again from its runs and predictions."""
     found = study_findings(folder)
-    method = Method(seed=0, predictions=found.predictions)
-    result = analyse(found.runs, method, chance=found.chance)
-    return result, curve_summary(found.runs, method), stability_table(found.runs, method)
+    return analyse(found.runs, Method(seed=0, predictions=found.predictions), chance=found.chance)
 
 
 @pytest.mark.parametrize("folder", STUDIES, ids=lambda path: path.name)
 def test_published_numbers_follow_from_the_published_runs(folder: Path) -> None:
-    made, curves, stability = regenerate(folder)
-    result, published = (json.loads(text) for text in (json.dumps(made), (folder / "crossover.json").read_text()))
+    made = json.dumps(regenerate(folder))
+    result, published = (json.loads(text) for text in (made, (folder / "crossover.json").read_text()))
     laws = [study.pop("laws") for one in (result, published) for study in one["studies"]]
     close(result, published, folder.name)
     for new, old in zip(laws[: len(laws) // 2], laws[len(laws) // 2 :], strict=True):
         close([law["curve"] for law in new], [law["curve"] for law in old], f"{folder.name} laws")
+    curves = curve_summary(study_findings(folder).runs, Method(seed=0))
     pd.testing.assert_frame_equal(curves, pd.read_csv(folder / "curves.csv"), rtol=1e-4)
-    saved = pd.read_csv(folder / "stability.csv")
-    assert list(stability["verdict"]) == list(saved["verdict"])
+
+
+@pytest.mark.parametrize("folder", [pytest.param(one, marks=marks(one), id=one.name) for one in STUDIES])
+def test_published_stability_follows_from_the_published_runs(folder: Path) -> None:
+    found = study_findings(folder)
+    made = stability_table(found.runs, Method(seed=0, predictions=found.predictions))
+    assert list(made["verdict"]) == list(pd.read_csv(folder / "stability.csv")["verdict"])
 
 
 def test_every_study_is_listed_with_what_it_does_not_show() -> None:
@@ -124,7 +133,7 @@ def test_a_published_study_can_be_made_again_from_its_files(outputs: Path) -> No
     assert drawn == {".svg"}
     study = read_study(outputs / "study")
     assert (study.sweep, study.changes) == ("quick", ("data.q=0.9", "budget.steps=10"))
-    result, _, _ = regenerate(outputs / "study")
+    result = regenerate(outputs / "study")
     close(json.loads(json.dumps(result)), json.loads((outputs / "study" / "crossover.json").read_text()))
     assert result["studies"][0]["pairs"][0]["mcnemar"]
     assert set(pd.read_csv(outputs / "study" / "classes.csv")["class"]) == {f"class {label}" for label in range(10)}
@@ -143,7 +152,7 @@ def test_a_changed_run_shows_as_drift(outputs: Path) -> None:
     runs = pd.read_csv(outputs / "study" / "runs.csv")
     runs["test_error"] = runs["test_error"].where(runs.index > 0, 1.01 * runs["test_error"])
     runs.to_csv(outputs / "study" / "runs.csv", index=False)
-    result, _, _ = regenerate(outputs / "study")
+    result = regenerate(outputs / "study")
     with pytest.raises(AssertionError):
         close(json.loads(json.dumps(result)), json.loads((outputs / "study" / "crossover.json").read_text()))
 
@@ -214,5 +223,5 @@ def test_a_transfer_is_published_with_the_predictions_it_has_and_not_taken_for_r
     assert not few["pairs"][0]["mcnemar"]
     assert BINOMIAL in few["pairs"][0]["notes"]
     assert not any("missing" in note for note in few["pairs"][0]["notes"])
-    result, _, _ = regenerate(tmp_path / "study")
+    result = regenerate(tmp_path / "study")
     close(json.loads(json.dumps(result)), json.loads((tmp_path / "study" / "crossover.json").read_text()))
