@@ -81,7 +81,7 @@ def test_status_counts_tasks_and_cancel_ends_them(cluster: Cluster, tmp_path: Pa
     until(lambda: list((tmp_path / "outputs" / "runs").glob("*/last.ckpt")))
     assert "1 queued, 2 running" in script("status.py")
     assert "24 runs are in the queue already" in cluster.sweep(tmp_path, long, "launcher.gpus=2")
-    assert "3 tasks cancelled" in script("cancel.py", "t")
+    assert "3 tasks cancelled" in script("status.py", "--cancel", "t")
     cluster.settle()
     assert "0 queued, 0 running" in script("status.py")
     assert not list((tmp_path / "outputs" / "runs").glob("*/lock"))
