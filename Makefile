@@ -98,7 +98,7 @@ demo: .venv/ready # the article's demonstration of equivariance, one figure (30 
 test: .venv/ready ## the tests (4 min on 2 cores)
 	@$(python) -m pytest $(ARGS)
 
-test-%: .venv/ready ## test-slow (15 min), test-gpu, test-cluster (Slurm; root; 8 min), test-page (Chromium; 1 min), test-wandb (2 min)
+test-%: .venv/ready ## test-slow (20 min), test-gpu, test-cluster (Slurm; root; 8 min), test-page (Chromium; 1 min), test-wandb (2 min)
 	@! [ $* = page ] || ! command -v npm >/dev/null || npm install --silent --no-save --no-audit --no-fund --prefix .venv/axe axe-core@4.14.1
 	@$(python) -m pytest $(if $(filter slow,$*),,-n 0 $(wildcard tests/$*)) -rs -m $* $(ARGS)
 
