@@ -100,6 +100,17 @@ def test_linked_folders_are_read_once_and_watched_for_changes(data_dir: Path) ->
         open_dataset(CONFIG, data_dir, verify=True)
 
 
+def test_a_linked_cache_within_the_data_folder_is_not_part_of_the_data(tmp_path: Path) -> None:
+    write_pets(tmp_path, train=4, test=2)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (tmp_path / "pets" / "cache").symlink_to(elsewhere)
+    config = CONFIG.model_copy(update={"root": "."})
+    open_dataset(config, tmp_path / "pets")
+    assert list(elsewhere.iterdir())
+    open_dataset(config, tmp_path / "pets", verify=True)  # nothing has changed
+
+
 @pytest.mark.parametrize("target", ["nowhere.png", "x.png"], ids=["to nothing", "to itself"])
 def test_a_link_without_an_image_is_named(data_dir: Path, target: str) -> None:
     (data_dir / "pets/train/cat/x.png").symlink_to(target)

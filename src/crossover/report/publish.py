@@ -45,7 +45,9 @@ def publish(report: Path, study: Path) -> None:
     """Copy a finished report to results/<study>."""
     missing = [name for name in (*WRITTEN, "plan.json", PREDICTIONS) if not (report / name).exists()]
     if missing:
-        raise CrossoverError(f"{report} has no {', '.join(missing)}; run make sweep or make report first")
+        raise CrossoverError(
+            f"{report} has no {', '.join(missing)}; run make sweep, make transfer or make report first"
+        )
     study.mkdir(parents=True, exist_ok=True)
     for name in report_files(report):
         shutil.copyfile(report / name, study / name)

@@ -146,14 +146,13 @@ def main(options: Options, console: Console) -> None:
     write_section(READINGS.model_copy(update={"sentences": sentences}), directory)
     write_plan(directory, transfer.name, _command(), [*source, *tuned])
     runs = transfer_runs(rows, records, n_test={name: len(data.test_labels) for name, data in targets.items()})
-    known = {run_id: predictions[run_id] for run_id in runs["run_id"] if run_id in predictions}
     findings = Findings(
         transfer.name,
         _command(),
         runs,
         planned=len(runs),
         conditions=environment(records),
-        predictions=read_predictions(known),
+        predictions=read_predictions(predictions),
         names={row.dataset: targets[row.target].classes for row in rows},
         sizes="pre-training images",
     )
@@ -284,7 +283,7 @@ def transfer_runs(rows: Sequence[Row], records: Sequence[Record], n_test: Mappin
         runs[name] = [getattr(row, name) for row in trained]
     runs["n_test"] = [n_test[row.target] for row in trained]
     of_source = ("test_loss", "val_loss", "last_val_error", "train_error", "train_loss", "loss_floor", "best_step")
-    return runs.drop(columns=[*of_source])
+    return runs.drop(columns=list(of_source))
 
 
 READINGS = Section(

@@ -85,10 +85,10 @@ def walk(
 
     Links to folders are followed, each folder once.
     """
-    seen: set[str] = set()
+    seen = set() if leave is None else {os.path.realpath(leave)}
     for parent, folders, names in os.walk(folder, onerror=onerror, followlinks=True):
         place = os.path.realpath(parent)
-        if place in seen or (leave is not None and place == str(leave)):
+        if place in seen:
             folders.clear()
             continue
         seen.add(place)

@@ -49,8 +49,8 @@ def attention(model: nn.Module, images: Tensor) -> Iterator[Found]:
     """Yield the distance, locality and variability of attention by layer (mean over images, queries and heads).
 
     The distance is in tokens (Dosovitskiy 2021). `attention_beyond`: attention beyond one token (a 3x3 window), over
-    that of uniform attention. `attention_adaptive`: mean total variation between an
-    image's attention and the mean over images, in [0, 1]; 0 if attention did not depend on the image.
+    that of uniform attention. `attention_adaptive`: mean total variation between an image's attention and the mean over
+    images, in [0, 1]; 0 if attention did not depend on the image.
     """
     rows, columns = check_vit(model).patch_embed.grid_size
     far = token_distances(rows, columns).to(images.device)
