@@ -57,13 +57,13 @@ GresTypes=gpu
 JobRequeue=1
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
-KillWait=8
+KillWait=30
 InactiveLimit=0
 MaxArraySize=101
 OverTimeLimit=0
 NodeName=n0 NodeHostname=$host NodeAddr=127.0.0.1 Port=$((port + 1)) CPUs=4 RealMemory=$memory Gres=gpu:2
 NodeName=n1 NodeHostname=$host NodeAddr=127.0.0.1 Port=$((port + 2)) CPUs=4 RealMemory=$memory Gres=gpu:2
-PartitionName=main Nodes=ALL Default=YES MaxTime=600 State=UP PriorityTier=10 PreemptMode=REQUEUE GraceTime=8
+PartitionName=main Nodes=ALL Default=YES MaxTime=600 State=UP PriorityTier=10 PreemptMode=REQUEUE GraceTime=30
 PartitionName=high Nodes=ALL MaxTime=600 State=UP PriorityTier=20 PreemptMode=OFF
 END
   printf 'NodeName=n%s Name=gpu File=%s/gpu/fake[0-1]\n' 0 "$folder" 1 "$folder" >"$folder/gres.conf"
