@@ -13,7 +13,7 @@ from rich.table import Table
 from crossover.cli import run_app
 from crossover.config import CrossoverError
 from crossover.fields import FAMILIES, ModelConfig
-from crossover.progress import tracked
+from crossover.text import tracked
 from crossover.training.models import build_model, count_parameters, forward_flops
 
 FOLDER = Path(__file__).parents[1] / "conf" / "model"

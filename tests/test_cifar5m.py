@@ -98,7 +98,7 @@ def test_a_damaged_part_is_one_line_and_leaves_no_cache(root: Path, how: str) ->
 def test_unpacking_says_how_far_it_is(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("crossover.progress.TELL_SECONDS", -1)
+    monkeypatch.setattr("crossover.text.TELL_SECONDS", -1)
     parts.read(root, 1, tmp_path / "scratch")
     size = COUNT * 32 * 32 * 3 + 128
     lines = [line.rsplit(",", 1)[0] for line in capsys.readouterr().err.splitlines() if "X.npy" in line]

@@ -39,7 +39,7 @@ def test_validation_is_held_out_of_train_by_class(data_dir: Path) -> None:
 def test_long_looks_at_files_say_how_far_they_are(
     data_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("crossover.progress.TELL_SECONDS", -1)
+    monkeypatch.setattr("crossover.text.TELL_SECONDS", -1)
     open_dataset(CONFIG, data_dir, verify=True)
     lines = capsys.readouterr().err.splitlines()
     root = data_dir / "pets"

@@ -9,7 +9,7 @@ import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "crossover"
 CORE = {
-    *("cli", "config", "data", "fields", "lock", "progress", "record", "report", "store", "study", "sweep", "training"),
+    *("cli", "config", "data", "fields", "lock", "record", "report", "store", "study", "sweep", "text", "training"),
     "wandb_runs",
 }
 ALLOWED = {
@@ -18,19 +18,18 @@ ALLOWED = {
     "record": {"config"},
     "store": {"config", "lock", "record"},
     "lock": set(),
-    "names": set(),
-    "progress": set(),
+    "text": set(),
     "wandb_runs": {"config", "lock", "record"},
-    "analysis": {"names", "progress"},
-    "data": {"config", "fields", "names", "store", "lock", "progress"},
-    "training": {"config", "fields", "store", "record", "data", "progress", "wandb_runs"},
-    "sweep": {"cli", "config", "fields", "store", "lock", "progress", "record"},
+    "analysis": {"text"},
+    "data": {"config", "fields", "store", "lock", "text"},
+    "training": {"config", "fields", "store", "record", "data", "text", "wandb_runs"},
+    "sweep": {"cli", "config", "fields", "store", "lock", "text", "record"},
     "sweep/launch": {"cli", "config", "data", "fields", "store", "training"},
     "sweep/job": {"config", "store", "lock", "cli", "training"},
     "sweep/pool": {"config", "store", "cli"},
     "sweep/slurm": {"config", "lock", "store", "training"},
     "sweep/__main__": {"config", "lock", "store"},
-    "report": {"config", "fields", "store", "progress", "record", "analysis", "wandb_runs"},
+    "report": {"config", "fields", "store", "text", "record", "analysis", "wandb_runs"},
     "study": {"config", "fields", "record", "store", "data", "analysis", "report", "sweep"},
     "studies": {"analysis", *CORE},
     "cli": {"config"},

@@ -6,10 +6,10 @@ import pytest
 from rich.console import Console
 
 from crossover.config import RunConfig
-from crossover.progress import Clock, duration
 from crossover.store import State, write_json
 from crossover.sweep.pool import Progress
 from crossover.sweep.progress import Display, seconds_left
+from crossover.text import Clock, duration
 from tests.worlds import small_run
 
 COLOUR = re.compile(r"\x1b\[(?:\d+;)*(?:3[0-7]|9[0-7]|38;[25])")

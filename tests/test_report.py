@@ -13,7 +13,6 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from crossover import progress
 from crossover.config import CrossoverError
 from crossover.report.build import write_report
 from crossover.report.findings import Report
@@ -182,7 +181,7 @@ def test_what_was_left_out_is_said_on_the_page_and_in_the_terminal(report: Calla
 def test_a_long_report_says_how_far_it_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(progress, "TELL_SECONDS", -1)
+    monkeypatch.setattr("crossover.text.TELL_SECONDS", -1)
     write_report(sweep(crossing_records()), tmp_path)
     assert [line.split(",")[0] for line in capsys.readouterr().err.splitlines()] == [
         "pairs of cues compared: 1 of 1",

@@ -20,7 +20,7 @@ from crossover.analysis.estimate import Estimate, Floats, estimate, t_value
 from crossover.analysis.pairing import pair_models
 from crossover.analysis.runs import CONDITIONS, AnalysisError, Method, ordered_pairs, primary_runs, validate_runs
 from crossover.analysis.sentences import images
-from crossover.progress import tracked
+from crossover.text import tracked
 
 _MEASURED = ("test_error", "val_error", "test_loss", "val_loss")
 METRICS = dict.fromkeys(_MEASURED, "metric") | {"last_val_error": "selection"}

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from crossover.names import readable
+from crossover.text import readable
 
 REQUIRED = ("run_id", "dataset", "model", "n_train", "chain", "seed", "budget")
 CONDITIONS = ("budget", "augment", "recipe")

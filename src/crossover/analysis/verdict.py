@@ -14,7 +14,7 @@ from crossover.analysis.estimate import estimate, t_value
 from crossover.analysis.extrapolation import ModelLaws, extrapolate
 from crossover.analysis.runs import Method, listed, ordered_pairs, primary_runs, title, validate_runs
 from crossover.analysis.sentences import summarise
-from crossover.progress import tracked
+from crossover.text import tracked
 
 TOLERANCE = 0.05
 """Largest gain in log error from the last doubling of the budget that counts as small; declared beforehand."""

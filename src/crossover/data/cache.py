@@ -27,7 +27,7 @@ from crossover.data.readers import Images, Raw, fingerprint, raw_root, read_raw
 from crossover.data.subsets import pixel_order, stratified_holdout
 from crossover.fields import CuesData, ImageData
 from crossover.lock import HeldError, Lock
-from crossover.progress import Clock
+from crossover.text import Clock
 
 CACHE_VERSION = 1
 """Increase it when the same raw data would give different arrays."""

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from crossover.fields import CuesData
-from crossover.progress import Clock
+from crossover.text import Clock
 
 MOTIF = 5
 ZERO, LEVELS = 128, 24

@@ -9,7 +9,6 @@ from crossover.analysis.runs import Method, primary_runs
 from crossover.analysis.testset import class_table
 from crossover.analysis.verdict import analyse, curve_summary
 from crossover.config import CrossoverError
-from crossover.progress import tracked
 from crossover.record import Record, runs_table
 from crossover.report import figures
 from crossover.report.contents import report_sections, shown_classes
@@ -19,6 +18,7 @@ from crossover.report.predictions import pack_predictions, read_predictions
 from crossover.report.section import PAGE, Drawing
 from crossover.report.style import save, styles
 from crossover.store import SweepRecords, file_name, write_json, write_text
+from crossover.text import tracked
 
 MOST_PANELS = 3
 """Most pairs of a data set drawn as panels of gap and data-equivalence; with more, only the tables have them."""

@@ -18,7 +18,6 @@ from crossover.cli import compose_train
 from crossover.config import RunConfig, parse_run
 from crossover.data.cache import Dataset, open_dataset
 from crossover.fields import Frozen
-from crossover.progress import tracked
 from crossover.record import Record, runs_table
 from crossover.report.build import environment, write_findings
 from crossover.report.findings import Findings
@@ -31,6 +30,7 @@ from crossover.studies.overlap import overlap_sentence
 from crossover.studies.readers import Reading, read_backbone
 from crossover.sweep.launch import check_data, do_runs
 from crossover.sweep.plan import make_command, named, override, plan_runs, read_preset, sweep_dir, with_twins
+from crossover.text import tracked
 from crossover.training.run import save_predictions
 
 

@@ -14,11 +14,11 @@ from rich.progress import Progress as Bar
 from rich.text import Text
 
 from crossover.config import RunConfig
-from crossover.progress import duration
 from crossover.record import Record
 from crossover.store import State, read_record
 from crossover.sweep.plan import estimate_costs
 from crossover.sweep.pool import Progress
+from crossover.text import duration
 
 PLAIN_SECONDS, PATIENT_SECONDS = 10.0, 60.0
 """Seconds between two plain lines: while something changes or in the first minutes, and later."""

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from crossover.config import CrossoverError
 from crossover.data.loader import Batch, TrainBatches, step_seed
 from crossover.fields import RecipeConfig
-from crossover.progress import Clock
 from crossover.record import HistoryRow, history_row
+from crossover.text import Clock
 from crossover.training.models import weight_decay_groups
 from crossover.training.step import Engine, Function, Update, metric_sums, with_engine
 

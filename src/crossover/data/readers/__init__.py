@@ -16,7 +16,7 @@ import numpy as np
 from crossover.config import CrossoverError
 from crossover.data import cues
 from crossover.fields import CuesData, ImageData
-from crossover.progress import Clock
+from crossover.text import Clock
 
 Images = Sequence[Path] | np.ndarray | tuple[np.ndarray, ...]
 """Image files, or uint8 (N, H, W, 3), in one array or one after another."""

@@ -12,7 +12,7 @@ import numpy as np
 
 from crossover.config import CrossoverError
 from crossover.data.readers import FULL, Raw
-from crossover.progress import Clock
+from crossover.text import Clock
 
 URL = "https://storage.googleapis.com/gresearch/cifar5m/part{}.npz"
 PART_IMAGES = 1_000_448

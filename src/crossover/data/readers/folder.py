@@ -9,8 +9,7 @@ import numpy as np
 
 from crossover.config import CrossoverError
 from crossover.data.readers import Raw, walk
-from crossover.names import readable
-from crossover.progress import tracked
+from crossover.text import readable, tracked
 
 SUFFIXES = (".jpeg", ".jpg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 NOTES = (".txt", ".csv", ".tsv", ".json", ".xml", ".yaml", ".md", ".html", ".ini", ".db")

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from crossover.config import CrossoverError, RunConfig
 from crossover.fields import CuesData, Frozen
-from crossover.progress import tracked
 from crossover.report.section import Part, Section, write_section
 from crossover.report.table import Cell, Table, columns, terminal_table
 from crossover.report.words import title
@@ -32,6 +31,7 @@ from crossover.studies.probes.tokens import attention, first_filters, position_l
 from crossover.sweep.launch import slots_for
 from crossover.sweep.plan import sweep_dir
 from crossover.sweep.progress import working
+from crossover.text import tracked
 from crossover.training.ablations import input_sizes
 
 PROBED = ("run_id", "world", "augment", "model", "n_train", "chain", "probe", "layer", "value", "untrained", "analytic")

@@ -1,13 +1,16 @@
-"""Progress of long work, printed every few seconds."""
+"""Text that people read: the progress of long work, printed every few seconds, durations, and names of others."""
 
 import sys
 import time
+import unicodedata
 from collections.abc import Iterable, Iterator
 from typing import TextIO, TypeVar
 
 T = TypeVar("T")
 TELL_SECONDS = 5.0
 """Seconds between two lines."""
+INVISIBLE = ("Cc", "Cf", "Cs")
+"""Unicode's control, format and surrogate characters: nobody could tell apart two names that differ in them alone."""
 
 
 class Clock:
@@ -45,3 +48,9 @@ def duration(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def readable(name: str) -> str:
+    """Return a name in composed characters (NFC), with single blanks and without characters that cannot be seen."""
+    seen = (c for c in unicodedata.normalize("NFC", name) if c.isspace() or unicodedata.category(c) not in INVISIBLE)
+    return " ".join("".join(seen).split())
