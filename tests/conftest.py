@@ -1,6 +1,9 @@
 """What holds for every test: nothing of the process that started them reaches the commands they start."""
 
 import os
+import runpy
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +13,10 @@ import pytest
 if TYPE_CHECKING:
     from crossover.report.findings import Report
     from crossover.store import State
+
+
+Called = Callable[..., subprocess.CompletedProcess[str]]
+SCRIPTS = Path(__file__).parents[1] / "scripts"
 
 
 def pytest_configure() -> None:
@@ -25,6 +32,27 @@ def data_dir(tmp_path: Path) -> Path:
 
     write_pets(tmp_path, train=8, test=3)
     return tmp_path
+
+
+@pytest.fixture
+def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Called:
+    """Return a function that runs a script with arguments, as a command does, in the process of the tests.
+
+    That has imported torch already. What a process alone can show has tests with processes in test_cli and test_train.
+    """
+
+    def run(script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+        for name in ("CROSSOVER_TRACEBACK", "HYDRA_FULL_ERROR"):  # the script sets them for its process
+            monkeypatch.setenv(name, "0")
+        monkeypatch.setattr(sys, "argv", [script, *arguments])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            runpy.run_path(str(SCRIPTS / script), run_name="__main__")
+        said, status = capsys.readouterr(), ended.value.code
+        assert isinstance(status, int)
+        return subprocess.CompletedProcess([script, *arguments], status, said.out, said.err)
+
+    return run
 
 
 @pytest.fixture

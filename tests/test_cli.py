@@ -1,5 +1,6 @@
 import errno
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ from crossover.cli import one_line, run_app
 from crossover.config import CrossoverError
 from crossover.store import write_plan
 from crossover.sweep.plan import LONGEST_NAME
+from tests.conftest import Called
 
 ROOT = Path(__file__).parents[1]
 
@@ -33,20 +35,24 @@ ROOT = Path(__file__).parents[1]
         ("report.py curves=nowhere.csv output=there", "nowhere.csv"),
     ],
 )
-def test_a_mistake_ends_with_one_line_status_2_and_nothing_written(command: str, message: str, tmp_path: Path) -> None:
-    script, *arguments = command.split(" ")
-    done = subprocess.run(
-        [sys.executable, ROOT / "scripts" / script, *arguments],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+def test_a_mistake_ends_with_one_line_status_2_and_nothing_written(
+    command: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: Called
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = call(*command.split(" "))
     assert done.returncode == 2
     assert done.stderr.startswith("error: ")
     assert done.stderr.count("\n") == 1
     assert message in done.stderr
     assert [p for p in tmp_path.rglob("*") if p.is_file()] == []
+
+
+def test_a_mistake_is_all_that_the_process_of_a_command_says(tmp_path: Path) -> None:
+    command = [sys.executable, ROOT / "scripts" / "train.py", "n_train=5"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert re.fullmatch(r"error: .*n_train=5 is below the 10 classes of cues.*\n", done.stderr)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(
@@ -81,9 +87,8 @@ def keys(values: dict[str, Any]) -> set[str]:
     return nested | {name for name, value in values.items() if not isinstance(value, dict)}
 
 
-def test_help_says_what_every_value_of_a_run_means() -> None:
-    command = [sys.executable, str(ROOT / "scripts" / "train.py"), "--help"]
-    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+def test_help_says_what_every_value_of_a_run_means(call: Called) -> None:
+    said = call("train.py", "--help").stdout
     shown, meanings = said.split("says what each is for)")[1].split("Fields of a run")
     values = yaml.safe_load(shown)
     args = values["model"].pop("args")
@@ -112,11 +117,14 @@ def test_names_are_completed_as_the_page_on_extending_says() -> None:
     assert done.stdout.split() == ["model=vit_tiny"]
 
 
-def test_status_prints_whole_names_on_a_narrow_terminal(tmp_path: Path) -> None:
+def test_status_prints_whole_names_on_a_narrow_terminal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: Called
+) -> None:
     names = ["quick", "a" * LONGEST_NAME]
     for name in names:
         write_plan(tmp_path / "sweeps" / name, name, "make sweep", [])
-    command = [sys.executable, "scripts/status.py", str(tmp_path)]
-    known = os.environ | {"COLUMNS": "80", "TERM": "xterm"}
-    done = subprocess.run(command, cwd=ROOT, env=known, capture_output=True, text=True, check=True)
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("TERM", "xterm")
+    done = call("status.py", str(tmp_path))
+    assert done.returncode == 0
     assert sorted(line.split()[0] for line in done.stdout.splitlines()[1:]) == sorted(names)
