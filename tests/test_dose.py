@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
+from crossover.analysis.contract import Result
 from crossover.analysis.runs import Method
 from crossover.analysis.verdict import analyse
 from crossover.config import CrossoverError
@@ -39,24 +40,29 @@ def runs() -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def table() -> pd.DataFrame:
-    return dose_table(analyse(runs(), Method(seed=0)), {"d": 0.0, "d-patches": 1.0})
+@pytest.fixture(scope="module")
+def analysed() -> Result:
+    return analyse(runs(), Method(seed=0))
 
 
-def test_verdict_and_crossing_are_listed_by_dose() -> None:
-    found = table()
-    assert list(found["n_train"]) == 2 * list(SIZES)
-    by_dose: Any = found.drop_duplicates("dose").set_index("dose")
+@pytest.fixture
+def table(analysed: Result) -> pd.DataFrame:
+    return dose_table(analysed, {"d": 0.0, "d-patches": 1.0})
+
+
+def test_verdict_and_crossing_are_listed_by_dose(analysed: Result, table: pd.DataFrame) -> None:
+    assert list(table["n_train"]) == 2 * list(SIZES)
+    by_dose: Any = table.drop_duplicates("dose").set_index("dose")
     assert list(by_dose["verdict"]) == ["crossover", "b_better"]
     assert by_dose.loc[0.0, "n_star"] == pytest.approx(1000, rel=0.05)
     assert pd.isna(by_dose.loc[1.0, "n_star"])
-    assert (found["band_low"] < found["log_error_ratio"]).all()
-    turned = dose_table(analyse(runs(), Method(seed=0)), {"d-patches": 1.0, "d": 0.0})
+    assert (table["band_low"] < table["log_error_ratio"]).all()
+    turned = dose_table(analysed, {"d-patches": 1.0, "d": 0.0})
     assert list(turned["dose"]) == [1.0] * 5 + [0.0] * 5, "in the order of the doses"
 
 
-def test_the_figure_says_of_each_dose_where_they_cross_or_who_leads() -> None:
-    (axes,) = draw_dose(table(), "share").axes
+def test_the_figure_says_of_each_dose_where_they_cross_or_who_leads(table: pd.DataFrame) -> None:
+    (axes,) = draw_dose(table, "share").axes
     said = [text.get_text() for text in axes.texts]
     assert sum(words.startswith("N* = 1k (") and words.endswith("), vit overtakes") for words in said) == 1
     assert said.count("not in range: vit leads") == 1
@@ -100,11 +106,10 @@ def test_the_dose_is_the_share_permuted_or_the_dials_or_the_name(tmp_path: Path)
     )
 
 
-def test_a_dose_beside_a_report_is_on_its_page(tmp_path: Path) -> None:
-    found = table()
-    found.to_csv(tmp_path / "dose.csv", index=False)
-    save(draw_dose(found, "share"), tmp_path / "figures", "dose")
-    write_section(dose_section(found), tmp_path)
+def test_a_dose_beside_a_report_is_on_its_page(tmp_path: Path, table: pd.DataFrame) -> None:
+    table.to_csv(tmp_path / "dose.csv", index=False)
+    save(draw_dose(table, "share"), tmp_path / "figures", "dose")
+    write_section(dose_section(table), tmp_path)
     write_findings(Findings("dosed", "make report", runs(), len(runs())), tmp_path)
     page = (tmp_path / "report.html").read_text()
     assert "The dose of bias" in page

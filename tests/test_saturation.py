@@ -58,12 +58,13 @@ def test_sizes_without_twins_are_not_checked_and_one_chain_establishes_nothing()
 
 
 def test_twins_do_not_enter_the_curves() -> None:
-    both = runs(dict.fromkeys(SIZES, 0.3))
-    alone = both[both["budget"] == "800 steps"]
-    assert study(both)["pairs"][0]["gap"] != []
+    table = runs(dict.fromkeys(SIZES, 0.3))
+    both, alone = study(table), study(table[table["budget"] == "800 steps"])
+    (with_twins,), (without,) = both["pairs"], alone["pairs"]
+    assert with_twins["gap"] != []
     for name in ("n_star", "verdict", "ci_low", "ci_high", "p_beyond"):
-        assert study(both)["pairs"][0][name] == study(alone)["pairs"][0][name]
-    assert {point["state"] for point in study(alone)["saturation"]} == {"not checked"}
+        assert with_twins[name] == without[name]
+    assert {point["state"] for point in alone["saturation"]} == {"not checked"}
 
 
 def test_a_sign_is_safe_when_the_gains_differ_by_less_than_the_lead() -> None:
