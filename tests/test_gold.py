@@ -1,7 +1,5 @@
 """Claims about the comparison with published numbers: inside, outside, or not comparable and why."""
 
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +10,7 @@ from hydra import compose, initialize_config_dir
 from crossover.cli import resolved
 from crossover.report.section import markdown_part
 from crossover.studies.gold import DIFFERENT, NOT, UNKNOWN, compare_all, compare_study, gold_page, with_curves
+from tests.conftest import Called
 
 ROOT = Path(__file__).parents[1]
 
@@ -101,8 +100,7 @@ def test_what_is_published_is_what_is_comparable_and_how_much_is_not(gold: dict[
     assert "\n".join(markdown_part(page, 1)) == (ROOT / "results" / "gold.md").read_text()
 
 
-def test_no_studies_is_one_line(tmp_path: Path) -> None:
-    command = [sys.executable, str(ROOT / "scripts" / "study.py"), "gold", f"results={tmp_path}"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+def test_no_studies_is_one_line(tmp_path: Path, call: Called) -> None:
+    done = call("study.py", "gold", f"results={tmp_path}")
     assert done.returncode == 2
     assert done.stderr == f"error: {tmp_path} has no study; make publish writes one\n"

@@ -1,8 +1,6 @@
 """Claims about the search for recipes: the same for every model, judged on validation alone, and its curves."""
 
 import itertools
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 
 from crossover.analysis.runs import AnalysisError, read_curves
 from crossover.cli import compose_train, composed
@@ -27,6 +26,7 @@ from crossover.studies.recipes import (
     trial_row,
     write_search,
 )
+from tests.conftest import Called
 from tests.worlds import small_run
 
 ROOT = Path(__file__).parents[1]
@@ -151,23 +151,17 @@ def test_a_search_beside_a_report_is_on_its_page_with_its_file(tmp_path: Path) -
     assert 'download="recipes.csv"' in page
 
 
-def test_the_command_leaves_a_recorded_search_for_the_page_of_a_sweep(tmp_path: Path) -> None:
+def test_the_command_leaves_a_recorded_search_for_the_page_of_a_sweep(tmp_path: Path, call: Called) -> None:
     trials().to_csv(tmp_path / "trials.csv", index=False)
-    command = [
-        sys.executable,
-        "scripts/study.py",
-        "recipes",
-        f"trials={tmp_path / 'trials.csv'}",
-        f"outputs={tmp_path}",
-        "page=s",
-    ]
-    refused = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    GlobalHydra.instance().clear()  # the command starts Hydra itself
+    command = ["study.py", "recipes", f"trials={tmp_path / 'trials.csv'}", f"outputs={tmp_path}", "page=s"]
+    refused = call(*command)
     assert (refused.returncode, refused.stderr) == (
         2,
         f"error: there is no sweep s in {tmp_path}; make sweep makes it\n",
     )
     (tmp_path / "sweeps" / "s").mkdir(parents=True)
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    done = call(*command)
     assert done.returncode == 0, done.stderr
     pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "sweeps" / "s" / "recipes.csv"), trials())
     assert (tmp_path / "sweeps" / "s" / "figures" / "best-of-k.svg").exists()

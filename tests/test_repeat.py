@@ -3,6 +3,7 @@
 import shlex
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,23 +11,37 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from crossover.cli import quoted, run_hydra
 from crossover.sweep.plan import LONGEST_NAME, SweepConfig, make_command, named
+from tests.conftest import Called
 
 ROOT = Path(__file__).parents[1]
 PLAIN = SweepConfig(name="quick", axes={"chain": [0]})
 
 
-def dry_run(*words: str) -> list[str]:
+Make = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: Called) -> Make:
+    """Return a function that runs a target through make and the shell, and its script in the process of the tests."""
+    python, given = tmp_path / "python", tmp_path / "given"
+    python.write_text(f"#!/bin/sh\nprintf '%s\\0' \"$CROSSOVER_SET\" \"$@\" > '{given}'\n")
+    python.chmod(0o755)
+
+    def run(target: str, *words: str) -> subprocess.CompletedProcess[str]:
+        command = ["make", "--no-print-directory", target, f"PYTHON={python}", *words]
+        subprocess.run(command, cwd=ROOT, check=True)
+        changes, script, *arguments = given.read_text().removesuffix("\0").split("\0")
+        monkeypatch.setenv("CROSSOVER_SET", changes)
+        return call(Path(script).name, *arguments)
+
+    return run
+
+
+def dry_run(make: Make, *words: str) -> list[str]:
     """Return the run ids that a `make sweep` command plans, and the command that it says to repeat."""
     variables = dict(word.split("=", 1) for word in words)
     variables["ARGS"] = f"{variables.get('ARGS', '')} dry_run=true"
-    given = [f"{name}={value}" for name, value in variables.items()]
-    done = subprocess.run(
-        ["make", "--no-print-directory", "sweep", f"PYTHON={sys.executable}", *given],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = make("sweep", *(f"{name}={value}" for name, value in variables.items()))
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()[1:]
 
@@ -40,12 +55,12 @@ def dry_run(*words: str) -> list[str]:
     ],
     ids=["SET", "ARGS", "both"],
 )
-def test_the_command_of_a_page_plans_its_runs(words: list[str], expected: int) -> None:
-    *ids, said = dry_run(*words)
+def test_the_command_of_a_page_plans_its_runs(words: list[str], expected: int, make: Make) -> None:
+    *ids, said = dry_run(make, *words)
     assert len(ids) == expected
     again = shlex.split(said.removeprefix("repeat: "))
     assert again[:2] == ["make", "sweep"]
-    assert dry_run(*again[2:]) == [*ids, said]
+    assert dry_run(make, *again[2:]) == [*ids, said]
 
 
 def test_a_command_has_what_decides_its_runs_and_not_how_they_were_done() -> None:
@@ -89,7 +104,7 @@ def test_an_unclosed_quote_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: 
     assert "SET cannot be read (No closing quotation)" in capsys.readouterr().err
 
 
-def test_make_data_with_a_sweep_builds_the_caches_of_its_runs_alone(tmp_path: Path) -> None:
+def test_make_data_with_a_sweep_builds_the_caches_of_its_runs_alone(tmp_path: Path, make: Make) -> None:
     small = "data.n_pool=600 data.n_val=20 data.n_test=20 data.image_size=12"
     axes = "'sweep.axes.n_train=[64]'"
     given = [
@@ -97,8 +112,7 @@ def test_make_data_with_a_sweep_builds_the_caches_of_its_runs_alone(tmp_path: Pa
         f"SET={small} machine.data_dir={tmp_path / 'data'}",
         f"ARGS={axes} outputs={tmp_path / 'out'}",
     ]
-    command = ["make", "--no-print-directory", "data", f"PYTHON={sys.executable}", *given]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    done = make("data", *given)
     assert done.returncode == 0, done.stderr
     assert "cues: 600 training images to draw from" in done.stdout
     assert [path.name[:9] for path in (tmp_path / "data" / "cache").glob("[!.]*")] == ["cues-12px"]
