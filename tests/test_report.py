@@ -21,8 +21,13 @@ from crossover.store import State, SweepRecords
 from tests.reported import N_STAR, crossing_records, record, sweep
 
 
-def test_known_crossover_is_in_the_verdict_the_page_and_the_contract(report: Callable[..., Report]) -> None:
-    written = report(crossing_records())
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Report:
+    """The report of a finished sweep, which no test changes."""
+    return write_report(sweep(crossing_records()), tmp_path_factory.mktemp("written"))
+
+
+def test_known_crossover_is_in_the_verdict_the_page_and_the_contract(written: Report) -> None:
     pair = json.loads((written.directory / "crossover.json").read_text())["studies"][0]["pairs"][0]
     assert (pair["a"], pair["b"], pair["verdict"]) == ("resnet_tiny", "vit_tiny", "crossover")
     assert pair["ci_low"] < N_STAR < pair["ci_high"]
@@ -31,8 +36,8 @@ def test_known_crossover_is_in_the_verdict_the_page_and_the_contract(report: Cal
         assert pair["summary"] in (written.directory / name).read_text().replace("&#39;", "'")
 
 
-def test_all_files_are_written_and_the_page_asks_for_nothing_else(report: Callable[..., Report]) -> None:
-    directory = report(crossing_records()).directory
+def test_all_files_are_written_and_the_page_asks_for_nothing_else(written: Report) -> None:
+    directory = written.directory
     made = {str(p.relative_to(directory)) for p in directory.rglob("*") if p.is_file()}
     figures = {f"figures/{n}.{k}" for n in ("learning-curves", "gap", "data-equivalence") for k in ("svg", "png")}
     tables = {"runs.csv", "curves.csv", "stability.csv", "crossover.json", "environment.json"}
@@ -43,41 +48,6 @@ def test_all_files_are_written_and_the_page_asks_for_nothing_else(report: Callab
     assert "http" not in re.sub(r'xmlns(:xlink)?="[^"]*"', "", page)
     assert all(re.findall(r'<svg role="img" aria-label="([^"]*)"', page))
     assert len(page) < 3_000_000
-
-
-def test_the_same_records_give_the_same_bytes(tmp_path: Path) -> None:
-    for name in ("a", "b"):
-        write_report(sweep(crossing_records()), tmp_path / name)
-    for path in (tmp_path / "a").rglob("*.*"):
-        assert path.read_bytes() == (tmp_path / "b" / path.relative_to(tmp_path / "a")).read_bytes(), path.name
-
-
-def test_what_failed_or_is_missing_is_said_and_escaped(report: Callable[..., Report]) -> None:
-    page = (report(crossing_records(), bad_run="failed", late_run="missing").directory / "report.html").read_text()
-    assert "bad_run failed: ValueError: &lt;b&gt;boom&lt;/b&gt;" in page
-    assert "1 of 32 runs are not done yet; continue with: make sweep" in page
-
-
-@pytest.mark.parametrize(
-    "records",
-    [
-        crossing_records(models=("vit_tiny",)),
-        crossing_records(chains=1),
-        [r for r in crossing_records() if r["n_train"] == 256],
-        crossing_records()[:20],
-        [record("resnet_tiny", 256, 0, 0.5)],
-        [*crossing_records(), record("hybrid_tiny", 256, 0, 0.5)],
-    ],
-    ids=["one model", "one chain", "one size", "half done", "one run", "a third model just begun"],
-)
-def test_unfinished_sweeps_claim_no_crossover_and_do_not_fail(
-    records: list[dict[str, Any]], report: Callable[..., Report]
-) -> None:
-    written = report(records)
-    third = any(r["model"] == "hybrid_tiny" for r in records)
-    verdicts = {pair["verdict"] for _, pair in written.pairs if "hybrid_tiny" not in (pair["a"], pair["b"])}
-    assert ("crossover" in verdicts) == third
-    assert (written.directory / "report.html").exists()
 
 
 def visible(page: str) -> str:
@@ -94,6 +64,7 @@ def visible(page: str) -> str:
             {},
             ["One model only, vit_tiny: there is nothing to compare it with.", "a crossover needs two models."],
         ),
+        (crossing_records(chains=1), {}, []),
         (
             [r for r in crossing_records() if r["n_train"] == 256],
             {},
@@ -104,20 +75,34 @@ def visible(page: str) -> str:
             {f"cues-vit_tiny-late{i}": "missing" for i in range(10)},
             ["10 of 30 runs are not done yet; continue with: make sweep", "missing cues-vit_tiny-late9"],
         ),
-        (
-            crossing_records(),
-            {"cues-vit_tiny-bad": "failed"},
-            ["cues-vit_tiny-bad failed: ValueError: <b>boom</b>", "failed cues-vit_tiny-bad"],
-        ),
-        (crossing_records(), {}, ["Nothing: all 30 runs are done."]),
+        ([record("resnet_tiny", 256, 0, 0.5)], {}, []),
+        ([*crossing_records(), record("hybrid_tiny", 256, 0, 0.5)], {}, []),
     ],
-    ids=["one model", "one size", "half done", "one failed", "all done"],
+    ids=["one model", "one chain", "one size", "half done", "one run", "a third model just begun"],
 )
-def test_page_says_plainly_what_it_rests_on(
+def test_unfinished_sweeps_claim_no_crossover_and_say_what_they_rest_on(
     records: list[dict[str, Any]], states: dict[str, State], said: list[str], report: Callable[..., Report]
 ) -> None:
-    words = visible((report(records, **states).directory / "report.html").read_text())
+    written = report(records, **states)
+    third = any(r["model"] == "hybrid_tiny" for r in records)
+    verdicts = {pair["verdict"] for _, pair in written.pairs if "hybrid_tiny" not in (pair["a"], pair["b"])}
+    assert ("crossover" in verdicts) == third
+    words = visible((written.directory / "report.html").read_text())
     assert [text for text in said if text not in words] == []
+
+
+def test_what_failed_or_is_missing_is_said_and_escaped(report: Callable[..., Report]) -> None:
+    states = {"cues-vit_tiny-bad": "failed", "late_run": "missing"}
+    page = (report(crossing_records(), **states).directory / "report.html").read_text()
+    assert "cues-vit_tiny-bad failed: ValueError: &lt;b&gt;boom&lt;/b&gt;" in page
+    assert "1 of 32 runs are not done yet; continue with: make sweep" in page
+    words = visible(page)
+    assert "cues-vit_tiny-bad failed: ValueError: <b>boom</b>" in words
+    assert "failed cues-vit_tiny-bad" in words
+
+
+def test_a_finished_sweep_lacks_nothing(written: Report) -> None:
+    assert "Nothing: all 30 runs are done." in visible((written.directory / "report.html").read_text())
 
 
 def test_single_classes_have_curves_a_table_and_a_file(tmp_path: Path) -> None:
@@ -178,8 +163,8 @@ def test_what_was_left_out_is_said_on_the_page_and_in_the_terminal(report: Calla
     assert all(said in text for text in (*texts, console.export_text()))
 
 
-def test_a_long_report_says_how_far_it_is(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_a_long_report_says_how_far_it_is_and_the_same_records_give_the_same_bytes(
+    written: Report, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("crossover.text.TELL_SECONDS", -1)
     write_report(sweep(crossing_records()), tmp_path)
@@ -190,6 +175,10 @@ def test_a_long_report_says_how_far_it_is(
         "pairs of cues analysed in other ways: 1 of 1",
         "data sets drawn: 1 of 1",
     ]
+    paths = list(written.directory.rglob("*.*"))
+    assert len(paths) > 10
+    for path in paths:
+        assert path.read_bytes() == (tmp_path / path.relative_to(written.directory)).read_bytes(), path.name
 
 
 def test_two_data_sets_of_one_name_are_refused(report: Callable[..., Report]) -> None:
@@ -207,8 +196,7 @@ def test_extrapolation_is_labelled_and_its_refusal_explained(report: Callable[..
     )
 
 
-def test_terminal_summary_ends_with_verdict_and_page(report: Callable[..., Report]) -> None:
-    written = report(crossing_records())
+def test_terminal_summary_ends_with_verdict_and_page(written: Report) -> None:
     with Path("/dev/null").open("w") as nowhere:
         console = Console(record=True, width=200, file=nowhere)
         terminal_summary(written, console)
