@@ -18,7 +18,7 @@ from crossover.sweep.plan import estimate_costs, group_runs, make_command, named
 from crossover.sweep.pool import Progress
 from crossover.sweep.progress import Display, working
 
-FOR_REPORT = ("crossover.study", "crossover.data.augment", "wandb.sdk.launch")
+FOR_REPORT = ("crossover.study", "crossover.data.loader", "wandb.sdk.launch")
 """Slow imports that a first report needs: torch for sample images, and a part of wandb.init."""
 
 

@@ -14,8 +14,8 @@ from torchvision.transforms import RandomErasing, RandomResizedCrop
 from torchvision.transforms.functional import normalize
 from torchvision.transforms.functional import resized_crop as resized
 
-from crossover.data.augment import Normaliser, augment, crop_and_flip, erase, mix, rectangles, resized_crop
-from crossover.data.draws import Draws
+from crossover.data.augment import Draws, crop_and_flip, erase, mix, rectangles, resized_crop
+from crossover.data.loader import Normaliser, augment
 from crossover.fields import AugmentConfig
 
 MEAN, STD = torch.tensor([0.4, 0.5, 0.6]), torch.tensor([0.2, 0.25, 0.3])

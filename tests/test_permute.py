@@ -16,9 +16,8 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from crossover.config import CrossoverError, RunConfig
-from crossover.data.augment import permute
 from crossover.data.cache import cache_folder, open_dataset
-from crossover.data.loader import EvalBatches, Images, TrainBatches
+from crossover.data.loader import EvalBatches, Images, TrainBatches, permute
 from crossover.data.subsets import pixel_order
 from crossover.fields import ModelConfig, PermuteConfig
 from crossover.training.models import build_model

@@ -7,9 +7,8 @@ import torch
 from torch import Tensor
 from torchvision.transforms import InterpolationMode, v2
 
-from crossover.data import policy
-from crossover.data.draws import Draws
-from crossover.data.policy import BINS, GEOMETRIC, OPERATIONS, SIGNED, apply_operations, apply_policy, strengths
+from crossover.data import augment
+from crossover.data.augment import BINS, GEOMETRIC, OPERATIONS, SIGNED, Draws, apply_operations, apply_policy, strengths
 from crossover.fields import AugmentConfig
 
 CPU = torch.device("cpu")
@@ -81,7 +80,7 @@ def test_operations_computed_for_all_images_give_what_picking_them_gives(monkeyp
     strength = strengths("trivialaugment", 16, 16, CPU)[which, torch.arange(len(which)) % BINS]
     x = pictures(len(which))
     picked = apply_operations(x, which, strength)
-    monkeypatch.setattr(policy, "picks", lambda x: False)
+    monkeypatch.setattr(augment, "picks", lambda x: False)
     assert torch.equal(apply_operations(x, which, strength), picked)
 
 

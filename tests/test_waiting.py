@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from crossover.data import policy
+from crossover.data import augment
 from crossover.training import run as running
 from crossover.training.module import Chunk, Classifier
 from crossover.training.run import execute
@@ -47,7 +47,7 @@ def forbid_reading(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
     monkeypatch.setattr(Classifier, "training_step", watched)
     monkeypatch.setattr(running, "tune_allocator", lambda: None)
-    monkeypatch.setattr(policy, "picks", lambda x: False)  # as on a GPU
+    monkeypatch.setattr(augment, "picks", lambda x: False)  # as on a GPU
     return steps
 
 

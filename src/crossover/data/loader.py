@@ -9,9 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from crossover.data.augment import Normaliser, augment, permute
+from crossover.data.augment import Draws, apply_policy, crop_and_flip, erase, mix, resized_crop
 from crossover.data.cache import Dataset
-from crossover.data.draws import Draws
 from crossover.fields import AugmentConfig
 
 Batch = tuple[Tensor, Tensor]
@@ -96,6 +95,51 @@ def free_bytes(device: torch.device) -> int:
         return int(lines["MemAvailable"].split()[0]) * 1024
     except (OSError, KeyError):  # not Linux: only machine.resident_gb limits
         return 2**63
+
+
+class Normaliser:
+    """From pixel values to network inputs, and back; `mean` and `std` are of pixel values in 0..1."""
+
+    def __init__(self, mean: Tensor, std: Tensor) -> None:
+        self.mean, self.std = mean, std
+        self._scale, self._shift = 1 / (255 * std), -mean / std
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Return (images / 255 - mean) / std as float32 (B, 3, H, W), channels last, of uint8 (B, H, W, 3)."""
+        return torch.addcmul(self._shift, images.to(torch.float32), self._scale).permute(0, 3, 1, 2)
+
+    def pixels(self, x: Tensor) -> Tensor:
+        """Return normalised images as uint8 (B, H, W, 3), rounded."""
+        return (255 * (x.permute(0, 2, 3, 1).float() * self.std + self.mean)).round().clamp(0, 255).to(torch.uint8)
+
+
+def augment(
+    images: Tensor, labels: Tensor, config: AugmentConfig, *, classes: int, normalise: Normaliser, draws: Draws
+) -> tuple[Tensor, Tensor]:
+    """Return float32 (B, 3, H, W), channels last, and targets, of uint8 (B, H, W, 3) and int64 (B,).
+
+    The order is torchvision's: crop, flip, policy, normalise, erase, then mixup or CutMix. Targets are the labels, or
+    probabilities float32 (B, classes) when mixup or CutMix is on.
+    """
+    if config.min_area:
+        images = resized_crop(images, config.min_area, draws)
+    if config.crop or config.flip:
+        images = crop_and_flip(images, config.crop, config.flip, draws)
+    if config.policy != "none":
+        images = apply_policy(images, config, draws)
+    x = normalise(images)
+    if config.erase:
+        x = erase(x, config.erase, draws)
+    if config.mixes:
+        return mix(x, labels, config, classes, draws)
+    return x, labels
+
+
+def permute(x: Tensor, order: Tensor | None) -> Tensor:
+    """Return images (B, C, H, W), channels last, with their pixels in the given order; unchanged without one."""
+    if order is None:
+        return x
+    return x.flatten(2)[:, :, order].reshape(x.shape).contiguous(memory_format=torch.channels_last)
 
 
 class TrainBatches:
