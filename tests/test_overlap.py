@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from crossover.studies.overlap import LIMIT, difference_hash, near_copies
+from crossover.studies.target import LIMIT, difference_hash, near_copies
 
 
 def smooth(seed: int, count: int, side: int) -> np.ndarray:

@@ -17,7 +17,7 @@ from crossover.config import CrossoverError, RunConfig, validate
 from crossover.data.cache import open_dataset
 from crossover.report.build import write_findings
 from crossover.report.findings import Findings
-from crossover.studies.readers import Reading, fit_reader, read_backbone
+from crossover.studies.target import Reading, fit_reader, read_backbone
 from crossover.studies.transfer import (
     Backbone,
     Row,

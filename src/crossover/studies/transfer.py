@@ -26,8 +26,7 @@ from crossover.report.predictions import pack_predictions, read_predictions
 from crossover.report.section import Section, write_section
 from crossover.report.wandb import mirror_report
 from crossover.store import read_done, read_sweep, weights_hash, write_json, write_plan, write_text
-from crossover.studies.overlap import overlap_sentence
-from crossover.studies.readers import Reading, read_backbone
+from crossover.studies.target import Reading, overlap_sentence, read_backbone
 from crossover.sweep.launch import check_data, do_runs
 from crossover.sweep.plan import make_command, named, override, plan_runs, read_preset, sweep_dir, with_twins
 from crossover.text import tracked
