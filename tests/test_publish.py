@@ -14,8 +14,7 @@ from crossover.analysis.verdict import analyse, curve_summary
 from crossover.config import CrossoverError
 from crossover.record import Record, runs_table
 from crossover.report.build import write_findings, write_report
-from crossover.report.findings import Findings
-from crossover.report.predictions import pack_predictions
+from crossover.report.findings import Findings, pack_predictions
 from crossover.report.publish import (
     BEGIN,
     END,

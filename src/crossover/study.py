@@ -21,8 +21,7 @@ from crossover.fields import CuesData
 from crossover.record import runs_table
 from crossover.report.build import write_findings, write_report
 from crossover.report.figures import Ceiling
-from crossover.report.findings import Extras, Report
-from crossover.report.predictions import read_predictions
+from crossover.report.findings import Extras, Report, read_predictions
 from crossover.report.publish import Study, keep_one_format, study_findings
 from crossover.report.section import PAGE, Drawing
 from crossover.report.words import recipe_table

@@ -12,9 +12,8 @@ from crossover.config import CrossoverError
 from crossover.record import Record, runs_table
 from crossover.report import figures
 from crossover.report.contents import report_sections, shown_classes
-from crossover.report.findings import NO_EXTRAS, Extras, Fact, Findings, Report
+from crossover.report.findings import NO_EXTRAS, Extras, Fact, Findings, Report, pack_predictions, read_predictions
 from crossover.report.page import html_page, markdown_page
-from crossover.report.predictions import pack_predictions, read_predictions
 from crossover.report.section import PAGE, Drawing
 from crossover.report.style import save, styles
 from crossover.store import SweepRecords, file_name, write_json, write_text

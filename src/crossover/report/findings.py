@@ -1,4 +1,4 @@
-"""The contents of a report before it is rendered: the runs, their analysis and its sentences."""
+"""The contents of a report before it is rendered: runs with their predictions, their analysis and its sentences."""
 
 import shlex
 from collections import Counter
@@ -6,16 +6,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from crossover.analysis.contract import Calibration, Pair, Repetitions, Result, Study
 from crossover.analysis.runs import Predictions
 from crossover.analysis.sentences import extrapolation_sentence
 from crossover.report.figures import Ceiling
-from crossover.report.section import Drawing
+from crossover.report.section import PREDICTIONS, Drawing
 from crossover.report.table import Table
 from crossover.report.words import stability_sentence
-from crossover.store import State
+from crossover.store import State, write_arrays
 
 NO_MESSAGE = "no message"
 KINDS = {
@@ -165,3 +166,44 @@ class Report:
 def notes_of(study: Study) -> list[str]:
     """Return the notes of a study of crossover.json and of its pairs, each once."""
     return list(dict.fromkeys((*study["notes"], *(note for pair in study["pairs"] for note in pair["notes"]))))
+
+
+def read_predictions(paths: Mapping[str, Path]) -> Predictions:
+    """Return labels and predictions of each run."""
+    read: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+    for run_id, path in paths.items():
+        with np.load(path) as saved:
+            read[run_id] = saved["labels"], saved["predictions"]
+    return read
+
+
+def pack_predictions(findings: Findings, directory: Path) -> None:
+    """Write what `unpack_predictions` reads; nothing if there are none."""
+    if not findings.predictions:
+        return
+    arrays = {f"classes-{dataset}": np.array(names) for dataset, names in findings.names.items()}
+    for run_id, dataset in findings.runs[["run_id", "dataset"]].to_numpy():
+        if run_id in findings.predictions:
+            labels, predicted = (_compact(part) for part in findings.predictions[run_id])
+            arrays |= {f"labels-{dataset}": labels, f"predicted-{run_id}": predicted}
+    directory.mkdir(parents=True, exist_ok=True)
+    write_arrays(directory / PREDICTIONS, arrays)
+
+
+def unpack_predictions(directory: Path, runs: pd.DataFrame) -> tuple[Predictions, dict[str, Sequence[str]]]:
+    """Return the predictions of those runs that have them, and the classes of each data set."""
+    read: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+    names: dict[str, Sequence[str]] = {}
+    if not (directory / PREDICTIONS).exists():
+        return read, names
+    with np.load(directory / PREDICTIONS) as saved:
+        for run_id, dataset in runs[["run_id", "dataset"]].to_numpy():
+            if f"predicted-{run_id}" in saved:
+                read[run_id] = saved[f"labels-{dataset}"], saved[f"predicted-{run_id}"]
+            if f"classes-{dataset}" in saved:
+                names[dataset] = list(map(str, saved[f"classes-{dataset}"]))
+    return read, names
+
+
+def _compact(classes: np.ndarray) -> np.ndarray:
+    return classes.astype(np.uint8) if classes.max() < 256 else classes

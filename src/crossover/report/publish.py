@@ -10,8 +10,7 @@ import pandas as pd
 
 from crossover.analysis.contract import Result
 from crossover.config import CrossoverError
-from crossover.report.findings import NO_EXTRAS, Extras, Fact, Findings
-from crossover.report.predictions import unpack_predictions
+from crossover.report.findings import NO_EXTRAS, Extras, Fact, Findings, unpack_predictions
 from crossover.report.section import PREDICTIONS, WRITTEN, report_files
 from crossover.report.table import Table, columns, markdown_table
 

@@ -20,9 +20,8 @@ from crossover.data.cache import Dataset, open_dataset
 from crossover.fields import Frozen
 from crossover.record import Record, runs_table
 from crossover.report.build import environment, write_findings
-from crossover.report.findings import Findings
+from crossover.report.findings import Findings, pack_predictions, read_predictions
 from crossover.report.page import terminal_summary
-from crossover.report.predictions import pack_predictions, read_predictions
 from crossover.report.section import Section, write_section
 from crossover.report.wandb import mirror_report
 from crossover.store import read_done, read_sweep, weights_hash, write_json, write_plan, write_text
