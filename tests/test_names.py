@@ -17,7 +17,7 @@ from crossover.record import runs_table
 from crossover.report.build import write_findings
 from crossover.report.findings import Findings
 from crossover.report.page import terminal_summary
-from crossover.report.table import plain
+from crossover.report.section import plain
 from crossover.store import SweepRecords, file_name
 from tests.reported import crossing_records
 

@@ -7,8 +7,7 @@ from crossover.analysis.sentences import verdict_words
 from crossover.analysis.testset import telling_classes
 from crossover.report import tables
 from crossover.report.findings import HEADLINES, NO_MESSAGE, Fact, Report, notes_of
-from crossover.report.section import Drawing, Part, Section, read_sections
-from crossover.report.table import Table, columns
+from crossover.report.section import Drawing, Part, Section, Table, columns, read_sections
 from crossover.report.words import METHODS, title
 
 MOST_RUNS = 2_000

@@ -15,8 +15,8 @@ import wandb_workspaces.workspaces as ws
 from crossover.config import CrossoverError
 from crossover.record import ACCURACY, CONFUSION_TABLE, GPU_SECONDS, HISTORY, N_TRAIN, SAMPLES, SUMMARY
 from crossover.report.page import QUESTION
+from crossover.report.section import code
 from crossover.report.style import styles
-from crossover.report.table import code
 from crossover.report.wandb import CURVE, CURVE_JOB, EQUIVALENCE, GAP, PAIR_JOB, run_id
 from crossover.store import SweepRecords, write_text
 

@@ -13,8 +13,7 @@ from crossover.analysis.contract import Calibration, Pair, Repetitions, Result, 
 from crossover.analysis.runs import Predictions
 from crossover.analysis.sentences import extrapolation_sentence
 from crossover.report.figures import Ceiling
-from crossover.report.section import PREDICTIONS, Drawing
-from crossover.report.table import Table
+from crossover.report.section import PREDICTIONS, Drawing, Table
 from crossover.report.words import stability_sentence
 from crossover.store import State, write_arrays
 

@@ -11,9 +11,8 @@ from rich.console import Console
 from crossover.report import tables
 from crossover.report.figures import families_of
 from crossover.report.findings import HEADLINES, Report
-from crossover.report.section import PAGE, Drawing, Section, markdown_part, report_files
+from crossover.report.section import PAGE, Drawing, Section, markdown_part, plain, report_files, terminal_table
 from crossover.report.style import inline_svg, styles
-from crossover.report.table import plain, terminal_table
 
 MOST_BYTES = 400_000
 """Largest file embedded in the page as a download, in bytes."""

@@ -11,8 +11,7 @@ import pandas as pd
 from crossover.analysis.contract import Result
 from crossover.config import CrossoverError
 from crossover.report.findings import NO_EXTRAS, Extras, Fact, Findings, unpack_predictions
-from crossover.report.section import PREDICTIONS, WRITTEN, report_files
-from crossover.report.table import Table, columns, markdown_table
+from crossover.report.section import PREDICTIONS, WRITTEN, Table, columns, markdown_table, report_files
 
 BEGIN, END = "<!-- results: written by make publish -->\n", "<!-- end of results -->\n"
 

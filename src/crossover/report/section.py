@@ -1,15 +1,25 @@
-"""A section of a report: sentences, figures and tables under a title, and the file that a study writes it to."""
+"""What a report is made of: sections of sentences, figures and typed tables; as a file, as Markdown, in the terminal."""
 
+import re
+from collections.abc import Sequence
+from math import isnan
 from pathlib import Path
 from typing import Annotated, Literal
 
+from matplotlib.ticker import EngFormatter
 from pydantic import Field, ValidationError
+from rich.markup import escape
+from rich.table import Table as TerminalTable
 
+from crossover.analysis.sentences import images
 from crossover.config import CrossoverError, describe
 from crossover.fields import Frozen
-from crossover.report.table import Table, markdown_table, plain
 from crossover.store import write_text
 
+Number = int | float | None
+Cell = str | int | float | tuple[Number, ...] | None
+"""A word, a number, or a number with the two ends of its interval; None is unknown, and an unknown end unbounded."""
+DASH = "–"
 PAGE = "report.html"
 """Not tracked by git in results/: `make pages` rebuilds it from the other files."""
 WRITTEN = (
@@ -23,6 +33,108 @@ WHERE_KNOWN = ("plan.json", PREDICTIONS, "classes.csv", "calibration.json")
 """Files that a report has if there is a plan, predictions or a simulation."""
 FileName = Annotated[str, Field(pattern=r"^[\w][\w.+,=@-]*$")]
 """The name of a file next to the report, without a folder."""
+
+
+class Column(Frozen):
+    """Heading, unit and side of the cells below it."""
+
+    title: str
+    unit: str = ""
+    """`%` shows a fraction in percent, `points` a difference of fractions, `images`, `SI` and `B` round to a prefix."""
+    left: bool = False
+    """Text is aligned left, numbers right."""
+
+
+class Table(Frozen):
+    """Rows of cells under columns, with a caption."""
+
+    caption: str
+    columns: tuple[Column, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+
+    @property
+    def header(self) -> list[str]:
+        return [column.title for column in self.columns]
+
+    @property
+    def cells(self) -> list[list[str]]:
+        """The rows as displayed."""
+        return [[shown(cell, column.unit) for cell, column in zip(row, self.columns, strict=True)] for row in self.rows]
+
+    def with_columns(self, titles: Sequence[str]) -> "Table":
+        """Return the table with some of its columns."""
+        places = [self.header.index(name) for name in titles]
+        rows = tuple(tuple(row[place] for place in places) for row in self.rows)
+        return Table(caption=self.caption, columns=tuple(self.columns[place] for place in places), rows=rows)
+
+
+def columns(*titles: str | tuple[str, str], left: int = 0) -> tuple[Column, ...]:
+    """Return columns by title, or title and unit; the first `left` hold text."""
+    named = [(one, "") if isinstance(one, str) else one for one in titles]
+    return tuple(Column(title=title, unit=unit, left=place < left) for place, (title, unit) in enumerate(named))
+
+
+def shown(cell: Cell, unit: str = "") -> str:
+    """Return a cell as a reader sees it, such as `12.3 % [11.0 %, 14.1 %]`, `576.0 G` or `–`."""
+    if isinstance(cell, str):
+        return cell
+    if isinstance(cell, tuple):
+        value, *ends = cell
+        bounded = any(end is not None and not isnan(end) for end in ends)
+        return _number(value, unit) + (f" [{', '.join(_number(end, unit) for end in ends)}]" if bounded else "")
+    return _number(cell, unit)
+
+
+def _number(value: Number, unit: str) -> str:
+    if value is None or isnan(value):
+        return DASH
+    match unit:
+        case "%":
+            return f"{100 * value:.1f} %"
+        case "points":
+            return f"{100 * value:+.1f}"
+        case "images":
+            return images(value)
+        case "ratio":
+            return f"{value:.2f}"
+        case "SI" | "B":
+            return EngFormatter("B" if unit == "B" else "", places=1)(value).strip()
+        case "s" | "/s" | "h":
+            return f"{value:,.3g} {unit}" if abs(value) < 1000 else f"{value:,.0f} {unit}"
+    number = f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
+    return f"{number} {unit}".strip()
+
+
+def markdown_table(table: Table) -> list[str]:
+    """Return the lines of a table."""
+    sides = "".join("---|" if column.left else "---:|" for column in table.columns)
+    return [_row(table.header), f"|{sides}", *(_row(row) for row in table.cells)]
+
+
+def _row(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(map(plain, cells)) + " |"
+
+
+def plain(text: str) -> str:
+    """Return text escaped for one line of Markdown: no HTML, emphasis, formula, link or cell boundary."""
+    text = " ".join(text.split()).replace("\\", "\\\\").replace("&", "&amp;").replace("<", "&lt;")
+    text = re.sub(r"([`$|~]|(?<!\w)\*(?=\S)|\*(?=\w)|(?<!\w)_|_(?!\w))", r"\\\1", text)
+    return text.replace("](", "]\\(").replace("][", "]\\[")
+
+
+def terminal_table(table: Table) -> TerminalTable:
+    """Return a table for a console; names are literal, not markup."""
+    made = TerminalTable(title=escape(table.caption) or None, box=None)
+    for column in table.columns:
+        made.add_column(escape(column.title), justify="left" if column.left else "right")
+    for row in table.cells:
+        made.add_row(*map(escape, row))
+    return made
+
+
+def code(text: str) -> str:
+    """Return text that is safe between backticks."""
+    return " ".join(text.split()).replace("`", "'")
 
 
 class Drawing(Frozen):

@@ -9,7 +9,7 @@ from crossover.analysis.extrapolation import LAST_VALUE
 from crossover.analysis.sentences import images, limits, size, verdict_words
 from crossover.record import COLUMNS
 from crossover.report.findings import Report
-from crossover.report.table import Cell, Column, Table, columns
+from crossover.report.section import Cell, Column, Table, columns
 from crossover.report.words import INTERVALS, parameter_words, title
 
 MOST_SIZES = 40

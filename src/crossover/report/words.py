@@ -9,7 +9,7 @@ from crossover.analysis.sentences import verdict_words
 from crossover.config import RunConfig
 from crossover.fields import ModelConfig
 from crossover.record import COLUMNS
-from crossover.report.table import Table, columns
+from crossover.report.section import Table, columns
 
 METHODS = (
     "Every model trains on the same class-stratified, nested subsets (chains); a chain is the random unit.",

@@ -20,9 +20,8 @@ from crossover.analysis.compare import compare
 from crossover.analysis.runs import AnalysisError, Method, bias_rank, read_curves, validate_runs
 from crossover.analysis.sentences import images
 from crossover.config import describe
-from crossover.report.section import Drawing, Part, markdown_part
+from crossover.report.section import Drawing, Part, Table, columns, markdown_part, plain
 from crossover.report.style import save
-from crossover.report.table import Table, columns, plain
 from crossover.store import file_name, replace_block, write_text
 from crossover.studies.atlas_figure import draw_atlas
 from crossover.text import tracked

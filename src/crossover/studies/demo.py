@@ -18,7 +18,7 @@ from rich.console import Console
 from torch import Tensor
 
 from crossover.fields import ModelConfig
-from crossover.report.table import Table, columns, terminal_table
+from crossover.report.section import Table, columns, terminal_table
 from crossover.store import write_atomically, write_json, write_text
 from crossover.studies.probes.equivariance import relative_error, translate
 from crossover.studies.probes.networks import feature_maps, logits_of

@@ -17,9 +17,8 @@ from rich.console import Console
 from crossover.analysis.sentences import images
 from crossover.config import CrossoverError, parse_run
 from crossover.fields import CuesData
-from crossover.report.section import Drawing, Section, write_section
+from crossover.report.section import Drawing, Section, Table, columns, terminal_table, write_section
 from crossover.report.style import INK, panels, save, size_axis
-from crossover.report.table import Table, columns, terminal_table
 from crossover.store import read_sweep, write_text
 from crossover.sweep.plan import sweep_dir
 

@@ -11,8 +11,7 @@ from rich.console import Console
 
 from crossover.analysis.runs import without_twins
 from crossover.config import CrossoverError
-from crossover.report.section import Part, markdown_part
-from crossover.report.table import Table, columns, terminal_table
+from crossover.report.section import Part, Table, columns, markdown_part, terminal_table
 from crossover.store import write_text
 
 COLUMNS = ["study", "dataset", "model", "n_train", "accuracy", "expected", "outcome", "why", "source"]

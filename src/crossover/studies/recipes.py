@@ -15,9 +15,8 @@ from crossover.cli import compose_train
 from crossover.config import CrossoverError, RunConfig, parse_run
 from crossover.fields import Frozen
 from crossover.record import Record
-from crossover.report.section import Drawing, Section, write_section
+from crossover.report.section import Column, Drawing, Section, Table, columns, terminal_table, write_section
 from crossover.report.style import panels, save, styles
-from crossover.report.table import Column, Table, columns, terminal_table
 from crossover.store import read_done, write_text
 from crossover.sweep.launch import do_runs
 from crossover.sweep.plan import override, sweep_dir

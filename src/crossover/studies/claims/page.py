@@ -11,9 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from crossover.report.page import section_page
-from crossover.report.section import Drawing, Part, Section, markdown_part, write_section
+from crossover.report.section import DASH, Drawing, Part, Section, Table, columns, markdown_part, write_section
 from crossover.report.style import save
-from crossover.report.table import DASH, Table, columns
 from crossover.store import write_json, write_text
 
 COLOURS = {"holds": "#00695c", "fails": "#b00020", "open": "#8a6d00", "no data": "#777777"}

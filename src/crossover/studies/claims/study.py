@@ -17,8 +17,7 @@ from crossover.analysis.runs import without_twins
 from crossover.config import CrossoverError, RunConfig, parse_run
 from crossover.fields import Frozen
 from crossover.report.build import environment
-from crossover.report.section import write_section
-from crossover.report.table import Table, columns, terminal_table
+from crossover.report.section import Table, columns, terminal_table, write_section
 from crossover.store import is_done, read_done, write_json, write_plan, write_text
 from crossover.studies.claims.page import counts, ledger_section, write_ledger
 from crossover.studies.claims.rules import (

@@ -14,8 +14,7 @@ from torch import Tensor, nn
 
 from crossover.config import CrossoverError, RunConfig
 from crossover.fields import CuesData, Frozen
-from crossover.report.section import Part, Section, write_section
-from crossover.report.table import Cell, Table, columns, terminal_table
+from crossover.report.section import Cell, Part, Section, Table, columns, terminal_table, write_section
 from crossover.report.words import title
 from crossover.store import read_frozen, read_sweep, write_text
 from crossover.studies.probes.equivariance import (
