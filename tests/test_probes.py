@@ -20,16 +20,19 @@ from crossover.studies.probes.equivariance import (
     equivariance,
 )
 from crossover.studies.probes.networks import Found, feature_maps, layer_strides, logits_of
-from crossover.studies.probes.representation import cka, linear_probe, receptive_field, unbiased_hsic
-from crossover.studies.probes.tokens import (
+from crossover.studies.probes.representation import (
     attention,
     attention_weights,
+    cka,
     first_filters,
+    linear_probe,
     low_frequency_share,
     position_grid,
     position_loss,
     position_nearness,
+    receptive_field,
     token_distances,
+    unbiased_hsic,
 )
 from crossover.training.weights import load_timm
 from tests.networks import Stack, images, table_of, tiny, tiny_resnet

@@ -25,8 +25,15 @@ from crossover.studies.probes.equivariance import (
     shift_consistency,
 )
 from crossover.studies.probes.networks import Found, is_vit, load_published, load_run, probe_images
-from crossover.studies.probes.representation import cka, linear_probe, receptive_field
-from crossover.studies.probes.tokens import attention, first_filters, position_loss, position_nearness
+from crossover.studies.probes.representation import (
+    attention,
+    cka,
+    first_filters,
+    linear_probe,
+    position_loss,
+    position_nearness,
+    receptive_field,
+)
 from crossover.sweep.launch import slots_for
 from crossover.sweep.plan import sweep_dir
 from crossover.sweep.progress import working
