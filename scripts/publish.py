@@ -10,7 +10,7 @@ from hydra import initialize
 
 from crossover.cli import run_app
 from crossover.config import CrossoverError
-from crossover.report.publish import BEGIN, END, publish, read_study, study_block
+from crossover.report.build import BEGIN, END, publish, read_study, study_block
 from crossover.store import replace_block
 from crossover.study import republish, study_runs
 from crossover.sweep.plan import sweep_dir

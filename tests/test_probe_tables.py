@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from crossover.report.publish import publish
+from crossover.report.build import publish
 from crossover.report.section import markdown_part, read_sections
 from crossover.store import freeze, read_sweep, write_plan
 from crossover.studies.probes.study import MIXED, PROBED, probe_section

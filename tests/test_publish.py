@@ -13,16 +13,17 @@ from crossover.analysis.testset import BINOMIAL
 from crossover.analysis.verdict import analyse, curve_summary
 from crossover.config import CrossoverError
 from crossover.record import Record, runs_table
-from crossover.report.build import write_findings, write_report
-from crossover.report.findings import Findings, pack_predictions
-from crossover.report.publish import (
+from crossover.report.build import (
     BEGIN,
     END,
     publish,
     read_study,
     study_block,
     study_findings,
+    write_findings,
+    write_report,
 )
+from crossover.report.findings import Findings, pack_predictions
 from crossover.report.section import PAGE, write_section
 from crossover.store import SweepRecords, with_block
 from crossover.studies.reproduction import compare_runs

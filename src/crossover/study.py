@@ -19,10 +19,9 @@ from crossover.data.cues import bayes_accuracy, local_only_accuracy
 from crossover.data.samples import sample_picture
 from crossover.fields import CuesData
 from crossover.record import runs_table
-from crossover.report.build import write_findings, write_report
+from crossover.report.build import Study, keep_one_format, study_findings, write_findings, write_report
 from crossover.report.figures import Ceiling
 from crossover.report.findings import Extras, Report, read_predictions
-from crossover.report.publish import Study, keep_one_format, study_findings
 from crossover.report.section import PAGE, Drawing
 from crossover.report.words import recipe_table
 from crossover.store import SweepRecords, read_done, write_atomically

@@ -1,4 +1,4 @@
-"""What a report is made of: sections of sentences, figures and typed tables; as a file, as Markdown, in the terminal."""
+"""What a report is made of: sections of sentences, figures and typed tables, as a file, Markdown or in the terminal."""
 
 import re
 from collections.abc import Sequence

@@ -15,7 +15,7 @@ from crossover.analysis.verdict import unit_table
 from crossover.config import CrossoverError, RunConfig
 from crossover.fields import Frozen
 from crossover.record import Record, runs_table
-from crossover.report.publish import Study, read_study
+from crossover.report.build import Study, read_study
 from crossover.store import read_done, write_text
 from crossover.study import study_runs
 from crossover.sweep.launch import do_runs
