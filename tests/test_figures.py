@@ -9,9 +9,9 @@ import numpy as np
 from matplotlib.collections import LineCollection
 
 from crossover.report.build import write_report
-from crossover.report.contents import report_sections
 from crossover.report.figures import Ceiling, by_pair, draw_equivalence, learning_curves
 from crossover.report.findings import Report
+from crossover.report.page import report_sections
 from crossover.report.style import FAMILIES, PAPER, styles
 from tests.reported import SIZES, crossing_records, sweep
 

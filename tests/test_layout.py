@@ -111,7 +111,7 @@ def test_the_package_knows_no_benchmarks_and_no_tests() -> None:
 
 WITHOUT_TORCH = (
     *("config", "sweep.plan", "store", "lock", "analysis.verdict", "analysis.laws", "analysis.robustness"),
-    *("report.build", "report.contents", "report.figures", "study", "studies.claims.rules", "studies.claims.page"),
+    *("report.build", "report.page", "report.figures", "study", "studies.claims.rules", "studies.claims.page"),
     *("sweep.launch", "sweep.pool", "sweep.progress", "sweep.__main__", "sweep.slurm", "sweep.job"),
 )
 IMPORT = """

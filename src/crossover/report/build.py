@@ -17,7 +17,6 @@ from crossover.analysis.verdict import analyse, curve_summary
 from crossover.config import CrossoverError
 from crossover.record import Record, runs_table
 from crossover.report import figures
-from crossover.report.contents import report_sections, shown_classes
 from crossover.report.findings import (
     NO_EXTRAS,
     Extras,
@@ -28,7 +27,7 @@ from crossover.report.findings import (
     read_predictions,
     unpack_predictions,
 )
-from crossover.report.page import html_page, markdown_page
+from crossover.report.page import html_page, markdown_page, report_sections, shown_classes
 from crossover.report.section import PAGE, PREDICTIONS, WRITTEN, Drawing, Table, columns, markdown_table, report_files
 from crossover.report.style import save, styles
 from crossover.store import SweepRecords, file_name, write_json, write_text
