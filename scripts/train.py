@@ -39,7 +39,7 @@ def main(config: DictConfig) -> None:
 
 def train(run: RunConfig) -> None:
     """Train a run unless it is done, and print the outcome; exit if it was interrupted and saved."""
-    from crossover.training.resume import StoppedError, stop_on_signals  # torch, after all that may be wrong
+    from crossover.training.epochs import StoppedError, stop_on_signals  # torch, after all that may be wrong
 
     if is_done(run.run_dir):
         print(f"{run.run_id} is done already; move its folder away to do it again")

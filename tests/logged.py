@@ -23,7 +23,7 @@ from pathlib import Path
 from crossover import wandb_runs
 from crossover.config import parse_run
 from crossover.training.loggers import RunMirror
-from crossover.training.resume import StoppedError
+from crossover.training.epochs import StoppedError
 from crossover.training.run import execute
 wandb_runs.UPLOAD_SECONDS = float(os.environ.get("PATIENCE", "120"))
 run, log = parse_run(json.loads(sys.argv[1])), RunMirror.log_metrics

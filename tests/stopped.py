@@ -7,7 +7,7 @@ import pytorch_lightning as pl
 import torch
 
 from crossover.config import RunConfig
-from crossover.training.resume import ResumePoint
+from crossover.training.epochs import ResumePoint
 from crossover.training.run import execute
 
 

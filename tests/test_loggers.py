@@ -28,7 +28,7 @@ from crossover.record import (
     SAMPLES,
     SUMMARY,
 )
-from crossover.training.resume import StoppedError
+from crossover.training.epochs import StoppedError
 from crossover.training.run import execute
 from tests.logged import (
     HELD,

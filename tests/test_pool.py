@@ -142,7 +142,7 @@ def test_stopped_pool_lets_its_runs_save_and_kills_those_that_do_not(
     monkeypatch.setattr(BaseProcess, "join", join_at_once)
 
     def execute(run: RunConfig, stop: object) -> None:
-        from crossover.training.resume import StoppedError
+        from crossover.training.epochs import StoppedError
 
         (run.run_dir / "started").touch()
         if run.run_id == deaf.run_id:

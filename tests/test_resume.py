@@ -11,9 +11,8 @@ import pytest
 import torch
 
 from crossover.config import CrossoverError
-from crossover.training import resume
+from crossover.training.epochs import ResumePoint, StoppedError, whole
 from crossover.training.module import Chunk, Classifier
-from crossover.training.resume import ResumePoint, StoppedError
 from crossover.training.run import execute
 from tests.stopped import KilledError, stop_after, stopped
 from tests.worlds import VIT, results, small_run
@@ -65,7 +64,7 @@ def test_a_run_asked_to_stop_saves_within_a_chunk_and_goes_on_as_if_nothing_had_
     changes: dict[str, Any] = {"budget": {"steps": 36, "evaluations": 3}, "recipe__ema_decay": 0.9}
     whole = execute(small_run(tmp_path / "whole", **changes))
     run = small_run(tmp_path / "parts", **changes)
-    monkeypatch.setattr("crossover.training.data.CHUNK", 5 if step == 21 else 4)
+    monkeypatch.setattr("crossover.training.epochs.CHUNK", 5 if step == 21 else 4)
     with monkeypatch.context() as patch, pytest.raises(StoppedError):
         execute(run, StopAt(patch, step))
     saved = torch.load(run.run_dir / "last.ckpt", weights_only=True)["crossover"]
@@ -77,7 +76,7 @@ def test_a_run_asked_to_stop_saves_within_a_chunk_and_goes_on_as_if_nothing_had_
 def test_a_run_stopped_twice_in_one_leg_keeps_its_losses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = execute(small_run(tmp_path / "whole", budget={"steps": 24, "evaluations": 1}))
     run = small_run(tmp_path / "parts", budget={"steps": 24, "evaluations": 1})
-    monkeypatch.setattr("crossover.training.data.CHUNK", 3)
+    monkeypatch.setattr("crossover.training.epochs.CHUNK", 3)
     for step in (3, 15):
         with monkeypatch.context() as patch, pytest.raises(StoppedError):
             execute(run, StopAt(patch, step))
@@ -141,7 +140,7 @@ def test_ranks_that_meet_a_torn_checkpoint_together_agree(tmp_path: Path, monkey
     for content in (b"", b"PK\x03\x04 and no more"):
         checkpoint.write_bytes(content)
         with ThreadPoolExecutor(2) as ranks:
-            assert list(ranks.map(resume.whole, [checkpoint] * 2)) == [None, None]
+            assert list(ranks.map(whole, [checkpoint] * 2)) == [None, None]
         assert not checkpoint.exists()
 
 
@@ -154,8 +153,8 @@ def test_a_rank_that_comes_after_the_removal_agrees(tmp_path: Path, monkeypatch:
 
     monkeypatch.setattr(zipfile, "ZipFile", late)
     checkpoint.write_bytes(b"torn")
-    assert resume.whole(checkpoint) is None
-    assert resume.whole(checkpoint) is None
+    assert whole(checkpoint) is None
+    assert whole(checkpoint) is None
 
 
 def test_a_checkpoint_with_one_flipped_byte_starts_the_run_again(

@@ -16,7 +16,7 @@ from crossover.config import CrossoverError
 from crossover.data.cache import open_dataset
 from crossover.data.loader import Batch
 from crossover.training import machine
-from crossover.training.data import AHEAD, CHUNK, leg_bounds, read_ahead
+from crossover.training.epochs import AHEAD, CHUNK, leg_bounds, read_ahead
 from crossover.training.machine import forget_peaks
 from crossover.training.models import build_model
 from crossover.training.module import _follow, label_smoothing_floor
@@ -120,7 +120,7 @@ def test_legs_cover_every_step_once(total: int, evaluations: int) -> None:
 def test_chunks_do_not_change_the_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plain = execute(small_run(tmp_path / "a"))
     assert CHUNK != 4
-    monkeypatch.setattr("crossover.training.data.CHUNK", 4)
+    monkeypatch.setattr("crossover.training.epochs.CHUNK", 4)
     assert results(execute(small_run(tmp_path / "b"))) == results(plain)
 
 

@@ -78,7 +78,7 @@ def test_a_run_has_the_losses_of_a_plain_loop(tmp_path: Path, model: dict[str, A
 def test_chunks_do_not_change_a_bf16_run_with_dropout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     changes: dict[str, Any] = {"precision": "bf16", "model": VIT | {"args": VIT["args"] | {"proj_drop_rate": 0.2}}}
     whole = execute(small_run(tmp_path / "a", **changes))
-    monkeypatch.setattr("crossover.training.data.CHUNK", 1)
+    monkeypatch.setattr("crossover.training.epochs.CHUNK", 1)
     assert results(execute(small_run(tmp_path / "b", **changes))) == results(whole)
 
 

@@ -16,9 +16,9 @@ from crossover.store import freeze, read_record
 from crossover.sweep.launch import slots_for
 from crossover.sweep.pool import Pool
 from crossover.training import run as running
+from crossover.training.epochs import StoppedError
 from crossover.training.module import Chunk, Classifier
 from crossover.training.ranks import visible_gpus
-from crossover.training.resume import StoppedError
 from crossover.training.run import execute
 from tests.worlds import VIT, small_run
 

@@ -1,4 +1,4 @@
-"""Reports: written from the records of a sweep, published under results/, and rebuilt from the published files alone."""
+"""Reports: written from the records of a sweep, published under results/, and rebuilt from their published files."""
 
 import json
 import shlex

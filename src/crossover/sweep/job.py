@@ -40,7 +40,7 @@ def execute_locked(run: RunConfig, stop: threading.Event | None = None) -> None:
 
 
 def _attempt(run: RunConfig, stop: threading.Event | None) -> None:
-    from crossover.training.resume import StoppedError  # torch: only in the job
+    from crossover.training.epochs import StoppedError  # torch: only in the job
     from crossover.training.run import execute
 
     if is_done(run.run_dir):
@@ -86,7 +86,7 @@ def run_process(run_dir: Path, environment: dict[str, str], log: bool = True) ->
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the sweep, which then ends its runs
     signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # Slurm signals every process of a job; this one is for its first
-    from crossover.training.resume import StoppedError, stop_on_signals
+    from crossover.training.epochs import StoppedError, stop_on_signals
 
     with stop_on_signals(signal.SIGTERM) as stop:
         place = describe_place(environment)

@@ -25,7 +25,16 @@ from crossover.data.loader import EvalBatches
 from crossover.data.subsets import index_hash, subset
 from crossover.record import Facts, Measures, Record, identify
 from crossover.store import weights_hash, write_arrays, write_atomically, write_json
-from crossover.training.data import Chunks, RunData, leg_bounds
+from crossover.training.epochs import (
+    Chunks,
+    InPlace,
+    ResumePoint,
+    RunData,
+    StoppedError,
+    leg_bounds,
+    stop_on_signals,
+    whole,
+)
 from crossover.training.loggers import close_logger, log_end, make_logger
 from crossover.training.machine import (
     Precision,
@@ -42,7 +51,6 @@ from crossover.training.machine import (
 from crossover.training.models import build_model, count_parameters, forward_flops, share_batch_norm
 from crossover.training.module import Classifier, label_smoothing_floor
 from crossover.training.ranks import Rank, companions, this_rank
-from crossover.training.resume import InPlace, ResumePoint, StoppedError, stop_on_signals, whole
 from crossover.training.weights import start_from
 
 TRAIN_SAMPLE = 2_000
