@@ -1,7 +1,7 @@
 # Every target installs what it needs. `make` lists the targets.
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help setup wheels data sweep status cancel report dashboard sync publish pages reproduce atlas claims transfer
+.PHONY: help setup wheels data sweep status cancel report sync publish pages reproduce atlas claims transfer
 .PHONY: recipes probe dose models gold demo test check bench faults clean
 
 SWEEP ?= quick
@@ -49,11 +49,8 @@ cancel: .venv/ready ## SWEEP=cifar10: cancel the Slurm jobs of a sweep; its runs
 report: .venv/ready ## SWEEP=quick: write tables, figures and page from the records (10 s)
 	@$(python) scripts/report.py 'name="$(SWEEP)"' $(ARGS)
 
-dashboard: .venv/ready ## SWEEP=quick: W&B view and report of a sweep; OFFLINE=1: specs to files; TERMINAL=1: no browser (5 s)
-	@$(python) scripts/dashboard.py "$(SWEEP)" $(if $(OFFLINE),--offline) $(if $(TERMINAL),--terminal) $(ARGS)
-
 sync: .venv/ready ## upload W&B runs that were logged offline (needs wandb login)
-	@$(python) scripts/dashboard.py --sync $(ARGS)
+	@$(python) scripts/status.py --sync $(ARGS)
 
 ## Studies
 

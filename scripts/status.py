@@ -1,6 +1,7 @@
 """Runs of each sweep that are done, running, failed and left: python scripts/status.py [OUTPUTS] (make status).
 
 With --cancel SWEEP (make cancel), cancel the queued and running Slurm jobs of a sweep; its runs save their state first.
+With --sync (make sync), upload the W&B runs that are not on the server yet.
 """
 
 import argparse
@@ -10,6 +11,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from crossover import wandb_runs
 from crossover.cli import run_app
 from crossover.config import CrossoverError
 from crossover.store import STATES, read_plan, run_state
@@ -20,8 +22,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("outputs", nargs="?", default="outputs", type=Path, help="the folder of runs and sweeps")
     parser.add_argument("--cancel", metavar="SWEEP")
+    parser.add_argument("--sync", action="store_true")
     options = parser.parse_args()
-    if options.cancel is None:
+    if options.sync:
+        wandb_runs.sync(options.outputs)
+    elif options.cancel is None:
         show(options.outputs)
     else:
         cancel(options.outputs, options.cancel)

@@ -83,7 +83,7 @@ def train_in_two_parts(run: RunConfig, rest: RunConfig | None = None, **environm
 
 def sync(folder: Path, **environment: str) -> str:
     """Return the last line that `make sync` says."""
-    command = [sys.executable, "scripts/dashboard.py", "--sync", "--outputs", str(folder / "outputs")]
+    command = [sys.executable, "scripts/status.py", "--sync", str(folder / "outputs")]
     known = without_wandb() | {"HOME": str(folder / "home")} | environment
     done = subprocess.run(command, cwd=ROOT, env=known, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -2,7 +2,6 @@
 
 import io
 import re
-import warnings
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from crossover.report.build import write_findings
 from crossover.report.findings import Findings
 from crossover.report.page import terminal_summary
 from crossover.report.section import plain
-from crossover.store import SweepRecords, file_name
+from crossover.store import file_name
 from tests.reported import crossing_records
 
 SCRIPT = "<script>alert(1)</script>"
@@ -96,20 +95,6 @@ def test_records_with_hostile_names_make_a_harmless_report(tmp_path: Path) -> No
     )
     write_findings(findings, tmp_path / "report")
     check(tmp_path / "report", tmp_path)
-
-
-def test_markdown_in_wandb_is_harmless() -> None:
-    with warnings.catch_warnings():  # of W&B's own package, on its import
-        warnings.simplefilter("ignore")
-        from crossover.report import dashboard
-    sweep = SweepRecords(SCRIPT, "make `sweep`", (IMAGE,), (), {IMAGE: "failed"}, {}, {})
-    shown = dashboard.Dashboard(sweep, "me", "crossover", {IMAGE: SCRIPT}, [], "")
-    said = dashboard.troubles(shown)
-    assert "`make 'sweep'`" in said
-    assert len(said.splitlines()) == 2
-    without_code = re.sub(r"`[^`]*`", "", said)
-    assert "<" not in without_code
-    assert "](" not in without_code
 
 
 @pytest.mark.parametrize("text", [SCRIPT, IMAGE, PATH, "..", "a/b", "x" * 200])

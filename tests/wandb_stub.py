@@ -1,4 +1,4 @@
-"""A W&B server for tests: takes what runs, `wandb sync`, workspaces and reports send. On 127.0.0.1 alone."""
+"""A W&B server for tests: takes what runs and `wandb sync` send. On 127.0.0.1 alone."""
 
 import gzip
 import json
@@ -10,13 +10,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 KEY = "0" * 40
-PROJECT = {"id": "UHJvamVjdA==", "internalId": "1", "name": "crossover", "entityName": "someone"}
 
 
 class WandbStub(ThreadingHTTPServer):
-    """`asked`: operation and variables of each GraphQL request; `rows`: the history of each run id; `views`: by id.
-
-    The operation `refused` gets an error.
+    """`asked`: operation and variables of each GraphQL request; `rows`: the history of each run id.
 
     With `falls_silent` it takes connections and answers nothing once it has got a row of a history.
     """
@@ -29,12 +26,10 @@ class WandbStub(ThreadingHTTPServer):
         self.rows: dict[str, list[dict[str, Any]]] = {}
         self.runs: dict[str, dict[str, Any]] = {}
         self.ended: dict[str, int] = {}
-        self.views: dict[str, dict[str, Any]] = {}
         self.uploads: list[str] = []
         self.artifacts: list[str] = []
         self.unknown: list[str] = []
         self.lock = threading.Lock()
-        self.refused = ""
         self.falls_silent = False
         self.silent, self.refuses = threading.Event(), threading.Event()
 
@@ -61,8 +56,6 @@ class WandbStub(ThreadingHTTPServer):
         found = re.search(r"(?:query|mutation)\s+(\w+)", query)
         name = found.group(1) if found else query[:60]
         self.asked.append((name, variables))
-        if name.lower() == self.refused:
-            raise PermissionError(name)
         method = getattr(self, f"on_{name.lower()}", None)
         if method is None:
             self.unknown.append(name)
@@ -120,38 +113,6 @@ class WandbStub(ThreadingHTTPServer):
         files = [{"name": name, "uploadUrl": f"{self.url}/upload/{name}"} for name in variables["files"]]
         return {"createRunFiles": {"runID": variables["run"], "uploadHeaders": [], "files": files}}
 
-    def on_getprojects(self, _: dict[str, Any]) -> dict[str, Any]:
-        project = PROJECT | {"createdAt": "2026-01-01T00:00:00Z", "isBenchmark": False, "user": None}
-        edges = [{"node": project, "cursor": "1"}]
-        return {"models": {"edges": edges, "pageInfo": {"endCursor": "1", "hasNextPage": False}}}
-
-    def on_projectinternalid(self, _: dict[str, Any]) -> dict[str, Any]:
-        return {"project": {"id": PROJECT["id"], "internalId": PROJECT["internalId"]}}
-
-    def on_upsertview(self, variables: dict[str, Any]) -> dict[str, Any]:
-        inserted = variables.get("id") is None
-        times = dict.fromkeys(("createdAt", "updatedAt"), "2026-01-01T00:00:00Z")
-        view = {
-            **variables,
-            **times,
-            "user": {"username": "someone"},
-            "id": variables.get("id") or f"view{len(self.views)}",
-            "project": PROJECT,
-        }
-        self.views[view["id"]] = view
-        return {"upsertView": {"view": view, "inserted": inserted}}
-
-    on_upsertview2 = on_upsertview
-
-    def on_view(self, variables: dict[str, Any]) -> dict[str, Any]:
-        nodes = [v for v in self.views.values() if v["name"] == variables["viewName"]]
-        return {"project": {"allViews": {"edges": [{"node": node} for node in nodes]}}}
-
-    def on_projectviews(self, variables: dict[str, Any]) -> dict[str, Any]:
-        nodes = [v for v in self.views.values() if v["type"] == "runs"]
-        page = {"endCursor": None, "hasNextPage": False}
-        return {"project": {"allViews": {"edges": [{"node": n, "cursor": "1"} for n in nodes], "pageInfo": page}}}
-
 
 class _Handler(BaseHTTPRequestHandler):
     server: WandbStub
@@ -186,10 +147,7 @@ class _Handler(BaseHTTPRequestHandler):
         with self.server.lock:
             if self.path.endswith("/graphql"):
                 asked = json.loads(body)
-                try:
-                    self._send({"data": self.server.answer(asked["query"], asked.get("variables") or {})})
-                except PermissionError as error:
-                    self._send({"errors": [{"message": f"permission denied: {error}"}]})
+                self._send({"data": self.server.answer(asked["query"], asked.get("variables") or {})})
             elif self.path.endswith("/file_stream"):
                 self._stream(json.loads(body))
             else:

@@ -193,8 +193,6 @@ HISTORY = {
 """Field of a row of the record's history: metric, at each validation."""
 ACCURACY, GPU_SECONDS, N_TRAIN = "test/accuracy", "gpu_seconds", "n_train"
 SAMPLES, CONFUSION = "samples", "confusion"
-CONFUSION_TABLE = f"{CONFUSION}_table"
-"""What W&B calls the numbers behind the chart."""
 RUN_JOB = "train"
 """Job type of a run in W&B."""
 

@@ -132,11 +132,6 @@ def terminal_table(table: Table) -> TerminalTable:
     return made
 
 
-def code(text: str) -> str:
-    """Return text that is safe between backticks."""
-    return " ".join(text.split()).replace("`", "'")
-
-
 class Drawing(Frozen):
     """A figure in figures/ next to the report."""
 

@@ -1,4 +1,4 @@
-"""W&B beyond a single run: aggregates, view, report, upload and terminal, against a stub on 127.0.0.1."""
+"""W&B beyond a single run: the runs that stand for a sweep, and their upload, against a stub on 127.0.0.1."""
 
 import json
 import os
@@ -6,11 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
-import time
-import uuid
-import warnings
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,18 +17,13 @@ from omegaconf import OmegaConf
 
 from crossover.cli import resolved
 from crossover.config import parse_run
-from crossover.record import ACCURACY, CONFIG, CONFUSION_TABLE, GPU_SECONDS, HISTORY, N_TRAIN, SAMPLES, SUMMARY
+from crossover.record import HISTORY, N_TRAIN
 from crossover.report.wandb import CURVE, EQUIVALENCE, GAP, VERDICT
-from crossover.store import read_sweep
 from tests.logged import merged, records_of
 from tests.reported import crossing_records
 from tests.wandb_stub import KEY, WandbStub, wandb_stub
 from tests.worlds import small_run
 
-LOGGED = {
-    *(metric for names in (HISTORY, SUMMARY, CURVE, GAP, EQUIVALENCE) for metric in names.values()),
-    *(ACCURACY, GPU_SECONDS, N_TRAIN, SAMPLES, CONFUSION_TABLE, *VERDICT),
-}
 ROOT = Path(__file__).parents[1]
 REPORT = """
 import sys
@@ -126,89 +117,16 @@ def test_report_logs_a_curve_per_model_a_pair_and_a_summary_once(outputs: Path) 
     assert points == set(GAP.values()) | set(EQUIVALENCE.values())
 
 
-def panels(value: Any) -> Iterator[dict[str, Any]]:
-    """Yield every panel of a spec."""
-    if isinstance(value, dict):
-        if "viewType" in value:
-            yield value["config"]
-        for inner in value.values():
-            yield from panels(inner)
-    elif isinstance(value, list):
-        for inner in value:
-            yield from panels(inner)
-
-
-def read_names(config: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """Yield the section (metric or config) and name of everything that a panel reads."""
-    accessors = [config[key] for key in ("xAxis", "yAxis", "zAxis") if config.get(key)]
-    accessors += [column["accessor"] for column in config.get("columns", [])]
-    accessors += [f"summary:{name}" for name in config.get("metrics", []) + config.get("mediaKeys", [])]
-    if "groupBy" in config:
-        accessors.append(f"config:{config['groupBy']}")
-    for accessor in accessors:
-        section, _, name = accessor.rpartition(":")
-        yield ("config", name.removesuffix(".value")) if section == "config" else ("metric", name)
-
-
-def test_every_name_that_a_panel_reads_is_one_that_runs_log(outputs: Path, home: str) -> None:
-    made = python("scripts/dashboard.py", "quick", "--offline", "--outputs", str(outputs), HOME=home)
-    assert made.returncode == 0, made.stderr
-    paths = [Path(line) for line in made.stdout.splitlines()]
-    assert [path.name for path in paths] == ["wandb-workspace.json", "wandb-report.json"]
-    logged = {"metric": LOGGED, "config": set(CONFIG)}
-    for path in paths:
-        spec = json.loads(path.read_text())
-        read = {name for config in panels(spec) for name in read_names(config)}
-        assert ("metric", CURVE["error_mean"]) in read
-        assert ("config", "cell") in read
-        assert {(s, name) for s, name in read if name not in logged[s]} == set()
-        assert "cues-vit-missing" in path.read_text()  # what is not done is said
-        curve = next(config for config in panels(spec) if CURVE["error_mean"] in config.get("metrics", []))
-        assert (curve["xAxis"], curve["xLogScale"]) == (N_TRAIN, True)
-    columns = json.loads(paths[0].read_text())["section"]["runSets"][0]["runFeed"]["columnOrder"]
-    names = {tuple(column.split(":")) for column in columns}
-    assert {name for section, name in names if section == "config"} <= set(CONFIG)
-    assert {name for section, name in names if section == "summary"} <= LOGGED
-
-
-@pytest.mark.slow
-def test_view_and_report_are_saved_once_and_updated_after_that(outputs: Path, home: str, stub: WandbStub) -> None:
-    for _ in range(2):
-        saved = python("scripts/dashboard.py", "quick", "--outputs", str(outputs), HOME=home, **stub.environment)
-        assert saved.returncode == 0, saved.stderr
-    assert sorted(view["type"] for view in stub.views.values()) == ["project-view", "runs"]
-    assert {view["entityName"] for view in stub.views.values()} == {"someone"}
-    operations = [name for name, _ in stub.asked if name.lower().startswith("upsertview")]
-    assert len(operations) == 4
-    assert stub.unknown == []
-
-
-@pytest.mark.parametrize("name", ["quick-recipe.lr=3e-3+augment.flip=true-0123ab", "été 😀 €|<a>", "x" * 150])
-def test_specs_take_the_name_of_any_sweep_and_tell_sweeps_apart(outputs: Path, tmp_path: Path, name: str) -> None:
-    with warnings.catch_warnings(action="ignore"):  # of W&B's own package, on its import
-        from crossover.report.dashboard import read_dashboard, write_specs
-    sweep, directory = read_sweep(outputs, "quick"), outputs / "sweeps" / "quick"
-    shown = read_dashboard(replace(sweep, name=name), directory, entity="me", project="crossover")
-    other = read_dashboard(replace(sweep, name=f"{name}+"), directory, entity="me", project="crossover")
-    for path in write_specs(shown, tmp_path):
-        wanted = json.dumps(name[:128])  # in the filter of its runs
-        assert f'"value": {wanted}' in json.dumps(json.loads(path.read_text()))
-    assert len(shown.title) <= 128
-    assert shown.title != other.title
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(("setting", "said"), [("key", "wandb login"), ("server", "when the server answers")])
-@pytest.mark.parametrize("command", ["dashboard", "sync"])
 def test_without_login_or_server_one_line_says_what_to_do(
-    outputs: Path, home: str, tmp_path: Path, setting: str, said: str, command: str
+    outputs: Path, home: str, tmp_path: Path, setting: str, said: str
 ) -> None:
     known = {"HOME": home, "NETRC": os.devnull}
     if setting == "server":
         known |= {"WANDB_API_KEY": KEY, "WANDB_BASE_URL": "http://127.0.0.1:1"}
-    what = "quick" if command == "dashboard" else "--sync"
     shutil.copytree(outputs, tmp_path / "outputs")
-    refused = python("scripts/dashboard.py", what, "--outputs", str(tmp_path / "outputs"), **known)
+    refused = python("scripts/status.py", "--sync", str(tmp_path / "outputs"), **known)
     assert refused.returncode == 2
     assert said in refused.stderr
     assert ("login" in refused.stderr) == (setting == "key")
@@ -216,26 +134,17 @@ def test_without_login_or_server_one_line_says_what_to_do(
 
 
 @pytest.mark.slow
-def test_what_the_server_refuses_is_one_line(outputs: Path, home: str, stub: WandbStub) -> None:
-    stub.refused = "upsertview2"
-    refused = python("scripts/dashboard.py", "quick", "--outputs", str(outputs), HOME=home, **stub.environment)
-    assert refused.returncode == 2
-    assert len(refused.stderr.splitlines()) == 1, refused.stderr
-    assert refused.stderr.startswith("error: W&B: ")
-
-
-@pytest.mark.slow
 def test_sync_uploads_what_is_not_there_yet(outputs: Path, home: str, stub: WandbStub, tmp_path: Path) -> None:
     copy = tmp_path / "outputs"
     shutil.copytree(outputs, copy)
-    done = python("scripts/dashboard.py", "--sync", "--outputs", str(copy), HOME=home, **stub.environment)
+    done = python("scripts/status.py", "--sync", str(copy), HOME=home, **stub.environment)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "4 of 4 uploaded" in done.stdout
     assert len(done.stdout.splitlines()) <= 6
     assert len(stub.runs) == 4
     curve = next(rows for name, rows in stub.rows.items() if name.startswith("curve-quick-vit"))
     assert [row[N_TRAIN] for row in curve] == [256, 1024, 4096, 16384, 65536]
-    again = python("scripts/dashboard.py", "--sync", "--outputs", str(copy), HOME=home, **stub.environment)
+    again = python("scripts/status.py", "--sync", str(copy), HOME=home, **stub.environment)
     assert "nothing to upload" in again.stdout
 
 
@@ -258,23 +167,6 @@ def test_a_report_of_an_online_sweep_is_uploaded_and_an_outage_leaves_it_for_syn
     done = python("-c", code, str(copy), "120", HOME=home, **stub.environment)
     assert (done.returncode, done.stdout) == (0, ""), done.stdout + done.stderr
     assert len(stub.runs) == 4
-
-
-@pytest.mark.skipif(shutil.which("tmux") is None, reason="tmux is not installed")
-def test_terminal_dashboard_opens_the_folder_of_a_sweep(outputs: Path, home: str) -> None:
-    server = f"crossover-{uuid.uuid4().hex[:8]}"
-    tmux = ["tmux", "-L", server, "-f", os.devnull]
-    opened = f"{sys.executable} scripts/dashboard.py quick --terminal --outputs {outputs}"
-    command = f"HOME={home} PYTHONPATH={ROOT / 'src'} {opened}"
-    subprocess.run([*tmux, "new-session", "-d", "-x", "160", "-y", "50", "-c", str(ROOT), command], check=True)
-    try:
-        seen, deadline = "", time.monotonic() + 300
-        while "[x: n_train]" not in seen and time.monotonic() < deadline:
-            time.sleep(0.3)
-            seen = subprocess.run([*tmux, "capture-pane", "-p"], capture_output=True, text=True).stdout
-    finally:
-        subprocess.run([*tmux, "kill-server"], capture_output=True)
-    assert "[x: n_train]" in seen, seen
 
 
 def test_wandb_sweep_searches_on_validation_with_keys_that_compose() -> None:
