@@ -192,7 +192,7 @@ HISTORY = {
 }
 """Field of a row of the record's history: metric, at each validation."""
 ACCURACY, GPU_SECONDS, N_TRAIN = "test/accuracy", "gpu_seconds", "n_train"
-SAMPLES, CONFUSION = "samples", "confusion"
+CONFUSION = "confusion"
 RUN_JOB = "train"
 """Job type of a run in W&B."""
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from rich.console import Console
@@ -14,12 +15,11 @@ from rich.console import Console
 from crossover.analysis.runs import AnalysisError, Method
 from crossover.analysis.verdict import analyse
 from crossover.config import CrossoverError, RunConfig, parse_run
-from crossover.data.cache import cache_folder, open_dataset
+from crossover.data.cache import Dataset, cache_folder, open_dataset
 from crossover.data.cues import bayes_accuracy, local_only_accuracy
-from crossover.data.samples import sample_picture
-from crossover.fields import CuesData
+from crossover.fields import AugmentConfig, CuesData
 from crossover.record import runs_table
-from crossover.report.build import Study, keep_one_format, study_findings, write_findings, write_report
+from crossover.report.build import Published, keep_one_format, study_findings, write_findings, write_report
 from crossover.report.figures import Ceiling
 from crossover.report.findings import Extras, Report, read_predictions
 from crossover.report.section import PAGE, Drawing
@@ -30,6 +30,11 @@ from crossover.sweep.pool import Progress
 
 CEILING_IMAGES = 5_000
 """Images on which the exact Bayes accuracy is evaluated; its standard error is then about 0.001."""
+MOST_CLASSES = 10
+STEPS = 3
+"""Steps of a training whose augmentation is shown."""
+MOST_PIXELS = 96
+"""Largest side of one image in the picture."""
 
 
 def report_sweep(
@@ -81,7 +86,7 @@ def republish(folder: Path, runs: Sequence[RunConfig]) -> Path:
     return folder / PAGE
 
 
-def study_runs(study: Study, outputs: str, changes: Sequence[str] = ()) -> dict[str, RunConfig]:
+def study_runs(study: Published, outputs: str, changes: Sequence[str] = ()) -> dict[str, RunConfig]:
     """Return the runs of a published study by id, as today's conf/ plans them; raise CrossoverError if it does not."""
     planned = plan_runs(read_preset(study.sweep, study.overrides), extra=[*study.changes, *changes], outputs=outputs)
     by_id = {run.run_id: run for run in planned}
@@ -137,6 +142,47 @@ def _drawing(run: RunConfig, path: Path, classes: Sequence[str]) -> Drawing:
     changed = f"below each, the same image as augmented ({run.augment.name}) in three steps of a training."
     more = "Nothing is augmented." if run.augment.name == "none" else changed
     return Drawing(name=path.stem, kind="png", alt=f"{words}. {more}")
+
+
+def sample_picture(run: RunConfig, dataset: Dataset) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Return a picture uint8 (H, W, 3) and the classes of its columns.
+
+    Above, the first training image of each class; below, if anything changes them, the same images in STEPS steps.
+    """
+    labels = dataset.labels[dataset.pool]
+    shown = [label for label in range(len(dataset.classes)) if (labels == label).any()][:MOST_CLASSES]
+    first = np.array([dataset.pool[np.argmax(labels == label)] for label in shown])
+    rows = [np.asarray(dataset.images[first])]
+    if changes(run.augment) or dataset.order is not None:
+        rows += _changed(run, dataset, first)
+    small = [[_reduced(image) for image in row] for row in rows]
+    return np.vstack([np.hstack(row) for row in small]), tuple(dataset.classes[label] for label in shown)
+
+
+def _changed(run: RunConfig, dataset: Dataset, indices: np.ndarray) -> list[np.ndarray]:
+    import torch  # a report needs it only if something changes the images: that saves seconds
+
+    from crossover.data.loader import Images, TrainBatches
+
+    images = Images(dataset.images, dataset.labels, indices, torch.device("cpu"), resident_bytes=2**30)
+    batches = TrainBatches(images, dataset, run.augment, batch_size=len(indices), seed=run.seed)
+    rows = []
+    for step in range(STEPS):
+        batches.seed_step(step)
+        x, _ = batches.augment(*images.take(np.arange(len(indices))))
+        rows.append(batches.normalise.pixels(x).numpy())
+    return rows
+
+
+def changes(augment: AugmentConfig) -> bool:
+    """Return whether an augmentation does anything."""
+    return augment != AugmentConfig(name=augment.name)
+
+
+def _reduced(image: np.ndarray) -> np.ndarray:
+    if len(image) <= MOST_PIXELS:
+        return image
+    return np.asarray(Image.fromarray(image).resize((MOST_PIXELS, MOST_PIXELS), Image.Resampling.LANCZOS))
 
 
 def cues_ceilings(config: CuesData) -> list[Ceiling]:

@@ -80,16 +80,15 @@ def start_training(run_dir: Path, facts: Mapping[str, Any], *, again: bool = Fal
     return run
 
 
-def log_end(run: "wandb.Run", record: Mapping[str, Any], run_dir: Path, media: Mapping[str, Any]) -> None:
-    """Log the final numbers (not points of a curve), `media`, the confusion matrix and the record."""
+def log_end(run: "wandb.Run", record: Mapping[str, Any], run_dir: Path) -> None:
+    """Log the final numbers (not points of a curve), the confusion matrix and the record."""
     import wandb
 
     if len(record["classes"]) <= MOST_CLASSES:
         with np.load(run_dir / "predictions.npz") as saved:
             truth, guess = saved["labels"].tolist(), saved["predictions"].tolist()
         matrix = wandb.plot.confusion_matrix(y_true=truth, preds=guess, class_names=record["classes"])
-        media = {**media, CONFUSION: matrix}
-    run.log(dict(media), step=record["steps"] + 1, commit=True)  # the row of the last step is closed
+        run.log({CONFUSION: matrix}, step=record["steps"] + 1, commit=True)  # the row of the last step is closed
     run.summary.update(run_summary(record))
     artifact = wandb.Artifact(f"record-{record['run_id']}", type="record")
     artifact.add_file(str(run_dir / "record.json"), policy="immutable")  # not copied
@@ -102,7 +101,7 @@ def log_again(run_dir: Path) -> None:
     run = start_training(run_dir, record, again=True)
     for row in record["history"]:
         run.log(history_row(row), step=row["step"], commit=True)
-    log_end(run, record, run_dir, {})
+    log_end(run, record, run_dir)
     run.finish()
     for old in offline_folders(run_dir / "wandb"):
         if old != Path(run.dir).parent:

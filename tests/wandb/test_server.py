@@ -70,9 +70,12 @@ def test_an_online_sweep_is_on_the_server_row_for_row(tmp_path: Path) -> None:
         assert len(records) == 4
         for record in records:
             check_there(server, record)
-            assert media(server, record["run_id"]) == {"media/images/samples.png", "media/table/confusion_table.json"}
+            assert media(server, record["run_id"]) == {"media/table/confusion_table.json"}
         (report,) = {sent["name"] for sent in server.sent if sent.get("jobType") == "report"}
-        drawn = {f"media/images/figures/{name}.png" for name in ("learning-curves", "gap", "data-equivalence")}
+        drawn = {
+            f"media/images/figures/{name}.png"
+            for name in ("learning-curves", "gap", "data-equivalence", "samples-cues-none")
+        }
         assert {*drawn, "media/table/learning_curves.json"} <= media(server, report)
         groups = {sent["name"]: sent["groupName"] for sent in server.sent if sent.get("groupName")}
         jobs = {sent.get("jobType") for sent in server.sent}

@@ -155,7 +155,7 @@ def _draw(report: Report, study: Study) -> list[Drawing]:
 
 
 @dataclass(frozen=True)
-class Study:
+class Published:
     """A published study, read from its files."""
 
     name: str
@@ -198,7 +198,7 @@ def keep_one_format(study: Path) -> None:
         drawing.with_suffix(".png").unlink(missing_ok=True)
 
 
-def read_study(folder: Path) -> Study:
+def read_study(folder: Path) -> Published:
     """Return a published study; raise CrossoverError if it does not exist."""
     if not (folder / "plan.json").exists():
         known = sorted(path.parent.name for path in folder.parent.glob("*/plan.json"))
@@ -207,7 +207,7 @@ def read_study(folder: Path) -> Study:
         json.loads((folder / name).read_text()) for name in ("plan.json", "crossover.json", "environment.json")
     )
     given = dict(word.split("=", 1) for word in shlex.split(plan["command"]) if "=" in word)
-    return Study(
+    return Published(
         name=folder.name,
         sweep=given.get("SWEEP", plan["name"]),
         command=plan["command"],

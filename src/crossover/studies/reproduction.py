@@ -15,7 +15,7 @@ from crossover.analysis.verdict import unit_table
 from crossover.config import CrossoverError, RunConfig
 from crossover.fields import Frozen
 from crossover.record import Record, runs_table
-from crossover.report.build import Study, read_study
+from crossover.report.build import Published, read_study
 from crossover.store import read_done, write_text
 from crossover.study import study_runs
 from crossover.sweep.launch import do_runs
@@ -61,7 +61,7 @@ def main(options: Options, console: Console) -> None:
     sys.exit(1 if outside else 0)
 
 
-def chosen_runs(study: Study, options: Options) -> list[RunConfig]:
+def chosen_runs(study: Published, options: Options) -> list[RunConfig]:
     """Return the runs to repeat, as the present conf/ plans them; raise CrossoverError if it plans others."""
     planned = study_runs(study, options.outputs, options.set)
     count = len(study.run_ids) if options.runs is None else options.runs
@@ -70,7 +70,7 @@ def chosen_runs(study: Study, options: Options) -> list[RunConfig]:
     return [planned[run_id] for run_id in random.Random(options.seed).sample(study.run_ids, count)]  # noqa: S311
 
 
-def check_same_data(study: Study, records: list[Record]) -> None:
+def check_same_data(study: Published, records: list[Record]) -> None:
     for record in records:
         published = study.environment[f"{record['dataset']} hash"]
         if record["dataset_hash"] not in published:

@@ -9,9 +9,7 @@ from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger, Wand
 
 from crossover import wandb_runs
 from crossover.config import CrossoverError, RunConfig
-from crossover.data.cache import Dataset
-from crossover.data.samples import sample_picture
-from crossover.record import SAMPLES, run_config, run_summary
+from crossover.record import run_config, run_summary
 
 if TYPE_CHECKING:
     import wandb
@@ -63,14 +61,11 @@ def _csv_logger(run: RunConfig, facts: Mapping[str, Any]) -> CSVLogger:
     return logger
 
 
-def log_end(logger: Logger | None, record: Mapping[str, Any], run: RunConfig, dataset: Dataset) -> None:
+def log_end(logger: Logger | None, record: Mapping[str, Any], run: RunConfig) -> None:
     """Log the final numbers if the logger has a place for them outside the history; CSV has none."""
     if isinstance(logger, RunMirror):
-        import wandb
-
         with wandb_runs.guarded(run.run_dir):
-            picture, _ = sample_picture(run, dataset)
-            wandb_runs.log_end(logger.experiment, record, run.run_dir, {SAMPLES: wandb.Image(picture)})
+            wandb_runs.log_end(logger.experiment, record, run.run_dir)
     elif isinstance(logger, TensorBoardLogger):
         summary = {f"final/{name}": value for name, value in run_summary(record).items()}
         # a file of its own: the history's is closed, and one opened in the same second would take its name and place

@@ -146,7 +146,7 @@ def _execute(run: RunConfig, rank: Rank, stop: threading.Event) -> Record:
         }
         write_json(run.run_dir / "record.json", record)
         (run.run_dir / "last.ckpt").unlink(missing_ok=True)
-        log_end(logger, record, run, dataset)
+        log_end(logger, record, run)
         exit_code = 0
     finally:
         close_logger(logger, exit_code)
