@@ -8,9 +8,7 @@ from torch import nn
 
 from crossover.config import CrossoverError
 from crossover.fields import ModelConfig
-from crossover.studies.probes.equivariance import equivariance
-from crossover.training.ablations import LocallyConnected2d, input_sizes, make_circular
-from crossover.training.models import build_model, count_parameters, forward_flops
+from crossover.training.models import LocallyConnected2d, build_model, count_parameters, forward_flops, input_sizes
 
 X = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 
@@ -23,7 +21,7 @@ def resnet(seed: int = 0, **args: Any) -> Any:
 
 def test_the_neutral_values_build_the_same_network_from_the_same_seed() -> None:
     plain = resnet().state_dict()
-    named = resnet(downsample="stride", padding="zeros", head="pool", weights="shared").state_dict()
+    named = resnet(head="pool", weights="shared").state_dict()
     assert plain.keys() == named.keys()
     assert all(torch.equal(plain[k], named[k]) for k in plain)
 
@@ -54,38 +52,14 @@ def test_untying_multiplies_the_weights_of_each_layer_by_its_places_and_keeps_th
     assert all(p.grad is not None for p in free.parameters())
 
 
-def test_circular_padding_makes_whole_strides_exact() -> None:
-    model = resnet(padding="circular")
-    assert max(found.value for found in equivariance(model.eval(), X, shifts=(2, 4))) <= 1e-12
-    assert max(found.value for found in equivariance(resnet().eval(), X, shifts=(2, 4))) > 1e-3
-    pooled = nn.Sequential(nn.MaxPool2d(3, stride=1, padding=1))
-    make_circular(pooled)
-    torch.testing.assert_close(pooled(X.roll(3, 2)), pooled(X).roll(3, 2), rtol=0, atol=0)
-
-
-def test_without_downsampling_a_circular_network_is_invariant_to_every_shift() -> None:
-    model = resnet(downsample="none", padding="circular")
-    assert [info["reduction"] for info in model.feature_info] == [1, 1] or model.forward_features(X).shape[-1] == 16
-    torch.testing.assert_close(model(X.roll((3, 5), (2, 3))), model(X), atol=1e-5, rtol=1e-5)
-    assert count_parameters(model) == count_parameters(resnet())
-
-
-def test_anti_aliasing_lowers_the_error_of_odd_shifts_and_adds_no_parameter() -> None:
-    sharp, smooth = (resnet(padding="circular", downsample=kind) for kind in ("stride", "blur"))
-    errors = [list(equivariance(m.eval(), X, shifts=(1,)))[-1].value for m in (sharp, smooth)]
-    assert errors[1] < 0.7 * errors[0]
-    assert count_parameters(smooth) == count_parameters(sharp)
-    assert max(found.value for found in equivariance(smooth, X, shifts=(2,))) <= 1e-12
-
-
 def test_a_flat_head_reads_places_and_a_pooled_one_does_not() -> None:
-    pooled, flat = (resnet(padding="circular", head=head) for head in ("pool", "flatten"))
+    pooled, flat = (resnet(head=head) for head in ("pool", "flatten"))
     assert flat.head.fc.in_features == 16 * 8 * 8
-    shifted = X.roll(4, 2)
-    torch.testing.assert_close(pooled(shifted), pooled(X), atol=1e-5, rtol=1e-5)
-    assert float((flat(shifted) - flat(X)).detach().abs().max()) > 1e-3
+    maps = pooled.forward_features(X)
+    torch.testing.assert_close(pooled.forward_head(maps.roll(4, 2)), pooled.forward_head(maps), atol=1e-5, rtol=1e-5)
+    assert float((flat.forward_head(maps.roll(4, 2)) - flat.forward_head(maps)).detach().abs().max()) > 1e-3
 
 
 def test_an_unknown_value_is_refused() -> None:
-    with pytest.raises(CrossoverError, match=r"model.args.padding=mirror; allowed: zeros, circular"):
-        resnet(padding="mirror")
+    with pytest.raises(CrossoverError, match=r"model.args.head=mean; allowed: pool, flatten"):
+        resnet(head="mean")

@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from crossover.fields import ModelConfig
-from crossover.training.models import build_model, forward_flops, weight_decay_groups
+from crossover.training.models import build_model, forward_flops
+from crossover.training.module import weight_decay_groups
 from scripts.models import cost, costs_at, matched
 from tests.built import MODELS, built, resnet, vit
 

@@ -16,9 +16,8 @@ from timm.layers.norm_act import BatchNormAct2d, SyncBatchNormAct
 from torch import nn
 
 from crossover.config import CrossoverError, TrainerConfig
-from crossover.training.models import share_batch_norm
 from crossover.training.ranks import ALONE, Rank, companions, this_rank
-from crossover.training.run import execute
+from crossover.training.run import execute, share_batch_norm
 from tests.worlds import VIT, small_run
 
 

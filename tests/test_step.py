@@ -15,7 +15,8 @@ from crossover.data.loader import Images, TrainBatches
 from crossover.data.subsets import subset
 from crossover.training import run as running
 from crossover.training.machine import resolve_engine
-from crossover.training.models import build_model, weight_decay_groups
+from crossover.training.models import build_model
+from crossover.training.module import weight_decay_groups
 from crossover.training.run import execute
 from crossover.training.step import WARM_UP, Captured, CudaGraph
 from tests.worlds import VIT, results, small_run

@@ -1,27 +1,26 @@
-"""The untrained timm network that a model's YAML names, and its parameters and FLOPs."""
+"""The untrained timm network that a model's YAML names, its ablations, and its parameters and FLOPs."""
 
 import copy
 import difflib
 import itertools
+import math
 from collections.abc import Iterable
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import timm
 import torch
+import torch.nn.functional as F
 from timm.layers.conv_bn_act import ConvNormAct
 from timm.layers.hybrid_embed import HybridEmbed
-from timm.layers.norm_act import convert_sync_batchnorm
 from timm.layers.pos_embed_sincos import build_sincos2d_pos_embed
 from timm.models import ByoBlockCfg, ByobNet, ByoModelCfg, ResNet, VisionTransformer, model_entrypoint
-from timm.optim._param_groups import param_groups_weight_decay
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from crossover.config import CrossoverError
 from crossover.fields import ModelConfig
-from crossover.training.ablations import flatten_head, make_circular, untie
 
 SMALL_IMAGE = 64
 """Up to this many pixels, a ResNet keeps the image size in its stem: 93-96 % instead of 90 % on CIFAR-10."""
@@ -29,8 +28,6 @@ _OWN = {"basic_resnet": "resnet", "vit": "vit", "hybrid_vit": "hybrid"}
 _TIMM = {"timm.models.resnet": "resnet", "timm.models.vision_transformer": "vit"}
 _DROPOUTS = ("drop_rate", "drop_path_rate")
 _ABLATIONS = {
-    "downsample": ("stride", "blur", "none"),  # blur: anti-aliased, Zhang 2019; none: every map keeps the image's size
-    "padding": ("zeros", "circular"),
     "head": ("pool", "flatten"),
     "weights": ("shared", "untied"),
 }
@@ -120,7 +117,6 @@ def _basic_resnet(config: ModelConfig, image_size: int, classes: int) -> ByobNet
     for name, value in chosen.items():
         if value not in _ABLATIONS[name]:
             raise CrossoverError(f"model.args.{name}={value}; allowed: {', '.join(_ABLATIONS[name])}")
-    step = 1 if chosen["downsample"] == "none" else 2
     whole = all(w >= 8 and w % 8 == 0 for w in widths) and all(d >= 1 for d in depths)
     if not (whole and 1 <= len(widths) <= 5 and len(widths) == len(depths)):
         raise CrossoverError(
@@ -128,7 +124,7 @@ def _basic_resnet(config: ModelConfig, image_size: int, classes: int) -> ByobNet
             " with widths in multiples of 8 (timm rounds others) and depths of at least 1"
         )
     blocks = tuple(
-        ByoBlockCfg(type="basic", d=depth, c=width, s=1 if stage == 0 else step)
+        ByoBlockCfg(type="basic", d=depth, c=width, s=2 if stage else 1)
         for stage, (width, depth) in enumerate(zip(widths, depths, strict=True))
     )
     structure = ByoModelCfg(
@@ -137,14 +133,11 @@ def _basic_resnet(config: ModelConfig, image_size: int, classes: int) -> ByobNet
         stem_type="3x3",
         stem_pool=None,
         stem_chs=widths[0],
-        aa_layer="blur" if chosen["downsample"] == "blur" else "",
     )
     model = ByobNet(structure, num_classes=classes, **args)
     model.stem.conv.stride = (1, 1)  # ByobNet has no stem without a stride
     for info in model.feature_info:
         info["reduction"] //= 2
-    if chosen["padding"] == "circular":
-        make_circular(model)
     if chosen["weights"] == "untied":
         untie(model, image_size)
     if chosen["head"] == "flatten":
@@ -222,16 +215,6 @@ def _set_position(model: Any, config: ModelConfig) -> None:
     model.pos_embed = nn.Parameter(position, requires_grad=False)
 
 
-def share_batch_norm(model: nn.Module, device: torch.device) -> nn.Module:
-    """Return the network with batch-norm statistics of the whole batch, when several processes train on its parts."""
-    if device.type != "cuda" and any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules()):
-        raise CrossoverError(
-            "trainer.devices above 1 with batch norm needs CUDA devices, as only they can share its statistics; use one"
-            " device, or a model without batch norm"
-        )
-    return convert_sync_batchnorm(model)  # timm's: torch's own would drop the activations that timm fuses into norms
-
-
 def count_parameters(model: nn.Module) -> int:
     return sum(p.numel() for p in model.parameters() if p.requires_grad)
 
@@ -248,8 +231,57 @@ def forward_flops(model: nn.Module, image_size: int) -> int:
     return int(counter.get_total_flops())
 
 
-def weight_decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Return optimiser groups of the trained parameters: biases, norms, position and class tokens without decay."""
-    spared = model.no_weight_decay() if isinstance(model, VisionTransformer) else ()
-    groups: list[dict[str, Any]] = param_groups_weight_decay(model, weight_decay, no_weight_decay_list=spared)
-    return groups
+class LocallyConnected2d(nn.Module):
+    """A convolution with unshared weights: every position of the output has its own."""
+
+    def __init__(self, conv: nn.Conv2d, height: int, width: int) -> None:
+        """Take the geometry of `conv` (no bias, groups or dilation) for maps of height x width; draw new weights."""
+        super().__init__()
+        self.kernel, self.stride = conv.kernel_size, conv.stride
+        self.padding = cast(tuple[int, ...], conv.padding)
+        size = zip((height, width), self.kernel, self.stride, self.padding, strict=True)
+        self.out = [(n + 2 * p - k) // s + 1 for n, k, s, p in size]
+        inputs = conv.in_channels * conv.kernel_size[0] * conv.kernel_size[1]
+        self.weight = nn.Parameter(torch.empty(self.out[0] * self.out[1], inputs, conv.out_channels))
+        fan_out = conv.out_channels * conv.kernel_size[0] * conv.kernel_size[1]
+        nn.init.normal_(self.weight, std=math.sqrt(2 / fan_out))  # as timm draws the convolution
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return (B, out_channels, h, w) of (B, in_channels, height, width)."""
+        windows = F.unfold(x, self.kernel, padding=self.padding, stride=self.stride)  # (B, inputs, places)
+        out = torch.bmm(windows.permute(2, 0, 1), self.weight)  # (places, B, out_channels)
+        return out.permute(1, 2, 0).reshape(len(x), -1, *self.out)
+
+
+def untie(model: nn.Module, image_size: int) -> None:
+    """Replace every convolution wider than 1x1 by one without shared weights, in place."""
+    sizes = input_sizes(model, image_size)
+    for name, (height, width) in sizes.items():
+        conv = model.get_submodule(name)
+        if isinstance(conv, nn.Conv2d) and conv.kernel_size != (1, 1):
+            model.set_submodule(name, LocallyConnected2d(conv, height, width))
+
+
+def input_sizes(model: nn.Module, image_size: int) -> dict[str, tuple[int, int]]:
+    """Return height and width of the input of each convolution, by name; nothing is allocated or computed."""
+    shadow = copy.deepcopy(model).to("meta").eval()
+    sizes: dict[str, tuple[int, int]] = {}
+    for name, module in shadow.named_modules():
+        if isinstance(module, nn.Conv2d):
+            module.register_forward_pre_hook(
+                lambda _m, inputs, name=name: sizes.update({name: tuple(inputs[0].shape[-2:])})
+            )
+    shadow(torch.empty(1, 3, image_size, image_size, device="meta"))
+    return sizes
+
+
+def flatten_head(model: Any, image_size: int, classes: int) -> None:
+    """Make the head of timm's ByobNet read every position of the last map instead of their mean, in place."""
+    with torch.no_grad():
+        shape = (
+            copy.deepcopy(model).to("meta").forward_features(torch.empty(2, 3, image_size, image_size, device="meta"))
+        )
+    model.head.global_pool = nn.Flatten(1)
+    model.head.fc = nn.Linear(math.prod(shape.shape[1:]), classes)
+    nn.init.normal_(model.head.fc.weight, std=0.01)  # as timm draws it
+    nn.init.zeros_(model.head.fc.bias)

@@ -10,6 +10,8 @@ from typing import Any, TypedDict
 import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
+from timm.models import VisionTransformer
+from timm.optim._param_groups import param_groups_weight_decay
 from torch import Tensor, nn
 
 from crossover.config import CrossoverError
@@ -17,7 +19,6 @@ from crossover.data.loader import Batch, TrainBatches, step_seed
 from crossover.fields import RecipeConfig
 from crossover.record import HistoryRow, history_row
 from crossover.text import Clock
-from crossover.training.models import weight_decay_groups
 from crossover.training.step import Engine, Function, Update, metric_sums, with_engine
 
 Chunk = tuple[int, list[Batch]]
@@ -215,6 +216,13 @@ def make_optimizer(
     if recipe.optimizer == "adamw":
         return torch.optim.AdamW(groups, lr=recipe.lr, betas=recipe.betas, fused=fused, capturable=capturable)
     return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=True, fused=fused)
+
+
+def weight_decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Return optimiser groups of the trained parameters: biases, norms, position and class tokens without decay."""
+    spared = model.no_weight_decay() if isinstance(model, VisionTransformer) else ()
+    groups: list[dict[str, Any]] = param_groups_weight_decay(model, weight_decay, no_weight_decay_list=spared)
+    return groups
 
 
 def learning_rate_factor(recipe: RecipeConfig, step: int, total_steps: int) -> float:

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.plugins.environments import LightningEnvironment, SLURMEnvironment  # type: ignore[attr-defined]
 from safetensors.torch import save_file
+from timm.layers.norm_act import convert_sync_batchnorm
 from torch import nn
 
 from crossover.config import CrossoverError, RunConfig
@@ -48,7 +49,7 @@ from crossover.training.machine import (
     resolve_precision,
     tune_allocator,
 )
-from crossover.training.models import build_model, count_parameters, forward_flops, share_batch_norm
+from crossover.training.models import build_model, count_parameters, forward_flops
 from crossover.training.module import Classifier, label_smoothing_floor
 from crossover.training.ranks import Rank, companions, this_rank
 from crossover.training.weights import start_from
@@ -151,6 +152,16 @@ def _execute(run: RunConfig, rank: Rank, stop: threading.Event) -> Record:
     finally:
         close_logger(logger, exit_code)
     return record
+
+
+def share_batch_norm(model: nn.Module, device: torch.device) -> nn.Module:
+    """Return the network with batch-norm statistics of the whole batch, when several processes train on its parts."""
+    if device.type != "cuda" and any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules()):
+        raise CrossoverError(
+            "trainer.devices above 1 with batch norm needs CUDA devices, as only they can share its statistics; use one"
+            " device, or a model without batch norm"
+        )
+    return convert_sync_batchnorm(model)  # timm's: torch's own would drop the activations that timm fuses into norms
 
 
 def fit(

@@ -38,7 +38,7 @@ from crossover.sweep.launch import slots_for
 from crossover.sweep.plan import sweep_dir
 from crossover.sweep.progress import working
 from crossover.text import tracked
-from crossover.training.ablations import input_sizes
+from crossover.training.models import input_sizes
 
 PROBED = ("run_id", "world", "augment", "model", "n_train", "chain", "probe", "layer", "value", "untrained", "analytic")
 VERSION = 2
