@@ -10,7 +10,7 @@ from crossover.analysis.runs import read_curves
 from crossover.report.build import write_findings, write_report
 from crossover.report.findings import Extras, Findings
 from crossover.report.page import report_sections
-from crossover.report.words import recipe_table
+from crossover.study import recipe_table
 from tests.reported import crossing_records, sweep
 from tests.worlds import VIT, small_run
 

@@ -17,19 +17,26 @@ from crossover.analysis.verdict import analyse
 from crossover.config import CrossoverError, RunConfig, parse_run
 from crossover.data.cache import Dataset, cache_folder, open_dataset
 from crossover.data.cues import bayes_accuracy, local_only_accuracy
-from crossover.fields import AugmentConfig, CuesData
+from crossover.fields import AugmentConfig, CuesData, ModelConfig
 from crossover.record import runs_table
 from crossover.report.build import Published, keep_one_format, study_findings, write_findings, write_report
 from crossover.report.figures import Ceiling
-from crossover.report.findings import Extras, Report, read_predictions
-from crossover.report.section import PAGE, Drawing
-from crossover.report.words import recipe_table
+from crossover.report.findings import Extras, Report, read_predictions, title
+from crossover.report.section import PAGE, Drawing, Table, columns
 from crossover.store import SweepRecords, read_done, write_atomically
 from crossover.sweep.plan import plan_runs, read_preset
 from crossover.sweep.pool import Progress
 
 CEILING_IMAGES = 5_000
 """Images on which the exact Bayes accuracy is evaluated; its standard error is then about 0.001."""
+ARGUMENTS = {
+    "widths": "widths",
+    "depths": "blocks",
+    "embed_dim": "width",
+    "depth": "layers",
+    "num_heads": "heads",
+    "mlp_ratio": "MLP ratio",
+}
 MOST_CLASSES = 10
 STEPS = 3
 """Steps of a training whose augmentation is shown."""
@@ -191,3 +198,39 @@ def cues_ceilings(config: CuesData) -> list[Ceiling]:
     if config.alpha == 0 or config.beta == 0:
         return [bayes]
     return [bayes, Ceiling("local cue alone", 1 - local_only_accuracy(config))]
+
+
+def model_words(model: ModelConfig) -> str:
+    """Describe a model, such as `Vision Transformer: width 64, layers 4, heads 4; mean of the tokens`."""
+    kinds = {"basic_resnet": "ResNet of basic blocks", "vit": "Vision Transformer"}
+    values = {k: "-".join(map(str, v)) if isinstance(v, (list, tuple)) else v for k, v in model.args.items()}
+    said = [f"{ARGUMENTS.get(name, title(name))} {value}" for name, value in values.items()]
+    words = kinds.get(model.arch, f"{model.arch} of timm") + (f": {', '.join(said)}" if said else "")
+    if model.family == "resnet":
+        return words
+    patch = "patches by image size" if model.patch_size is None else f"patches of {model.patch_size} px"
+    pool = "mean of the tokens" if model.pool == "avg" else "class token"
+    return f"{words}; {patch}, position embedding {model.position}, {pool}"
+
+
+def recipe_table(runs: Sequence[RunConfig]) -> Table | None:
+    """Return the models and recipes of some runs in words, one row for each model; None without runs."""
+    if not runs:
+        return None
+    facts = {
+        "model": lambda run: run.model.name,
+        "what it is": lambda run: model_words(run.model),
+        "optimiser": lambda run: {"adamw": "AdamW", "sgd": "SGD"}[run.recipe.optimizer],
+        "peak learning rate": lambda run: f"{run.recipe.lr:g}",
+        "weight decay": lambda run: f"{run.recipe.weight_decay:g}",
+        "batch": lambda run: str(run.recipe.batch_size),
+        "label smoothing": lambda run: f"{run.recipe.label_smoothing:g}",
+        "augmentation": lambda run: run.augment.name,
+        "image side": lambda run: f"{run.data.image_size} px",
+        "budget": lambda run: run.budget.label,
+    }
+    by_model: dict[str, list[RunConfig]] = {}
+    for run in runs:
+        by_model.setdefault(run.model.name, []).append(run)
+    rows = [[" or ".join(dict.fromkeys(map(fact, part))) for fact in facts.values()] for part in by_model.values()]
+    return Table(caption="Models and recipes", columns=columns(*facts, left=len(facts)), rows=tuple(map(tuple, rows)))

@@ -11,13 +11,34 @@ import pandas as pd
 
 from crossover.analysis.contract import Calibration, Pair, Repetitions, Result, Study
 from crossover.analysis.runs import Predictions
-from crossover.analysis.sentences import extrapolation_sentence
+from crossover.analysis.runs import title as usual_title
+from crossover.analysis.sentences import extrapolation_sentence, verdict_words
+from crossover.record import COLUMNS
 from crossover.report.figures import Ceiling
 from crossover.report.section import PREDICTIONS, Drawing, Table
-from crossover.report.words import stability_sentence
 from crossover.store import State, write_arrays
 
 NO_MESSAGE = "no message"
+METHODS = (
+    "Every model trains on the same class-stratified, nested subsets (chains); a chain is the random unit.",
+    "Recipes and checkpoints are selected on validation images held out once; the test set is read once per run.",
+    "The verdict comes from D(n) = log error(b) - log error(a), paired by chain, with a simultaneous 95% band over the"
+    " measured sizes: a model leads where the whole band is on its side, and a change of lead is a crossover.",
+    "N* is where the mean of D, interpolated in log n, changes sign; its confidence set, where the band contains zero.",
+    "Data-equivalence is how many times the images of a model b needs for the error of a; its interval is for one"
+    " size.",
+    "With few chains an interval is wide and rests on a t distribution; it does not speak of other recipes or budgets.",
+)
+TITLES = {column.name: column.title for column in COLUMNS if column.title} | {
+    "augment": "augmentation",
+    "best_step": "step with the best validation error",
+    "dirty": "changes that are in no commit",
+    "size left out": "without the size",
+    "chain left out": "without the chain",
+    "selection": "weights tested",
+    "metric": "number compared",
+}
+"""Readable names of other identifiers than those of the analysis."""
 KINDS = {
     "crossover": "with a crossover",
     **dict.fromkeys(("a_better", "b_better"), "with one model ahead"),
@@ -206,3 +227,39 @@ def unpack_predictions(directory: Path, runs: pd.DataFrame) -> tuple[Predictions
 
 def _compact(classes: np.ndarray) -> np.ndarray:
     return classes.astype(np.uint8) if classes.max() < 256 else classes
+
+
+def title(name: str) -> str:
+    """Return the readable name of a column, metric, choice or condition."""
+    return TITLES.get(name) or usual_title(name)
+
+
+def stability_sentence(rows: pd.DataFrame) -> str:
+    """Return a sentence that summarises the rows of one pair in the stability table."""
+    others = rows[(rows["choice"] != "as analysed") & rows["verdict"].notna()]
+    if others.empty:
+        return "The runs allow no alternative analysis."
+    said = []
+    for change, words in {
+        "contradicts": "another leader",
+        "weaker": "a less clear one",
+        "stronger": "a clearer one",
+    }.items():
+        part = [
+            f"{title(choice)} {title(value)}: {verdict_words(a, b, verdict)}"
+            for choice, value, a, b, verdict in others.loc[
+                others["change"] == change, ["choice", "value", "a", "b", "verdict"]
+            ]
+            .astype(str)
+            .itertuples(index=False)
+        ]
+        if part:
+            said.append(f"{len(part)} {_give(len(part))} {words} ({', '.join(part)})")
+    if not said:
+        return f"The verdict is the same under all {len(others)} alternative analyses."
+    same = int((others["change"] == "same").sum())
+    return f"Of {len(others)} alternative analyses {same} {_give(same)} the same verdict; {'; '.join(said)}."
+
+
+def _give(number: int) -> str:
+    return "gives" if number == 1 else "give"

@@ -13,7 +13,7 @@ from crossover.analysis.sentences import verdict_words
 from crossover.analysis.testset import telling_classes
 from crossover.report import tables
 from crossover.report.figures import families_of
-from crossover.report.findings import HEADLINES, NO_MESSAGE, Fact, Report, notes_of
+from crossover.report.findings import HEADLINES, METHODS, NO_MESSAGE, Fact, Report, notes_of, title
 from crossover.report.section import (
     PAGE,
     Drawing,
@@ -28,7 +28,6 @@ from crossover.report.section import (
     terminal_table,
 )
 from crossover.report.style import inline_svg, styles
-from crossover.report.words import METHODS, title
 
 MOST_RUNS = 2_000
 """Runs in the table of the page; more would make it slow."""

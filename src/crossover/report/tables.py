@@ -1,6 +1,6 @@
 """The tables of a report: verdicts, numbers by size, laws, classes, cost and runs, as data."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
@@ -8,10 +8,19 @@ from crossover.analysis.contract import Pair, Repetitions, Saturation, Study
 from crossover.analysis.extrapolation import LAST_VALUE
 from crossover.analysis.sentences import images, limits, size, verdict_words
 from crossover.record import COLUMNS
-from crossover.report.findings import Report
+from crossover.report.findings import Report, title
 from crossover.report.section import Cell, Column, Table, columns
-from crossover.report.words import INTERVALS, parameter_words, title
 
+INTERVALS = {
+    "chains": "paired chains",
+    "seeds": "seeds of one chain",
+    "unpaired": "chains, not paired",
+    "roughness": "roughness of single curves",
+}
+"""The source of an interval."""
+LAW_PARAMETERS = {"e_inf": "e∞", "n0": "n₀", "e0": "e₀"}
+SMALLEST = 1e-12
+"""A fitted number below this is zero: its law does not need it."""
 MOST_SIZES = 40
 """Most sizes of a data set listed in full; curves with more are listed at the compared sizes."""
 ERRORS = "Mean test error over chains, with its 95% interval for one size"
@@ -191,6 +200,18 @@ def law_table(report: Report) -> Table:
         f" A law is a description within the measured sizes. {EQUATIONS}"
     )
     return Table(caption=caption, columns=heads, rows=tuple(rows))
+
+
+def parameter_words(params: Mapping[str, float], errors: Mapping[str, float | None]) -> str:
+    """Return the fitted parameters of a law with their standard errors."""
+    parts = []
+    for name, value in params.items():
+        unit, scale = (" %", 100.0) if name == "e_inf" else ("", 1.0)
+        number = "0" if abs(value) < SMALLEST else f"{scale * value:.3g}"
+        error = errors[name]
+        spread = "" if error is None or number == "0" else f" ± {scale * error:.2g}"
+        parts.append(f"{LAW_PARAMETERS.get(name, name)} = {number}{spread}{unit}")
+    return ", ".join(parts)
 
 
 def class_table(report: Report, dataset: str, names: Sequence[str]) -> Table:
