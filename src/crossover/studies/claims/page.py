@@ -1,33 +1,24 @@
-"""The pages of the ledger of claims: figures, a section of a report, Markdown and HTML, all from claims.json."""
+"""The pages of the ledger of claims: a section of a report, Markdown and HTML, all from claims.json."""
 
 import math
-import textwrap
 from collections.abc import Mapping
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-
 from crossover.report.page import section_page
-from crossover.report.section import DASH, Drawing, Part, Section, Table, columns, markdown_part, write_section
-from crossover.report.style import save
+from crossover.report.section import DASH, Part, Section, Table, columns, markdown_part, write_section
 from crossover.store import write_json, write_text
 
-COLOURS = {"holds": "#00695c", "fails": "#b00020", "open": "#8a6d00", "no data": "#777777"}
-HEADING = 118
-"""Characters that fit in one line of a heading."""
 SIGNS = {"holds": "holds", "fails": "does not hold", "open": "open", "no data": "no data"}
 TITLE = "The article's claims, measured"
-SHADED = "every number with its interval, beside the claimed side (shaded)"
 METHOD = (
     "Two cues: images made by the code, 16 x 16 pixels, ten classes. Each class has a faint pattern over the whole"
     " image, fixed to its place (the global cue), and a strong motif of 5 x 5 pixels anywhere in it (the local cue),"
     " which names the right class in 82% of the images. Only the local motif, only the global pattern: the other one is"
     " left out.",
     "Each number is a mean over chains (independent draws of the training subset, with their own initial weights) with"
-    " its 95% t interval; a number without one is counted or computed. In the figures the claimed side is shaded.",
+    " its 95% t interval; a number without one is counted or computed.",
     "A rule holds when the whole interval is on the claimed side, fails when it is on the other, and is open else: with"
     " three chains a true effect can stay open.",
     "A case holds when all its rules do, and fails when one does. A claim is supported when all its cases hold, refuted"
@@ -42,24 +33,13 @@ METHOD = (
 
 
 def write_ledger(ledger: Mapping[str, Any], directory: Path) -> None:
-    """Write claims.json, claims.md, claims.html and the figures into `directory`."""
+    """Write claims.json, claims.md and claims.html into `directory`."""
     directory.mkdir(parents=True, exist_ok=True)
     write_json(directory / "claims.json", ledger)
-    for name, claims in grouped(ledger).items():
-        save(draw(claims), directory / "figures", slug(name))
-    section = ledger_section(ledger, drawn=True)
+    section = ledger_section(ledger)
     write_section(section, directory)
     write_text(directory / "claims.md", "\n".join(markdown_part(section, 1)))
     write_text(directory / "claims.html", section_page(section, directory))
-
-
-def grouped(ledger: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
-    """Return the claims by group, in order."""
-    return {name: list(part) for name, part in groupby(ledger["claims"], lambda claim: claim["group"])}
-
-
-def slug(name: str) -> str:
-    return name.lower().replace(" ", "-")
 
 
 def number(rule: Mapping[str, Any]) -> str:
@@ -112,69 +92,12 @@ def cost(claim: Mapping[str, Any]) -> str:
     return f"{claim['runs']} runs, {claim['seconds'] / 60:.1f} minutes of one core as they ran"
 
 
-def draw(claims: list[dict[str, Any]]) -> Figure:
-    """Return a block for every claim: each number with its interval on its own axis, the claimed side shaded."""
-    blocks = [
-        (
-            textwrap.fill(f"{claim['text']} {claim['verdict'].upper()}", HEADING),
-            [(case["when"], rule) for case in claim["cases"] for rule in case["rules"]],
-        )
-        for claim in claims
-        if claim["cases"]
-    ]
-    heights = [height for title, lines in blocks for height in (0.75 + 0.5 * title.count("\n"), *(1.0 for _ in lines))]
-    figure = Figure(figsize=(11, 0.42 * sum(heights) + 0.15))
-    axes = iter(figure.subplots(len(heights), 1, squeeze=False, gridspec_kw={"height_ratios": heights})[:, 0])
-    figure.subplots_adjust(left=0.5, right=0.8, top=1 - 0.05 / figure.get_figheight(), bottom=0.02, hspace=0.75)
-    for title, lines in blocks:
-        heading = next(axes)
-        heading.axis("off")
-        heading.text(-1.65, 0.3, title, transform=heading.transAxes, va="center", fontsize=9, weight="bold")
-        before = ""
-        for when, rule in lines:
-            line = next(axes)
-            if when != before:
-                line.text(-1.63, 0.95, when, transform=line.transAxes, va="center", fontsize=8, color="#555555")
-            line.text(-1.58, 0.25, rule["says"], transform=line.transAxes, va="center", fontsize=8)
-            _draw_line(line, rule)
-            before = when
-    return figure
-
-
-def _draw_line(axes: Axes, rule: Mapping[str, Any]) -> None:
-    sides = [rule[side] for side in ("above", "below") if rule[side] is not None]
-    ends = [value for value in (rule["mean"], rule["low"], rule["high"]) if value is not None] + sides
-    span = max(ends) - min(ends) or max(abs(ends[0]), 1.0)
-    low, high = min(ends) - 0.12 * span, max(ends) + 0.12 * span
-    axes.set_xlim(low, high)
-    axes.set_ylim(0, 1)
-    axes.set_yticks([])
-    axes.spines[["left", "right", "top"]].set_visible(False)
-    axes.set_xticks(sides, [_side(rule, value) for value in sides], fontsize=7)
-    axes.tick_params(length=2, pad=1)
-    shade = (rule["above"] if rule["above"] is not None else low, rule["below"] if rule["below"] is not None else high)
-    axes.axvspan(*shade, color="#d9ece9", lw=0)
-    colour = COLOURS[rule["outcome"]]
-    if rule["mean"] is not None:
-        if rule["low"] is not None:
-            axes.plot([rule["low"], rule["high"]], [0.5, 0.5], color=colour, lw=2, solid_capstyle="butt")
-        axes.plot([rule["mean"]], [0.5], "o", color=colour, ms=4)
-    said = f"{number(rule)}  {SIGNS[rule['outcome']]}"
-    axes.text(1.03, 0.5, said, transform=axes.transAxes, va="center", fontsize=8, color=colour)
-
-
-def ledger_section(ledger: Mapping[str, Any], *, drawn: bool) -> Section:
-    """Return the ledger for readers who know only the article; with `drawn`, its figures are in the same folder."""
-    groups = (
-        Part(
-            title=name,
-            drawings=(Drawing(name=slug(name), alt=f"{name}: {SHADED}"),) if drawn else (),
-            parts=tuple(map(_claim_part, claims)),
-        )
-        for name, claims in grouped(ledger).items()
-    )
-    sentences, files = (f"{counts(ledger)}.", *METHOD), () if drawn else ("claims.json",)
-    return Section(name="claims", title=TITLE, sentences=sentences, parts=tuple(groups), files=files)
+def ledger_section(ledger: Mapping[str, Any]) -> Section:
+    """Return the ledger for readers who know only the article."""
+    groups = groupby(ledger["claims"], lambda claim: claim["group"])
+    parts = tuple(Part(title=name, parts=tuple(map(_claim_part, claims))) for name, claims in groups)
+    sentences = (f"{counts(ledger)}.", *METHOD)
+    return Section(name="claims", title=TITLE, sentences=sentences, parts=parts, files=("claims.json",))
 
 
 def _claim_part(claim: Mapping[str, Any]) -> Part:

@@ -208,7 +208,7 @@ def main(rules: Options, console: Console) -> None:
         beside = sweep_dir(rules.outputs, name)
         if beside.exists():
             write_json(beside / "claims.json", ledger)
-            write_section(ledger_section(ledger, drawn=False), beside)
+            write_section(ledger_section(ledger), beside)
     write_json(folder / "environment.json", environment(read_done(runs)) | {"claims timm": [version("timm")]})
     rows = tuple((claim["text"], claim["verdict"]) for claim in ledger["claims"])
     console.print(terminal_table(Table(caption="", columns=columns("claim", "verdict", left=2), rows=rows)))
