@@ -1,4 +1,4 @@
-"""Effects of changed images on a network: shifts, shuffled patches, and removed high or low frequencies.
+"""Effects of changed images on a network: shifts and shuffled patches.
 
 When an image moves, maps may move along (equivariance) and the answer stay (invariance). Shifts wrap around, so that
 nothing enters or leaves the image: what remains is the network's own doing.
@@ -12,10 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from crossover.config import CrossoverError
-from crossover.studies.probes.networks import Found, accuracy, feature_maps, layer_strides, logits_of
-
-CUTOFFS = (0.125, 0.25, 0.375)
-"""Of the filtered images, in cycles per pixel."""
+from crossover.studies.probes.networks import Found, feature_maps, layer_strides, logits_of
 
 
 def translate(x: Tensor, down: float, right: float) -> Tensor:
@@ -120,29 +117,3 @@ def patch_order(model: nn.Module, images: Tensor) -> Found:
     model, x = copy.deepcopy(model).double(), images.double()
     cells = images.shape[-1] // max(layer_strides(model).values())
     return Found("patch_order", "", relative_error(logits_of(model, patch_shuffle(x, cells)), logits_of(model, x)), 0.0)
-
-
-def low_pass(images: Tensor, cutoff: float) -> Tensor:
-    """Return images without frequencies above `cutoff` (cycles per pixel, at most 0.71: the corner of the spectrum)."""
-    rows, columns = (torch.fft.fftfreq(n, device=images.device) for n in images.shape[-2:])
-    keep = (rows[:, None].square() + columns[None].square()).sqrt() <= cutoff
-    return torch.fft.ifft2(torch.fft.fft2(images) * keep).real
-
-
-def high_pass(images: Tensor, cutoff: float) -> Tensor:
-    """Return images without frequencies up to `cutoff`, the mean of each channel kept."""
-    return images - low_pass(images, cutoff) + images.mean((-2, -1), keepdim=True)
-
-
-def robustness(model: nn.Module, images: Tensor, labels: Tensor) -> Iterator[Found]:
-    """Yield the accuracy on changed images: shuffled patches, by patches per side, and filtered ones, by cutoff.
-
-    `analytic`: always the most frequent class. The images then differ from those of training, so that a drop may come
-    from unfamiliarity as well as from the loss of a cue.
-    """
-    changed = {f"patch_shuffle_{n}": patch_shuffle(images, n) for n in (2, 4) if images.shape[-1] % n == 0}
-    changed |= {f"low_pass_{c:g}": low_pass(images, c) for c in CUTOFFS}
-    changed |= {f"high_pass_{c:g}": high_pass(images, c) for c in CUTOFFS}
-    chance = float(torch.bincount(labels).max()) / len(labels)
-    for name, x in changed.items():
-        yield Found(name, "", accuracy(model, x, labels), chance)

@@ -21,13 +21,12 @@ from crossover.studies.probes.equivariance import (
     equivariance,
     lie_derivative,
     patch_order,
-    robustness,
     shift_consistency,
 )
 from crossover.studies.probes.networks import Found, is_vit, load_published, load_run, probe_images
 from crossover.studies.probes.representation import (
     attention,
-    cka,
+    cka_ends,
     first_filters,
     linear_probe,
     position_loss,
@@ -41,7 +40,7 @@ from crossover.text import tracked
 from crossover.training.models import input_sizes
 
 PROBED = ("run_id", "world", "augment", "model", "n_train", "chain", "probe", "layer", "value", "untrained", "analytic")
-VERSION = 2
+VERSION = 3
 """Part of the file name, so that tables are recomputed when the probes change."""
 IMAGES = 2_000
 """Test images that the probes use: the linear probe all, the others the first of them."""
@@ -157,12 +156,11 @@ def probe_network(model: nn.Module, images: Tensor, labels: Tensor, *, own_class
     yield lie_derivative(model, some)
     yield from linear_probe(model, images, labels)
     yield from receptive_field(model, images[:4])
-    yield from cka(model, some)
+    yield cka_ends(model, some)
     yield from first_filters(model)
     yield patch_order(model, images[:FEW])
     if own_classes:
         yield from shift_consistency(model, *many)
-        yield from robustness(model, *many)
     if not is_vit(model):
         yield dense_ratio(model, images.shape[-1])
         return
@@ -240,13 +238,9 @@ def _over_runs(table: pd.DataFrame) -> Table:
 
 
 def probe_section(table: pd.DataFrame) -> Section:
-    """Return a part for each world and augmentation, with a row for each measure, model and layer.
-
-    Similarities of single pairs of layers (`cka`) are left out, as they are in the table itself.
-    """
-    shown = table[table["probe"] != "cka"]
+    """Return a part for each world and augmentation, with a row for each measure, model and layer."""
     parts = []
-    for (world, augment), part in shown.groupby(["world", "augment"], sort=False):
+    for (world, augment), part in table.groupby(["world", "augment"], sort=False):
         notes = (NOTE, MIXED) if part.duplicated([*KEYS, "n_train", "chain"]).any() else (NOTE,)
         parts.append(Part(title=f"{world}, augmentation {augment}", sentences=notes, tables=(_means(part),)))
     return Section(name="probes", title="What the networks have learned", parts=tuple(parts), files=(NAME,))
