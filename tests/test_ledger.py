@@ -1,5 +1,6 @@
 """From runs, probes and published studies to the measures that rules read."""
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,6 @@ import pandas as pd
 import pytest
 import timm
 import torch
-from PIL import Image
 
 from crossover.config import CrossoverError, validate
 from crossover.store import freeze, read_record
@@ -16,7 +16,7 @@ from crossover.studies.claims import study as ledger
 from crossover.studies.claims.rules import COLUMNS, EXACT, Place, Rules, judge, places
 from crossover.studies.claims.study import operation_measures
 from crossover.studies.probes.equivariance import patch_order
-from crossover.studies.probes.networks import load_published, load_run, read_images
+from crossover.studies.probes.networks import load_run
 from crossover.studies.probes.study import compare_networks, dense_ratio, probe_table, world_of
 from crossover.training.run import execute
 from tests.networks import images, tiny, tiny_resnet
@@ -135,32 +135,11 @@ def test_dense_layers_between_the_same_maps_are_counted() -> None:
 def test_every_probe_reads_a_vit_of_224_px() -> None:
     torch.manual_seed(0)
     model = timm.create_model("vit_tiny_patch16_224", num_classes=10, depth=2).eval()
-    table = compare_networks(model, model, images(4, 224), torch.arange(4) // 2, own_classes=False)
+    table = compare_networks(model, copy.deepcopy(model), images(4, 224), torch.arange(4) // 2)
     assert (table["value"] - table["untrained"]).abs().max() < 1e-9
+    assert {"accuracy", "position_loss"} <= set(table.loc[table["untrained"].isna(), "probe"])
     uniform = table[table["probe"] == "attention_distance"]["analytic"]
     assert uniform.to_numpy() == pytest.approx(7.281, abs=1e-3)
-
-
-def test_published_weights_are_probed_on_a_folder_of_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for label in ("cat", "dog"):
-        (tmp_path / label).mkdir()
-        for i in range(4):
-            Image.new("RGB", (40, 30), (40 * i, 60, 90 if label == "cat" else 10)).save(tmp_path / label / f"{i}.png")
-    create = timm.create_model
-    monkeypatch.setattr(timm, "create_model", lambda tag, pretrained=False: create(tag))
-    table = compare_networks(*load_published("timm:test_vit.r160_in1k", tmp_path), own_classes=False)
-    assert {"linear_probe", "attention_distance", "equivariance_1px"} <= set(table["probe"])
-    assert "accuracy" not in set(table["probe"])
-    x, labels = read_images(tmp_path, 32, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
-    assert x.shape == (8, 3, 32, 32)
-    assert sorted(labels.tolist()) == [0] * 4 + [1] * 4
-    assert {*labels[::2].tolist()} == {*labels[1::2].tolist()} == {0, 1}, "both halves of the linear probe have both"
-    reader: Any = table[table["probe"] == "linear_probe"].set_index("layer")
-    assert reader.loc["pixels", "value"] == 1, "cats and dogs differ in blue"
-    with pytest.raises(CrossoverError, match="images=FOLDER"):
-        load_published("timm:test_vit.r160_in1k", None)
-    with pytest.raises(CrossoverError, match="at least two folders"):
-        read_images(tmp_path / "cat", 32, (0.5,), (0.5,))
 
 
 ATLAS = pd.DataFrame(

@@ -31,7 +31,7 @@ QUIET = (
 )
 """Hydra writes no files and no log of its own, and does not change the folder."""
 PATHS = (
-    "curves", "data_dir", "images", "init_from", "output", "outputs", "readme", "results", "root", "sets", "timm",
+    "curves", "data_dir", "init_from", "output", "outputs", "readme", "results", "root", "sets", "timm",
     "trials",
 )  # fmt: skip
 """Keys whose values are paths."""

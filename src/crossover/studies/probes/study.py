@@ -1,4 +1,4 @@
-"""The probes of finished runs or of published weights as a table and a section of a report (`make probe`)."""
+"""The probes of finished runs as a table and a section of a report (`make probe`)."""
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -23,7 +23,7 @@ from crossover.studies.probes.equivariance import (
     patch_order,
     shift_consistency,
 )
-from crossover.studies.probes.networks import Found, is_vit, load_published, load_run, probe_images
+from crossover.studies.probes.networks import Found, is_vit, load_run, probe_images
 from crossover.studies.probes.representation import (
     attention,
     cka_ends,
@@ -35,7 +35,6 @@ from crossover.studies.probes.representation import (
 )
 from crossover.sweep.launch import slots_for
 from crossover.sweep.plan import sweep_dir
-from crossover.sweep.progress import working
 from crossover.text import tracked
 from crossover.training.models import input_sizes
 
@@ -129,27 +128,24 @@ def _path(run_dir: Path) -> Path:
     return run_dir / f"probes-{VERSION}.csv"
 
 
-def compare_networks(
-    model: nn.Module, untrained: nn.Module, images: Tensor, labels: Tensor, *, own_classes: bool = True
-) -> pd.DataFrame:
+def compare_networks(model: nn.Module, untrained: nn.Module, images: Tensor, labels: Tensor) -> pd.DataFrame:
     """Return probe, layer, value, untrained, analytic for normalised images (N, 3, S, S); NaN without a baseline.
 
     What is measured: docs/claims.md.
     """
     found, start = (
-        pd.DataFrame(list(probe_network(network, images, labels, own_classes=own)), columns=Found._fields)
-        for network, own in ((model, own_classes), (untrained, False))
+        pd.DataFrame(list(probe_network(network, images, labels, trained=network is model)), columns=Found._fields)
+        for network in (model, untrained)
     )
     start = start.rename(columns={"value": "untrained"})[["probe", "layer", "untrained"]]
     table = found.merge(start, on=["probe", "layer"], how="left", validate="one_to_one")
     return table[["probe", "layer", "value", "untrained", "analytic"]]
 
 
-def probe_network(model: nn.Module, images: Tensor, labels: Tensor, *, own_classes: bool = True) -> Iterator[Found]:
+def probe_network(model: nn.Module, images: Tensor, labels: Tensor, *, trained: bool = True) -> Iterator[Found]:
     """Yield every number of one ResNet or ViT of timm; `images` are normalised (N, 3, S, S).
 
-    Without `own_classes` its predictions are meaningless, as before training or with other labels; only the linear
-    probe then uses the labels.
+    Before training its predictions are meaningless; only the linear probe then uses the labels.
     """
     some, many = images[:SOME], (images[:MANY], labels[:MANY])
     yield from equivariance(model, images[:FEW])
@@ -159,7 +155,7 @@ def probe_network(model: nn.Module, images: Tensor, labels: Tensor, *, own_class
     yield cka_ends(model, some)
     yield from first_filters(model)
     yield patch_order(model, images[:FEW])
-    if own_classes:
+    if trained:
         yield from shift_consistency(model, *many)
     if not is_vit(model):
         yield dense_ratio(model, images.shape[-1])
@@ -167,7 +163,7 @@ def probe_network(model: nn.Module, images: Tensor, labels: Tensor, *, own_class
     yield from attention(model, some)
     if getattr(model, "pos_embed", None) is not None:
         yield position_nearness(model)
-        if own_classes:
+        if trained:
             yield position_loss(model, *many)
 
 
@@ -190,29 +186,20 @@ class Options(Frozen):
     """The settings of conf/probe.yaml, which documents them."""
 
     name: str = Field(coerce_numbers_to_str=True)
-    init_from: str | None
-    images: Path | None
     output: Path | None
     outputs: Path
     parallel: int | None
 
 
 def main(options: Options, console: Console) -> None:
-    """Write the table of probes of the sweep `name`, with its section, or of the weights `init_from` on `images`."""
-    published = options.init_from
-    if published is None:
-        path = options.output or sweep_dir(options.outputs, options.name) / NAME
-        table = _probe_sweep(options)
-    else:
-        path = options.output or Path("outputs/probes") / f"{published.replace(':', '-')}.csv"
-        with working(console, f"probing {published}"):
-            networks = load_published(published, options.images)
-            table = compare_networks(*networks, own_classes=False).assign(model=published)
+    """Write the table of probes of the sweep `name`, and its section."""
+    path = options.output or sweep_dir(options.outputs, options.name) / NAME
+    table = _probe_sweep(options)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, table.to_csv(index=False, float_format="%.6g", na_rep="NaN"))
     console.print(terminal_table(_over_runs(table)))
     print(f"table: {path}")
-    if path.name == NAME and published is None:
+    if path.name == NAME:
         write_section(probe_section(table), path.parent)
         print("make report puts it on the sweep's page")
 
