@@ -9,7 +9,6 @@ import os
 import tempfile
 import time
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -17,7 +16,7 @@ from typing import Any, Literal
 import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from benchmarks import race
 from benchmarks.idiomatic import Task
@@ -26,15 +25,17 @@ from crossover.config import RunConfig
 from crossover.data.cache import open_dataset
 from crossover.data.loader import Images, TrainBatches
 from crossover.data.subsets import subset
+from crossover.training import module
 from crossover.training.machine import forget_peaks, peak_rss_bytes, resolve_device, resolve_precision, tune_allocator
 from crossover.training.models import build_model, forward_flops
-from crossover.training.module import Classifier, make_optimizer
+from crossover.training.module import make_optimizer
 from crossover.training.run import execute
+from crossover.training.step import Function, with_engine
 
 Way = Literal["ours", "eager", "graph", "compile", "plain", "idiomatic", "idiomatic_tuned", "timm"]
 """`ours` uses the default engine of a run; eager, graph and compile are ours with that engine."""
 WARM_UP = 10
-"""Steps before the clock starts, while caches fill and kernels are chosen; `ours` has as many as are timed."""
+"""Steps before the clock starts, while caches fill and kernels are chosen."""
 PROFILED = 5
 
 
@@ -65,7 +66,7 @@ class Window:
             self.stop()
             self.start_profile()
         elif self._ticks == self.end:
-            self.stop_profile(PROFILED)
+            self.stop_profile()
         self._ticks += 1
         return self._ticks > self.end
 
@@ -86,9 +87,9 @@ class Window:
             self._profiler = torch.profiler.profile(acc_events=True)
             self._profiler.start()
 
-    def stop_profile(self, steps: int) -> None:
+    def stop_profile(self) -> None:
         """Count the kernels of the profiled steps; on a CPU, the operators that call no others."""
-        if not self.profiled or self.kernels_per_step is not None:
+        if not self.profiled:
             return
         finish(self.device)
         self._profiler.stop()
@@ -98,7 +99,7 @@ class Window:
             count = sum(not e.name.startswith(("Memcpy", "Memset")) for e in on_device)
         else:
             count = sum(e.name.startswith("aten::") and not e.cpu_children for e in events)
-        self.kernels_per_step = count / steps
+        self.kernels_per_step = count / PROFILED
 
 
 def finish(device: torch.device) -> None:
@@ -139,33 +140,21 @@ def measure(
 
 
 def _ours(run: RunConfig, window: Window, way: str) -> None:
-    """Train a complete run as users do, with as many steps before the window as in it; validations are outside."""
-    legs = 3 if window.profiled else 2
-    budget = run.budget.model_copy(update={"steps": legs * window.steps, "evaluations": legs})
+    """Train a complete run as users do; its only validation comes after the window."""
+    budget = run.budget.model_copy(update={"steps": window.end + 1, "evaluations": 1})
     engine = run.machine.engine if way == "ours" else way
     machine = run.machine.model_copy(update={"engine": engine})
-    leg, first = 0, 0
 
-    def watch(hook: str, before: Callable[[Classifier], None]) -> None:
-        original = getattr(Classifier, hook)
+    def with_ticks(*given: Any) -> Function:
+        advance = with_engine(*given)
 
-        def both(module: Classifier, *given: Any) -> Any:
-            before(module)
-            return original(module, *given)
+        def one_step(images: Tensor, labels: Tensor) -> None:
+            window.tick()
+            advance(images, labels)
 
-        setattr(Classifier, hook, both)
+        return one_step
 
-    def before_leg(module: Classifier) -> None:
-        nonlocal leg, first
-        leg, first = leg + 1, module.step
-        if leg == 2:
-            window.start()
-        elif leg == 3:
-            window.start_profile()
-
-    watch("on_train_epoch_start", before_leg)
-    watch("on_train_batch_end", lambda module: window.stop_profile(module.step - first) if leg == 3 else None)
-    watch("on_validation_epoch_start", lambda _: window.stop() if leg == 2 else None)
+    module.with_engine = with_ticks
     execute(run.model_copy(update={"budget": budget, "machine": machine}))
 
 
