@@ -154,7 +154,7 @@ def _ours(run: RunConfig, window: Window, way: str) -> None:
 
         return one_step
 
-    module.with_engine = with_ticks
+    vars(module)["with_engine"] = with_ticks  # what the module calls for its steps
     execute(run.model_copy(update={"budget": budget, "machine": machine}))
 
 
