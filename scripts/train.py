@@ -45,7 +45,9 @@ def train(run: RunConfig) -> None:
         print(f"{run.run_id} is done already; move its folder away to do it again")
     check_data([run], Console())
     freeze([run])
-    with stop_on_signals(signal.SIGTERM, signal.SIGINT) as stop:
+    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+    heard = [number for number in numbers if signal.getsignal(number) != signal.SIG_IGN]  # nohup ignores one of them
+    with stop_on_signals(*heard) as stop:
         try:
             execute_locked(run, stop)
         except HeldError as error:

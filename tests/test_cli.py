@@ -62,6 +62,7 @@ def test_a_mistake_is_all_that_the_process_of_a_command_says(tmp_path: Path) -> 
             OSError(errno.ENOSPC, "No space left on device", "a/record.json"),
             "a/record.json: the disk is full; free some",
         ),
+        (OSError(errno.EDQUOT, "Disk quota exceeded", "a"), "a: your disk quota is used up; free some space"),
         (OSError(errno.EROFS, "Read-only file system", "outputs"), "outputs: the file system is read-only; choose"),
         (OSError(errno.EACCES, "Permission denied", "outputs"), "outputs: no permission to write there; choose"),
         (FileNotFoundError(errno.ENOENT, "No such file or directory", "x"), "x: No such file or directory"),

@@ -9,6 +9,8 @@ import pytest
 import torch
 from safetensors import safe_open
 
+from crossover.training.epochs import stop_on_signals
+
 ROOT = Path(__file__).parents[1]
 SMALL = (
     *("data.n_pool=1200", "data.n_val=100", "data.n_test=200", "n_train=100", "recipe.batch_size=16"),
@@ -43,7 +45,7 @@ def test_a_run_tells_how_far_it_is_and_a_finished_one_that_it_is_done(tmp_path: 
         assert '"arch":"basic_resnet"' in file.metadata()["model"]
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)])
 def test_an_interrupted_run_saves_and_says_so(tmp_path: Path, number: signal.Signals, status: int) -> None:
     long = command(tmp_path, "budget.steps=100000", "budget.evaluations=10000")
     with subprocess.Popen(long, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path) as process:
@@ -55,6 +57,16 @@ def test_an_interrupted_run_saves_and_says_so(tmp_path: Path, number: signal.Sig
     assert "is saved, and the same command continues it" in errors
     (checkpoint,) = tmp_path.glob("outputs/runs/*/last.ckpt")
     assert torch.load(checkpoint, weights_only=True)["crossover"]["step"] > 0
+
+
+def test_a_second_ctrl_c_ends_at_once() -> None:
+    """Lightning would catch a KeyboardInterrupt, and end with status 1."""
+    before = signal.getsignal(signal.SIGINT)
+    with stop_on_signals(signal.SIGINT) as stop:
+        signal.raise_signal(signal.SIGINT)
+        assert (stop.is_set(), stop.number) == (True, signal.SIGINT)
+        assert signal.getsignal(signal.SIGINT) == signal.SIG_DFL
+    assert signal.getsignal(signal.SIGINT) == before
 
 
 def test_a_bad_run_of_several_does_not_stop_the_others(tmp_path: Path) -> None:

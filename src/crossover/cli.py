@@ -6,6 +6,7 @@ import functools
 import os
 import re
 import shlex
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -20,8 +21,11 @@ from pydantic import BaseModel
 
 from crossover.config import CrossoverError, RunConfig, RunValues
 
+if not os.environ.get("MPLBACKEND", "").startswith("module://"):  # a notebook's
+    os.environ["MPLBACKEND"] = "agg"  # matplotlib cannot be imported with the name of a backend that it does not know
 _ADVICE = {
     errno.ENOSPC: "the disk is full; free some space and repeat the command: what is done is kept",
+    errno.EDQUOT: "your disk quota is used up; free some space and repeat the command: what is done is kept",
     errno.EROFS: "the file system is read-only; choose other folders: outputs=DIR, machine.data_dir=DIR",
     errno.EACCES: "no permission to write there; choose other folders: outputs=DIR, machine.data_dir=DIR",
 }
@@ -56,6 +60,8 @@ def one_line_errors(main: Callable[[DictConfig], None]) -> Callable[[DictConfig]
 
 def run_app(main: Callable[[], Any]) -> NoReturn:
     """Run an entry point and exit; mistakes in its overrides end like those in its body, Ctrl-C with 130."""
+    _open_closed_streams()
+    end_on_signals()
     for stream in (sys.stdout, sys.stderr):  # a name that the terminal cannot show must not end an hour of training
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     os.environ.setdefault("CROSSOVER_TRACEBACK", os.environ.get("HYDRA_FULL_ERROR", "0"))
@@ -71,6 +77,26 @@ def run_app(main: Callable[[], Any]) -> NoReturn:
         print("interrupted; the same command continues", file=sys.stderr)
         sys.exit(130)
     sys.exit(0)
+
+
+def _open_closed_streams() -> None:
+    """Replace the standard streams that the shell closed (`>&-`): the next files would take their place."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            stream = Path(os.devnull).open(mode)  # noqa: SIM115 - for as long as the process lives
+            os.set_inheritable(stream.fileno(), True)
+            setattr(sys, name, stream)
+
+
+def end_on_signals() -> None:
+    """Let SIGTERM and a closed terminal end this process in order: its runs save, and partial files are removed."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) == signal.SIG_DFL:  # nohup ignores it
+            signal.signal(number, _end)
+
+
+def _end(number: int, _: object) -> NoReturn:
+    sys.exit(128 + number)
 
 
 def run_hydra(main: Callable[[], Any]) -> NoReturn:

@@ -6,7 +6,6 @@ Learning curves that others published, in data/published, become one table, one 
 import itertools
 import os
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -25,6 +24,7 @@ from crossover.report.style import save
 from crossover.store import file_name, replace_block, write_text
 from crossover.studies.atlas_figure import draw_atlas
 from crossover.text import tracked
+from crossover.training.ranks import worker_processes
 
 SETS = "sets.yaml"
 FAMILIES = ("cnn", "hybrid", "transformer")
@@ -169,7 +169,7 @@ def atlas_table(folder: Path, workers: int) -> pd.DataFrame:
     """Return the atlas of the sets in a folder, in the order of sets.yaml: one row per pair, with COLUMNS."""
     pairs = [pair for name, entry in read_sets(folder).items() for pair in set_pairs(folder, name, entry)]
     if workers > 1:
-        with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
+        with worker_processes(workers, get_context("spawn")) as pool:
             rows = list(tracked(pool.map(compare_pair, pairs, chunksize=4), "comparing pairs", len(pairs)))
     else:
         rows = list(tracked(map(compare_pair, pairs), "comparing pairs", len(pairs)))

@@ -17,6 +17,8 @@ from crossover.training.ranks import this_rank
 
 STOPPED, OUT_OF_MEMORY = 75, 76
 """Exit statuses of a run that saved and can be continued, and of one that ran out of memory."""
+NOT_FOR_RUNS = (signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGUSR2)
+"""Signals that Ctrl-C, a closed terminal and Slurm send to every process; the first process ends its runs."""
 SHORT_OF_MEMORY = (
     "out of memory",
     "CUBLAS_STATUS_ALLOC_FAILED",
@@ -84,8 +86,8 @@ def run_process(run_dir: Path, environment: dict[str, str], log: bool = True) ->
 
     `environment` is its slot; `log` is false for a process that joins the first process of a run.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the sweep, which then ends its runs
-    signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # Slurm signals every process of a job; this one is for its first
+    for number in NOT_FOR_RUNS:
+        signal.signal(number, signal.SIG_IGN)
     from crossover.training.epochs import StoppedError, stop_on_signals
 
     with stop_on_signals(signal.SIGTERM) as stop:

@@ -5,7 +5,6 @@ import itertools
 import math
 import os
 import shlex
-import signal
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from multiprocessing.context import BaseContext
@@ -15,6 +14,7 @@ from typing import Literal
 from pydantic import Field
 from rich.console import Console
 
+from crossover.cli import end_on_signals
 from crossover.config import CrossoverError, RunConfig
 from crossover.data.cache import Dataset, cache_folder, open_dataset
 from crossover.data.readers import fingerprint
@@ -89,7 +89,7 @@ def do_runs(
     """Train the `runs` without a record on this machine, print failures, and return the final states.
 
     `ready` is called while the fork server imports, `begin` with the pool before it starts, `watch` with each of its
-    states. SIGTERM lets the runs save and end. `patience` and `context` are the pool's.
+    states. SIGTERM and a closed terminal let the runs save and end. `patience` and `context` are the pool's.
     """
     left = [run for run in runs if not is_done(run.run_dir)]
     if left and context is None:
@@ -99,8 +99,7 @@ def do_runs(
         freeze(left)
     if ready is not None:
         ready()
-    if signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the pool then lets its runs save
+    end_on_signals()
     with Display(console, runs) as display:
 
         def report(progress: Progress) -> None:

@@ -20,7 +20,7 @@ from pathlib import Path
 from crossover.cli import one_line
 from crossover.config import RunConfig
 from crossover.store import State, run_state, write_text
-from crossover.sweep.job import OUT_OF_MEMORY, STOPPED, remove_leftovers, run_process
+from crossover.sweep.job import NOT_FOR_RUNS, OUT_OF_MEMORY, STOPPED, remove_leftovers, run_process
 
 PRELOAD = ["torch", "pytorch_lightning", "timm", "wandb", "wandb.sdk.launch", "crossover.training.run"]
 """Imported once by the fork server: a run then starts in 0.1 s instead of 6 s. wandb.init imports its launch part."""
@@ -181,7 +181,7 @@ def end_processes(processes: Sequence[BaseProcess]) -> None:
 
 
 def fork_server() -> multiprocessing.context.ForkServerContext:
-    """Return a context whose server survives the signals that Slurm sends to every process of a job.
+    """Return a context whose server ignores the signals that are for the first process alone.
 
     The first call starts the server without waiting for its imports: call it early, and work on in the meantime.
     """
@@ -192,7 +192,7 @@ def fork_server() -> multiprocessing.context.ForkServerContext:
     context.set_forkserver_preload([*PRELOAD, *(name for name in list(sys.modules) if name.startswith("crossover."))])
     usual = tempfile.gettempdir()
     # a process that is started while signals are ignored ignores them
-    handlers = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGTERM, signal.SIGUSR2)}
+    handlers = {number: signal.signal(number, signal.SIG_IGN) for number in NOT_FOR_RUNS}
     try:
         tempfile.tempdir = _short_folder(usual)
         get_temp_dir()  # where multiprocessing puts its sockets, from now on

@@ -1,5 +1,6 @@
 """The epochs of Lightning, from one validation to the next: their batches, and the checkpoint to continue from."""
 
+import io
 import itertools
 import signal
 import threading
@@ -187,10 +188,15 @@ class ResumePoint(pl.Callback):
 
 
 class InPlace(TorchCheckpointIO):
-    """Writes a checkpoint directly to its place: Lightning stages it in TMPDIR, which may be small."""
+    """Writes a checkpoint directly to its place: Lightning stages it in TMPDIR, which may be small.
+
+    It is written by Python, since torch does not say when a disk is full ("unexpected pos 64 vs 0").
+    """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        torch.save(checkpoint, path)
+        content = io.BytesIO()
+        torch.save(checkpoint, content)
+        Path(path).write_bytes(content.getbuffer())
 
 
 class Stop(threading.Event):
@@ -209,7 +215,7 @@ def stop_on_signals(*numbers: signal.Signals) -> Iterator[Stop]:
         stop.number = number
         stop.set()
         if number == signal.SIGINT:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
+            signal.signal(signal.SIGINT, signal.SIG_DFL)  # at a KeyboardInterrupt Lightning would end with status 1
 
     for each in numbers:
         signal.signal(each, note)

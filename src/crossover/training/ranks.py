@@ -10,9 +10,11 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import wait
+from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -133,14 +135,25 @@ def companions(run: RunConfig, rank: Rank, work: Callable[[RunConfig], object]) 
 
 def _accompany(work: Callable[[RunConfig], object], run: RunConfig, place: dict[str, str]) -> None:
     os.environ.update(place)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the first process saves for all
-    threading.Thread(target=_follow_parent, daemon=True).start()
+    _begin_worker()
     try:
         work(run)
     except Exception as error:
         text = f"{error}\n" if isinstance(error, CrossoverError) else traceback.format_exc()
         write_text(run.run_dir / "error.txt", text)
         raise
+
+
+def worker_processes(count: int, context: BaseContext) -> ProcessPoolExecutor:
+    """Return a pool whose processes end with this one, also when it is killed: they would wait for work for ever."""
+    return ProcessPoolExecutor(count, context, _begin_worker)
+
+
+def _begin_worker() -> None:
+    """Leave Ctrl-C and a closed terminal to the process that started this one, and end when that has ended."""
+    for number in (signal.SIGINT, signal.SIGHUP):  # they reach the whole group
+        signal.signal(number, signal.SIG_IGN)
+    threading.Thread(target=_follow_parent, daemon=True).start()
 
 
 def _follow_parent() -> None:

@@ -1,7 +1,6 @@
 """The probes of finished runs as a table and a section of a report (`make probe`)."""
 
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -37,6 +36,7 @@ from crossover.sweep.launch import slots_for
 from crossover.sweep.plan import sweep_dir
 from crossover.text import tracked
 from crossover.training.models import input_sizes
+from crossover.training.ranks import worker_processes
 
 PROBED = ("run_id", "world", "augment", "model", "n_train", "chain", "probe", "layer", "value", "untrained", "analytic")
 VERSION = 3
@@ -88,7 +88,7 @@ def probe_table(run_dirs: Sequence[Path], parallel: int | None) -> pd.DataFrame:
     context = get_context("forkserver")
     context.set_forkserver_preload([__name__])
     if left:
-        with ProcessPoolExecutor(len(slots_for([], parallel, 1)), mp_context=context) as pool:
+        with worker_processes(len(slots_for([], parallel, 1)), context) as pool:
             for _ in tracked(pool.map(probe_run, left), "probing", len(left)):
                 pass
     parts = [pd.DataFrame(columns=list(PROBED))]
