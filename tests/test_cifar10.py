@@ -5,6 +5,8 @@ import copy
 import functools
 import hashlib
 import http.server
+import multiprocessing
+import os
 import pickle
 import shutil
 import tarfile
@@ -106,6 +108,23 @@ def test_archive_put_there_by_hand_needs_no_network(offline: Path, tmp_path: Pat
     shutil.copy(offline / CIFAR10.filename, data_dir)
     check(open_dataset(CONFIG, data_dir))
     assert sorted(path.name for path in data_dir.iterdir()) == ["cache", CIFAR10.filename]
+
+
+def test_what_a_killed_process_was_unpacking_is_removed_by_the_next(
+    offline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data_dir = tmp_path / "data"
+    data_dir.mkdir()
+    shutil.copy(offline / CIFAR10.filename, data_dir)
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "copyfile", lambda *_: os._exit(9))
+        killed = multiprocessing.get_context("fork").Process(target=open_dataset, args=(CONFIG, data_dir))
+        killed.start()
+        killed.join()
+    assert killed.exitcode == 9
+    assert [path.is_dir() for path in (data_dir / "cache").iterdir()].count(True) == 1
+    dataset = open_dataset(CONFIG, data_dir)
+    assert list((data_dir / "cache").iterdir()) == [dataset.folder]
 
 
 def test_archive_unpacked_by_torchvision_is_used(offline: Path, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import IO
 
 import pytest
 
@@ -121,3 +122,35 @@ def test_a_process_whose_lock_was_taken_over_ends(tmp_path: Path) -> None:
     replacement.rename(path)
     assert process.wait(timeout=10) == 75
     process.stdout.close()
+
+
+def full(*_: object, **__: object) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_lock_that_a_full_disk_refuses_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def begin(path: Path, text: str) -> None:
+        path.touch()
+        full()
+
+    monkeypatch.setattr(Path, "write_text", begin)
+    with pytest.raises(OSError, match="No space"), Lock(tmp_path / "lock"):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_hard_links_a_full_disk_leaves_no_empty_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would hold the run until it is stale, although room was made."""
+
+    def begin(path: Path, mode: str) -> IO[str]:
+        path.touch()
+        return os.fdopen(os.open("/dev/full", os.O_WRONLY), "w")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "link", full)
+        patch.setattr(lock.Path, "open", begin)
+        patch.setattr(lock.Path, "write_text", lambda path, text: os.close(os.open(path, os.O_CREAT)))
+        patch.setattr(lock.Path, "read_text", lambda path: "text")
+        with pytest.raises(OSError, match="No space"):
+            Lock(tmp_path / "lock").__enter__()
+    assert list(tmp_path.iterdir()) == []

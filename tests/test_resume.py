@@ -1,8 +1,11 @@
 """Claims about a run that was stopped, killed or damaged: it goes on as if nothing had happened, or begins again."""
 
+import resource
 import threading
 import zipfile
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,6 +14,7 @@ import pytest
 import torch
 
 from crossover.config import CrossoverError
+from crossover.data.cache import open_dataset
 from crossover.training.epochs import ResumePoint, StoppedError, whole
 from crossover.training.module import Chunk, Classifier
 from crossover.training.run import execute
@@ -39,6 +43,34 @@ def test_resumed_run_is_equal_to_an_uninterrupted_one(
         with pytest.raises(KilledError):
             execute(run)
     assert (run.run_dir / "last.ckpt").exists()
+    assert results(execute(run)) == results(whole)
+
+
+@contextmanager
+def files_of_at_most(size: int) -> Iterator[None]:
+    """Let the system refuse what a file has beyond a size, as a full disk does."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("name", ["last.ckpt", "weights.safetensors"])
+def test_a_disk_that_fills_up_is_an_error_of_a_named_file_and_the_run_goes_on_when_there_is_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """torch and safetensors write by themselves, with errors of their own that do not say what happened."""
+    whole, run = execute(small_run(tmp_path / "whole")), small_run(tmp_path)
+    open_dataset(run.data, tmp_path / "data")
+    with monkeypatch.context() as patch, files_of_at_most(4_000):
+        if name != "last.ckpt":
+            patch.setattr(ResumePoint, "_save", lambda *_: None)
+        with pytest.raises(OSError, match="File too large") as caught:
+            execute(run)
+    assert caught.value.filename == str(run.run_dir / name)
+    assert [path.name for path in run.run_dir.iterdir() if path.name.endswith((".tmp", name))] == []
     assert results(execute(run)) == results(whole)
 
 

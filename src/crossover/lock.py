@@ -67,11 +67,11 @@ class Lock:
 
     def _create(self) -> None:
         temporary = self.path.with_name(f".lock.{self._token['token']}")
-        temporary.write_text(json.dumps(self._token))
         try:
+            temporary.write_text(json.dumps(self._token))
             _link(temporary, self.path)
         finally:
-            temporary.unlink()
+            temporary.unlink(missing_ok=True)
 
     def _remove_stale(self, owner: Owner | None) -> None:
         aside = self.path.with_name(f".lock.stale.{self._token['token']}")
@@ -120,7 +120,12 @@ def _link(file: Path, path: Path) -> None:
         raise
     except OSError:
         with path.open("x") as copy:
-            copy.write(file.read_text())
+            try:
+                copy.write(file.read_text())
+                copy.flush()
+            except OSError:  # a full disk: an empty lock would hold the run until it is stale
+                path.unlink()
+                raise
 
 
 def _read(path: Path) -> Owner | None:
@@ -135,7 +140,7 @@ def _alive(path: Path, owner: Owner | None) -> bool:
 
     A heartbeat from the future counts as dead too: the clock jumped, and a live owner renews it soon.
     """
-    if owner is not None and owner.get("host") == os.uname().nodename and not _process_runs(int(owner["pid"])):
+    if owner is not None and owner.get("host") == os.uname().nodename and not process_runs(int(owner["pid"])):
         return False
     probe = path.with_name(f".clock.{uuid.uuid4().hex}")
     try:
@@ -154,7 +159,8 @@ def _alive(path: Path, owner: Owner | None) -> bool:
         return False
 
 
-def _process_runs(pid: int) -> bool:
+def process_runs(pid: int) -> bool:
+    """Return whether a process of this machine lives."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

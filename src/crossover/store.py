@@ -13,7 +13,7 @@ from typing import Any, Literal, TypedDict
 import numpy as np
 
 from crossover.config import CrossoverError, RunConfig, parse_run
-from crossover.lock import is_held
+from crossover.lock import is_held, process_runs
 from crossover.record import RECORD_SCHEMA, Record
 
 State = Literal["done", "failed", "running", "resumable", "missing"]
@@ -25,17 +25,25 @@ STATES: tuple[State, ...] = ("done", "running", "failed", "resumable", "missing"
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Let `write` fill a temporary file in the folder of `path`, then rename it into place.
 
-    The name is unique to the process, so that two writers never share a file; it is removed when `write` fails. The
-    content reaches the disk before the name does, so that a crash of the machine leaves no empty file under that name.
+    The name is unique to the process, so that two writers never share a file; it is removed when `write` fails, and by
+    the next writer after one that was killed. The content reaches the disk before the name does, so that a crash of the
+    machine leaves no empty file under that name.
     """
-    temporary = path.with_name(f".{path.name}.{os.uname().nodename}.{os.getpid()}.tmp")
+    ours = f".{path.name}.{os.uname().nodename}."
+    for left in path.parent.glob(".*.tmp"):
+        pid = left.name.removeprefix(ours).removesuffix(".tmp")
+        if pid.isdigit() and not process_runs(int(pid)):
+            left.unlink(missing_ok=True)
+    temporary = path.with_name(f"{ours}{os.getpid()}.tmp")
     try:
         write(temporary)
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno and error.filename is None:  # as when a disk is full
+            error.filename = str(path)
         raise
 
 

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.plugins.environments import LightningEnvironment, SLURMEnvironment  # type: ignore[attr-defined]
-from safetensors.torch import save_file
+from safetensors.torch import save
 from timm.layers.norm_act import convert_sync_batchnorm
 from torch import nn
 
@@ -212,7 +212,9 @@ def _measure(run: RunConfig, module: Classifier, data: RunData, precision: Preci
     train = evaluate(network, data.train_sample(TRAIN_SAMPLE), precision)
     selected = next(row for row in module.history if row["step"] == module.best["step"])
     weights = {k: v.contiguous().cpu() for k, v in network.state_dict().items()}
-    write_atomically(run.run_dir / "weights.safetensors", lambda path: _save_weights(path, weights, run))
+    about = {"run_id": run.run_id, "model": run.model.model_dump_json()}
+    # not with save_file: its errors are no OSError, and its files private
+    write_atomically(run.run_dir / "weights.safetensors", lambda path: path.write_bytes(save(weights, about)))
     save_predictions(run.run_dir / "predictions.npz", test.labels, test.predictions)
     return {
         "test_error": test.error,
@@ -235,14 +237,6 @@ def error_by_class(test: Evaluation, classes: int) -> list[float | None]:
     wrong = test.predictions != test.labels
     of_class = (wrong[test.labels == label] for label in range(classes))
     return [float(part.mean()) if len(part) else None for part in of_class]
-
-
-def _save_weights(path: Path, weights: dict[str, torch.Tensor], run: RunConfig) -> None:
-    """Write the weights with the model's settings, readable like other files: safetensors would make them private."""
-    path.touch()
-    mode = path.stat().st_mode
-    save_file(weights, path, {"run_id": run.run_id, "model": run.model.model_dump_json()})
-    path.chmod(mode)
 
 
 def save_predictions(path: Path, labels: np.ndarray, predictions: np.ndarray) -> None:

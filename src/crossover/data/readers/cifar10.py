@@ -24,7 +24,7 @@ def read(root: Path, _parts: int | None, scratch: Path) -> Raw:
     archive, unpacked = root / CIFAR10.filename, root / CIFAR10.base_folder
     mend = f"move it away and repeat the command to download it again from {CIFAR10.url}"
     # in a folder of our own, where nobody changes a file between its checksum and its use: the batches are pickles
-    with tempfile.TemporaryDirectory(prefix=scratch.name, dir=scratch.parent) as own:
+    with tempfile.TemporaryDirectory(prefix=f"{scratch.stem}.", suffix=".tmp", dir=scratch.parent) as own:
         copy, download = Path(own, archive.name), True
         if archive.exists():
             if (found := calculate_md5(archive)) != CIFAR10.tgz_md5:
