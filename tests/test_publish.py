@@ -1,4 +1,6 @@
+import errno
 import json
+import shutil
 from pathlib import Path
 from typing import cast
 
@@ -28,7 +30,9 @@ from crossover.report.section import PAGE, write_section
 from crossover.store import SweepRecords, with_block
 from crossover.studies.reproduction import compare_runs
 from crossover.studies.transfer import READINGS
+from crossover.study import republish
 from tests.reported import crossing_records
+from tests.worlds import small_run
 
 ROOT = Path(__file__).parents[1]
 STUDIES = sorted(path.parent for path in (ROOT / "results").glob("*/plan.json"))
@@ -161,6 +165,42 @@ def test_an_unfinished_report_is_not_published(outputs: Path) -> None:
     with pytest.raises(CrossoverError, match=r"has no report\.html.*make report first"):
         publish(outputs / "nothing", outputs / "study")
     assert not (outputs / "study").exists()
+
+
+def test_a_study_is_published_whole_file_by_file(outputs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    report, study = outputs / "report", outputs / "study"
+    (report / "figures" / ".gap.svg.host.1.tmp").write_text("left by a killed writer")
+    publish(report, study)
+    before = {path: path.read_bytes() for path in study.rglob("*") if path.is_file()}
+    assert [path for path in before if path.name.startswith(".")] == []
+    (study / "figures" / "old.svg").touch()
+
+    def fill(source: Path, target: Path) -> None:
+        target.write_bytes(source.read_bytes()[:5])
+        raise OSError(errno.ENOSPC, "No space left on device", str(target))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "copyfile", fill)
+        with pytest.raises(OSError, match="No space"):
+            publish(report, study)
+    assert {path: path.read_bytes() for path in before} == before
+    publish(report, study)
+    assert {path for path in study.rglob("*") if path.is_file()} == set(before)
+
+
+def test_the_pool_of_an_older_study_is_that_of_its_config_or_of_another_study_on_the_same_images(outputs: Path) -> None:
+    for name in ("old", "new"):
+        publish(outputs / "report", outputs / name)
+    runs = pd.read_csv(outputs / "old" / "runs.csv")
+    runs.drop(columns="n_pool", errors="ignore").to_csv(outputs / "old" / "runs.csv", index=False)
+    runs.assign(n_pool=70_000).to_csv(outputs / "new" / "runs.csv", index=False)
+    republish(outputs / "old", [])
+    assert "subsets of one pool of 70,000 images" in (outputs / "old" / "report.md").read_text()
+    regenerated = json.loads(json.dumps(regenerate(outputs / "old")))
+    close(regenerated, json.loads((outputs / "old" / "crossover.json").read_text()))
+    runs.drop(columns="n_pool", errors="ignore").to_csv(outputs / "old" / "runs.csv", index=False)
+    republish(outputs / "old", [small_run(outputs)])
+    assert "subsets of one pool of 1,200 images" in (outputs / "old" / "report.md").read_text()
 
 
 def test_unknown_study_is_named_with_those_there_are(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,9 +19,16 @@ from crossover.data.cache import Dataset, cache_folder, open_dataset
 from crossover.data.cues import bayes_accuracy, local_only_accuracy
 from crossover.fields import AugmentConfig, CuesData, ModelConfig
 from crossover.record import runs_table
-from crossover.report.build import Published, keep_one_format, study_findings, write_findings, write_report
+from crossover.report.build import (
+    Published,
+    keep_one_format,
+    published_pools,
+    study_findings,
+    write_findings,
+    write_report,
+)
 from crossover.report.figures import Ceiling
-from crossover.report.findings import Extras, Report, read_predictions, title
+from crossover.report.findings import Extras, Findings, Report, read_predictions, title
 from crossover.report.section import PAGE, Drawing, Table, columns
 from crossover.store import SweepRecords, read_done, write_atomically
 from crossover.sweep.plan import plan_runs, read_preset
@@ -83,14 +90,31 @@ class Interim:
         for study in result["studies"]:
             for pair in study["pairs"]:
                 text = f"after {len(chains)} of {len(self._chains)} chains, {study['dataset']}: {pair['summary']}"
-                self._console.print(text, highlight=False, markup=False)
+                self._console.print(text, highlight=False, markup=False, soft_wrap=not self._console.is_terminal)
 
 
 def republish(folder: Path, runs: Sequence[RunConfig]) -> Path:
     """Rebuild the tables, figures and pages of a published study from its own files; return its page."""
-    write_findings(study_findings(folder, describe_data(runs, folder)), folder)
+    found = study_findings(folder, describe_data(runs, folder))
+    pools = _pools(found, published_pools(folder.parent), runs)
+    if pools and ("n_pool" not in found.runs or found.runs["n_pool"].isna().all()):
+        found = replace(found, runs=found.runs.assign(n_pool=found.runs["dataset"].map(pools)))
+    write_findings(found, folder)
     keep_one_format(folder)
     return folder / PAGE
+
+
+def _pools(found: Findings, published: Mapping[str, int], runs: Sequence[RunConfig]) -> dict[str, int]:
+    """Return the size of the pool by data set, which older records lack: from its config, or by the hash of its images.
+
+    The hash is of the split as well.
+    """
+    pools = {run.dataset: run.data.n_pool for run in runs if isinstance(run.data, CuesData)}
+    for dataset in set(found.runs["dataset"]) - set(pools):
+        known = {published.get(str(digest)) for digest in found.conditions.get(f"{dataset} hash", [])}
+        if len(known) == 1 and (size := known.pop()) is not None:
+            pools[dataset] = size
+    return pools
 
 
 def study_runs(study: Published, outputs: str, changes: Sequence[str] = ()) -> dict[str, RunConfig]:

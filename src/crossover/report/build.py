@@ -5,6 +5,7 @@ import shlex
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -30,7 +31,7 @@ from crossover.report.findings import (
 from crossover.report.page import html_page, markdown_page, report_sections, shown_classes
 from crossover.report.section import PAGE, PREDICTIONS, WRITTEN, Drawing, Table, columns, markdown_table, report_files
 from crossover.report.style import save, styles
-from crossover.store import SweepRecords, file_name, write_json, write_text
+from crossover.store import SweepRecords, file_name, write_atomically, write_json, write_text
 from crossover.text import tracked
 
 MOST_PANELS = 3
@@ -93,6 +94,7 @@ def environment(records: Sequence[Record]) -> dict[str, list[Fact]]:
 
 def write_findings(findings: Findings, directory: Path, *, seed: int = 0, designs: int = 0) -> Report:
     """Analyse findings and write all files of a report."""
+    directory.mkdir(parents=True, exist_ok=True)  # before the analysis: it may be refused
     runs, method = findings.runs, Method(seed, predictions=findings.predictions)
     report = Report(
         findings=findings,
@@ -103,7 +105,6 @@ def write_findings(findings: Findings, directory: Path, *, seed: int = 0, design
         classes=class_table(runs, method.predictions, findings.names),
         calibration=calibrate(runs, method, designs=designs) if designs else (),
     )
-    directory.mkdir(parents=True, exist_ok=True)
     studies = report.result["studies"]
     drawings = {one["dataset"]: _draw(report, one) for one in tracked(studies, "data sets drawn", len(studies))}
     write_json(directory / "crossover.json", report.result)
@@ -186,9 +187,13 @@ def publish(report: Path, study: Path) -> None:
         )
     study.mkdir(parents=True, exist_ok=True)
     for name in report_files(report):
-        shutil.copyfile(report / name, study / name)
-    shutil.rmtree(study / "figures", ignore_errors=True)
-    shutil.copytree(report / "figures", study / "figures")
+        write_atomically(study / name, partial(shutil.copyfile, report / name))
+    drawn, folder = list((report / "figures").glob("[!.]*")), study / "figures"
+    folder.mkdir(exist_ok=True)
+    for drawing in drawn:
+        write_atomically(folder / drawing.name, partial(shutil.copyfile, drawing))
+    for old in {path.name for path in folder.iterdir()} - {drawing.name for drawing in drawn}:
+        (folder / old).unlink()
     keep_one_format(study)
 
 
@@ -231,6 +236,16 @@ def study_findings(folder: Path, extras: Extras = NO_EXTRAS) -> Findings:
         return replace(found, sizes="pre-training images")
     done = set(study.runs["run_id"])
     return replace(found, unfinished={run_id: "missing" for run_id in study.run_ids if run_id not in done})
+
+
+def published_pools(results: Path) -> dict[str, int]:
+    """Return the size of the training pool by the hash of a data set, from the published studies that record it."""
+    pools: dict[str, int] = {}
+    for study in (read_study(path.parent) for path in results.glob("*/plan.json")):
+        sizes = study.runs.groupby("dataset")["n_pool"].max().dropna() if "n_pool" in study.runs else pd.Series()
+        for dataset, size in sizes.items():
+            pools |= {str(digest): int(size) for digest in study.environment.get(f"{dataset} hash", [])}
+    return pools
 
 
 def study_block(study: Path) -> str:
