@@ -55,7 +55,7 @@ def mirror_report(report: Report, sweep: SweepRecords) -> None:
     digest = hashlib.sha256(b"\n".join([*parts, logger.model_dump_json().encode()])).hexdigest()
     if not state.exists() or json.loads(state.read_text())["digest"] != digest:
         for old in wandb_runs.offline_folders(folder):  # of an earlier state of the sweep
-            shutil.rmtree(old)
+            shutil.rmtree(old, ignore_errors=True)  # another command may remove it too
         try:
             log_report(report, logger)
         except Exception as error:  # noqa: BLE001 # a mirror must not end a sweep
