@@ -1,6 +1,7 @@
 """Claims about a report: its files, its page and its summary say what the records hold, and what is missing."""
 
 import html
+import io
 import json
 import re
 from collections.abc import Callable
@@ -133,13 +134,13 @@ def test_page_says_how_far_the_verdict_carries(tmp_path: Path) -> None:
         r["test_error"] = 0.3 if r["model"].startswith("resnet") else 0.4
     written = write_report(sweep(records), tmp_path, also=[sweep(late)], designs=20)
     assert "alternative analyses" in written.stabilities[0][0]
-    assert "budget 1280 steps: resnet_tiny leads" in written.stabilities[0][0]
+    assert "budget 1280 steps: resnet_tiny leads vit_tiny" in written.stabilities[0][0]
     assert "would be found in at least 80% of repetitions with 3 chains" in written.calibrations[0][0]
     assert written.pairs[0][1]["verdict"] == "crossover"
     page = (tmp_path / "report.html").read_text()
     for text in (
         "survive other choices",
-        "resnet_tiny leads (contradicts)",
+        "resnet_tiny leads vit_tiny (contradicts)",
         "Could this design find",
         "Fitted laws",
         "M2",
@@ -203,6 +204,14 @@ def test_terminal_summary_ends_with_verdict_and_page(written: Report) -> None:
     lines = console.export_text().strip().splitlines()
     assert lines[-1].endswith("report.html")
     assert written.verdicts[0] in lines[-2]
+
+
+def test_a_narrow_terminal_cuts_no_number_off_and_a_log_no_sentence(report: Callable[..., Report]) -> None:
+    written = report(crossing_records())
+    said = io.StringIO()
+    terminal_summary(written, Console(width=20, file=said))
+    assert "…" not in said.getvalue()
+    assert written.verdicts[0] in said.getvalue()
 
 
 def test_a_note_of_several_data_sets_is_said_once_with_their_names() -> None:

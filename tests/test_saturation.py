@@ -140,9 +140,12 @@ def test_the_sentence_of_a_pair_knows_its_own_models_alone() -> None:
 @pytest.mark.parametrize(
     ("wider", "said"),
     [
-        ({"verdict": "a_better", "ci_low": 8000.0, "ci_high": None}, "resnet leads, N* above 8,000 or never."),
-        ({"verdict": "crossover", "ci_low": 700.0, "ci_high": 900.0}, "crossover, N* within 700 to 900."),
-        ({"verdict": "undecided", "ci_low": None, "ci_high": None}, "undecided."),
+        ({"verdict": "a_better", "ci_low": 8000.0, "ci_high": None}, "resnet leads vit, N* above 8,000 or never."),
+        (
+            {"verdict": "crossover", "ci_low": 700.0, "ci_high": 900.0},
+            "crossover (vit and resnet), N* within 700 to 900.",
+        ),
+        ({"verdict": "undecided", "ci_low": None, "ci_high": None}, "undecided (vit and resnet)."),
     ],
 )
 def test_what_holds_for_new_images_is_said_in_words(wider: dict[str, Any], said: str) -> None:

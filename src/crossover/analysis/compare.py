@@ -15,7 +15,7 @@ from crossover.analysis.contract import Crossing, Equivalence, Family, Gap, Infl
 from crossover.analysis.estimate import TINY, Estimate, for_new_images, t_value, trend
 from crossover.analysis.pairing import Pairing, pair_models
 from crossover.analysis.runs import Method, listed
-from crossover.analysis.sentences import summarise, verdict_words
+from crossover.analysis.sentences import named_verdict, summarise
 
 FLAT = 0.1
 """A gap is parallel when its whole band stays within this log error ratio of its mean, at every size."""
@@ -75,7 +75,7 @@ def compare(
             pair["notes"] += [
                 f"Run {run['run_id']} has a {method.metric.replace('_', ' ')} of {run['error']:.3g} where the other"
                 f" chains have {run['typical']:.3g}; without it the verdict is:"
-                f" {verdict_words(a, b, run['verdict_without'])}."
+                f" {named_verdict(a, b, run['verdict_without'])}."
                 for run in pair["influential"]
             ]
     if paired.mcnemar:
@@ -190,7 +190,7 @@ def overlap_note(pair: Pair) -> str:
     wider = pair["new_images"]
     if wider is None:
         return f"{start} For new images no interval can be given."
-    said = verdict_words(pair["a"], pair["b"], wider["verdict"])
+    said = named_verdict(pair["a"], pair["b"], wider["verdict"])
     low, high = (None if end is None else f"{end:,.0f}" for end in (wider["ci_low"], wider["ci_high"]))
     if low and high:
         said += f", N* within {low} to {high}"

@@ -20,10 +20,16 @@ def size(n: int) -> str:
 
 
 def verdict_words(a: str, b: str, verdict: str, direction: str | None = None) -> str:
-    """Return the verdict of a pair in a few words."""
+    """Return the verdict of a pair in a few words, which name both models where one of them leads."""
     if verdict == "crossover" and direction is not None:
-        return f"{b if direction == 'b_overtakes_a' else a} overtakes"
-    return {"a_better": f"{a} leads", "b_better": f"{b} leads"}.get(verdict) or title(verdict)
+        return f"{b} overtakes {a}" if direction == "b_overtakes_a" else f"{a} overtakes {b}"
+    return {"a_better": f"{a} leads {b}", "b_better": f"{b} leads {a}"}.get(verdict) or title(verdict)
+
+
+def named_verdict(a: str, b: str, verdict: str, direction: str | None = None) -> str:
+    """Return verdict_words with both names in any case, for a place where no column or title says them."""
+    words = verdict_words(a, b, verdict, direction)
+    return f"{words} ({b} and {a})" if words == title(verdict) else words
 
 
 def summarise(pair: Pair, points: Sequence[Saturation] = (), chance: float | None = None) -> str:

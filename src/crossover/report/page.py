@@ -9,7 +9,7 @@ from markupsafe import Markup
 from rich.console import Console
 
 from crossover.analysis.contract import Study
-from crossover.analysis.sentences import verdict_words
+from crossover.analysis.sentences import named_verdict
 from crossover.analysis.testset import telling_classes
 from crossover.report import tables
 from crossover.report.figures import families_of
@@ -98,7 +98,7 @@ def shown_classes(report: Report) -> dict[str, list[str]]:
 def _data_set(report: Report, study: Study, drawings: Sequence[Drawing]) -> Part:
     """Return the results for one data set, folded."""
     pairs, dataset = study["pairs"], study["dataset"]
-    short = "; ".join(dict.fromkeys(verdict_words(p["a"], p["b"], p["verdict"], p["direction"]) for p in pairs))
+    short = "; ".join(dict.fromkeys(named_verdict(p["a"], p["b"], p["verdict"], p["direction"]) for p in pairs))
     return Part(
         title=f"{dataset}: {short}" if 0 < len(pairs) <= HEADLINES else f"{dataset}: {len(pairs)} pairs",
         sentences=(*(pair["summary"] for pair in pairs), *notes_of(study)),
@@ -275,7 +275,7 @@ def terminal_summary(report: Report, console: Console) -> None:
 
     def say(lines: Sequence[str], style: str = "") -> None:
         for line in lines:
-            console.print(line, style=style, highlight=False, markup=False)
+            console.print(line, style=style, highlight=False, markup=False, soft_wrap=not console.is_terminal)
 
     for study in report.result["studies"]:
         errors = tables.size_tables(report, study)[:1]

@@ -126,7 +126,8 @@ def terminal_table(table: Table) -> TerminalTable:
     """Return a table for a console; names are literal, not markup."""
     made = TerminalTable(title=escape(table.caption) or None, box=None)
     for column in table.columns:
-        made.add_column(escape(column.title), justify="left" if column.left else "right")
+        # fold: a narrow terminal breaks a number over two lines, rather than cut its end off
+        made.add_column(escape(column.title), justify="left" if column.left else "right", overflow="fold")
     for row in table.cells:
         made.add_row(*map(escape, row))
     return made
