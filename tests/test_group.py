@@ -1,8 +1,6 @@
 """What a pod or a batch job does: python -m crossover.sweep RUN_ID..."""
 
 import shlex
-import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,13 +9,6 @@ from crossover.store import freeze, run_state
 from crossover.sweep.__main__ import main
 from crossover.sweep.launch import repeat_command
 from tests.worlds import small_run
-
-
-@pytest.fixture(autouse=True)
-def _handlers() -> Iterator[None]:
-    previous = signal.getsignal(signal.SIGTERM)
-    yield
-    signal.signal(signal.SIGTERM, previous)
 
 
 def test_a_group_is_done_once_and_a_failure_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
