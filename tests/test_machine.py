@@ -93,7 +93,8 @@ def test_without_nvml_a_lone_device_file_is_cudas_first_gpu(
 
 
 def test_the_users_choice_of_gpus_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    for value, gpus in {"2,GPU-abc": ["2", "GPU-abc"], "": [], "-1": [], "NoDevFiles": []}.items():
+    chosen = {"2,GPU-abc": ["2", "GPU-abc"], "0, MIG-1": ["0", "MIG-1"]}
+    for value, gpus in (chosen | {value: [] for value in ("", "-1", "NoDevFiles", "nonsense")}).items():
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", value)
         assert visible_gpus() == gpus
 
@@ -104,6 +105,7 @@ def without_cuda(monkeypatch: pytest.MonkeyPatch, gpus: list[str]) -> None:
         return False
 
     monkeypatch.setattr(torch.cuda, "is_available", unavailable)
+    monkeypatch.setattr(machine, "installed_gpus", lambda: gpus)
     monkeypatch.setattr(machine, "visible_gpus", lambda: gpus)
 
 
@@ -123,6 +125,17 @@ def test_without_a_gpu_and_when_asked_for_a_run_is_on_the_cpu(tmp_path: Path, mo
     assert resolve_device(small_run(tmp_path, machine__device="auto")).type == "cpu"
     without_cuda(monkeypatch, ["GPU-a"])
     assert resolve_device(small_run(tmp_path, machine__device="cpu")).type == "cpu"
+
+
+@pytest.mark.parametrize("chosen", ["0", "nonsense"])
+def test_a_choice_of_gpus_where_there_is_none_is_no_gpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chosen: str
+) -> None:
+    """It said that torch cannot use the GPU 0."""
+    without_cuda(monkeypatch, [])
+    monkeypatch.setattr(machine, "visible_gpus", visible_gpus)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", chosen)
+    assert resolve_device(small_run(tmp_path, machine__device="auto")).type == "cpu"
 
 
 def test_a_package_that_is_not_installed_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:

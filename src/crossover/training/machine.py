@@ -15,7 +15,7 @@ import torch
 
 from crossover.config import CrossoverError, RunConfig
 from crossover.record import GitState
-from crossover.training.ranks import visible_gpus
+from crossover.training.ranks import installed_gpus, visible_gpus
 from crossover.training.step import Engine
 
 Precision = Literal["fp32", "bf16"]
@@ -29,7 +29,7 @@ def resolve_device(run: RunConfig, local_rank: int = 0) -> torch.device:
     with warnings.catch_warnings(record=True) as caught:  # torch warns of what is wrong with a driver
         warnings.simplefilter("always")
         available = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    gpus = visible_gpus()
+    gpus = visible_gpus() if installed_gpus() else []  # CUDA_VISIBLE_DEVICES may be set where there is none
     if not available and gpus:
         why = "it is built without CUDA" if torch.version.cuda is None else f"it needs CUDA {torch.version.cuda}"
         said = "".join(f"; {str(warning.message).splitlines()[0]}" for warning in caught[:1])

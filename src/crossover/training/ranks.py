@@ -61,13 +61,18 @@ def this_rank(config: TrainerConfig) -> Rank:
 
 
 def visible_gpus() -> list[str]:
-    """Return the CUDA devices that this process may use, by name or UUID, without touching CUDA.
+    """Return the CUDA devices that this process may use, by the user's choice or UUID, without touching CUDA.
 
     A number would not do: /dev/nvidia3 may be the only GPU of a container, and CUDA's number 0.
     """
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if named is not None:
-        return [gpu for gpu in named.split(",") if gpu not in ("", "-1", "NoDevFiles")]
+    if named is None:
+        return installed_gpus()
+    return [gpu for gpu in map(str.strip, named.split(",")) if gpu.isdigit() or gpu.startswith(("GPU-", "MIG-"))]
+
+
+def installed_gpus() -> list[str]:
+    """Return the CUDA devices of this machine by UUID, or by number where its driver does not tell."""
     counted = [str(number) for number, _ in enumerate(DEVICES.glob("nvidia[0-9]*"))]
     try:
         import pynvml
