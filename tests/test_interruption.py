@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+USUAL = ("env", "--default-signal=INT,HUP,TERM", sys.executable)
+"""Python with the signals of a terminal: `nohup make test &` ignores some of them."""
 WRITER = """
 import signal
 from pathlib import Path
@@ -66,7 +68,7 @@ run_app(main)
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
 def test_a_command_that_is_told_to_end_leaves_no_half_file(tmp_path: Path, number: signal.Signals) -> None:
-    with subprocess.Popen([sys.executable, "-c", WRITER], cwd=tmp_path, stdout=subprocess.PIPE) as process:
+    with subprocess.Popen([*USUAL, "-c", WRITER], cwd=tmp_path, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"begun\n"
         assert list(tmp_path.iterdir())
@@ -86,7 +88,7 @@ def test_under_nohup_a_closed_terminal_ends_nothing(tmp_path: Path) -> None:
 def test_what_reaches_the_whole_terminal_ends_no_run(tmp_path: Path) -> None:
     """Ctrl-C while the fork server imports showed a traceback, and a closed terminal ended the runs unsaved."""
     (tmp_path / "server.py").write_text(SERVER)
-    done = subprocess.run([sys.executable, tmp_path / "server.py"], capture_output=True, text=True, check=False)
+    done = subprocess.run([*USUAL, tmp_path / "server.py"], capture_output=True, text=True, check=False)
     assert done.stdout == "SIGINT SIGHUP SIGTERM SIGUSR2\n\n", done.stderr
 
 
