@@ -1,6 +1,7 @@
 """From runs, probes and published studies to the measures that rules read."""
 
 import copy
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from crossover.store import freeze, read_record
 from crossover.studies.claims import study as ledger
 from crossover.studies.claims.rules import COLUMNS, EXACT, Place, Rules, judge, places
 from crossover.studies.claims.study import operation_measures
+from crossover.studies.probes import study as probing
 from crossover.studies.probes.equivariance import patch_order
 from crossover.studies.probes.networks import load_run
 from crossover.studies.probes.study import compare_networks, dense_ratio, probe_table, world_of
@@ -23,6 +25,12 @@ from tests.networks import images, tiny, tiny_resnet
 from tests.worlds import VIT, small_run
 
 ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(autouse=True)
+def _here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let runs be probed in this process, which has imported torch."""
+    monkeypatch.setattr(probing, "ProcessPoolExecutor", lambda count, mp_context: ThreadPoolExecutor(count))
 
 
 def test_worlds_have_names_that_tell_their_cues_and_their_permutation(tmp_path: Path) -> None:
