@@ -1,5 +1,6 @@
 import io
 import os
+import shlex
 import shutil
 import signal
 import sys
@@ -14,7 +15,8 @@ from crossover.config import CrossoverError, RunConfig
 from crossover.data.cache import open_dataset
 from crossover.store import freeze, read_record, read_sweep, run_state, write_plan
 from crossover.sweep import pool
-from crossover.sweep.launch import check_data, slots_for
+from crossover.sweep.__main__ import main
+from crossover.sweep.launch import check_data, repeat_command, slots_for
 from crossover.sweep.pool import Pool, Progress
 from crossover.training import run as running
 from crossover.training.run import execute
@@ -160,3 +162,32 @@ def test_a_run_on_several_devices_has_them_in_its_slot(tmp_path: Path, monkeypat
     assert [slot["CUDA_VISIBLE_DEVICES"] for slot in slots_for(runs, None, 1)] == ["0,1", "2,3"]
     with pytest.raises(CrossoverError, match=r"trainer\.devices=8 is more than the 5 GPUs"):
         slots_for([small_run(tmp_path, model=VIT, trainer={"devices": 8})], None, 1)
+
+
+def test_a_group_is_done_once_and_a_failure_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What a pod or a batch job does: python -m crossover.sweep RUN_ID..."""
+    outputs = tmp_path / "outputs"
+    good, other = small_run(tmp_path), small_run(tmp_path, seed=1)
+    bad = small_run(tmp_path, recipe__lr=1e20, recipe__optimizer="sgd")
+    freeze([good, other, bad])
+    *_, command = shlex.split(repeat_command(outputs, [good.run_id, other.run_id]))[:3]
+    assert command == "crossover.sweep"
+    arguments = shlex.split(repeat_command(outputs, [good.run_id, other.run_id]))[3:]
+    assert main([*arguments, "--parallel", "2"]) == 0
+    record = good.run_dir / "record.json"
+    before = record.stat().st_mtime_ns
+    assert main(["--outputs", str(outputs), good.run_id, bad.run_id]) == 1
+    assert record.stat().st_mtime_ns == before
+    said = capsys.readouterr().out
+    assert f"failed: {bad.run_id}: " in said
+    assert "training diverged" in said
+    assert f"repeat: {repeat_command(outputs, [bad.run_id])}" in said
+    assert [run_state(run.run_dir) for run in (good, other, bad)] == ["done", "done", "failed"]
+
+
+def test_a_run_that_was_never_planned_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--outputs", str(tmp_path), "nothing"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: ")
+    assert "repeat the sweep" in said
+    assert len(said.splitlines()) == 1
