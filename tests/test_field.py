@@ -59,9 +59,10 @@ def test_a_lock_where_nothing_can_be_written_says_so(tmp_path: Path, monkeypatch
 
 
 FORK = """
-from crossover.sweep.pool import fork_server
+from crossover.sweep.pool import PRELOAD, fork_server
 
 if __name__ == "__main__":
+    PRELOAD.clear()  # the imports of a run, of which this one needs none
     process = fork_server().Process(target=print, args=("it runs",), kwargs={"flush": True})
     process.start()
     process.join()
