@@ -2,7 +2,7 @@ import errno
 import json
 import shutil
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -38,9 +38,15 @@ ROOT = Path(__file__).parents[1]
 STUDIES = sorted(path.parent for path in (ROOT / "results").glob("*/plan.json"))
 
 
-def marks(folder: Path) -> list[pytest.MarkDecorator]:
-    """Return `slow` for a study of many runs."""
-    return [pytest.mark.slow] if len(pd.read_csv(folder / "runs.csv")) > 100 else []
+def fast(folders: set[str]) -> list[Any]:
+    """Return the folders of all studies as parameters; those that are not in `folders` are for the slow tests."""
+    return [
+        pytest.param(folder, marks=[] if folder.name in folders else [pytest.mark.slow], id=folder.name)
+        for folder in STUDIES
+    ]
+
+
+SMALL = {folder.name for folder in STUDIES if len(pd.read_csv(folder / "runs.csv")) <= 80}
 
 
 def close(a: object, b: object, where: str = "") -> None:
@@ -65,7 +71,7 @@ def regenerate(folder: Path) -> Result:
     return analyse(found.runs, Method(seed=0, predictions=found.predictions), chance=found.chance)
 
 
-@pytest.mark.parametrize("folder", STUDIES, ids=lambda path: path.name)
+@pytest.mark.parametrize("folder", fast(SMALL))
 def test_published_numbers_follow_from_the_published_runs(folder: Path) -> None:
     made = json.dumps(regenerate(folder))
     result, published = (json.loads(text) for text in (made, (folder / "crossover.json").read_text()))
@@ -73,11 +79,15 @@ def test_published_numbers_follow_from_the_published_runs(folder: Path) -> None:
     close(result, published, folder.name)
     for new, old in zip(laws[: len(laws) // 2], laws[len(laws) // 2 :], strict=True):
         close([law["curve"] for law in new], [law["curve"] for law in old], f"{folder.name} laws")
-    curves = curve_summary(study_findings(folder).runs, Method(seed=0))
+
+
+@pytest.mark.parametrize("folder", STUDIES, ids=lambda path: path.name)
+def test_published_curves_follow_from_the_published_runs(folder: Path) -> None:
+    curves = curve_summary(read_study(folder).runs, Method(seed=0))
     pd.testing.assert_frame_equal(curves, pd.read_csv(folder / "curves.csv"), rtol=1e-4)
 
 
-@pytest.mark.parametrize("folder", [pytest.param(one, marks=marks(one), id=one.name) for one in STUDIES])
+@pytest.mark.parametrize("folder", fast({"cues", "cues-local"}))
 def test_published_stability_follows_from_the_published_runs(folder: Path) -> None:
     found = study_findings(folder)
     made = stability_table(found.runs, Method(seed=0, predictions=found.predictions))
@@ -104,9 +114,10 @@ def test_results_hold_tables_and_one_figure_format_within_12_megabytes() -> None
     assert "/results/**/report.html" in (ROOT / ".gitignore").read_text()
 
 
-@pytest.fixture
-def outputs(tmp_path: Path) -> Path:
-    """A finished sweep of 30 runs, with predictions of 500 test images, and its report."""
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The report of a finished sweep of 30 runs, with predictions of 500 test images; no test changes it."""
+    tmp_path = tmp_path_factory.mktemp("written")
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 10, 500).astype(np.int16)
     records, paths = crossing_records(), {}
@@ -128,43 +139,43 @@ def outputs(tmp_path: Path) -> Path:
     write_report(sweep, tmp_path / "report")
     plan = {"name": "quick", "command": command, "runs": ids}
     (tmp_path / "report" / "plan.json").write_text(json.dumps(plan))
-    return tmp_path
+    return tmp_path / "report"
 
 
-def test_a_published_study_can_be_made_again_from_its_files(outputs: Path) -> None:
-    publish(outputs / "report", outputs / "study")
-    drawn = {path.suffix for path in (outputs / "study" / "figures").iterdir() if not path.name.startswith("samples-")}
+def test_a_published_study_can_be_made_again_from_its_files(written: Path, tmp_path: Path) -> None:
+    publish(written, tmp_path / "study")
+    drawn = {path.suffix for path in (tmp_path / "study" / "figures").iterdir() if not path.name.startswith("samples-")}
     assert drawn == {".svg"}
-    study = read_study(outputs / "study")
+    study = read_study(tmp_path / "study")
     assert (study.sweep, study.changes) == ("quick", ("data.q=0.9", "budget.steps=10"))
-    result = regenerate(outputs / "study")
-    close(json.loads(json.dumps(result)), json.loads((outputs / "study" / "crossover.json").read_text()))
+    result = regenerate(tmp_path / "study")
+    close(json.loads(json.dumps(result)), json.loads((tmp_path / "study" / "crossover.json").read_text()))
     assert result["studies"][0]["pairs"][0]["mcnemar"]
-    assert set(pd.read_csv(outputs / "study" / "classes.csv")["class"]) == {f"class {label}" for label in range(10)}
+    assert set(pd.read_csv(tmp_path / "study" / "classes.csv")["class"]) == {f"class {label}" for label in range(10)}
 
 
-def test_a_published_study_says_which_of_its_runs_are_missing(outputs: Path) -> None:
-    publish(outputs / "report", outputs / "study")
-    assert study_findings(outputs / "study").unfinished == {}
-    plan = json.loads((outputs / "study" / "plan.json").read_text())
-    (outputs / "study" / "plan.json").write_text(json.dumps(plan | {"runs": [*plan["runs"], "another"]}))
-    assert study_findings(outputs / "study").unfinished == {"another": "missing"}
+def test_a_published_study_says_which_of_its_runs_are_missing(written: Path, tmp_path: Path) -> None:
+    publish(written, tmp_path / "study")
+    assert study_findings(tmp_path / "study").unfinished == {}
+    plan = json.loads((tmp_path / "study" / "plan.json").read_text())
+    (tmp_path / "study" / "plan.json").write_text(json.dumps(plan | {"runs": [*plan["runs"], "another"]}))
+    assert study_findings(tmp_path / "study").unfinished == {"another": "missing"}
 
 
-def test_a_changed_run_shows_as_drift(outputs: Path) -> None:
-    publish(outputs / "report", outputs / "study")
-    runs = pd.read_csv(outputs / "study" / "runs.csv")
+def test_a_changed_run_shows_as_drift(written: Path, tmp_path: Path) -> None:
+    publish(written, tmp_path / "study")
+    runs = pd.read_csv(tmp_path / "study" / "runs.csv")
     runs["test_error"] = runs["test_error"].where(runs.index > 0, 1.01 * runs["test_error"])
-    runs.to_csv(outputs / "study" / "runs.csv", index=False)
-    result = regenerate(outputs / "study")
+    runs.to_csv(tmp_path / "study" / "runs.csv", index=False)
+    result = regenerate(tmp_path / "study")
     with pytest.raises(AssertionError):
-        close(json.loads(json.dumps(result)), json.loads((outputs / "study" / "crossover.json").read_text()))
+        close(json.loads(json.dumps(result)), json.loads((tmp_path / "study" / "crossover.json").read_text()))
 
 
-def test_an_unfinished_report_is_not_published(outputs: Path) -> None:
+def test_an_unfinished_report_is_not_published(written: Path, tmp_path: Path) -> None:
     with pytest.raises(CrossoverError, match=r"has no report\.html.*make report first"):
-        publish(outputs / "nothing", outputs / "study")
-    assert not (outputs / "study").exists()
+        publish(tmp_path / "nothing", tmp_path / "study")
+    assert not (tmp_path / "study").exists()
 
 
 def test_a_study_is_published_whole_file_by_file(outputs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
