@@ -3,7 +3,7 @@
 import resource
 import threading
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +22,21 @@ from tests.stopped import KilledError, stop_after, stopped
 from tests.worlds import VIT, results, small_run
 
 pytestmark = pytest.mark.usefixtures("untuned")
+Unstopped = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def unstopped(tmp_path_factory: pytest.TempPathFactory) -> Unstopped:
+    """Return a function that gives the results of a run that nothing stopped; each is trained once."""
+    folder, known = tmp_path_factory.mktemp("unstopped"), dict[str, dict[str, Any]]()
+
+    def results_of(**changes: Any) -> dict[str, Any]:
+        run = small_run(folder, **changes)
+        if run.run_id not in known:
+            known[run.run_id] = results(execute(run))
+        return known[run.run_id]
+
+    return results_of
 
 
 @pytest.mark.parametrize("leg", [0, 2, 3])
@@ -34,16 +49,15 @@ pytestmark = pytest.mark.usefixtures("untuned")
     ],
 )
 def test_resumed_run_is_equal_to_an_uninterrupted_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, leg: int, changes: dict[str, Any]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unstopped: Unstopped, leg: int, changes: dict[str, Any]
 ) -> None:
-    whole = execute(small_run(tmp_path / "whole", **changes))
-    run = small_run(tmp_path / "parts", **changes)
+    run = small_run(tmp_path, **changes)
     with monkeypatch.context() as patch:
         stop_after(patch, leg)
         with pytest.raises(KilledError):
             execute(run)
     assert (run.run_dir / "last.ckpt").exists()
-    assert results(execute(run)) == results(whole)
+    assert results(execute(run)) == unstopped(**changes)
 
 
 @contextmanager
@@ -59,10 +73,10 @@ def files_of_at_most(size: int) -> Iterator[None]:
 
 @pytest.mark.parametrize("name", ["last.ckpt", "weights.safetensors"])
 def test_a_disk_that_fills_up_is_an_error_of_a_named_file_and_the_run_goes_on_when_there_is_room(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unstopped: Unstopped, name: str
 ) -> None:
     """torch and safetensors write by themselves, with errors of their own that do not say what happened."""
-    whole, run = execute(small_run(tmp_path / "whole")), small_run(tmp_path)
+    run = small_run(tmp_path)
     open_dataset(run.data, tmp_path / "data")
     with monkeypatch.context() as patch, files_of_at_most(4_000):
         if name != "last.ckpt":
@@ -71,7 +85,7 @@ def test_a_disk_that_fills_up_is_an_error_of_a_named_file_and_the_run_goes_on_wh
             execute(run)
     assert caught.value.filename == str(run.run_dir / name)
     assert [path.name for path in run.run_dir.iterdir() if path.name.endswith((".tmp", name))] == []
-    assert results(execute(run)) == results(whole)
+    assert results(execute(run)) == unstopped()
 
 
 class StopAt(threading.Event):
@@ -91,40 +105,42 @@ class StopAt(threading.Event):
 
 @pytest.mark.parametrize(("step", "stopped"), [(4, 4), (12, 12), (21, 22), (36, 36)])
 def test_a_run_asked_to_stop_saves_within_a_chunk_and_goes_on_as_if_nothing_had_happened(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int, stopped: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unstopped: Unstopped, step: int, stopped: int
 ) -> None:
     changes: dict[str, Any] = {"budget": {"steps": 36, "evaluations": 3}, "recipe__ema_decay": 0.9}
-    whole = execute(small_run(tmp_path / "whole", **changes))
-    run = small_run(tmp_path / "parts", **changes)
+    run, expected = small_run(tmp_path, **changes), unstopped(**changes)
     monkeypatch.setattr("crossover.training.epochs.CHUNK", 5 if step == 21 else 4)
     with monkeypatch.context() as patch, pytest.raises(StoppedError):
         execute(run, StopAt(patch, step))
     saved = torch.load(run.run_dir / "last.ckpt", weights_only=True)["crossover"]
     assert saved["step"] == stopped
     assert not (run.run_dir / "record.json").exists()
-    assert results(execute(run)) == results(whole)
+    assert results(execute(run)) == expected
 
 
-def test_a_run_stopped_twice_in_one_leg_keeps_its_losses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = execute(small_run(tmp_path / "whole", budget={"steps": 24, "evaluations": 1}))
-    run = small_run(tmp_path / "parts", budget={"steps": 24, "evaluations": 1})
+def test_a_run_stopped_twice_in_one_leg_keeps_its_losses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unstopped: Unstopped
+) -> None:
+    changes: dict[str, Any] = {"budget": {"steps": 24, "evaluations": 1}}
+    run, expected = small_run(tmp_path, **changes), unstopped(**changes)
     monkeypatch.setattr("crossover.training.epochs.CHUNK", 3)
     for step in (3, 15):
         with monkeypatch.context() as patch, pytest.raises(StoppedError):
             execute(run, StopAt(patch, step))
     record = execute(run)
     assert len(record["history"]) == 1
-    assert results(record) == results(whole)
+    assert results(record) == expected
 
 
-def test_a_run_goes_on_with_another_engine_than_it_began_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = execute(small_run(tmp_path / "whole"))
-    run = small_run(tmp_path / "parts")
+def test_a_run_goes_on_with_another_engine_than_it_began_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unstopped: Unstopped
+) -> None:
+    run = small_run(tmp_path)
     checkpoint = stopped(run, monkeypatch)
     for group in checkpoint["optimizer_states"][0]["param_groups"]:
         group |= {"capturable": True, "lr": torch.tensor(0.123)}  # as a run on CUDA graphs saves it
     torch.save(checkpoint, run.run_dir / "last.ckpt")
-    assert results(execute(run)) == results(whole)
+    assert results(execute(run)) == unstopped()
 
 
 def test_a_run_does_not_go_on_with_other_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -151,12 +167,11 @@ def test_processes_of_a_run_ask_each_other_every_ten_steps_alone(tmp_path: Path)
     assert asked == [10, 21, 31]  # at step 20 comes a validation
 
 
-def test_a_torn_checkpoint_starts_the_run_again(tmp_path: Path) -> None:
-    whole = execute(small_run(tmp_path / "whole"))
-    run = small_run(tmp_path / "torn")
+def test_a_torn_checkpoint_starts_the_run_again(tmp_path: Path, unstopped: Unstopped) -> None:
+    run = small_run(tmp_path)
     run.run_dir.mkdir(parents=True)
     (run.run_dir / "last.ckpt").write_bytes(b"PK\x03\x04 half a checkpoint")
-    assert results(execute(run)) == results(whole)
+    assert results(execute(run)) == unstopped()
 
 
 def test_ranks_that_meet_a_torn_checkpoint_together_agree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -190,10 +205,9 @@ def test_a_rank_that_comes_after_the_removal_agrees(tmp_path: Path, monkeypatch:
 
 
 def test_a_checkpoint_with_one_flipped_byte_starts_the_run_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], unstopped: Unstopped
 ) -> None:
-    whole = execute(small_run(tmp_path / "whole"))
-    run = small_run(tmp_path / "flipped")
+    run = small_run(tmp_path)
     with monkeypatch.context() as patch:
         stop_after(patch, 1)
         with pytest.raises(KilledError):
@@ -201,5 +215,5 @@ def test_a_checkpoint_with_one_flipped_byte_starts_the_run_again(
     content = bytearray((run.run_dir / "last.ckpt").read_bytes())
     content[len(content) // 2] ^= 1
     (run.run_dir / "last.ckpt").write_bytes(bytes(content))
-    assert results(execute(run)) == results(whole)
+    assert results(execute(run)) == unstopped()
     assert "is damaged" in capsys.readouterr().out
