@@ -1,6 +1,7 @@
 """Claims about which runs are compared: chains, seeds, sizes, budgets and recipes of unfinished or unequal sweeps."""
 
 import json
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -29,7 +30,7 @@ def test_seeds_of_a_chain_are_averaged() -> None:
 
 def test_half_done_sweep_has_a_verdict_or_a_reason() -> None:
     runs = table(falling(3000))
-    for seed in range(40):
+    for seed in range(15):
         part = runs.sample(frac=np.random.default_rng(seed).uniform(0.05, 0.9), random_state=seed)
         result = analyse(part, Method(seed=0))
         json.dumps(result, allow_nan=False)
@@ -162,9 +163,12 @@ def test_variance_for_new_images_counts_the_shared_ones() -> None:
     assert np.mean(stated) < 1.5 * np.var(means)
 
 
-def test_eight_equal_models_have_no_leader_among_28_pairs() -> None:
+@pytest.mark.parametrize(
+    ("seeds", "leaders", "wrong"), [((1,), 1, 0), pytest.param(range(5), 2, 1, marks=pytest.mark.slow)]
+)
+def test_eight_equal_models_have_no_leader_among_28_pairs(seeds: Sequence[int], leaders: int, wrong: int) -> None:
     holds = alone = 0
-    for seed in range(5):
+    for seed in seeds:
         rng = np.random.default_rng(seed)
         errors = {f"m{i}": (0.3 * np.exp(0.1 * rng.standard_normal((4, 3)))).tolist() for i in range(8)}
         (study,) = analyse(known_values(errors), Method(seed=0))["studies"]
@@ -173,8 +177,8 @@ def test_eight_equal_models_have_no_leader_among_28_pairs() -> None:
         alone += len(clear) > 0
         holds += any(pair["family"]["holds"] for pair in clear)
         assert all("among the 28 pairs" in p["summary"] for p in clear if not p["family"]["holds"])
-    assert alone >= 2  # single pairs find leaders where there is none
-    assert holds <= 1
+    assert alone >= leaders  # single pairs find leaders where there is none
+    assert holds <= wrong
 
 
 def test_a_real_crossover_holds_among_many_pairs() -> None:
