@@ -1,5 +1,6 @@
 """Claims about pre-training and transfer: what is read, what is planned, what becomes of it."""
 
+import functools
 import json
 import subprocess
 import sys
@@ -40,6 +41,7 @@ CONF = str(Path(__file__).parents[1] / "conf")
 ORIGIN = {"data__q": 1.0, "data__beta": 2.0, "data__alpha": 0.5}
 
 
+@functools.cache
 def shipped() -> tuple[TransferConfig, list[RunConfig], list[Any], list[Any]]:
     """Return the shipped study with all that it plans."""
     with initialize_config_dir(CONF, version_base="1.3"):
