@@ -1,7 +1,5 @@
 """From the folder of images that a user has to the table of probes by number of training images."""
 
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +14,8 @@ from crossover.store import freeze, read_sweep, write_plan
 from crossover.studies.probes.study import MIXED, PROBED, probe_section
 from crossover.study import report_sweep
 from crossover.training.run import execute
+from tests.conftest import Called
 from tests.worlds import VIT, small_run
-
-ROOT = Path(__file__).parents[1]
 
 
 def rows(model: str, n: int, *values: float, probe: str = "linear_probe", layer: str = "stages.0") -> pd.DataFrame:
@@ -76,11 +73,9 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_the_probes_of_a_sweep_go_from_its_folder_of_images_to_the_published_study(swept: Path) -> None:
+def test_the_probes_of_a_sweep_go_from_its_folder_of_images_to_the_published_study(swept: Path, call: Called) -> None:
     outputs = swept / "outputs"
-    script = ROOT / "scripts" / "study.py"
-    command: list[str | Path] = [sys.executable, script, "probe", "name=pets", f"outputs={outputs}"]
-    done = subprocess.run(command, cwd=swept, capture_output=True, text=True, check=False)
+    done = call("study.py", "probe", "name=pets", f"outputs={outputs}")
     assert done.returncode == 0, done.stderr
     report_sweep(read_sweep(outputs, "pets"), outputs / "sweeps" / "pets")
     publish(outputs / "sweeps" / "pets", swept / "results" / "pets")
