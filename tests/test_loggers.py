@@ -18,6 +18,7 @@ from omegaconf import OmegaConf
 from tensorboardX.proto.event_pb2 import Event
 
 from crossover import wandb_runs
+from crossover.config import RunConfig
 from crossover.record import (
     ACCURACY,
     CONFIG,
@@ -46,15 +47,26 @@ from tests.logged import (
 from tests.worlds import files_with, results, small_run
 
 
-def test_offline_wandb_keeps_config_history_and_final_numbers(tmp_path: Path) -> None:
+def test_offline_wandb_keeps_each_row_at_once_config_and_final_numbers(tmp_path: Path) -> None:
     run = small_run(tmp_path, logger={"kind": "wandb_offline", "group": "sweep"})
-    with socket.socket() as server:  # every way out leads here, and nobody comes
-        server.bind(("127.0.0.1", 0))
+    (tmp_path / "12").touch()
+    with socket.socket() as server, (tmp_path / "log.txt").open("w") as log:
+        server.bind(("127.0.0.1", 0))  # every way out leads here, and nobody comes
         server.listen()
         server.setblocking(False)
         url = f"http://127.0.0.1:{server.getsockname()[1]}"
         ways = dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy", "ALL_PROXY"), url)
-        train_apart(run, HOME=str(tmp_path / "home"), WANDB_BASE_URL=url, WANDB_API_KEY=SECRET, **ways)
+        ways |= {"HOME": str(tmp_path / "home"), "WANDB_BASE_URL": url, "WANDB_API_KEY": SECRET}
+        command = program(HELD, run, str(tmp_path))
+        training = subprocess.Popen(command, env=without_wandb() | ways, stdout=log, stderr=log)
+        try:  # W&B holds a row back until the next one: the last row would be lost with the process
+            rows = rows_before_the_end(run, training)
+            assert [row["_step"] for row in rows] == [6, 12, 18, 24], (tmp_path / "log.txt").read_text()
+            (tmp_path / "24").touch()
+            assert training.wait() == 0, (tmp_path / "log.txt").read_text()
+        finally:
+            training.kill()
+            training.wait()
         with pytest.raises(BlockingIOError):
             server.accept()
     assert files_with(SECRET, tmp_path) == []
@@ -84,24 +96,17 @@ def test_offline_wandb_keeps_config_history_and_final_numbers(tmp_path: Path) ->
     assert not list((tmp_path / "home").rglob("staging/*"))
 
 
-def test_each_row_is_written_when_it_is_logged(tmp_path: Path) -> None:
-    """W&B holds a row back until the next one: the last row would be lost with the process."""
-    run = small_run(tmp_path, logger={"kind": "wandb_offline"})
-    command = program(HELD, run, str(tmp_path))
-    (tmp_path / "12").touch()
-    with (tmp_path / "log.txt").open("w") as log:
-        training = subprocess.Popen(command, env=without_wandb(), stdout=log, stderr=log)
-    try:
-        rows: list[dict[str, Any]] = []
-        deadline = time.monotonic() + 180
-        while [row["_step"] for row in rows] != [6, 12, 18, 24] and time.monotonic() < deadline:
-            time.sleep(0.1)
-            folders = wandb_runs.offline_folders(run.run_dir / "wandb")
-            rows = rows_of(folders[0]) if folders and list(folders[0].glob("*.wandb")) else []
-    finally:
-        training.kill()
-        training.wait()
-    assert [row["_step"] for row in rows] == [6, 12, 18, 24], (tmp_path / "log.txt").read_text()
+def rows_before_the_end(run: RunConfig, training: subprocess.Popen[bytes]) -> list[dict[str, Any]]:
+    """Return the rows on disk of a run that waits after its last one; read anew when the file has grown."""
+    rows: list[dict[str, Any]] = []
+    size, deadline = 0, time.monotonic() + 300
+    while len(rows) < 4 and training.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.1)
+        folders = wandb_runs.offline_folders(run.run_dir / "wandb")
+        grown = sum(path.stat().st_size for folder in folders for path in folder.glob("*.wandb"))
+        if grown > size:
+            size, rows = grown, rows_of(folders[0])
+    return rows
 
 
 @pytest.mark.parametrize("error", [KeyError("getpwuid"), RuntimeError("no home"), OSError("disk"), TypeError()])
