@@ -48,7 +48,7 @@ def test_a_mistake_ends_with_one_line_status_2_and_nothing_written(
 
 
 def test_a_mistake_is_all_that_the_process_of_a_command_says(tmp_path: Path) -> None:
-    command = [sys.executable, ROOT / "scripts" / "train.py", "n_train=5"]
+    command = [sys.executable, str(ROOT / "scripts" / "train.py"), "n_train=5"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (2, "")
     assert re.fullmatch(r"error: .*n_train=5 is below the 10 classes of cues.*\n", done.stderr)

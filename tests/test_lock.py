@@ -148,9 +148,9 @@ def test_without_hard_links_a_full_disk_leaves_no_empty_lock(tmp_path: Path, mon
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "link", full)
-        patch.setattr(lock.Path, "open", begin)
-        patch.setattr(lock.Path, "write_text", lambda path, text: os.close(os.open(path, os.O_CREAT)))
-        patch.setattr(lock.Path, "read_text", lambda path: "text")
+        patch.setattr(Path, "open", begin)
+        patch.setattr(Path, "write_text", lambda path, text: os.close(os.open(path, os.O_CREAT)))
+        patch.setattr(Path, "read_text", lambda path: "text")
         with pytest.raises(OSError, match="No space"):
             Lock(tmp_path / "lock").__enter__()
     assert list(tmp_path.iterdir()) == []
