@@ -30,7 +30,7 @@ ROOT = Path(__file__).parents[1]
 @pytest.fixture(autouse=True)
 def _here(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let runs be probed in this process, which has imported torch."""
-    monkeypatch.setattr(probing, "ProcessPoolExecutor", lambda count, mp_context: ThreadPoolExecutor(count))
+    monkeypatch.setattr(probing, "worker_processes", lambda count, context: ThreadPoolExecutor(count))
 
 
 def test_worlds_have_names_that_tell_their_cues_and_their_permutation(tmp_path: Path) -> None:

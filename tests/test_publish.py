@@ -178,8 +178,10 @@ def test_an_unfinished_report_is_not_published(written: Path, tmp_path: Path) ->
     assert not (tmp_path / "study").exists()
 
 
-def test_a_study_is_published_whole_file_by_file(outputs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    report, study = outputs / "report", outputs / "study"
+def test_a_study_is_published_whole_file_by_file(
+    written: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    report, study = shutil.copytree(written, tmp_path / "report"), tmp_path / "study"
     (report / "figures" / ".gap.svg.host.1.tmp").write_text("left by a killed writer")
     publish(report, study)
     before = {path: path.read_bytes() for path in study.rglob("*") if path.is_file()}
@@ -199,19 +201,21 @@ def test_a_study_is_published_whole_file_by_file(outputs: Path, monkeypatch: pyt
     assert {path for path in study.rglob("*") if path.is_file()} == set(before)
 
 
-def test_the_pool_of_an_older_study_is_that_of_its_config_or_of_another_study_on_the_same_images(outputs: Path) -> None:
+def test_the_pool_of_an_older_study_is_that_of_its_config_or_of_another_study_on_the_same_images(
+    written: Path, tmp_path: Path
+) -> None:
     for name in ("old", "new"):
-        publish(outputs / "report", outputs / name)
-    runs = pd.read_csv(outputs / "old" / "runs.csv")
-    runs.drop(columns="n_pool", errors="ignore").to_csv(outputs / "old" / "runs.csv", index=False)
-    runs.assign(n_pool=70_000).to_csv(outputs / "new" / "runs.csv", index=False)
-    republish(outputs / "old", [])
-    assert "subsets of one pool of 70,000 images" in (outputs / "old" / "report.md").read_text()
-    regenerated = json.loads(json.dumps(regenerate(outputs / "old")))
-    close(regenerated, json.loads((outputs / "old" / "crossover.json").read_text()))
-    runs.drop(columns="n_pool", errors="ignore").to_csv(outputs / "old" / "runs.csv", index=False)
-    republish(outputs / "old", [small_run(outputs)])
-    assert "subsets of one pool of 1,200 images" in (outputs / "old" / "report.md").read_text()
+        publish(written, tmp_path / name)
+    runs = pd.read_csv(tmp_path / "old" / "runs.csv")
+    runs.drop(columns="n_pool", errors="ignore").to_csv(tmp_path / "old" / "runs.csv", index=False)
+    runs.assign(n_pool=70_000).to_csv(tmp_path / "new" / "runs.csv", index=False)
+    republish(tmp_path / "old", [])
+    assert "subsets of one pool of 70,000 images" in (tmp_path / "old" / "report.md").read_text()
+    regenerated = json.loads(json.dumps(regenerate(tmp_path / "old")))
+    close(regenerated, json.loads((tmp_path / "old" / "crossover.json").read_text()))
+    runs.drop(columns="n_pool", errors="ignore").to_csv(tmp_path / "old" / "runs.csv", index=False)
+    republish(tmp_path / "old", [small_run(tmp_path)])
+    assert "subsets of one pool of 1,200 images" in (tmp_path / "old" / "report.md").read_text()
 
 
 def test_unknown_study_is_named_with_those_there_are(tmp_path: Path) -> None:
