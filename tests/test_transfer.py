@@ -237,7 +237,10 @@ def test_rate_of_finetuning_is_the_one_with_the_lowest_validation_error() -> Non
 def test_published_table_follows_from_the_published_readings() -> None:
     results = Path(CONF).parent / "results"
     studies = [pd.read_csv(results / f"{name}-transfer" / "transfer.csv") for name in ("cues", "tiny-imagenet")]
-    means = pd.concat(studies).groupby(["target", "protocol", "model", "n_pretrain"])["test_error"].mean()
+    runs = pd.read_csv(results / "tiny-imagenet-cpu" / "runs.csv")
+    twins = runs["run_id"][runs["steps"] < runs["steps"].max()]
+    readings = pd.concat(studies).loc[lambda found: ~found["init_from"].isin(twins)]
+    means = readings.groupby(["target", "protocol", "model", "n_pretrain"])["test_error"].mean()
     rows = [
         line
         for line in (results / "README.md").read_text().splitlines()
