@@ -2,12 +2,13 @@
 
 import contextlib
 import json
+import multiprocessing
 import os
+import tempfile
 import threading
 import time
 import uuid
 from pathlib import Path
-from types import TracebackType
 from typing import Self, TypedDict
 
 STALE_SECONDS = 60.0
@@ -31,22 +32,22 @@ class HeldError(Exception):
 class Lock:
     """Hold `path` while inside the `with` block; raise HeldError when a live owner has it, take over from a dead one.
 
-    A thread renews the heartbeat. It ends the process when the lock has been taken over, unless `exit_when_lost` is
-    false: then it sets `lost`. With `exit_with_parent` the process also ends when its parent is gone: an orphan must
-    not keep writing to a run that the next sweep continues.
+    A thread renews the heartbeat. It ends the process when the lock has been taken over, and when the process that
+    started this one is gone: an orphan must not keep writing to a run that the next sweep continues. With
+    `exit_when_lost=False` it only sets `lost`.
     """
 
-    def __init__(self, path: Path, *, exit_when_lost: bool = True, exit_with_parent: bool = False) -> None:
+    def __init__(self, path: Path, *, exit_when_lost: bool = True) -> None:
         self.path, self.lost, self._exit_when_lost = path, False, exit_when_lost
         self._token: Owner = {"host": os.uname().nodename, "pid": os.getpid(), "token": uuid.uuid4().hex}
-        self._parent = os.getppid() if exit_with_parent else None
+        self._parent = None if multiprocessing.parent_process() is None else os.getppid()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._beat, name=f"heartbeat of {path}", daemon=True)
 
     def __enter__(self) -> Self:
         while True:
             try:
-                self._create()
+                _create(self.path, self._token)
                 break
             except FileExistsError:
                 owner = _read(self.path)
@@ -57,36 +58,26 @@ class Lock:
         self._thread.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._stop.set()
         self._thread.join()
         if _read(self.path) == self._token:
             self.path.unlink(missing_ok=True)
 
-    def _create(self) -> None:
-        temporary = self.path.with_name(f".lock.{self._token['token']}")
-        try:
-            temporary.write_text(json.dumps(self._token))
-            _link(temporary, self.path)
-        finally:
-            temporary.unlink(missing_ok=True)
-
     def _remove_stale(self, owner: Owner | None) -> None:
         aside = self.path.with_name(f".lock.stale.{self._token['token']}")
         with contextlib.suppress(FileNotFoundError):  # another process was quicker
             self.path.rename(aside)
-            if _read(aside) != owner:  # it had already taken over: give its lock back
+            found = _read(aside)
+            if found is not None and found != owner:  # it had already taken over: give its lock back
                 with contextlib.suppress(FileExistsError):
-                    _link(aside, self.path)
+                    _create(self.path, found)
             aside.unlink()
 
     def _beat(self) -> None:
         while not self._stop.wait(BEAT_SECONDS):
-            orphan = self._parent is not None and os.getppid() != self._parent
             self.lost = self._is_lost()
-            if orphan or (self.lost and self._exit_when_lost):
+            if self._exit_when_lost and (self.lost or self._parent not in (None, os.getppid())):
                 os._exit(75)
             if self.lost:
                 return
@@ -108,24 +99,15 @@ def is_held(path: Path) -> bool:
     return path.exists() and _alive(path, _read(path))
 
 
-def _link(file: Path, path: Path) -> None:
-    """Give a file another name, with its content in one step; raise FileExistsError when the name is taken.
-
-    link(2) does that, also on NFS. Where there are no hard links (exFAT, FUSE, some clusters) the name appears first: a
-    reader that sees the empty file treats it as held until its heartbeat is stale.
-    """
-    try:
-        os.link(file, path)
-    except FileExistsError:
-        raise
-    except OSError:
-        with path.open("x") as copy:
-            try:
-                copy.write(file.read_text())
-                copy.flush()
-            except OSError:  # a full disk: an empty lock would hold the run until it is stale
-                path.unlink()
-                raise
+def _create(path: Path, owner: Owner) -> None:
+    """Write a lock; raise FileExistsError when there is one. A reader that sees it empty treats it as held."""
+    with path.open("x") as file:
+        try:
+            file.write(json.dumps(owner))
+            file.flush()
+        except OSError:  # a full disk: an empty lock would hold the run until it is stale
+            path.unlink()
+            raise
 
 
 def _read(path: Path) -> Owner | None:
@@ -140,19 +122,13 @@ def _alive(path: Path, owner: Owner | None) -> bool:
 
     A heartbeat from the future counts as dead too: the clock jumped, and a live owner renews it soon.
     """
-    if owner is not None and owner.get("host") == os.uname().nodename and not process_runs(int(owner["pid"])):
+    if owner is not None and owner["host"] == os.uname().nodename and not process_runs(owner["pid"]):
         return False
-    probe = path.with_name(f".clock.{uuid.uuid4().hex}")
     try:
-        probe.touch()
-        now = probe.stat().st_mtime
-    except FileNotFoundError:
-        return False
+        with tempfile.TemporaryFile(dir=path.parent) as probe:
+            now = os.fstat(probe.fileno()).st_mtime
     except OSError:  # we may only read here: our own clock has to do
         now = time.time()
-    finally:
-        with contextlib.suppress(OSError):
-            probe.unlink(missing_ok=True)
     try:
         return abs(now - path.stat().st_mtime) < STALE_SECONDS
     except FileNotFoundError:

@@ -1,6 +1,5 @@
 """The process that trains one run: under its lock, with its output in log.txt and the result in its exit status."""
 
-import multiprocessing
 import os
 import signal
 import sys
@@ -33,7 +32,7 @@ def execute_locked(run: RunConfig, stop: threading.Event | None = None) -> None:
     if this_rank(run.trainer).index > 0:  # started by srun to join the first process, which has the lock and the log
         _attempt(run, stop)
         return
-    with Lock(run.run_dir / "lock", exit_with_parent=multiprocessing.parent_process() is not None):
+    with Lock(run.run_dir / "lock"):
         if not is_done(run.run_dir):
             (run.run_dir / "error.txt").unlink(missing_ok=True)
             remove_leftovers(run.run_dir)  # left by a killed predecessor: they may fill the disk
