@@ -28,9 +28,9 @@ from crossover.report.findings import (
     read_predictions,
     unpack_predictions,
 )
-from crossover.report.page import html_page, markdown_page, report_sections, shown_classes
+from crossover.report.page import html_page, markdown_page, report_sections
 from crossover.report.section import PAGE, PREDICTIONS, WRITTEN, Drawing, Table, columns, markdown_table, report_files
-from crossover.report.style import save, styles
+from crossover.report.style import save
 from crossover.store import SweepRecords, file_name, write_atomically, write_json, write_text
 from crossover.text import tracked
 
@@ -143,12 +143,6 @@ def _draw(report: Report, study: Study) -> list[Drawing]:
         named = "; ".join(f"{pair['b']} for the error of {pair['a']}" for pair in pairs)
         alt = f"How many images a model needs on {dataset}: {named}."
         drawn["data-equivalence"] = alt, figures.by_pair(figures.draw_equivalence, pairs, x_label)
-    names = shown_classes(report).get(dataset, [])
-    if names:
-        kept = report.classes[(report.classes["dataset"] == dataset) & report.classes["class"].isin(names)]
-        shown = styles(list(dict.fromkeys(curves["model"])), figures.families_of(runs))
-        alt = f"Test error over {sizes} on {dataset} for {len(names)} classes; bands are the range of chains."
-        drawn["classes"] = alt, figures.by_class(kept, shown, x_label)
     suffix = f"-{file_name(dataset)}" if len(report.result["studies"]) > 1 else ""
     for name, (_, figure) in drawn.items():
         save(figure, report.directory / "figures", f"{name}{suffix}")

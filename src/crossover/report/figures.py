@@ -1,7 +1,7 @@
-"""The figures of a report: learning curves, the gap, data-equivalence and the curves of single classes."""
+"""The figures of a report: learning curves, the gap and data-equivalence."""
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator, PercentFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 from matplotlib.transforms import Bbox
 
 from crossover.analysis.contract import Pair, Study
@@ -206,25 +206,3 @@ def draw_equivalence(axes: Axes, pair: Pair, x_label: str) -> None:
     axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"× {value:g}"))
     axes.yaxis.set_minor_locator(NullLocator())
-
-
-def by_class(classes: pd.DataFrame, chosen: Mapping[str, Style], x_label: str = X_LABEL) -> Figure:
-    """Return test error over n_train for each class of one data set, with the range of chains as a band."""
-    names = list(dict.fromkeys(classes["class"]))
-    figure, drawn = panels(len(names), columns=min(2, len(names)), size=(WIDTH / 2, 1.6))
-    top = max(float(classes["error_max"].max()), 0.05)
-    for axes, name in zip(drawn, names, strict=True):
-        part = classes[classes["class"] == name]
-        for model, rows in part.groupby("model", sort=False):
-            _plot_model(axes, rows, str(model), chosen[str(model)], 1.5, 4)
-            low, high = rows["error_min"], rows["error_max"]
-            axes.fill_between(rows["n_train"], low, high, color=chosen[str(model)].colour, alpha=0.2, linewidth=0)
-        axes.set_title(f"class {name}" if str(name).isdigit() else str(name), fontsize=10, loc="left")
-        size_axis(axes, sorted(classes["n_train"].unique()), short=True)
-        axes.tick_params(labelsize=SMALL)
-        axes.set_ylim(0, 1.05 * top)
-        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    _legend_above(figure, drawn[0])
-    figure.supxlabel(x_label, fontsize=10)
-    figure.supylabel("test error", fontsize=10)
-    return figure

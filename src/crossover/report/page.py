@@ -33,7 +33,7 @@ MOST_RUNS = 2_000
 """Runs in the table of the page; more would make it slow."""
 MOST_CLASSES = 10
 CLASSES = "classes"
-"""Name of the section and the figures of single classes."""
+"""Name of the section of single classes."""
 BEYOND = "Laws cannot be checked beyond the largest size: an extrapolation is a range, never an N*."
 STUDIES_BEFORE = "cost"
 """The section before which sections of studies are placed, unless they name another place."""
@@ -89,12 +89,6 @@ def _part(title: str, table: Table) -> tuple[Part, ...]:
     return (Part(title=title, tables=(table,)),) if table.rows else ()
 
 
-def shown_classes(report: Report) -> dict[str, list[str]]:
-    """Return, for each dataset with predictions, the classes that have a figure."""
-    parts = report.classes.groupby("dataset", sort=False)
-    return {str(dataset): telling_classes(part, MOST_CLASSES) for dataset, part in parts}
-
-
 def _data_set(report: Report, study: Study, drawings: Sequence[Drawing]) -> Part:
     """Return the results for one data set, folded."""
     pairs, dataset = study["pairs"], study["dataset"]
@@ -102,24 +96,23 @@ def _data_set(report: Report, study: Study, drawings: Sequence[Drawing]) -> Part
     return Part(
         title=f"{dataset}: {short}" if 0 < len(pairs) <= HEADLINES else f"{dataset}: {len(pairs)} pairs",
         sentences=(*(pair["summary"] for pair in pairs), *notes_of(study)),
-        drawings=tuple(one for one in drawings if not one.name.startswith(CLASSES)),
+        drawings=tuple(drawings),
         tables=tuple(tables.size_tables(report, study)),
-        parts=_single_classes(report, dataset, drawings),
+        parts=_single_classes(report, dataset),
         folded=True,
     )
 
 
-def _single_classes(report: Report, dataset: str, drawings: Sequence[Drawing]) -> tuple[Part, ...]:
+def _single_classes(report: Report, dataset: str) -> tuple[Part, ...]:
     """Return the errors of single classes, where predictions are saved."""
-    names = shown_classes(report).get(dataset, [])
-    if not names:
+    classes = report.classes[report.classes["dataset"] == dataset]
+    if classes.empty:
         return ()
-    count = report.classes.loc[report.classes["dataset"] == dataset, "class"].nunique()
+    names, count = telling_classes(classes, MOST_CLASSES), classes["class"].nunique()
     most = f"The {len(names)} of {count} classes in which the models differ most; all are in classes.csv."
     said = (most,) if count > len(names) else ()
     table = tables.class_table(report, dataset, names)
-    drawn = tuple(one for one in drawings if one.name.startswith(CLASSES))
-    return (Part(title="Single classes", sentences=said, drawings=drawn, tables=(table,)),)
+    return (Part(title="Single classes", sentences=said, tables=(table,)),)
 
 
 def _of_data_sets(blocks: Sequence[Part]) -> list[Section]:

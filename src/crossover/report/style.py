@@ -102,12 +102,12 @@ def panels(
     return figure, drawn[:count]
 
 
-def size_axis(axes: Axes, sizes: Sequence[float], *, short: bool = False) -> None:
+def size_axis(axes: Axes, sizes: Sequence[float]) -> None:
     """Make x logarithmic in n_train: every size in full, or round numbers if those would be too many or too long."""
     axes.set_xscale("log")
-    if short or len(sizes) > MANY_TICKS or max(sizes) >= 1e7:
-        span, few = max(sizes) / min(sizes), 300 if short else 3000
-        axes.xaxis.set_major_locator(LogLocator(subs=(1,) if span > few else (1, 3) if span > 100 else (1, 2, 5)))
+    if len(sizes) > MANY_TICKS or max(sizes) >= 1e7:
+        span = max(sizes) / min(sizes)
+        axes.xaxis.set_major_locator(LogLocator(subs=(1,) if span > 3000 else (1, 3) if span > 100 else (1, 2, 5)))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: images(value)))
     else:
         close = len(sizes) > 1 and min(b / a for a, b in itertools.pairwise(sizes)) < 3
