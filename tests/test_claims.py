@@ -19,10 +19,8 @@ from crossover.studies.claims.rules import (
     Rules,
     case_outcome,
     judge,
-    places,
     verdict,
 )
-from crossover.studies.claims.study import read_measures
 
 ROOT = Path(__file__).parents[1]
 DEFAULT = {"study": "claims", "world": "cues", "augment": "none", "layer": "", "state": "trained"}
@@ -160,7 +158,7 @@ def test_an_ambiguous_place_is_refused() -> None:
 
 def test_the_published_ledger_follows_from_its_measures_and_the_rules() -> None:
     folder = ROOT / "results" / "claims"
-    again = judge(shipped(), read_measures(folder / "measures.csv"))
+    again = judge(shipped(), pd.read_csv(folder / "measures.csv", keep_default_na=False))
     assert again == json.loads((folder / "claims.json").read_text())
     assert markdown(again) == (folder / "claims.md").read_text()
     assert read_sections(folder) == [ledger_section(again)]
@@ -184,7 +182,7 @@ def test_the_ledger_has_every_claim_of_the_article_and_is_well_formed() -> None:
     works = {"patch-embedding", "position-encoding", "distant-patches", "token-or-pooling"}
     learns = {"global-relations", "position-structure", "vit-abstraction", "adaptive-features"}
     assert cnn | vit | operations | works | learns | {"vit-pretraining"} <= names
-    assert all({"model", "study", "state"} <= place.keys() for _, place in places(ledger))
+    assert all({"model", "study", "state"} <= place.keys() for place in ledger.places)
 
 
 def test_numbers_are_shown_in_units_that_a_reader_knows() -> None:

@@ -12,9 +12,10 @@ import timm
 import torch
 
 from crossover.config import CrossoverError, validate
+from crossover.record import runs_table
 from crossover.store import freeze, read_record
 from crossover.studies.claims import study as ledger
-from crossover.studies.claims.rules import COLUMNS, EXACT, Place, Rules, judge, places
+from crossover.studies.claims.rules import COLUMNS, EXACT, Place, Rules, judge
 from crossover.studies.claims.study import operation_measures
 from crossover.studies.probes import study as probing
 from crossover.studies.probes.equivariance import patch_order
@@ -45,10 +46,12 @@ def test_worlds_have_names_that_tell_their_cues_and_their_permutation(tmp_path: 
 
 def test_only_runs_that_a_rule_looks_into_are_probed(tmp_path: Path) -> None:
     runs = [small_run(tmp_path, n_train=n, chain=c) for n in (50, 100) for c in range(2)]
-    wanted: list[tuple[str, Place]]
-    wanted = [("consistency", {"study": "claims", "n_train": 50}), ("test_error", {"study": "claims", "n_train": 100})]
-    assert [run.n_train for run in ledger.runs_to_probe(runs, wanted, "claims")] == [50, 50]
-    assert ledger.runs_to_probe(runs, wanted, "another") == []
+    wanted: list[Place] = [
+        {"measure": "consistency", "study": "claims", "n_train": 50},
+        {"measure": "test_error", "study": "claims", "n_train": 100},
+        {"measure": "consistency", "study": "another", "n_train": 100},
+    ]
+    assert [run.n_train for run in ledger.runs_to_probe(runs, wanted)] == [50, 50]
 
 
 @pytest.fixture(scope="module")
@@ -81,11 +84,11 @@ def test_a_run_is_probed_once_beside_its_untrained_start(finished: Path) -> None
     assert list(measures.columns) == list(COLUMNS)
     assert set(measures["state"]) == {"trained", "untrained", "analytic"}
     assert measures["value"].notna().all()
-    recorded = ledger.measures_of_records([record], "claims").set_index("measure")["value"]
-    assert recorded["test_error"] == record["test_error"]
-    both = pd.concat([measures, ledger.measures_of_records([record], "claims")])
+    recorded = ledger.measures_of_runs(runs_table([record]).assign(world="cues"), "claims")
+    assert recorded.set_index("measure")["value"]["test_error"] == record["test_error"]
+    both = pd.concat([measures, recorded])
     place: Place = {"study": "claims", "model": "vit_test", "layer": "blocks.0", "state": "trained"}
-    kept = ledger.needed(both, [("attention_distance", place)])
+    kept = ledger.needed(both, [place | {"measure": "attention_distance"}])
     assert list(kept["measure"]) == ["attention_distance", "total_seconds"]
 
 
@@ -117,7 +120,8 @@ def test_published_studies_are_read_and_absent_ones_are_empty(tmp_path: Path) ->
 
 
 def test_operations_have_their_known_answers() -> None:
-    rows = ledger.exact_measures(operation_measures(), {"study": "claims", "world": "cues", "layer": ""})
+    rows = operation_measures({"study": "claims", "world": "cues", "augment": "none", "layer": "", "state": "trained"})
+    assert set(rows["state"]) == {"computed"}
     assert (rows["chain"] == EXACT).all()
     found = rows.set_index(["model", "measure", "layer"])["value"]
     assert found[("convolution", "shift_error_3px", "square")] <= 1e-12
@@ -182,7 +186,7 @@ def test_a_pair_of_the_atlas_is_evidence_with_its_own_interval(
     case = {"when": "w", "at": {"study": "s", "state": "published", "world": "t", "model": pair}, "rules": [rule]}
     claim = {"name": "c", "group": "g", "text": "t", "experiment": "e", "command": "c", "cases": [case]}
     rules = validate(Rules, {"claims": [claim], "default": {"state": "trained", "layer": ""}}, "rules")
-    measures = ledger.needed(ledger.measures_of_atlas(tmp_path / "atlas.csv", rules.default), places(rules))
+    measures = ledger.needed(ledger.measures_of_atlas(tmp_path / "atlas.csv", rules.default), rules.places)
     (judged,) = judge(rules, measures)["claims"]
     assert judged["evidence"] == "published"
     (number,) = judged["cases"][0]["rules"]
@@ -203,7 +207,7 @@ def test_a_claim_names_its_evidence() -> None:
 def test_the_published_ledger_reads_the_published_atlas() -> None:
     default: Place = {"world": "cues", "augment": "none", "layer": ""}
     atlas = ledger.measures_of_atlas(ROOT / "results" / "atlas" / "atlas.csv", default)
-    kept = ledger.read_measures(ROOT / "results" / "claims" / "measures.csv")
+    kept = pd.read_csv(ROOT / "results" / "claims" / "measures.csv", keep_default_na=False)
     kept = kept[kept["state"] == "published"]
     key = ["study", "world", "model", "measure"]
     both = kept.merge(atlas, on=key, suffixes=("", "_atlas"))

@@ -1,6 +1,7 @@
 """The article's demonstration of equivariance: f(shift x) beside shift f(x)."""
 
-from collections.abc import Callable, Sequence
+import textwrap
+from collections.abc import Callable
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -11,7 +12,6 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 from matplotlib import cbook
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 from rich.console import Console
@@ -19,7 +19,8 @@ from torch import Tensor
 
 from crossover.fields import ModelConfig
 from crossover.report.section import Table, columns, terminal_table
-from crossover.store import write_atomically, write_json, write_text
+from crossover.report.style import panels, save
+from crossover.store import write_json, write_text
 from crossover.studies.probes.equivariance import relative_error, translate
 from crossover.studies.probes.networks import feature_maps, logits_of
 from crossover.text import tracked
@@ -31,28 +32,24 @@ SHIFT, WHOLE = 3, 8
 EXACT = 1e-9
 """A relative error below this counts as 0: it is float64 rounding."""
 Function = Callable[[Tensor], Tensor]
-PHOTO = "Grace Hopper, U.S. Navy (public domain), from matplotlib's sample data"
+SAYS = (
+    f"Move the image by {SHIFT} pixels and then compute f, or compute f and then move its map: is it the same?\n"
+    "A convolution follows every move. Pooling follows only moves by whole cells.\n"
+    "A ViT, bound to its patches and their positions, does not follow at all before it has learned to.\n"
+    "Photograph: Grace Hopper, U.S. Navy (public domain), from matplotlib's sample data."
+)
+RESNET = {"widths": [16, 32, 64], "depths": [1, 1, 1], "zero_init_last": False}
+VIT = {"embed_dim": 64, "depth": 4, "num_heads": 4, "mlp_ratio": 2.0}
 MODELS = {
-    "ResNet, 3 stages": ModelConfig(
-        name="resnet_demo",
-        arch="basic_resnet",
-        args={"widths": [16, 32, 64], "depths": [1, 1, 1], "zero_init_last": False},
-    ),
-    "ViT, patches of 8 x 8": ModelConfig(
-        name="vit_demo",
-        arch="vit",
-        args={"embed_dim": 64, "depth": 4, "num_heads": 4, "mlp_ratio": 2.0},
-        position_std=0.5,
-    ),
+    "ResNet, 3 stages": ModelConfig(name="resnet_demo", arch="basic_resnet", args=RESNET),
+    "ViT, patches of 8 x 8": ModelConfig(name="vit_demo", arch="vit", args=VIT, position_std=0.5),
 }
 
 
 def main(values: dict[str, Any], console: Console) -> None:
     """Write the figure and the table of the demonstration to the folder `output`."""
     folder, rows = Path(values["output"]), demonstrate()
-    folder.mkdir(parents=True, exist_ok=True)
-    figure = draw(rows)
-    write_atomically(folder / "equivariance.png", lambda path: figure.savefig(path, format="png", dpi=130))
+    save(draw(rows), folder, "equivariance", ["png"])
     table = pd.DataFrame(rows)[["operation", "image", "error", "error_whole", "answer"]]
     write_text(folder / "equivariance.csv", table.to_csv(index=False, float_format="%.6g"))
     versions = {name: version(name) for name in ("torch", "timm", "numpy", "matplotlib")}
@@ -101,24 +98,9 @@ def convolve(x: Tensor) -> Tensor:
     return F.conv2d(F.pad(x, (1, 1, 1, 1), mode="circular"), edge, groups=3)
 
 
-def operations() -> dict[str, tuple[Function, Function | None]]:
-    """Return by name: functions from images to maps of the image's size (cells repeated), and from images to outputs.
-
-    Everything is float64, so that exact equivariance shows as such.
-    """
-
-    def pool(x: Tensor) -> Tensor:
-        return F.max_pool2d(convolve(x), 4)
-
-    found: dict[str, tuple[Function, Function | None]] = {
-        "convolution, a 3 x 3 edge filter": (convolve, None),
-        "the same, then pooling, 4 x 4 maximum": (lambda x: _enlarge(pool(x)), lambda x: pool(x).mean((2, 3))),
-    }
-    for name, config in MODELS.items():
-        torch.manual_seed(0)
-        model: Any = build_model(config, image_size=SIDE, classes=10).double().eval()
-        found[f"{name}, untrained"] = (partial(_last_map, model), partial(logits_of, model))
-    return found
+def pool(x: Tensor) -> Tensor:
+    """Return the maximum of the edges in cells of 4 x 4, at the size of the image."""
+    return _enlarge(F.max_pool2d(convolve(x), 4))
 
 
 def _last_map(model: Any, x: Tensor) -> Tensor:
@@ -128,6 +110,22 @@ def _last_map(model: Any, x: Tensor) -> Tensor:
 def _enlarge(x: Tensor) -> Tensor:
     factor = SIDE // x.shape[-1]
     return x.repeat_interleave(factor, -1).repeat_interleave(factor, -2)
+
+
+def operations() -> dict[str, tuple[Function, Function | None]]:
+    """Return by name: functions from images to maps of the image's size (cells repeated), and from images to outputs.
+
+    Everything is float64, so that exact equivariance shows as such.
+    """
+    found: dict[str, tuple[Function, Function | None]] = {
+        "convolution, a 3 x 3 edge filter": (convolve, None),
+        "the same, then pooling, 4 x 4 maximum": (pool, lambda x: pool(x).mean((2, 3))),
+    }
+    for name, config in MODELS.items():
+        torch.manual_seed(0)
+        model: Any = build_model(config, image_size=SIDE, classes=10).double().eval()
+        found[f"{name}, untrained"] = (partial(_last_map, model), partial(logits_of, model))
+    return found
 
 
 def demonstrate() -> list[Row]:
@@ -147,47 +145,26 @@ def demonstrate() -> list[Row]:
 
 
 def draw(rows: list[Row]) -> Figure:
-    """Return the figure: the pictures, then a line of panels for every operation, three panels for each picture."""
-    names, pictured = list(dict.fromkeys(row.operation for row in rows)), pictures()
-    figure = Figure(figsize=(13, 2.35 * (len(names) + 1)))
-    grid = figure.subplots(
-        len(names) + 1, 8, gridspec_kw={"width_ratios": [1.25, 1, 1, 1, 0.15, 1, 1, 1], "hspace": 0.42, "wspace": 0.08}
-    )
-    figure.subplots_adjust(left=0.01, right=0.99, top=0.89, bottom=0.04)
-    for axes in grid.flat:
-        axes.axis("off")
-    for start, (name, picture) in zip((1, 5), pictured.items(), strict=True):
-        for k, (title, image) in enumerate(((f"x: {name}", picture), ("x moved", np.roll(picture, SHIFT, 1)))):
-            grid[0, start + k].imshow(image, interpolation="nearest")
-            grid[0, start + k].set_title(title, fontsize=10)
-    for row in rows:
-        line = grid[names.index(row.operation) + 1]
-        line[0].text(0.02, 0.5, row.operation.replace(", ", ",\n"), fontsize=11, fontweight="bold", va="center")
-        _draw_row(line[5:] if row.image == "photograph" else line[1:4], row)
-    figure.suptitle(
-        f"Move the image by {SHIFT} pixels and then compute f, or compute f and then move its map: is it the same?\n"
-        "A convolution follows every move. Pooling follows only moves by whole cells.\n"
-        "A ViT, bound to its patches and their positions, does not follow at all before it has learned to.",
-        fontsize=12,
-    )
-    figure.text(0.99, 0.008, f"Photograph: {PHOTO}.", fontsize=8, ha="right", color="#555555")
+    """Return the figure: for each operation and picture the picture, both maps and their difference."""
+    figure, drawn = panels(4 * len(rows), columns=8, size=(1.7, 2.2))
+    for place, row in enumerate(rows):
+        said = f"difference {_percent(row.error)}\nfor {WHOLE} px: {_percent(row.error_whole)}"
+        if row.answer is not None:
+            said += f"\nof the answer: {_percent(row.answer)}"
+        difference = np.abs(row.moved_first - row.moved_after)
+        shown = {
+            textwrap.fill(row.operation, 18): pictures()[row.image],
+            "move, then f": row.moved_first,
+            "f, then move": row.moved_after,
+            said: difference,
+        }
+        top = max(row.moved_first.max(), row.moved_after.max())
+        for axes, (title, image) in zip(drawn[4 * place :], shown.items(), strict=False):
+            axes.imshow(image, cmap="magma" if image is difference else "gray", vmin=0, vmax=top)
+            axes.set_title(title, fontsize=8)
+            axes.axis("off")
+    figure.suptitle(SAYS, fontsize=11)
     return figure
-
-
-def _draw_row(line: Sequence[Axes], row: Row) -> None:
-    top = max(row.moved_first.max(), row.moved_after.max())
-    panels = ("move, then f", row.moved_first), ("f, then move", row.moved_after)
-    for axes, (title, image) in zip(line, panels, strict=False):
-        axes.imshow(image, cmap="gray", vmin=0, vmax=top, interpolation="nearest")
-        axes.set_title(title, fontsize=10)
-    difference = np.abs(row.moved_first - row.moved_after)
-    line[2].imshow(difference, cmap="magma", vmin=0, vmax=top, interpolation="nearest")
-    colour = "#b00020" if row.error > EXACT else "#00695c"
-    line[2].set_title(f"difference {_percent(row.error)}", fontsize=10, color=colour)
-    said = f"moved by {WHOLE} pixels instead: {_percent(row.error_whole)}"
-    if row.answer is not None:
-        said += f"; the answer changes by {_percent(row.answer)}"
-    line[2].text(1, -0.04, said, transform=line[2].transAxes, ha="right", va="top", fontsize=8.5)
 
 
 def _percent(value: float) -> str:

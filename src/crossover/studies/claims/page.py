@@ -34,10 +34,9 @@ METHOD = (
 
 def write_ledger(ledger: Mapping[str, Any], directory: Path) -> None:
     """Write claims.json, claims.md and claims.html into `directory`."""
-    directory.mkdir(parents=True, exist_ok=True)
-    write_json(directory / "claims.json", ledger)
     section = ledger_section(ledger)
     write_section(section, directory)
+    write_json(directory / "claims.json", ledger)
     write_text(directory / "claims.md", "\n".join(markdown_part(section, 1)))
     write_text(directory / "claims.html", section_page(section, directory))
 
@@ -49,31 +48,22 @@ def number(rule: Mapping[str, Any]) -> str:
     """
     if rule["mean"] is None:
         return DASH
-    mean, *ends = (f"{_natural(rule, rule[name]):.3g}" for name in ("mean", "low", "high") if rule[name] is not None)
-    spread = any(end != mean for end in ends)
-    return ("×" if rule["scale"] == "log" else "") + mean + (f" [{', '.join(ends)}]" if spread else "")
+    mean, *ends = (_natural(rule, rule[name]) for name in ("mean", "low", "high") if rule[name] is not None)
+    return _times(rule) + mean + (f" [{', '.join(ends)}]" if {*ends} - {mean} else "")
 
 
 def claimed(rule: Mapping[str, Any]) -> str:
     """Return the claimed side, such as `above 0`, in the units of `number`."""
-    sides = [(side, rule[side]) for side in ("above", "below") if rule[side] is not None]
-    return " and ".join(f"{side} {_side(rule, value)}" for side, value in sides)
+    sides = [side for side in ("above", "below") if rule[side] is not None]
+    return " and ".join(f"{side} {_times(rule)}{_natural(rule, rule[side])}" for side in sides)
 
 
-def _natural(rule: Mapping[str, Any], value: float) -> float:
-    return math.exp(value) if rule["scale"] == "log" else value
+def _times(rule: Mapping[str, Any]) -> str:
+    return "×" if rule["scale"] == "log" else ""
 
 
-def _side(rule: Mapping[str, Any], value: float) -> str:
-    return ("×" if rule["scale"] == "log" else "") + f"{_natural(rule, value):.3g}"
-
-
-def conditions(claim: Mapping[str, Any]) -> str:
-    """Return where a claim holds and where it does not, or why it was not tested."""
-    if claim["untestable"]:
-        return str(claim["untestable"])
-    cases = {said: [c["when"] for c in claim["cases"] if c["outcome"] == outcome] for outcome, said in SIGNS.items()}
-    return ". ".join(f"{said}: {'; '.join(when)}" for said, when in cases.items() if when)
+def _natural(rule: Mapping[str, Any], value: float) -> str:
+    return f"{math.exp(value) if rule['scale'] == 'log' else value:.3g}"
 
 
 def counts(ledger: Mapping[str, Any]) -> str:
@@ -85,13 +75,6 @@ def counts(ledger: Mapping[str, Any]) -> str:
     return f"{len(ledger['claims'])} claims: {said}{left}"
 
 
-def cost(claim: Mapping[str, Any]) -> str:
-    """Return the cost of the runs behind a claim."""
-    if not claim["runs"]:
-        return "no training run"
-    return f"{claim['runs']} runs, {claim['seconds'] / 60:.1f} minutes of one core as they ran"
-
-
 def ledger_section(ledger: Mapping[str, Any]) -> Section:
     """Return the ledger for readers who know only the article."""
     groups = groupby(ledger["claims"], lambda claim: claim["group"])
@@ -101,19 +84,23 @@ def ledger_section(ledger: Mapping[str, Any]) -> Section:
 
 
 def _claim_part(claim: Mapping[str, Any]) -> Part:
+    cases = claim["cases"]
+    said = {said: [case["when"] for case in cases if case["outcome"] == outcome] for outcome, said in SIGNS.items()}
+    conditions = ". ".join(f"{words}: {'; '.join(when)}" for words, when in said.items() if when)
     rows = tuple(
         (case["when"], rule["says"], number(rule), claimed(rule), SIGNS[rule["outcome"]])
-        for case in claim["cases"]
+        for case in cases
         for rule in case["rules"]
     )
     heads = columns("case", "number", "measured", "claimed", "outcome", left=5)
+    cost = f"{claim['runs']} runs, {claim['seconds'] / 60:.1f} minutes of one core as they ran"
     return Part(
         title=f"{claim['verdict']}: {claim['text']}",
         folded=True,
         sentences=(
             claim["experiment"],
-            f"{conditions(claim)}.",
-            f"{claim['command']}; {cost(claim)}. Evidence: {claim['evidence']}.",
+            f"{claim['untestable'] or conditions}.",
+            f"{claim['command']}; {cost if claim['runs'] else 'no training run'}. Evidence: {claim['evidence']}.",
         ),
         tables=(Table(caption="", columns=heads, rows=rows),) if rows else (),
     )

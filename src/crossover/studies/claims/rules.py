@@ -6,14 +6,17 @@ corrected for their number.
 """
 
 import math
+import operator
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from functools import reduce
 from typing import Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
 from pydantic import Field, model_validator
-from scipy import stats
 
+from crossover.analysis.estimate import t_value
 from crossover.analysis.runs import AnalysisError
 from crossover.fields import Frozen
 
@@ -29,14 +32,10 @@ PUBLISHED = "published"
 TINY = 1e-12
 """Smaller values are raised to this in a log ratio, as 0 has no log."""
 Place = dict[str, str | int]
+"""Values of some of the KEYS and `measure`."""
 Outcome = Literal["holds", "fails", "open", "no data"]
 Verdict = Literal[
-    "supported",
-    "refuted",
-    "supported under stated conditions",
-    "undecided",
-    "not testable here",
-    "no data",
+    "supported", "refuted", "supported under stated conditions", "undecided", "not testable here", "no data"
 ]
 
 
@@ -69,6 +68,12 @@ class Rule(Frozen):
             raise ValueError(f"the rule {self.says!r} names {', '.join(unknown)}; there is {', '.join(KEYS)}")
         return self
 
+    def places(self, base: Place) -> list[Place]:
+        """Return its own place, the one compared with, and both again for the difference subtracted."""
+        own = {"measure": self.measure} | base | self.at
+        pairs = [own] if self.between is None else [own, own | self.between]
+        return [place for pair in pairs for place in ([pair] if self.against is None else [pair, pair | self.against])]
+
 
 class Case(Frozen):
     """A condition under which a claim is tested; it holds when all its rules hold."""
@@ -96,6 +101,9 @@ class Claim(Frozen):
             raise ValueError(f"the claim {self.name} needs either cases or a reason why it is untestable")
         return self
 
+    def places(self, default: Place) -> list[Place]:
+        return [place for case in self.cases for rule in case.rules for place in rule.places(default | case.at)]
+
 
 class Rules(Frozen):
     """All claims, and the defaults their places share."""
@@ -111,35 +119,19 @@ class Rules(Frozen):
             raise ValueError(f"two claims are called {max(names, key=names.count)}")
         return self
 
-
-def places(rules: Rules) -> list[tuple[str, Place]]:
-    """Return every measure that some rule needs, with its complete place."""
-    return [place for claim in rules.claims for place in _places_of(claim, rules)]
-
-
-def _places_of(claim: Claim, rules: Rules) -> list[tuple[str, Place]]:
-    cases = ((case, rule) for case in claim.cases for rule in case.rules)
-    return [place for case, rule in cases for place in _compared(rule, rules.default | case.at)]
-
-
-def _compared(rule: Rule, base: Place) -> list[tuple[str, Place]]:
-    """Return the places of a rule: its own, the one compared with, and both again for the difference subtracted."""
-    sides: list[Place] = [{}] if rule.against is None else [{}, rule.against]
-    pairs: list[Place] = [{}] if rule.between is None else [{}, rule.between]
-    found = []
-    for pair in pairs:
-        for side in sides:
-            whole: Place = {"measure": rule.measure} | base | rule.at | pair | side
-            found.append((str(whole.pop("measure")), whole))
-    return found
+    @property
+    def places(self) -> list[Place]:
+        """Every place at which some rule needs a measure."""
+        return [place for claim in self.claims for place in claim.places(self.default)]
 
 
 def judge(rules: Rules, measures: pd.DataFrame) -> dict[str, Any]:
     """Return claims.json: every claim with its numbers and its verdict. `measures` has COLUMNS."""
     claims = [_judge_claim(claim, rules, measures) for claim in rules.claims]
-    counts = {verdict: sum(claim["verdict"] == verdict for claim in claims) for verdict in get_args(Verdict)}
+    counts = Counter(claim["verdict"] for claim in claims)
     tested = sum(rule["low"] is not None for claim in claims for case in claim["cases"] for rule in case["rules"])
-    return {"confidence": rules.confidence, "intervals": tested, "verdicts": counts, "claims": claims}
+    verdicts = {verdict: counts[verdict] for verdict in get_args(Verdict)}
+    return {"confidence": rules.confidence, "intervals": tested, "verdicts": verdicts, "claims": claims}
 
 
 def _judge_claim(claim: Claim, rules: Rules, measures: pd.DataFrame) -> dict[str, Any]:
@@ -148,40 +140,33 @@ def _judge_claim(claim: Claim, rules: Rules, measures: pd.DataFrame) -> dict[str
         results = [_judge_rule(rule, rules.default | case.at, measures, rules.confidence) for rule in case.rules]
         outcome = case_outcome([result["outcome"] for result in results])
         cases.append({"when": case.when, "outcome": outcome, "rules": results})
-    used = _places_of(claim, rules)
-    states = {place["state"] == PUBLISHED for _, place in used}
-    behind = pd.Series(False, index=measures.index)
-    for _, place in used:
-        behind |= costs_at(measures, place)
+    places = claim.places(rules.default)
+    published = {place["state"] == PUBLISHED for place in places}
+    seconds = measures.loc[at_any(measures, map(cost_of, places)), "value"]
     return {
         **claim.model_dump(include={"name", "group", "text", "experiment", "command", "untestable"}),
         "verdict": verdict([case["outcome"] for case in cases]),
-        "evidence": "both" if len(states) > 1 else "published" if True in states else "ours",
-        "runs": int(behind.sum()),
-        "seconds": float(measures["value"][behind].sum()),
+        "evidence": "both" if len(published) > 1 else "published" if True in published else "ours",
+        "runs": len(seconds),
+        "seconds": float(seconds.sum()),
         "cases": cases,
     }
 
 
-def case_outcome(outcomes: list[Outcome]) -> Outcome:
+def case_outcome(outcomes: Sequence[Outcome]) -> Outcome:
     """Return the joint outcome of several rules: failure takes precedence, then missing data, then open."""
     order: tuple[Outcome, ...] = ("fails", "no data", "open")
-    for decisive in order:
-        if decisive in outcomes:
-            return decisive
-    return "holds"
+    return next((decisive for decisive in order if decisive in outcomes), "holds")
 
 
-def verdict(cases: list[Outcome]) -> Verdict:
+def verdict(cases: Sequence[Outcome]) -> Verdict:
     """Return the verdict of a claim from the outcomes of its cases; cases without data do not count."""
-    seen = [outcome for outcome in cases if outcome != "no data"]
+    seen = set(cases) - {"no data"}
     if not seen:
         return "no data" if cases else "not testable here"
-    if all(outcome == "holds" for outcome in seen):
-        return "supported"
     if "holds" in seen:
-        return "supported under stated conditions"
-    return "refuted" if all(outcome == "fails" for outcome in seen) else "undecided"
+        return "supported" if len(seen) == 1 else "supported under stated conditions"
+    return "refuted" if seen == {"fails"} else "undecided"
 
 
 def _judge_rule(rule: Rule, base: Place, measures: pd.DataFrame, confidence: float) -> dict[str, Any]:
@@ -190,67 +175,65 @@ def _judge_rule(rule: Rule, base: Place, measures: pd.DataFrame, confidence: flo
     `low` and `high` are null for an exact number, and for a single chain, which decides nothing. A published number has
     the interval published with it: the measures of its name with ENDS.
     """
-    compared = _compared(rule, base)
-    values = _contrast([_values(measures, *place) for place in compared], rule)
-    exact, chains = list(values.index) == [EXACT], len(values)
-    mean = float(values.mean()) if chains else None
-    measure, place = compared[0]
-    low, high = (next(iter(_values(measures, measure + end, place)), None) for end in ENDS)
+    places = rule.places(base)
+    values = _contrast([_values(measures, place) for place in places], rule)
+    exact = list(values.index) == [EXACT]
+    chains = 0 if exact else len(values)
+    mean = float(values.mean()) if len(values) else None
+    ends = (_values(measures, places[0] | {"measure": f"{places[0]['measure']}{end}"}) for end in ENDS)
+    low, high = (None if end.empty else float(end.iloc[0]) for end in ends)
     if low is None and mean is not None and chains > 1:
-        spread = values.to_numpy(float).std(ddof=1)
-        half = float(stats.t.ppf((1 + confidence) / 2, chains - 1) * spread / np.sqrt(chains))
+        half = float(t_value(confidence, chains - 1) * values.to_numpy(float).std(ddof=1) / np.sqrt(chains))
         low, high = mean - half, mean + half
-    if mean is None:
-        outcome: Outcome = "no data"
-    elif exact and low is None:
-        outcome = _outcome(rule, mean, mean)
-    else:
-        outcome = "open" if low is None or high is None else _outcome(rule, low, high)
+    decisive = (mean, mean) if exact and low is None else (low, high)
     return {
         **rule.model_dump(include={"says", "scale", "above", "below"}),
         "mean": mean,
-        "low": None if low is None else float(low),
-        "high": None if high is None else float(high),
-        "chains": 0 if exact else chains,
-        "outcome": outcome,
+        "low": low,
+        "high": high,
+        "chains": chains,
+        "outcome": "no data" if mean is None else _outcome(rule, *decisive),
     }
 
 
-def _values(measures: pd.DataFrame, measure: str, place: Place) -> "pd.Series[float]":
-    """Return the measure at a place by chain."""
-    rows = measures[matches(measures, measure, place)]
+def _outcome(rule: Rule, low: float | None, high: float | None) -> Outcome:
+    if low is None or high is None:
+        return "open"
+    above = -np.inf if rule.above is None else rule.above
+    below = np.inf if rule.below is None else rule.below
+    if low > above and high < below:
+        return "holds"
+    return "fails" if high <= above or low >= below else "open"
+
+
+def _values(measures: pd.DataFrame, place: Place) -> "pd.Series[float]":
+    """Return the values at a place by chain."""
+    rows = measures[at_any(measures, [place])]
     if rows["chain"].duplicated().any():
-        raise AnalysisError(f"{measure} at {place} has several values for one chain; name more of {', '.join(KEYS)}")
+        raise AnalysisError(f"there are several values for one chain at {place}; name more of {', '.join(KEYS)}")
     return rows.set_index("chain")["value"].dropna()
 
 
-def matches(measures: pd.DataFrame, measure: str, place: Place) -> "pd.Series[bool]":
-    """Return which rows hold a measure at a place."""
-    chosen = measures["measure"] == measure
-    for key, value in place.items():
-        chosen &= measures[key] == value
-    return chosen
+def at_any(measures: pd.DataFrame, places: Iterable[Place]) -> "pd.Series[bool]":
+    """Return which rows are at one of the places."""
+    found = pd.Series(False, index=measures.index)
+    for place in places:
+        found |= reduce(operator.and_, (measures[key] == value for key, value in place.items()))
+    return found
 
 
-def costs_at(measures: pd.DataFrame, place: Place) -> "pd.Series[bool]":
-    """Return which rows hold the cost of the runs at a place; it has neither layer nor state."""
-    return matches(measures, "total_seconds", {k: v for k, v in place.items() if k not in ("layer", "state")})
+def cost_of(place: Place) -> Place:
+    """Return the place of the cost of the runs at a place; it has neither layer nor state."""
+    return {key: value for key, value in place.items() if key not in ("layer", "state")} | {"measure": "total_seconds"}
 
 
-def _contrast(columns: list["pd.Series[float]"], rule: Rule) -> "pd.Series[float]":
+def _contrast(columns: Sequence["pd.Series[float]"], rule: Rule) -> "pd.Series[float]":
     """Return the rule's number for each chain that all places share; an exact place goes with every chain."""
     chains = [column.index for column in columns if EXACT not in column.index]
     shared = reduce(pd.Index.intersection, chains or [columns[0].index])
     parts = [pd.Series(c.iloc[0], shared) if EXACT in c.index else c.loc[shared] for c in columns]
     if rule.scale == "log":
         parts = [part.clip(lower=TINY).map(math.log) for part in parts]
-    number = parts[0] if rule.against is None else parts[0] - parts[1]
-    return (number if rule.between is None else number - (parts[2] - parts[3])).sort_index()
-
-
-def _outcome(rule: Rule, low: float, high: float) -> Outcome:
-    above = -np.inf if rule.above is None else rule.above
-    below = np.inf if rule.below is None else rule.below
-    if low > above and high < below:
-        return "holds"
-    return "fails" if high <= above or low >= below else "open"
+    while len(parts) > 1:  # of two pairs the differences, then their difference
+        parts = [one - other for one, other in zip(parts[::2], parts[1::2], strict=True)]
+    return parts[0].sort_index()
