@@ -16,42 +16,25 @@ from crossover.report.style import FAMILIES, PAPER, styles
 from tests.reported import SIZES, crossing_records, sweep
 
 
-def test_a_ceiling_of_zero_is_not_on_a_logarithmic_axis(tmp_path: Path) -> None:
+def test_ceilings_are_drawn_and_named_unless_they_are_far_below_the_errors(tmp_path: Path) -> None:
+    """A line far below would squeeze the curves, and a logarithmic axis has no zero."""
     written = write_report(sweep(crossing_records()), tmp_path)
-    ceilings = [Ceiling("best possible (exact Bayes)", 0.0), Ceiling("local cue alone", 0.18)]
+    named = {"exact Bayes": 0.0, "all cues": 0.004, "one cue": 0.05, "local cue alone": 0.18}
+    ceilings = [Ceiling(label, error) for label, error in named.items()]
     figure = learning_curves(written.runs, written.curves, written.result["studies"][0], ceilings)
-    assert [text.get_text() for text in figure.axes[0].texts if "%" in text.get_text()] == ["local cue alone: 18.0 %"]
-    plt.close(figure)
-
-
-def test_labels_of_ceilings_keep_clear_of_curves_and_of_the_band(tmp_path: Path) -> None:
-    written = write_report(sweep(crossing_records()), tmp_path)
-    ceilings = [Ceiling("best possible (exact Bayes)", 0.05), Ceiling("local cue alone", 0.18)]
-    (study,) = written.result["studies"]
-    n_star = study["pairs"][0]["n_star"] or 0.0
-    study["pairs"][0] |= {"ci_low": 0.95 * n_star, "ci_high": 1.15 * n_star}  # a band that leaves room for labels
-    figure = learning_curves(written.runs, written.curves, study, ceilings)
     (axes,) = figure.axes
-    labels = [text.get_window_extent() for text in axes.texts if "%" in text.get_text()]
-    assert len(labels) == 2
-    (band,) = (patch.get_window_extent() for patch in axes.patches)
-    curves = [line.get_transform().transform_path(line.get_path()) for line in axes.lines]
-    for label in labels:
-        assert axes.bbox.contains(*label.min)
-        assert axes.bbox.contains(*label.max)
-        assert not label.overlaps(band)
-        assert not any(curve.intersects_bbox(label, filled=False) for curve in curves)
-    assert not labels[0].overlaps(labels[1])
-    plt.close(figure)
-
-
-def test_a_ceiling_far_below_the_errors_is_named_and_squeezes_no_curve(tmp_path: Path) -> None:
-    written = write_report(sweep(crossing_records()), tmp_path)
-    study, ceilings = written.result["studies"][0], [Ceiling("best possible", 0.004)]
-    figure = learning_curves(written.runs, written.curves, study, ceilings)
-    (axes,) = figure.axes
-    assert "best possible, 0.4 %" in axes.get_xlabel()
+    lines = {str(line.get_label()): line for line in axes.lines if "%" in str(line.get_label())}
+    drawn = {label: np.asarray(line.get_ydata()).tolist() for label, line in lines.items()}
+    assert drawn == {
+        "exact Bayes: 0 % (below)": [],
+        "all cues: 0.4 % (below)": [],
+        "one cue: 5 %": [0.05, 0.05],
+        "local cue alone: 18 %": [0.18, 0.18],
+    }
+    assert len({line.get_linestyle() for line in lines.values() if len(np.asarray(line.get_ydata()))}) == 2
     assert axes.get_ylim()[0] > 0.5 * written.curves["error_mean"].min()
+    (legend,) = figure.legends
+    assert set(drawn) <= {text.get_text() for text in legend.get_texts()}
     plt.close(figure)
 
 

@@ -218,7 +218,7 @@ def _reduced(image: np.ndarray) -> np.ndarray:
 
 def cues_ceilings(config: CuesData) -> list[Ceiling]:
     """Return the lowest error with all cues and with the local cue alone."""
-    bayes = Ceiling("best possible (exact Bayes)", 1 - bayes_accuracy(config, CEILING_IMAGES))
+    bayes = Ceiling("best possible", 1 - bayes_accuracy(config, CEILING_IMAGES))
     if config.alpha == 0 or config.beta == 0:
         return [bayes]
     return [bayes, Ceiling("local cue alone", 1 - local_only_accuracy(config))]

@@ -1,6 +1,5 @@
 """The look of all figures: colours and markers of models, axes, panels, and saving to files."""
 
-import itertools
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -16,10 +15,11 @@ mpl.use("Agg")
 import matplotlib.pyplot as plt
 import seaborn as sns
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+from matplotlib.ticker import LogLocator, NullLocator
 
 from crossover.analysis.sentences import images
 from crossover.store import write_atomically
@@ -40,6 +40,8 @@ LINES = ("-", (0, (5, 1.5)), (0, (5, 1.5, 1, 1.5)), (0, (1, 1.2)))
 INK, SOFT, FAINT, PAPER = "#222222", "#555555", "#999999", "#ffffff"
 """Colours of axes and text; on the page they follow its light or dark theme."""
 DASHES = (0, (4, 2))
+ROUND = {10: (1, 2, 3, 5, 7), 100: (1, 2, 5), 3000: (1, 3)}
+"""First digits of the numbers on a logarithmic axis whose ends have at most this ratio; powers of ten beyond."""
 MANY_TICKS = 12
 TOP = 1.3
 """Upper limit of an error axis: an interval may exceed 100 %, an error cannot."""
@@ -102,40 +104,30 @@ def panels(
     return figure, drawn[:count]
 
 
+def round_ticks(axis: Axis, ratio: float, words: Callable[[float], str]) -> None:
+    """Put round numbers in `words` on a logarithmic axis whose ends have a ratio: fewer where that is large."""
+    digits = next((digits for most, digits in ROUND.items() if ratio <= most), (1,))
+    axis.set_major_locator(LogLocator(subs=digits, numticks=20))
+    axis.set_major_formatter(lambda value, _: words(value))
+    axis.set_minor_locator(NullLocator())
+
+
 def size_axis(axes: Axes, sizes: Sequence[float]) -> None:
     """Make x logarithmic in n_train: every size in full, or round numbers if those would be too many or too long."""
     axes.set_xscale("log")
     if len(sizes) > MANY_TICKS or max(sizes) >= 1e7:
-        span = max(sizes) / min(sizes)
-        axes.xaxis.set_major_locator(LogLocator(subs=(1,) if span > 3000 else (1, 3) if span > 100 else (1, 2, 5)))
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: images(value)))
+        round_ticks(axes.xaxis, max(sizes) / min(sizes), images)
     else:
-        close = len(sizes) > 1 and min(b / a for a, b in itertools.pairwise(sizes)) < 3
-        crowded = len(sizes) > 6 or close
-        axes.set_xticks(sizes, [f"{int(n):,}" for n in sizes], rotation=30 if crowded else 0)
-    axes.xaxis.set_minor_locator(NullLocator())
+        axes.set_xticks(sizes, [f"{int(n):,}" for n in sizes], rotation=30 if len(sizes) > 4 else 0)
+        axes.xaxis.set_minor_locator(NullLocator())
 
 
 def error_axis(axes: Axes) -> None:
     """Make y a logarithmic error in percent, with round numbers and little room above 100 %."""
     axes.set_yscale("log")
-    axes.set_ylim(top=min(axes.get_ylim()[1], TOP))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g} %"))
-    axes.set_yticks(_error_ticks(*axes.get_ylim()))
-    axes.yaxis.set_minor_locator(NullLocator())
-
-
-def _error_ticks(low: float, high: float) -> list[float]:
-    """Return round errors between the limits: 1-2-5 steps, or every first digit where those are fewer than three, or
-    even steps where errors are so near each other that these are fewer than two."""
-    decades = [10.0**k for k in range(-6, 1)]
-    for digits in ((1, 2, 5), range(1, 10)):
-        ticks = [d * decade for decade in decades for d in digits if low <= d * decade <= min(high, 1.0)]
-        if len(ticks) >= 3:
-            return ticks
-    if len(ticks) < 2:
-        return [round(float(tick), 6) for tick in MaxNLocator(4).tick_values(low, high) if low <= tick <= high]
-    return ticks
+    low, high = axes.get_ylim()
+    axes.set_ylim(top=min(high, TOP))
+    round_ticks(axes.yaxis, high / low, lambda value: f"{100 * value:g} %")
 
 
 def save(figure: Figure, folder: Path, name: str, kinds: Sequence[str] = ("svg", "png")) -> None:
@@ -143,32 +135,26 @@ def save(figure: Figure, folder: Path, name: str, kinds: Sequence[str] = ("svg",
     folder.mkdir(parents=True, exist_ok=True)
     with mpl.rc_context(_RC):
         figure.draw_without_rendering()
-        figure.set_layout_engine("none")  # lay it out once; otherwise each format would do it again
+        figure.set_layout_engine("none")  # laid out once; otherwise each format would do it again
         # not with savefig, which draws everything twice
-        writers: dict[str, tuple[Callable[..., object], str]] = {
-            "svg": (FigureCanvasSVG(figure).print_svg, "Date"),
-            "png": (FigureCanvasAgg(figure).print_png, "Software"),
-        }
+        writers: Any = {"svg": FigureCanvasSVG(figure).print_svg, "png": FigureCanvasAgg(figure).print_png}
         for kind in kinds:
-            write, changing = writers[kind]
             figure.set_dpi(DPI)  # a writer leaves its own
-            write_atomically(folder / f"{name}.{kind}", partial(write, metadata={changing: None}))
+            changing = {"svg": "Date", "png": "Software"}[kind]
+            write_atomically(folder / f"{name}.{kind}", partial(writers[kind], metadata={changing: None}))
     plt.close(figure)
 
 
 def inline_svg(path: Path, name: str, alt: str) -> str:
     """Return a saved SVG as an element of a page, with alt text, the page's colours and unique ids."""
     text = path.read_text(encoding="utf-8")
-    body = text[text.index("<svg") :]
-    body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.DOTALL)
-    body = re.sub(r'\b(id="|href="#|url\(#)', rf"\g<1>{name}-", body)
-    body = re.sub(r"font-family: [^;\"]*;?", "", body)
-    body = re.sub(r"font: (\d+px) [^;\"]*", r"font-size: \1", body)
+    text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
+    text = re.sub(r'\b(id="|href="#|url\(#)', rf"\g<1>{name}-", text)
+    text = re.sub(r"font-family: [^;\"]*;?", "", text)
+    text = re.sub(r"font: (\d+px) [^;\"]*", r"font-size: \1", text)
     for colour, variable in ((INK, "--ink"), (SOFT, "--soft"), (FAINT, "--faint"), (PAPER, "--paper")):
-        body = body.replace(colour, f"var({variable})")
-    width, height = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', body).groups()  # type: ignore[union-attr]
-    start = body.index(">") + 1
+        text = text.replace(colour, f"var({variable})")
+    start, width, rest = re.split(r'width="([\d.]+)pt" height="[\d.]+pt"', text, maxsplit=1)
     wide = ' class="wide"' if float(width) > 1.2 * 72 * WIDTH else ""
-    head = f'<svg{wide} role="img" aria-label="{escape(alt)}" viewBox="0 0 {width} {height}"'
-    namespaces = 'xmlns:xlink="http://www.w3.org/1999/xlink" xmlns="http://www.w3.org/2000/svg"'
-    return re.sub(r"\n\s*", "\n", f'{head} style="max-width: {width}pt" {namespaces}>{body[start:]}')
+    head = f'<svg role="img" aria-label="{escape(alt)}"{wide} style="max-width: {width}pt"'
+    return re.sub(r"\n\s*", "\n", head + start.removeprefix("<svg") + rest)
