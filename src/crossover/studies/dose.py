@@ -2,15 +2,16 @@
 
 import json
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
-from math import exp, log
+from collections.abc import Iterable, Mapping
+from math import log
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import seaborn as sns
 from matplotlib.axes import Axes
-from matplotlib.colors import LinearSegmentedColormap, Normalize
+from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from rich.console import Console
 
@@ -18,7 +19,7 @@ from crossover.analysis.sentences import images
 from crossover.config import CrossoverError, parse_run
 from crossover.fields import CuesData
 from crossover.report.section import Drawing, Section, Table, columns, terminal_table, write_section
-from crossover.report.style import INK, panels, save, size_axis
+from crossover.report.style import INK, panels, save
 from crossover.store import read_sweep, write_text
 from crossover.sweep.plan import sweep_dir
 
@@ -50,11 +51,10 @@ def main(values: dict[str, Any], console: Console) -> None:
     folder = Path(values["output"] or beside)
     doses, label = doses_of(sweep.records)
     table = dose_table(json.loads((beside / "crossover.json").read_text(encoding="utf-8")), doses)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_text(folder / NAME, table.to_csv(index=False, float_format="%.6g"))
-    save(draw_dose(table, label), folder / "figures", "dose")
     section = dose_section(table)
     write_section(section, folder)
+    write_text(folder / NAME, table.to_csv(index=False, float_format="%.6g"))
+    save(draw_dose(table, label), folder / "figures", "dose")
     console.print(terminal_table(section.tables[0]))
     print(f"table: {folder / NAME}", f"figure: {folder / 'figures' / 'dose.png'}", sep="\n")
     print("make report puts both on its page")
@@ -67,18 +67,16 @@ def doses_of(records: Iterable[Mapping[str, Any]]) -> tuple[dict[str, float | st
     """
     data = {record["dataset"]: parse_run(record["config"]).data for record in records}
     kinds = sorted({one.permute.kind for one in data.values()} - {"none"})
-    doses: dict[str, float | str]
+    names: dict[str, float | str] = {name: name for name in data}
     if len(kinds) == 1:
         shares = {name: 0.0 if one.permute.kind == "none" else one.permute.share for name, one in data.items()}
-        doses, label = dict(sorted(shares.items(), key=lambda item: item[1])), f"share of {kinds[0]} permuted"
+        doses, label = names | shares, f"share of {kinds[0]} permuted"
+        doses = dict(sorted(doses.items(), key=lambda item: item[1]))
     else:
-        doses, label = dict(zip(data, data, strict=True)), "world"
-        for name, one in data.items():
-            if isinstance(one, CuesData) and one.permute.kind == "none":
-                doses[name] = f"alpha {one.alpha:g}, beta {one.beta:g}, q {one.q:g}"
-    if len(set(doses.values())) < len(doses):
-        return dict(zip(data, data, strict=True)), "data set"
-    return doses, label
+        worlds = {k: one for k, one in data.items() if isinstance(one, CuesData) and one.permute.kind == "none"}
+        dials = {k: f"alpha {one.alpha:g}, beta {one.beta:g}, q {one.q:g}" for k, one in worlds.items()}
+        doses, label = names | dials, "world"
+    return (doses, label) if len(set(doses.values())) == len(doses) else (names, "data set")
 
 
 def dose_table(result: Mapping[str, Any], doses: Mapping[str, float | str]) -> pd.DataFrame:
@@ -87,50 +85,28 @@ def dose_table(result: Mapping[str, Any], doses: Mapping[str, float | str]) -> p
     `doses` maps a dataset to its dose, in the order of the rows: the share permuted, or the setting of the dials.
     """
     rows = []
-    order = {name: place for place, name in enumerate(doses)}
-    for study in sorted(result["studies"], key=lambda study: order[study["dataset"]]):
+    order = list(doses)
+    for study in sorted(result["studies"], key=lambda study: order.index(study["dataset"])):
         for pair in study["pairs"]:
             facts = {"dose": doses[study["dataset"]], "dataset": study["dataset"]} | {k: pair[k] for k in COLUMNS[2:]}
-            for gap in pair["gap"]:
-                ends = {"band_low": gap["ci_low"], "band_high": gap["ci_high"]}
-                rows.append(facts | {k: gap[k] for k in GAP[:2]} | ends)
+            gaps = ([gap[k] for k in ("n_train", "log_error_ratio", "ci_low", "ci_high")] for gap in pair["gap"])
+            rows += [facts | dict(zip(GAP, gap, strict=True)) for gap in gaps]
     table = pd.DataFrame(rows, columns=[*COLUMNS, *GAP])
     return table.sort_values(["a", "b"], kind="stable").reset_index(drop=True)
 
 
-def dose_words(row: Mapping[Any, Any]) -> str:
+def dose_words(row: Any) -> str:
     """Return N* with its confidence set, or else the verdict, of a row of dose_table."""
     match row["verdict"]:
         case "crossover":
             ends = " to ".join("…" if pd.isna(row[end]) else images(row[end]) for end in ("ci_low", "ci_high"))
             winner = row["a"] if row["direction"] == "a_overtakes_b" else row["b"]
             return f"N* = {images(row['n_star'])} ({ends}), {winner} overtakes"
-        case "a_better":
-            return f"not in range: {row['a']} leads"
-        case "b_better":
-            return f"not in range: {row['b']} leads"
+        case "a_better" | "b_better":
+            return f"not in range: {row[row['verdict'][0]]} leads"
         case "several_crossings":
             return "several crossings"
     return "undecided" + ("" if pd.isna(row["p_in_range"]) else f", P(N* in range) {row['p_in_range']:.2f}")
-
-
-def draw_dose(table: pd.DataFrame, label: str) -> Figure:
-    """Return a panel for each pair of dose_table: error of b over that of a by size and dose, and N* or the verdict.
-
-    `label` describes the dose. A ratio in brackets has a band that contains 1.
-    """
-    pairs = list(table[["a", "b"]].drop_duplicates().itertuples(index=False, name=None))
-    doses = list(dict.fromkeys(table["dose"]))
-    figure, drawn = panels(len(pairs), size=(9.5, 1.2 + 0.42 * len(doses)))
-    # small differences stay pale, and a huge one, where an error is nearly zero, does not make the others pale
-    largest = min(max(float(table["log_error_ratio"].abs().max()), log(1.5)), log(4))
-    for axes, (a, b) in zip(drawn, pairs, strict=True):
-        _draw_pair(axes, table[(table["a"] == a) & (table["b"] == b)], doses, Normalize(-largest, largest))
-        said = f"error of {b} / error of {a}: blue where {a} leads, orange where {b} does"
-        axes.set_title(said, fontsize=10, loc="left", color=INK)
-        axes.set_ylabel(textwrap.fill(label, 16))
-    drawn[-1].set_xlabel("training images (n_train); in brackets: the simultaneous 95% band contains 1")
-    return figure
 
 
 def dose_section(table: pd.DataFrame) -> Section:
@@ -149,43 +125,45 @@ def dose_section(table: pd.DataFrame) -> Section:
     )
 
 
-def _draw_pair(axes: Axes, rows: pd.DataFrame, doses: Sequence[Any], norm: Normalize) -> None:
-    sizes = sorted(rows["n_train"].unique())
-    edges = _edges(sizes)
-    for place, dose in enumerate(doses):
-        part = rows[rows["dose"] == dose].to_dict("records")
-        for row in part:
-            at = sizes.index(row["n_train"])
-            colour = COLOURS(norm(row["log_error_ratio"]))
-            axes.fill_between(edges[at : at + 2], place - 0.48, place + 0.48, color=colour, lw=0)
-            clear = row["band_low"] > 0 or row["band_high"] < 0
-            value = exp(row["log_error_ratio"])
-            ratio = f"{value:.2f}" if value < 10 else f"{value:,.0f}"
-            said = ratio if clear else f"({ratio})"
-            axes.text(row["n_train"], place - 0.12, said, ha="center", va="center", fontsize=8.5, color=WORDS)
-        if part and part[0]["verdict"] == "crossover":
-            _draw_crossing(axes, part[0], place, sizes)
-        said = dose_words(part[0]) if part else "no data"
-        axes.text(1.01, place, said, transform=axes.get_yaxis_transform(), va="center", fontsize=8.5, color=INK)
-    size_axis(axes, sizes)
-    axes.set_xlim(edges[0], edges[-1])
-    axes.set_yticks(range(len(doses)), [str(dose) for dose in doses])
-    axes.set_ylim(len(doses) - 0.5, -0.5)
+def draw_dose(table: pd.DataFrame, label: str) -> Figure:
+    """Return a panel for each pair of dose_table: error of b over that of a by size and dose, and N* or the verdict.
+
+    `label` describes the dose. A ratio in brackets has a band that contains 1.
+    """
+    clear = (table["band_low"] > 0) | (table["band_high"] < 0)
+    ratios = np.exp(table["log_error_ratio"]).map("{:,.2f}".format)
+    table = table.assign(said=ratios.where(clear, "(" + ratios + ")"))
+    pairs = table.groupby(["a", "b"], sort=False)
+    doses = list(dict.fromkeys(table["dose"]))
+    figure, drawn = panels(pairs.ngroups, size=(9.5, 1.2 + 0.42 * len(doses)))
+    # small differences stay pale, and a huge one, where an error is nearly zero, does not make the others pale
+    largest = min(max(float(table["log_error_ratio"].abs().max()), log(1.5)), log(4))
+    for axes, ((a, b), rows) in zip(drawn, pairs, strict=True):
+        _draw_pair(axes, rows, doses, largest)
+        said = f"error of {b} / error of {a}: blue where {a} leads, orange where {b} does"
+        axes.set_title(said, fontsize=10, loc="left", color=INK)
+        axes.set(xlabel="", ylabel=textwrap.fill(label, 16))
+    drawn[-1].set_xlabel("training images (n_train); in brackets: the simultaneous 95% band contains 1")
+    return figure
 
 
-def _draw_crossing(axes: Axes, row: Mapping[Any, Any], place: int, sizes: Sequence[float]) -> None:
-    """Draw N* and its confidence set at the foot of a row; an unknown end is drawn to the end of the sizes."""
-    low, high = (
-        end if pd.isna(row[name]) else row[name] for name, end in (("ci_low", sizes[0]), ("ci_high", sizes[-1]))
-    )
-    axes.plot([low, high], [place + 0.3] * 2, color=WORDS, lw=2, solid_capstyle="butt")
-    axes.plot([row["n_star"]], [place + 0.3], "D", color=WORDS, ms=5)
-
-
-def _edges(sizes: Sequence[float]) -> list[float]:
-    """Return the borders of cells around sizes, half-way between them on a logarithmic axis."""
-    if len(sizes) == 1:
-        return [sizes[0] / 2, sizes[0] * 2]
-    logs = np.log(np.asarray(sizes, float))
-    middle = (logs[1:] + logs[:-1]) / 2
-    return np.exp([2 * logs[0] - middle[0], *middle, 2 * logs[-1] - middle[-1]]).tolist()
+def _draw_pair(axes: Axes, rows: pd.DataFrame, doses: list[Any], largest: float) -> None:
+    ratios, said = (rows.pivot(index="dose", columns="n_train", values=k) for k in ("log_error_ratio", "said"))
+    ratios, said = ratios.reindex(doses), said.reindex(doses)
+    sizes = np.log(ratios.columns.to_numpy(float))
+    look = {"fontsize": 8.5, "color": WORDS, "va": "bottom"}
+    shades = {"vmin": -largest, "vmax": largest, "cmap": COLOURS, "cbar": False}
+    sns.heatmap(ratios, annot=said, fmt="", annot_kws=look, ax=axes, **shades)
+    axes.set_xticklabels([f"{n:,}" for n in ratios], rotation=0)
+    axes.tick_params(axis="y", rotation=0)
+    firsts = rows.drop_duplicates("dose").set_index("dose", drop=False)
+    for place, dose in enumerate(doses, 1):
+        words = dose_words(firsts.loc[dose]) if dose in firsts.index else "no data"
+        axes.text(1.01, place - 0.5, words, transform=axes.get_yaxis_transform(), va="center", fontsize=8.5, color=INK)
+        if words.startswith("N*"):  # at the foot of the row; an unknown end is drawn to the end of the sizes
+            ends = (
+                firsts.loc[dose, ["ci_low", "n_star", "ci_high"]].astype(float).fillna({"ci_low": 1, "ci_high": np.inf})
+            )
+            low, n_star, high = np.interp(np.log(ends), sizes, np.arange(len(sizes)) + 0.5)
+            axes.plot([low, high], [place - 0.25] * 2, color=WORDS, lw=2, solid_capstyle="butt")
+            axes.plot(n_star, place - 0.25, "D", color=WORDS, ms=5)
