@@ -1,5 +1,6 @@
 """Every bad input ends in its message, and changes nothing on disk."""
 
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,7 +67,8 @@ def on(function: Callable[[Path], object], name: str) -> Action:
 
 
 def unpack(folder: Path) -> object:
-    return cifar10.read(folder, None, folder / ".raw.tmp")
+    with tempfile.TemporaryDirectory() as scratch:
+        return cifar10.read(folder, None, Path(scratch))
 
 
 def picture(kind: str) -> bytes:
@@ -162,7 +164,7 @@ IMAGES = [
     Bad("cut PNG", on(lambda p: decode(p, 16), "x.png"), "images are never skipped", (("x.png", PNG[:50]),)),
     Bad("cut JPEG", on(lambda p: decode(p, 16), "x.jpg"), "images are never skipped", (("x.jpg", JPEG[:300]),)),
     Bad("no folder", on(folder.read, "nowhere"), "does not exist: put the images there as"),
-    Bad("no test images", on(folder.read, "p"), "has no train folder beside", (("p/train/a/1.png", PNG),)),
+    Bad("no test images", on(folder.read, "p"), "lacks a train folder beside", (("p/train/a/1.png", PNG),)),
     Bad(
         "one class",
         on(folder.read, "p"),
@@ -185,8 +187,13 @@ IMAGES = [
     Bad("no Tiny-ImageNet", on(tiny_imagenet.read, "t"), "wnids.txt does not exist: unpack the public archive"),
 ]
 ARCHIVES = [
-    Bad("text as archive", unpack, "is damaged: its MD5 is", (("cifar-10-python.tar.gz", "hello"),)),
-    Bad("empty archive", unpack, "is damaged: its MD5 is", (("cifar-10-python.tar.gz", b""),)),
+    Bad(
+        "text as archive",
+        unpack,
+        "is damaged: a checksum is not that",
+        (("cifar-10-python.tar.gz", "hello"),),
+    ),
+    Bad("empty archive", unpack, "is damaged: a checksum is not that", (("cifar-10-python.tar.gz", b""),)),
     Bad("other pickles", unpack, "is damaged", (("cifar-10-batches-py/data_batch_1", b"\x80\x04."),)),
 ]
 RECORDS = [

@@ -106,7 +106,7 @@ def test_a_builder_that_lost_its_lock_while_it_was_stopped_begins_again(
     def lose_once(raw: Any, config: Any, folder: Path, source: str | None) -> None:
         calls.append(folder)
         if len(calls) == 1:
-            (held,) = folder.parent.glob(".*.lock")
+            (held,) = folder.parents[1].glob(".*.lock")
             held.write_text('{"host": "elsewhere", "pid": 1, "token": "x"}')
             while any(thread.name.startswith("heartbeat") for thread in threading.enumerate()):  # until it is noticed
                 time.sleep(0.01)
@@ -120,16 +120,14 @@ def test_a_builder_that_lost_its_lock_while_it_was_stopped_begins_again(
     assert leftovers(data_dir) == []
 
 
-def test_leftovers_of_killed_builders_go_when_stale(data_dir: Path) -> None:
+def test_leftovers_of_killed_builders_go_and_what_another_builds_stays(data_dir: Path) -> None:
     cache = data_dir / "cache"
-    for name, age in (("old", images.STALE_SECONDS + 60), ("new", 0)):
-        folder = cache / f".{name}.tmp"
-        folder.mkdir(parents=True)
-        (folder / "images.npy").write_bytes(b"x")
-        for path in (folder / "images.npy", folder):
-            os.utime(path, (time.time() - age,) * 2)
-    open_dataset(CONFIG, data_dir)
-    assert leftovers(data_dir) == [".new.tmp"]
+    for name in ("old", "other"):
+        (cache / f".{name}-12px.x.tmp" / "built").mkdir(parents=True)
+        (cache / f".{name}-12px.x.tmp" / "built" / "images.npy").write_bytes(b"x")
+    with lock.Lock(cache / ".other-12px.lock"):
+        open_dataset(CONFIG, data_dir)
+        assert sorted(leftovers(data_dir)) == [".other-12px.lock", ".other-12px.x.tmp"]
 
 
 def test_a_full_disk_is_seen_before_decoding(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:

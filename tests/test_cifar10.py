@@ -168,7 +168,7 @@ def test_a_damaged_archive_is_named_and_left_alone(web: Path, tmp_path: Path) ->
     archive.parent.mkdir()
     archive.write_bytes((web / CIFAR10.filename).read_bytes()[:-100])
     content = archive.read_bytes()
-    with pytest.raises(CrossoverError, match=rf"{archive} is damaged: its MD5 is {md5(archive)}, .*; move it away and"):
+    with pytest.raises(CrossoverError, match=rf"{archive} is damaged: .*; move it away and"):
         open_dataset(CONFIG, tmp_path / "data")
     assert archive.read_bytes() == content
 
@@ -177,7 +177,7 @@ def test_a_damaged_unpacked_batch_is_never_used(web: Path, tmp_path: Path) -> No
     folder = tmp_path / "data" / CIFAR10.base_folder
     shutil.copytree(web / CIFAR10.base_folder, folder)
     (folder / "data_batch_3").write_bytes(b"x")
-    with pytest.raises(CrossoverError, match=rf"{folder} is damaged: a checksum differs; move it away and"):
+    with pytest.raises(CrossoverError, match=rf"{folder} is damaged: a checksum .*; move it away and"):
         open_dataset(CONFIG, tmp_path / "data")
 
 
@@ -216,7 +216,7 @@ def test_no_member_of_an_archive_gets_out_of_its_folder(
         tar.add(web / CIFAR10.base_folder, CIFAR10.base_folder)
     monkeypatch.setattr(CIFAR10, "tgz_md5", md5(archive))  # as if the archive itself were trusted
     absolute = members[0].name.startswith("{")  # loses its first slash, and lies in the folder then
-    refused = pytest.raises(CrossoverError, match="does not unpack to CIFAR-10; move it away and")
+    refused = pytest.raises(CrossoverError, match=r"is damaged: .* does not unpack; move it away and")
     with contextlib.nullcontext() if absolute else refused:
         open_dataset(CONFIG, tmp_path / "data")
     assert [path for path in archive.parent.rglob("*.tmp") if path.is_dir()] == []
@@ -238,7 +238,7 @@ def test_a_pickle_without_the_right_checksum_is_never_loaded(web: Path, tmp_path
     shutil.copytree(web / CIFAR10.base_folder, folder)
     for path in folder.iterdir():
         path.write_bytes(pickle.dumps(Payload(tmp_path / "ran")))
-    with pytest.raises(CrossoverError, match="is damaged: a checksum differs"):
+    with pytest.raises(CrossoverError, match="is damaged: a checksum"):
         open_dataset(CONFIG, tmp_path / "data")
     assert not (tmp_path / "ran").exists()
     pickle.loads((folder / "data_batch_1").read_bytes())
@@ -249,7 +249,7 @@ def test_an_archive_with_other_batches_is_never_used(
     web: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(CIFAR10, "test_list", [["test_batch", "0" * 32]])
-    with pytest.raises(CrossoverError, match=rf"{CIFAR10.filename} does not unpack to CIFAR-10; move it away and"):
+    with pytest.raises(CrossoverError, match=rf"{CIFAR10.filename} is damaged: .* does not unpack; move it"):
         open_dataset(CONFIG, tmp_path / "data")
 
 

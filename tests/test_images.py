@@ -121,9 +121,7 @@ def test_a_damaged_image_is_named_and_leaves_no_cache(
 ) -> None:
     path = data_dir / "pets" / part / "dog" / "001.png"
     damage(path)
-    with pytest.raises(
-        CrossoverError, match=rf"cannot read the image {path}( \(.*never skipped|: .*convert)"
-    ) as caught:
+    with pytest.raises(CrossoverError, match=rf"cannot read the image {path} \(.*never skipped") as caught:
         open_dataset(CONFIG, data_dir)
     assert "\n" not in str(caught.value)
     assert list((data_dir / "cache").iterdir()) == []
@@ -169,7 +167,10 @@ def one_class(pets: Path) -> None:
     ("change", "message"),
     [
         (no_root, r"pets does not exist: put the images there as \{train,val,test\}/<class>/\*\{.jpeg,.*data.root=DIR"),
-        (no_test, r"pets has no train folder beside a val or test folder \(there is train\): .*data.root=DIR"),
+        (
+            no_test,
+            r"pets lacks a train folder beside a labelled val or test folder \(there is train\): .*data.root=DIR",
+        ),
         (no_class, r"pets/test and .*pets/train must have the same class folders; only one of them has dog"),
         (empty_class, r"train/dog holds no image: put some there"),
         (
@@ -194,8 +195,8 @@ def test_hidden_files_are_no_images(data_dir: Path) -> None:
 def test_an_unreadable_raw_folder_is_one_line(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scan = os.scandir
 
-    def refuse_cats(path: str | Path = ".") -> Any:
-        if Path(path).name == "cat":
+    def refuse_cats(path: str | Path | int = ".") -> Any:
+        if not isinstance(path, int) and Path(path).name == "cat":  # a number: of the folder that is removed
             raise PermissionError(errno.EACCES, "Permission denied", str(path))
         return scan(path)
 
@@ -218,5 +219,5 @@ def test_images_of_the_usual_types_are_read(tmp_path: Path, suffix: str, exact: 
 
 def test_pixels_of_16_bits_are_to_be_converted(tmp_path: Path) -> None:
     Image.fromarray(np.zeros((20, 20), np.uint16)).save(tmp_path / "x.png")
-    with pytest.raises(CrossoverError, match=r"x\.png: its pixels are of type I;16; convert it to 8 bits a channel"):
+    with pytest.raises(CrossoverError, match=r"x\.png \(its pixels are of type I;16, not of 8 bits a channel\)"):
         decode(tmp_path / "x.png", 16)

@@ -80,7 +80,7 @@ def test_a_builder_that_is_killed_half_way_is_followed_by_one_other(data_dir: Pa
     (builder,), others = ready(data_dir, 1, pause=60), ready(data_dir, 2, pause=0)
     go(builder)
     deadline = time.monotonic() + 60
-    while not list((data_dir / "cache").glob(".*.tmp/meta.json")):
+    while not list((data_dir / "cache").glob(".*.tmp/built/meta.json")):
         assert time.monotonic() < deadline
         time.sleep(0.01)
     for process in others:

@@ -11,8 +11,8 @@ import shlex
 import shutil
 import struct
 import sys
+import tempfile
 import time
-import uuid
 import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -26,15 +26,13 @@ from crossover.config import CrossoverError
 from crossover.data.readers import Images, Raw, fingerprint, raw_root, read_raw
 from crossover.data.subsets import pixel_order, stratified_holdout
 from crossover.fields import CuesData, ImageData
-from crossover.lock import HeldError, Lock
+from crossover.lock import HeldError, Lock, is_held
 from crossover.text import Clock
 
 CACHE_VERSION = 1
 """Increase it when the same raw data would give different arrays."""
 CHUNK = 256
 """Images decoded and written at a time."""
-STALE_SECONDS = 3600
-"""Files not written to for this long are leftovers of a killed process."""
 WAIT_SECONDS = 0.5
 """Seconds between checks of a cache that another process builds."""
 _DECODE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
@@ -79,33 +77,45 @@ def open_dataset(
     the same cache, one builds it and the others wait; if that one dies, the next starts over.
     """
     folder = cache_folder(config, data_dir)
-    while not folder.is_dir() or rebuild:
-        rebuild = not _build_or_wait(config, data_dir, folder, rebuild) and rebuild
+    while rebuild or not folder.is_dir():
+        lock = Lock(folder.with_name(f".{folder.name}.lock"), exit_when_lost=False)
+        try:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            with lock:
+                if rebuild or not folder.is_dir():
+                    _build(config, data_dir, folder)
+            rebuild = False
+        except HeldError:
+            time.sleep(WAIT_SECONDS)
+        except (CrossoverError, OSError) as error:
+            if lock.lost:  # we were suspended so long that another process took over and removed our files
+                continue
+            if isinstance(error, CrossoverError):
+                raise
+            raise CrossoverError(
+                f"cannot write the cache {folder}: {error.strerror or error}; free some space, make it writable, or"
+                " choose another place with machine.data_dir=DIR"
+            ) from None
     dataset, source = _load(folder)
     if verify and source is not None and fingerprint(config, data_dir) not in (None, source):
+        fields = config.model_dump(include={"name", "image_size", "root", "val_fraction", "parts"}, exclude_none=True)
+        words = [f"data={config.kind}", f"machine.data_dir={data_dir}", *(f"data.{k}={v}" for k, v in fields.items())]
         raise CrossoverError(
             f"the files of {config.name} have changed since {folder} was made from them; build it again:"
-            f" {_rebuild(config, data_dir)} (or take another data.name beside the old one)"
+            f" {shlex.join(['.venv/bin/python', 'scripts/data.py', 'rebuild=true', *words])}"
+            " (or take another data.name beside the old one)"
         )
     return replace(dataset, order=pixel_order(config.permute, config.image_size))
 
 
-def _rebuild(config: CuesData | ImageData, data_dir: Path) -> str:
-    """Return the command that builds a cache again."""
-    fields = config.model_dump(include={"name", "image_size", "root", "val_fraction", "parts"}, exclude_none=True)
-    words = [f"data={config.kind}", f"machine.data_dir={data_dir}", *(f"data.{k}={v}" for k, v in fields.items())]
-    return shlex.join([".venv/bin/python", "scripts/data.py", "rebuild=true", *words])
-
-
 def cache_folder(config: CuesData | ImageData, data_dir: Path) -> Path:
     """Return the folder of a dataset's cache; its name contains a hash of all that determines its content."""
-    values: dict[str, object] = config.model_dump(mode="json", exclude={"permute"}, exclude_none=True)
-    values |= {"cache_version": CACHE_VERSION}
+    values = config.model_dump(mode="json", exclude={"permute"}, exclude_none=True) | {"cache_version": CACHE_VERSION}
     if isinstance(config, ImageData):  # relative, so that the data folder may be moved
         values["root"] = os.path.relpath(raw_root(config, data_dir), data_dir.resolve())
-    fingerprint = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:8]
+    digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:8]
     name = re.sub(r"[^\w.-]", "-", config.name)
-    return data_dir / "cache" / f"{name}-{config.image_size}px-{fingerprint}"
+    return data_dir / "cache" / f"{name}-{config.image_size}px-{digest}"
 
 
 def _load(folder: Path) -> tuple[Dataset, str | None]:
@@ -115,105 +125,60 @@ def _load(folder: Path) -> tuple[Dataset, str | None]:
             key: np.load(folder / f"{key}.npy", mmap_mode="r" if "images" in key else None).view(np.ndarray)
             for key in _ARRAYS
         }
-        mean, std = (np.array(meta[key]) for key in ("mean", "std"))
-        name, classes, digest = meta["name"], tuple(meta["classes"]), meta["hash"]
+        arrays |= {key: np.array(meta[key]) for key in ("mean", "std")}
+        classes = tuple(meta["classes"])
+        return Dataset(meta["name"], classes, hash=meta["hash"], folder=folder, **arrays), meta.get("source")
     except (OSError, ValueError, KeyError) as error:
         raise CrossoverError(
             f"the cache {folder} is damaged ({error}): remove it (rm -r {folder}) and repeat the command"
         ) from None
-    dataset = Dataset(name=name, classes=classes, mean=mean, std=std, hash=digest, folder=folder, **arrays)
-    return dataset, meta.get("source")
-
-
-def _build_or_wait(config: CuesData | ImageData, data_dir: Path, folder: Path, rebuild: bool) -> bool:
-    """Build the cache and return True, or wait a moment if another process is building it."""
-    lock = Lock(folder.with_name(f".{folder.name}.lock"), exit_when_lost=False)
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with lock:
-            if rebuild or not folder.is_dir():
-                _build(config, data_dir, folder)
-        return True
-    except HeldError:
-        time.sleep(WAIT_SECONDS)
-    except CrossoverError:
-        if not lock.lost:  # otherwise we were suspended so long that another process took over and removed our files
-            raise
-    except OSError as error:
-        raise _unwritable(folder, error) from None
-    return False
 
 
 def _build(config: CuesData | ImageData, data_dir: Path, folder: Path) -> None:
-    temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.tmp")
-    scratch = temporary.with_name(f"{temporary.name[:-4]}.raw.tmp")
-    size = 0
-    try:
-        _remove_leftovers(folder)
-        source = fingerprint(config, data_dir)
-        raw = read_raw(config, data_dir, scratch)
-        print(f"making the cache {folder}", file=sys.stderr, flush=True)
-        for note in raw.notes:
-            print(f"note: {note}", file=sys.stderr, flush=True)
-        size = (len(raw.labels) + len(raw.test_labels)) * config.image_size**2 * 3
-        if (free := shutil.disk_usage(folder.parent).free) < size:  # before hours of decoding
-            raise OSError(f"{free / 1e9:.1f} GB are free")
-        temporary.mkdir()
-        _write(raw, config, temporary, source)
-        if folder.is_dir():  # to be rebuilt; processes that have it open keep the old files
-            folder.rename(temporary.with_name(f"{temporary.name[:-4]}.old.tmp"))
-        temporary.rename(folder)
-    except OSError as error:
-        raise _unwritable(folder, error, f"it takes {size / 1e9:.1f} GB: " if size else "") from None
-    finally:
-        for left in folder.parent.glob(f"{temporary.name[:-4]}*"):
+    for left in folder.parent.glob(".*.tmp"):  # by a killed process
+        builder = left.with_name(f"{left.name.rsplit('.', 2)[0]}.lock")
+        if builder.stem == f".{folder.name}" or not is_held(builder):
             shutil.rmtree(left, ignore_errors=True)
-
-
-def _unwritable(folder: Path, error: OSError, size: str = "") -> CrossoverError:
-    return CrossoverError(
-        f"cannot write the cache {folder}: {error.strerror or error}; {size}free some space, make it writable, or"
-        " choose another place with machine.data_dir=DIR"
-    )
-
-
-def _remove_leftovers(folder: Path) -> None:
-    """Remove leftovers of killed builders: all for this cache, and old ones for others."""
-    for pattern in (".*.tmp", ".lock.*", ".clock.*"):
-        for path in folder.parent.glob(pattern):
-            if path.name.startswith(f".{folder.name}.") or time.time() - _last_write(path) > STALE_SECONDS:
-                shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
-
-
-def _last_write(path: Path) -> float:
-    try:
-        return max(each.stat().st_mtime for each in (path, *(path.iterdir() if path.is_dir() else ())))
-    except FileNotFoundError:
-        return time.time()
+    with tempfile.TemporaryDirectory(
+        prefix=f".{folder.name}.", suffix=".tmp", dir=folder.parent, ignore_cleanup_errors=True
+    ) as place:
+        source = fingerprint(config, data_dir)
+        raw = read_raw(config, data_dir, Path(place))
+        for note in (f"making the cache {folder}", *(f"note: {note}" for note in raw.notes)):
+            print(note, file=sys.stderr, flush=True)
+        size = (len(raw.labels) + len(raw.test_labels)) * config.image_size**2 * 3
+        if (free := shutil.disk_usage(place).free) < size:  # before hours of decoding
+            raise OSError(f"{free / 1e9:.1f} GB are free; it takes {size / 1e9:.1f} GB")
+        built = Path(place, "built")
+        built.mkdir()
+        _write(raw, config, built, source)
+        if folder.is_dir():  # to be rebuilt; processes that have it open keep the old files
+            folder.rename(Path(place, "old"))
+        built.rename(folder)
 
 
 def _write(raw: Raw, config: CuesData | ImageData, folder: Path, source: str | None) -> None:
+    count = len(raw.labels)
     if raw.n_val is None and isinstance(config, ImageData):
         pool, val = stratified_holdout(raw.labels, config.val_fraction, raw.classes)
     else:
-        pool, val = np.split(np.arange(len(raw.labels)), [len(raw.labels) - (raw.n_val or 0)])
-    in_pool = np.zeros(len(raw.labels), bool)
-    in_pool[pool] = True
+        pool, val = np.split(np.arange(count), [count - (raw.n_val or 0)])
+    in_pool = np.isin(np.arange(count), pool)
     digest, counts = hashlib.sha256(), np.zeros((3, 256), np.int64)
-    for key, images in (("images", raw.images), ("test_images", raw.test_images)):
-        count = len(raw.labels if key == "images" else raw.test_labels)
-        header = {"descr": "|u1", "fortran_order": False, "shape": (count, config.image_size, config.image_size, 3)}
-        clock = Clock(f"{config.name}, {key.replace('_', ' ')}:", count)
+    labels = {"labels": raw.labels, "pool": pool, "val": val, "test_labels": raw.test_labels}
+    for key, images, total in (("images", raw.images, count), ("test_images", raw.test_images, len(raw.test_labels))):
+        header = {"descr": "|u1", "fortran_order": False, "shape": (total, config.image_size, config.image_size, 3)}
+        clock, done = Clock(f"{config.name}, {key.replace('_', ' ')}:", total), 0
         with (folder / f"{key}.npy").open("wb") as file:
             np.lib.format.write_array_header_1_0(file, header)
-            for start, chunk in _decoded(images, config.image_size):
+            for chunk in _decoded(images, config.image_size):
                 file.write(chunk.data)  # not through a memory map: on a full disk that ends in SIGBUS, not in an error
                 digest.update(chunk.data)
-                clock.tell(start + len(chunk))
                 if key == "images":
-                    counts += _histogram(chunk[in_pool[start : start + len(chunk)]])
-    arrays = {"labels": raw.labels, "pool": pool, "val": val, "test_labels": raw.test_labels}
-    for key, array in arrays.items():
+                    counts += _histogram(chunk[in_pool[done : done + len(chunk)]])
+                done += len(chunk)
+                clock.tell(done)
+    for key, array in labels.items():
         np.save(folder / f"{key}.npy", array.astype(np.int64))
         digest.update(f"{key} {len(array)}".encode() + array.astype("<i8").tobytes())
     mean, std = _moments(counts)
@@ -222,17 +187,15 @@ def _write(raw: Raw, config: CuesData | ImageData, folder: Path, source: str | N
     (folder / "meta.json").write_text(json.dumps(meta, indent=1) + "\n", encoding="utf-8")
 
 
-def _decoded(images: Images, size: int) -> Iterator[tuple[int, np.ndarray]]:
-    """Yield the position of the first image and the images, C-contiguous uint8 (n, size, size, 3)."""
-    first = 0
+def _decoded(images: Images, size: int) -> Iterator[np.ndarray]:
+    """Yield the images in order, C-contiguous uint8 (n, size, size, 3)."""
     with ThreadPoolExecutor() as threads:  # Pillow decodes outside the interpreter's lock
         for array in images if isinstance(images, tuple) else (images,):
             ready = isinstance(array, np.ndarray) and array.shape[1:] == (size, size, 3)
             for start in range(0, len(array), CHUNK):
                 part = array[start : start + CHUNK]
                 chunk = part if ready else np.stack(list(threads.map(lambda image: decode(image, size), part)))
-                yield first + start, np.ascontiguousarray(chunk)
-            first += len(array)
+                yield np.ascontiguousarray(chunk)
 
 
 def decode(image: Path | np.ndarray, size: int) -> np.ndarray:
@@ -246,6 +209,8 @@ def decode(image: Path | np.ndarray, size: int) -> np.ndarray:
         if image.is_fifo():  # opening it would wait for ever
             raise OSError("a named pipe")
         with Image.open(image) as opened:
+            if opened.mode.startswith(("I", "F")):
+                raise ValueError(f"its pixels are of type {opened.mode}, not of 8 bits a channel")
             return _fit(opened, size)
     except _DECODE_ERRORS as error:
         reason = "not an image" if isinstance(error, UnidentifiedImageError) else error
@@ -255,11 +220,6 @@ def decode(image: Path | np.ndarray, size: int) -> np.ndarray:
 
 
 def _fit(image: Image.Image, size: int) -> np.ndarray:
-    if image.mode.startswith(("I", "F")):
-        raise CrossoverError(
-            f"cannot read the image {image.filename}: its pixels are of type {image.mode}; convert it to 8 bits a"  # type: ignore[attr-defined]
-            " channel"
-        )
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")
     image = image.convert("RGB")

@@ -1,7 +1,5 @@
 """Folders of image files, one for each class."""
 
-import difflib
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -32,22 +30,17 @@ def read(root: Path, *_: object) -> Raw:
     """
     notes: list[str] = []
     folders = _part_folders(root, notes)
-    test = folders.get("test")
-    if test is not None and not visible_folders(test):
-        if "val" not in folders:
-            raise CrossoverError(
-                f"{test} has no class folders, and so no labels; sort it, or add a labelled val folder"
-            )
-        notes.append(f"{test} has no class folders, and so no labels: {folders['val']} is the test set")
-        del folders["test"]
-    if "train" not in folders or len(folders) < 2:
-        layout = f"{{train,val,test}}/<class>/*{{{','.join(SUFFIXES)}}}, of which train and one more are needed"
+    parts = {part: class_files(folders[part], notes) for part in PARTS if part in folders}
+    if parts.get("test") == {}:
+        notes.append(f"{folders['test']} has no class folders, and so no labels: it is not the test set")
+        del parts["test"]
+    if "train" not in parts or len(parts) < 2:
         there = ", ".join(path.name for path in visible_folders(root)) or "none"
-        state = (
-            f"has no train folder beside a val or test folder (there is {there})" if root.is_dir() else "does not exist"
+        state = f"lacks a train folder beside a labelled val or test folder (there is {there})"
+        raise CrossoverError(
+            f"{root} {state if root.is_dir() else 'does not exist'}: put the images there as"
+            f" {{train,val,test}}/<class>/*{{{','.join(SUFFIXES)}}}, or give their folder: data.root=DIR"
         )
-        raise CrossoverError(f"{root} {state}: put the images there as {layout}, or give their folder: data.root=DIR")
-    parts = {part: class_files(folder, notes) for part, folder in folders.items()}
     classes = list(parts["train"])
     if len(classes) < 2:
         raise CrossoverError(
@@ -59,16 +52,10 @@ def read(root: Path, *_: object) -> Raw:
                 f"{folders[part]} and {folders['train']} must have the same class folders;"
                 f" only one of them has {', '.join(differing[:5])}"
             )
-    held_out = parts.get("test") or parts.pop("val")
+    test = parts.get("test") or parts.pop("val")
     (images, labels), (val_images, val_labels) = (flatten(parts.get(part, {}), classes) for part in ("train", "val"))
-    return Raw(
-        tuple(classes),
-        images + val_images,
-        np.concatenate([labels, val_labels]),
-        *flatten(held_out, classes),
-        n_val=len(val_images) or None,
-        notes=tuple(notes),
-    )
+    labels, n_val = np.concatenate([labels, val_labels]), len(val_images) or None
+    return Raw(tuple(classes), images + val_images, labels, *flatten(test, classes), n_val, tuple(notes))
 
 
 def _part_folders(root: Path, notes: list[str]) -> dict[str, Path]:
@@ -76,15 +63,14 @@ def _part_folders(root: Path, notes: list[str]) -> dict[str, Path]:
     for path in visible_folders(root):
         part = next((part for part, names in PARTS.items() if path.name.lower() in names), None)
         if part is None:
-            if near := difflib.get_close_matches(path.name.lower(), PARTS, 1, 0.7):
-                notes.append(f"{path} is not read; rename it if it is the {near[0]} folder")
-        elif part in folders:
+            notes.append(f"{path} is not read: it is no train, val or test folder by its name")
+            continue
+        if part in folders:
             raise CrossoverError(f"{folders[part]} and {path} are both the {part} folder; rename one of them")
-        else:
-            folders[part] = path
-            if path.name != part:
-                notes.append(f"{path} is read as the {part} folder")
-    return {part: folders[part] for part in PARTS if part in folders}
+        folders[part] = path
+        if path.name != part:
+            notes.append(f"{path} is read as the {part} folder")
+    return folders
 
 
 def visible_folders(folder: Path) -> list[Path]:
@@ -97,13 +83,12 @@ def class_files(folder: Path, notes: list[str]) -> Classes:
     """Return the images of a folder that has one for each class; `notes` gets what the user should know of them."""
     classes: dict[str, Path] = {}
     for path in visible_folders(folder):
-        name = _as_text(path.name)
-        if not name:
-            raise CrossoverError(f"{folder} has a folder without a readable name ({path.name!a}); name it by its class")
-        if name in classes:
+        # bytes that are no UTF-8 are read as Latin-1
+        name = readable(path.name.translate({0xDC00 + byte: byte for byte in range(0x80, 0x100)}))
+        if not name or name in classes:
             raise CrossoverError(
-                f"{folder} has two folders for the class {name}, spelled with other bytes"
-                f" ({classes[name].name!a} and {path.name!a}); put their images into one"
+                f"{folder} has the folder {path.name!a}, whose name cannot be read or told apart from that of another;"
+                " name it by its class"
             )
         classes[name] = path
     loose = sorted(path for path in folder.glob("[!.]*") if path.suffix.lower() in SUFFIXES and path.is_file())
@@ -113,14 +98,6 @@ def class_files(folder: Path, notes: list[str]) -> Classes:
         )
     names = tracked(sorted(classes), f"classes of {folder} listed", len(classes))
     return {name: images_in(classes[name], notes) for name in names}
-
-
-def _as_text(name: str) -> str:
-    """Return the name of a folder as text that can be read; bytes that are no UTF-8 are read as Latin-1."""
-    try:
-        return readable(os.fsencode(name).decode())
-    except UnicodeDecodeError:
-        return readable(os.fsencode(name).decode("latin-1"))
 
 
 def images_in(folder: Path, notes: list[str]) -> list[Path]:
