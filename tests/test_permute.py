@@ -17,7 +17,7 @@ from torch.nn.functional import cross_entropy
 
 from crossover.config import CrossoverError, RunConfig
 from crossover.data.cache import cache_folder, open_dataset
-from crossover.data.loader import EvalBatches, Images, TrainBatches, permute
+from crossover.data.loader import EvalBatches, Images, Normaliser, TrainBatches
 from crossover.data.subsets import pixel_order
 from crossover.fields import ModelConfig, PermuteConfig
 from crossover.training.models import build_model
@@ -55,7 +55,7 @@ def test_batches_are_the_plain_ones_permuted_after_augmentation_and_the_cache_is
     plain, permuted = small_run(tmp_path), small_run(tmp_path, data__permute={"kind": "patches"})
     assert cache_folder(plain.data, tmp_path) == cache_folder(permuted.data, tmp_path)
     datasets = [open_dataset(run.data, tmp_path) for run in (plain, permuted)]
-    order = torch.from_numpy(pixel_order(permuted.data.permute, 16))
+    expected = Normaliser(*torch.ones(2, 3), torch.from_numpy(pixel_order(permuted.data.permute, 16)))
     augment = plain.augment.model_copy(update={"crop": 2})
     batches = []
     for dataset in datasets:
@@ -63,7 +63,7 @@ def test_batches_are_the_plain_ones_permuted_after_augmentation_and_the_cache_is
         train = TrainBatches(images, dataset, augment, batch_size=8, seed=0).at(3)[0]
         batches.append((train, next(iter(EvalBatches(images, dataset, batch_size=8)))[0]))
     for before, after in zip(*batches, strict=True):
-        torch.testing.assert_close(after, permute(before, order), rtol=0, atol=0)
+        torch.testing.assert_close(after, expected.permute(before), rtol=0, atol=0)
         assert not torch.equal(after, before)
         assert after.is_contiguous(memory_format=torch.channels_last)
     assert replace(datasets[1], order=None).order is datasets[0].order

@@ -20,7 +20,7 @@ TRIES = 10
 EACH = -1
 """Stands for the images in a shape."""
 Change = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""A function from images, operations and strengths to changed images."""
+"""Changes images uint8 (B, 3, H, W), given operations (B,) and strengths (B, 1, 1, 1)."""
 BINS = 31
 """Magnitudes 0..30."""
 GEOMETRIC = ("ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate")
@@ -41,26 +41,24 @@ class Draws:
 
     def uniform(self, *shape: int) -> Tensor:
         """Return float32 in [0, 1) of a shape in which EACH stands for the images."""
-        return self._kept(torch.rand(self._full(shape), device=self.generator.device, generator=self.generator), shape)
+        return self._draw(torch.rand, shape)
 
     def integers(self, high: int, *shape: int) -> Tensor:
         """Return int64 in 0..high-1 of a shape in which EACH stands for the images."""
-        full, device = self._full(shape), self.generator.device
-        return self._kept(torch.randint(high, full, device=device, generator=self.generator), shape)
+        return self._draw(functools.partial(torch.randint, high), shape)
 
     def beta(self, alpha: float) -> Tensor:
-        """Return draws of Beta(alpha, alpha), as the share of one of two gamma variates; ones when alpha is 0."""
-        shape, device = (2, EACH), self.generator.device
-        if alpha == 0:
-            return self._kept(torch.ones(self.count, device=device), (EACH,))
-        alphas = torch.full(self._full(shape), alpha, device=device)
-        gamma = self._kept(torch._standard_gamma(alphas, generator=self.generator).clamp(min=1e-12), shape)
-        return gamma[0] / gamma.sum(dim=0)
+        """Return draws of Beta(alpha, alpha), one for each image, as the share of one of two gamma variates."""
 
-    def _full(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        return tuple(self.count if length == EACH else length for length in shape)
+        def gamma(size: tuple[int, ...], device: torch.device, generator: torch.Generator) -> Tensor:
+            return torch._standard_gamma(torch.full(size, alpha, device=device), generator=generator)
 
-    def _kept(self, drawn: Tensor, shape: tuple[int, ...]) -> Tensor:
+        both = self._draw(gamma, (2, EACH)).clamp(min=1e-12)
+        return both[0] / both.sum(dim=0)
+
+    def _draw(self, draw: Callable[..., Tensor], shape: tuple[int, ...]) -> Tensor:
+        full = tuple(self.count if length == EACH else length for length in shape)
+        drawn = draw(full, device=self.generator.device, generator=self.generator)
         return drawn if self.rows is None else drawn.index_select(shape.index(EACH), self.rows)
 
 
@@ -90,11 +88,10 @@ def resized_crop(images: Tensor, min_area: float, draws: Draws) -> Tensor:
     """
     count, size, _, _ = images.shape
     top, left, tall, wide, fits = rectangles(draws, (size, size), (min_area, 1.0), (3 / 4, 4 / 3), (size, size))
-    whole = torch.zeros_like(top), torch.full_like(top, size)
     image = torch.arange(count, device=images.device)[:, None]
     x = images.flatten(2)
     for start, extent in ((top, tall), (left, wide)):  # vertically, and then horizontally
-        first, length = torch.where(fits, start, whole[0]), torch.where(fits, extent, whole[1])
+        first, length = torch.where(fits, start, 0), torch.where(fits, extent, size)
         place = (torch.arange(size, device=x.device) + 0.5) * (length / size)[:, None] - 0.5
         place = place.clamp(min=0).minimum(length[:, None] - 1)
         near = place.floor()
@@ -154,9 +151,10 @@ def mix(x: Tensor, labels: Tensor, config: AugmentConfig, classes: int, draws: D
     partner = x.roll(1, 0)
     if config.mixup and config.cutmix:
         cut = draws.uniform(EACH) < 0.5
+        ratio = torch.where(cut, draws.beta(config.cutmix), draws.beta(config.mixup))
     else:
         cut = torch.full((count,), bool(config.cutmix), device=x.device)
-    ratio = torch.where(cut, draws.beta(config.cutmix), draws.beta(config.mixup))
+        ratio = draws.beta(config.cutmix or config.mixup)
     half = torch.sqrt(1 - ratio) / 2
     middle = draws.uniform(2, EACH)
     top, left, bottom, right = (
@@ -205,11 +203,11 @@ def apply_operations(x: Tensor, which: Tensor, strength: Tensor) -> Tensor:
     On a CPU each operation is computed for the images that drew it. On a GPU it is computed for all images and used
     where it was drawn, since counting the draws would stall the device.
     """
-    out, pick = x.clone(), picks(x)
+    out, strength = x.clone(), strength[:, None, None, None]
     drawn: dict[Change, Tensor] = {transform: which < len(GEOMETRIC)}
     drawn |= {change: which == OPERATIONS.index(name) for name, change in _COLOUR.items()}
     for change, chosen in drawn.items():
-        if not pick:
+        if not picks(x):
             out = torch.where(chosen[:, None, None, None], change(x, which, strength), out)
         elif len(at := chosen.nonzero()[:, 0]):
             out[at] = change(x[at], which[at], strength[at])
@@ -226,7 +224,7 @@ def transform(x: Tensor, which: Tensor, strength: Tensor) -> Tensor:
     height, width = x.shape[2:]
 
     def only(name: str) -> Tensor:
-        return torch.where(which == OPERATIONS.index(name), strength, 0.0)[:, None, None]
+        return torch.where((which == OPERATIONS.index(name))[:, None, None], strength[:, 0], 0.0)
 
     shear_x, shear_y, angle = only("ShearX"), only("ShearY"), torch.deg2rad(only("Rotate"))
     move_x, move_y = only("TranslateX").trunc(), only("TranslateY").trunc()
@@ -242,55 +240,37 @@ def transform(x: Tensor, which: Tensor, strength: Tensor) -> Tensor:
     return picked * inside[:, None]
 
 
+def _uint8(values: Tensor) -> Tensor:
+    return values.clamp(0, 255).to(torch.uint8)
+
+
 def _add(a: Tensor, b: Tensor, factor: Tensor) -> Tensor:
     """Return a + factor * b, rounded once as in a fused multiply-add (so are torchvision's values), cut to uint8."""
-    return (a.double() + factor.double() * b.double()).float().clamp(0, 255).to(torch.uint8)
+    return _uint8((a.double() + factor.double() * b.double()).float())
 
 
-def _wide(strength: Tensor) -> Tensor:
-    return strength[:, None, None, None]
-
-
-def _brightness(x: Tensor, _: Tensor, strength: Tensor) -> Tensor:
-    return (x * (1 + _wide(strength))).clamp(0, 255).to(torch.uint8)
-
-
-def _color(x: Tensor, _: Tensor, strength: Tensor) -> Tensor:
-    s = _wide(strength)
-    return _add(x * (1 + s), tv.rgb_to_grayscale_image(x), -s)
-
-
-def _contrast(x: Tensor, _: Tensor, strength: Tensor) -> Tensor:
-    s = _wide(strength)
+def _contrast(x: Tensor, _: Tensor, s: Tensor) -> Tensor:
     mean = tv.rgb_to_grayscale_image(x).float().mean(dim=(1, 2, 3), keepdim=True)
     return _add(x * (1 + s), mean, -s)
 
 
-def _sharpness(x: Tensor, _: Tensor, strength: Tensor) -> Tensor:
+def _sharpness(x: Tensor, _: Tensor, s: Tensor) -> Tensor:
     """Blend with a 3x3 mean whose centre has weight five; the outermost pixels are unchanged."""
     inner = x[:, :, 1:-1, 1:-1].float()
     total = torch.nn.functional.avg_pool2d(x.float(), 3, stride=1, divisor_override=1)
     blurred = ((total + 4 * inner) / 13).round()
     out = x.clone()
-    out[:, :, 1:-1, 1:-1] = _add(inner, blurred - inner, -_wide(strength))
+    out[:, :, 1:-1, 1:-1] = _add(inner, blurred - inner, -s)
     return out
 
 
-def _posterize(x: Tensor, _: Tensor, strength: Tensor) -> Tensor:
-    return x & (256 - 2 ** (8 - _wide(strength))).to(torch.uint8)
-
-
-def _solarize(x: Tensor, _: Tensor, strength: Tensor) -> Tensor:
-    return torch.where(x >= _wide(strength), 255 - x, x)
-
-
 _COLOUR: dict[str, Change] = {
-    "Brightness": _brightness,
-    "Color": _color,
+    "Brightness": lambda x, _, s: _uint8(x * (1 + s)),
+    "Color": lambda x, _, s: _add(x * (1 + s), tv.rgb_to_grayscale_image(x), -s),
     "Contrast": _contrast,
     "Sharpness": _sharpness,
-    "Posterize": _posterize,
-    "Solarize": _solarize,
+    "Posterize": lambda x, _, s: x & (256 - 2 ** (8 - s)).to(torch.uint8),
+    "Solarize": lambda x, _, s: torch.where(x >= s, 255 - x, x),
     "AutoContrast": lambda x, *_: tv.autocontrast_image(x),
     "Equalize": lambda x, *_: tv.equalize_image(x),
 }

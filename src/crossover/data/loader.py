@@ -53,23 +53,19 @@ class Images:
     ) -> None:
         self.device, self.indices = device, indices
         self.labels = torch.from_numpy(labels[indices]).to(device)
-        self._source = images
-        size = len(indices) * int(np.prod(images.shape[1:]))
-        fits = size <= resident_limit(resident_bytes, device)
-        self._resident = torch.from_numpy(images[indices]).to(device) if fits else None
+        self._source: np.ndarray | Tensor = images
+        self.resident = len(indices) * math.prod(images.shape[1:]) <= resident_limit(resident_bytes, device)
+        if self.resident:
+            self._source = torch.from_numpy(images[indices]).to(device)
 
     def __len__(self) -> int:
         return len(self.indices)
 
-    @property
-    def resident(self) -> bool:
-        return self._resident is not None
-
     def take(self, positions: np.ndarray) -> Batch:
         """Return uint8 (B, H, W, 3) and int64 (B,) at the given positions, on the device."""
         at = self._send(positions)
-        if self._resident is not None:
-            return self._resident[at], self.labels[at]
+        if isinstance(self._source, Tensor):
+            return self._source[at], self.labels[at]
         return self._send(self._source[self.indices[positions]]), self.labels[at]
 
     def _send(self, values: np.ndarray) -> Tensor:
@@ -98,11 +94,19 @@ def free_bytes(device: torch.device) -> int:
 
 
 class Normaliser:
-    """From pixel values to network inputs, and back; `mean` and `std` are of pixel values in 0..1."""
+    """From pixel values to network inputs, and back; `mean` and `std` are of pixel values in 0..1.
 
-    def __init__(self, mean: Tensor, std: Tensor) -> None:
-        self.mean, self.std = mean, std
+    `order` is the permutation of pixels of the dataset, None for none.
+    """
+
+    def __init__(self, mean: Tensor, std: Tensor, order: Tensor | None = None) -> None:
+        self.mean, self.std, self.order = mean, std, order
         self._scale, self._shift = 1 / (255 * std), -mean / std
+
+    @classmethod
+    def of(cls, dataset: Dataset, device: torch.device) -> "Normaliser":
+        mean, std = (torch.tensor(x, dtype=torch.float32, device=device) for x in (dataset.mean, dataset.std))
+        return cls(mean, std, None if dataset.order is None else torch.from_numpy(dataset.order).to(device))
 
     def __call__(self, images: Tensor) -> Tensor:
         """Return (images / 255 - mean) / std as float32 (B, 3, H, W), channels last, of uint8 (B, H, W, 3)."""
@@ -111,6 +115,12 @@ class Normaliser:
     def pixels(self, x: Tensor) -> Tensor:
         """Return normalised images as uint8 (B, H, W, 3), rounded."""
         return (255 * (x.permute(0, 2, 3, 1).float() * self.std + self.mean)).round().clamp(0, 255).to(torch.uint8)
+
+    def permute(self, x: Tensor) -> Tensor:
+        """Return images (B, C, H, W), channels last, with their pixels in the dataset's order."""
+        if self.order is None:
+            return x
+        return x.flatten(2)[:, :, self.order].reshape(x.shape).contiguous(memory_format=torch.channels_last)
 
 
 def augment(
@@ -135,13 +145,6 @@ def augment(
     return x, labels
 
 
-def permute(x: Tensor, order: Tensor | None) -> Tensor:
-    """Return images (B, C, H, W), channels last, with their pixels in the given order; unchanged without one."""
-    if order is None:
-        return x
-    return x.flatten(2)[:, :, order].reshape(x.shape).contiguous(memory_format=torch.channels_last)
-
-
 class TrainBatches:
     """The augmented training batches of a run, by step.
 
@@ -161,8 +164,7 @@ class TrainBatches:
     ) -> None:
         self.images, self.config, self.batch_size, self.seed = images, config, batch_size, seed
         self.classes = len(dataset.classes)
-        self.normalise = _normaliser(dataset, images.device)
-        self.order = _order(dataset, images.device)
+        self.normalise = Normaliser.of(dataset, images.device)
         self.generator = torch.Generator(images.device)
         own = np.arange(batch_size)[rows]
         shared = len(own) < batch_size
@@ -184,7 +186,7 @@ class TrainBatches:
         """Return float32 (B, 3, H, W), channels last, and the targets."""
         draws = Draws(self.generator, self.batch_size, self._rows)
         x, targets = augment(images, labels, self.config, classes=self.classes, normalise=self.normalise, draws=draws)
-        return permute(x[self._lead :], self.order), targets[self._lead :]
+        return self.normalise.permute(x[self._lead :]), targets[self._lead :]
 
     def at(self, step: int) -> Batch:
         """Return the augmented batch of `step`."""
@@ -199,31 +201,18 @@ class EvalBatches:
     """
 
     def __init__(self, images: Images, dataset: Dataset, *, batch_size: int, share: tuple[int, int] = (0, 1)) -> None:
-        self.images, self.batch_size, self.share = images, batch_size, share
-        self.normalise = _normaliser(dataset, images.device)
-        self.order = _order(dataset, images.device)
-
-    def _starts(self) -> range:
-        rank, processes = self.share
-        return range(rank * self.batch_size, len(self.images), processes * self.batch_size)
+        self.images, self.batch_size, self.normalise = images, batch_size, Normaliser.of(dataset, images.device)
+        self._starts = range(share[0] * batch_size, len(images), share[1] * batch_size)
 
     def __len__(self) -> int:
-        return len(self._starts())
+        return len(self._starts)
 
     def __iter__(self) -> Iterator[Batch]:
-        for start in self._starts():
+        for start in self._starts:
             images, labels = self.images.take(np.arange(start, min(start + self.batch_size, len(self.images))))
-            yield permute(self.normalise(images), self.order), labels
+            yield self.normalise.permute(self.normalise(images)), labels
 
 
 def step_seed(seed: int, step: int) -> int:
     """Return a 63-bit seed for the random draws of one step."""
     return int(np.random.SeedSequence([seed, _AUGMENT_STREAM, step]).generate_state(1, np.uint64)[0] >> 1)
-
-
-def _normaliser(dataset: Dataset, device: torch.device) -> Normaliser:
-    return Normaliser(*(torch.tensor(x, dtype=torch.float32, device=device) for x in (dataset.mean, dataset.std)))
-
-
-def _order(dataset: Dataset, device: torch.device) -> Tensor | None:
-    return None if dataset.order is None else torch.from_numpy(dataset.order).to(device)
