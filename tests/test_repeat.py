@@ -49,7 +49,7 @@ def dry_run(make: Make, *words: str) -> list[str]:
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        (['SET=budget.steps=5 data.root="/my data (2)/it\'s, ü & #1~"', "SWEEP=tiny-imagenet-cpu"], 72),
+        (['SET=budget.steps=5 data.root="/my data (2)/it\'s, ü & #1~"', "SWEEP=tiny-imagenet-cpu"], 60),
         (["ARGS='sweep.axes.n_train=[256,512]' sweep.name=mine 'sweep.axes.chain=[0, 4]'"], 8),
         (["SET=budget.steps=10", "ARGS='sweep.axes.n_train=[256,512]' 'outputs=/a b/$$c'"], 12),
     ],
