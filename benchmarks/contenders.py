@@ -6,29 +6,28 @@ the same window of steps; the device is synchronised at both ends.
 
 import logging
 import os
-import tempfile
 import time
 import warnings
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
 import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
+import torch.utils.benchmark
 from torch import Tensor, nn
 
-from benchmarks import race
-from benchmarks.idiomatic import Task
+from benchmarks import idiomatic, race
 from benchmarks.timm_script import run_script
 from crossover.config import RunConfig
 from crossover.data.cache import open_dataset
-from crossover.data.loader import Images, TrainBatches
 from crossover.data.subsets import subset
 from crossover.training import module
+from crossover.training.epochs import RunData
 from crossover.training.machine import forget_peaks, peak_rss_bytes, resolve_device, resolve_precision, tune_allocator
 from crossover.training.models import build_model, forward_flops
-from crossover.training.module import make_optimizer
 from crossover.training.run import execute
 from crossover.training.step import Function, with_engine
 
@@ -39,67 +38,42 @@ WARM_UP = 10
 PROFILED = 5
 
 
-@dataclass
-class Window:
-    """The timed steps, optionally followed by a few whose kernels are counted."""
+class Window(pl.Callback):
+    """The timed steps, and afterwards a few whose kernels are counted if it is `profiled`."""
 
-    steps: int
-    device: torch.device
-    profiled: bool
-    seconds: float = 0.0
-    peak_bytes: int = 0
-    kernels_per_step: float | None = None
-    _ticks: int = 0
-    _started: float = 0.0
-    _profiler: Any = None
-
-    @property
-    def end(self) -> int:
-        """Total steps of a contender."""
-        return WARM_UP + self.steps + PROFILED * self.profiled
+    def __init__(self, steps: int, device: torch.device, profiled: bool) -> None:
+        self.steps, self.device, self.profiled = steps, device, profiled
+        self.end = WARM_UP + steps + PROFILED * profiled
+        self.found: race.Row = {}
+        self._ticks = self._measure()
 
     def tick(self) -> bool:
         """Note that a step begins; return whether the window has ended."""
-        if self._ticks == WARM_UP:
-            self.start()
-        elif self._ticks == WARM_UP + self.steps:
-            self.stop()
-            self.start_profile()
-        elif self._ticks == self.end:
-            self.stop_profile()
-        self._ticks += 1
-        return self._ticks > self.end
+        return next(self._ticks, None) is None
 
-    def start(self) -> None:
-        """Start the clock when all processes of the measurement are there."""
-        finish(self.device)
-        race.together.wait()
-        self._started = time.perf_counter()
+    def on_train_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
+        trainer.should_stop = self.tick()
 
-    def stop(self) -> None:
+    def _measure(self) -> Iterator[int]:
+        """Yield at the beginning of each step."""
+        yield from range(WARM_UP)
         finish(self.device)
-        self.seconds = time.perf_counter() - self._started
+        race.together.wait()  # until all processes of the measurement are there
+        started = time.perf_counter()
+        yield from range(self.steps)
+        finish(self.device)
         cuda = self.device.type == "cuda"
-        self.peak_bytes = torch.cuda.max_memory_allocated(self.device) if cuda else peak_rss_bytes()
-
-    def start_profile(self) -> None:
-        if self.profiled:
-            self._profiler = torch.profiler.profile(acc_events=True)
-            self._profiler.start()
-
-    def stop_profile(self) -> None:
-        """Count the kernels of the profiled steps; on a CPU, the operators that call no others."""
+        self.found["seconds"] = time.perf_counter() - started
+        self.found["peak_bytes"] = torch.cuda.max_memory_allocated(self.device) if cuda else peak_rss_bytes()
         if not self.profiled:
             return
-        finish(self.device)
-        self._profiler.stop()
-        events = self._profiler.events()
-        if self.device.type == "cuda":
-            on_device = [e for e in events if e.device_type.name == "CUDA"]
-            count = sum(not e.name.startswith(("Memcpy", "Memset")) for e in on_device)
-        else:
-            count = sum(e.name.startswith("aten::") and not e.cpu_children for e in events)
-        self.kernels_per_step = count / PROFILED
+        with torch.profiler.profile(acc_events=True) as profiler:
+            yield from range(PROFILED)
+            finish(self.device)
+        kernels = [e for e in profiler.events() if e.device_type.name == "CUDA"]
+        operators = [e for e in profiler.events() if e.name.startswith("aten::") and not e.cpu_children]
+        counted = [e for e in kernels if not e.name.startswith(("Memcpy", "Memset"))] if cuda else operators
+        self.found["kernels_per_step"] = len(counted) / PROFILED
 
 
 def finish(device: torch.device) -> None:
@@ -109,41 +83,38 @@ def finish(device: torch.device) -> None:
 
 
 def measure(
-    run: RunConfig, way: Way, steps: int, core: int | None, workers: int, profiled: bool, script: Path
-) -> dict[str, float | None]:
+    run: RunConfig, way: Way, steps: int, core: int | None, workers: int, profiled: bool, timm: Path
+) -> race.Row:
     """Train in this process, bound to one core unless `core` is None, and measure a window of `steps`."""
     if core is not None:
         os.sched_setaffinity(0, {core})
     warnings.filterwarnings("ignore")
-    for name in ("pytorch_lightning", "lightning_fabric"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+    logging.disable(logging.WARNING)
     device = resolve_device(run)
     torch.set_num_threads(run.machine.threads)
     forget_peaks(device)
     window = Window(steps, device, profiled)
-    if way in ("idiomatic", "idiomatic_tuned"):
-        _idiomatic(run, window, workers, tuned=way == "idiomatic_tuned")
+    budget = run.budget.model_copy(update={"steps": window.end + 1, "evaluations": 1})
+    longer = run.model_copy(update={"budget": budget})
+    if way in ("plain", "idiomatic_tuned"):
+        tune_allocator()
+    if way.startswith("idiomatic"):
+        idiomatic.train(longer, workers, tuned=way == "idiomatic_tuned", window=window)
     elif way == "timm":
-        _timm(run, window, workers, script)
+        _timm(run, window, workers, timm)
     elif way == "plain":
         _plain(run, window)
     else:
-        _ours(run, window, way)
+        _ours(longer, window, way)
     network = build_model(run.model, image_size=run.data.image_size, classes=10)
-    return {
-        "images_per_second": steps * run.recipe.batch_size / window.seconds,
+    return window.found | {
+        "images_per_second": steps * run.recipe.batch_size / window.found["seconds"],
         "flops_per_image": 3 * forward_flops(network, run.data.image_size),
-        "seconds": window.seconds,
-        "peak_bytes": window.peak_bytes,
-        "kernels_per_step": window.kernels_per_step,
     }
 
 
 def _ours(run: RunConfig, window: Window, way: str) -> None:
     """Train a complete run as users do; its only validation comes after the window."""
-    budget = run.budget.model_copy(update={"steps": window.end + 1, "evaluations": 1})
-    engine = run.machine.engine if way == "ours" else way
-    machine = run.machine.model_copy(update={"engine": engine})
 
     def with_ticks(*given: Any) -> Function:
         advance = with_engine(*given)
@@ -155,20 +126,19 @@ def _ours(run: RunConfig, window: Window, way: str) -> None:
         return one_step
 
     vars(module)["with_engine"] = with_ticks  # what the module calls for its steps
-    execute(run.model_copy(update={"budget": budget, "machine": machine}))
+    engine = run.machine.engine if way == "ours" else way
+    execute(run.model_copy(update={"machine": run.machine.model_copy(update={"engine": engine})}))
 
 
 def _plain(run: RunConfig, window: Window) -> None:
     """Train in a bare loop over the same batches, network, optimiser and schedule."""
-    tune_allocator()
     recipe, device = run.recipe, window.device
     dataset = open_dataset(run.data, Path(run.machine.data_dir))
     indices = subset(dataset.pool, dataset.labels, n_train=run.n_train, chain=run.chain)
-    images = Images(dataset.images, dataset.labels, indices, device, None)
-    batches = TrainBatches(images, dataset, run.augment, batch_size=recipe.batch_size, seed=run.seed)
+    batches = RunData(run, dataset, indices, device=device).training
     network = build_model(run.model, image_size=run.data.image_size, classes=len(dataset.classes)).train()
     network = network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    optimizer = make_optimizer(network, recipe)
+    optimizer = module.make_optimizer(network, recipe)
     bf16 = resolve_precision(run, device) == "bf16"
     for step in range(window.end + 1):
         window.tick()
@@ -183,50 +153,25 @@ def _plain(run: RunConfig, window: Window) -> None:
         optimizer.step()
 
 
-class _Ticks(pl.Callback):
-    def __init__(self, window: Window) -> None:
-        self.window = window
-
-    def on_train_batch_start(self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any) -> None:
-        trainer.should_stop = self.window.tick()
-
-
-def _idiomatic(run: RunConfig, window: Window, workers: int, *, tuned: bool) -> None:
-    if tuned:
-        tune_allocator()
-    with tempfile.TemporaryDirectory() as folder:
-        task = Task(run, window.end + 1, workers, tuned=tuned)
-        trainer = task.trainer(folder, callbacks=[_Ticks(window)], limit_val_batches=0)
-        trainer.fit(task.module, task.training)
-
-
 class _OverError(Exception):
     """Ends a script that would continue after the window."""
 
 
-def _timm(run: RunConfig, window: Window, workers: int, script: Path) -> None:
+def _timm(run: RunConfig, window: Window, workers: int, checkout: Path) -> None:
     """Run timm's train.py until the window ends; a step begins when the network is called."""
 
     def before_forward(network: nn.Module, _: Any) -> None:
         if network.training and torch.is_grad_enabled() and window.tick():
             raise _OverError
 
-    try:
-        run_script(run, script, workers=workers, epochs=10**6, interval=10**6, before_forward=before_forward)
-    except _OverError:
-        return
+    images = Path(run.data.root)  # type: ignore[union-attr]
+    with suppress(_OverError):
+        run_script(run, checkout, images, workers=workers, epochs=10**6, before_forward=before_forward)
 
 
-def matmul_peak(device: torch.device, dtype: torch.dtype) -> float:
+def matmul_peak(device: torch.device) -> float:
     """Return the FLOP/s of a large matrix product on one thread or the GPU, the best of two seconds."""
-    torch.set_num_threads(1)
-    size = 8192 if device.type == "cuda" else 1024
+    size, dtype = (8192, torch.bfloat16) if device.type == "cuda" else (1024, torch.float32)
     a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
-    best, began = float("inf"), time.perf_counter()
-    while time.perf_counter() - began < 2.0:
-        finish(device)
-        started = time.perf_counter()
-        a @ b
-        finish(device)
-        best = min(best, time.perf_counter() - started)
-    return 2 * size**3 / best
+    timer = torch.utils.benchmark.Timer("a @ b", globals={"a": a, "b": b})
+    return 2 * size**3 / float(min(timer.blocked_autorange(min_run_time=2.0).times))

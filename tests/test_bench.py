@@ -2,18 +2,19 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import pytest
 import torch
+import yaml
 
-from benchmarks import contenders, parts, race
-from benchmarks.bench import Bench, BenchConfig, link_images
+from benchmarks import bench, contenders, race
+from benchmarks.bench import Bench, link_images
 from benchmarks.contenders import PROFILED, WARM_UP, Window
-from benchmarks.race import Row, in_turns, summarise
-from benchmarks.table import BEGIN, END, page_table, performance_block, race_table
+from benchmarks.race import BEGIN, END, Row, in_turns, page_table, performance_block, race_table, summarise
 from crossover.config import CrossoverError
 from crossover.store import with_block
 
@@ -81,7 +82,7 @@ def test_a_window_times_its_steps_after_the_warm_up_and_waits_for_the_device(mon
     events = [entry for entry in log if not entry.isdigit() or entry in (str(WARM_UP), str(WARM_UP + 3))]
     assert events == [str(WARM_UP), "device", "barrier", "clock", str(WARM_UP + 3), "device", "clock"]
     assert over == [False] * window.end + [True]
-    assert window.seconds == 7.0
+    assert window.found["seconds"] == 7.0
 
 
 def test_a_window_counts_the_operators_of_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -91,7 +92,7 @@ def test_a_window_counts_the_operators_of_a_step(monkeypatch: pytest.MonkeyPatch
     while not window.tick():
         x = x.add(y).mul(y)
     assert window.end == WARM_UP + 1 + PROFILED
-    assert window.kernels_per_step == 2
+    assert window.found["kernels_per_step"] == 2
 
 
 def test_each_chain_has_images_of_its_own(tmp_path: Path) -> None:
@@ -109,45 +110,22 @@ def test_each_chain_has_images_of_its_own(tmp_path: Path) -> None:
 def test_another_process_has_the_environment_of_this_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", f"{ROOT / 'src'}:/elsewhere")
     code = "import os, sys; print(os.environ['PYTHONPATH'], os.environ['OMP_NUM_THREADS']); sys.exit(len(sys.argv) - 1)"
-    parts._call(["-c", code], tmp_path / "log", {"OMP_NUM_THREADS": "2"})
+    bench._call(["-c", code], tmp_path / "log", threads="2")
     assert (tmp_path / "log").read_text() == f"{ROOT / 'src'}:/elsewhere 2\n"
     with pytest.raises(CrossoverError, match=r"failed with exit status 1: .*elsewhere 2"):
-        parts._call(["-c", code, "x"], tmp_path / "log", {"OMP_NUM_THREADS": "2"})
+        bench._call(["-c", code, "x"], tmp_path / "log", threads="2")
 
 
-def bench_of(measured: Any) -> Bench:
+def bench_of(measured: Callable[..., Row], monkeypatch: pytest.MonkeyPatch) -> Bench:
     """Return a bench of two models at one batch whose measurements are made up."""
-
-    class Made:
-        config = BenchConfig.model_validate(
-            {
-                "only": ["gpu"],
-                "device": "cpu",
-                "repeats": 1,
-                "steps": 1,
-                "mini_steps": 2,
-                "models": None,
-                "pixels": [32],
-                "batches": [8],
-                "policies": ["none"],
-                "ways": ["eager", "graph"],
-                "limit_seconds": 60,
-                "images": None,
-                "timm": None,
-                "output": None,
-                "data_dir": "data",
-            }
-        )
-        models = ("a", "b")
-        script = None
-        device = "cpu"
-        measure = staticmethod(measured)
-
-        @staticmethod
-        def run(model: str, *_: str) -> str:
-            return model
-
-    return cast(Bench, Made())
+    monkeypatch.setattr(bench, "apart", lambda *_: [100.0])
+    monkeypatch.setattr(Bench, "run", lambda _, model, *__: model)
+    monkeypatch.setattr(Bench, "measure", lambda _, run, way, **given: measured(run, way, **given))
+    values = yaml.safe_load((ROOT / "conf" / "bench.yaml").read_text())
+    del values["defaults"]
+    given = {"device": "cpu", "models": ["a", "b"], "batches": [8], "ways": ["eager", "graph"], "place": "."}
+    given |= {"limit_seconds": 60}
+    return Bench.model_validate(values | given)
 
 
 def fake_daemon(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -172,8 +150,7 @@ def test_the_page_has_each_way_and_density_with_and_without_mps_and_keeps_what_f
         row: Row = {"images_per_second": 10.0 * count, "flops_per_second": 25.0, "peak_bytes": 1e6 * count}
         return row | ({"kernels_per_step": 7.0} if profiled else {})
 
-    monkeypatch.setattr(parts, "apart", lambda *_: [100.0])
-    parts.gpu(bench_of(measured), saved.append)
+    bench.gpu(bench_of(measured, monkeypatch), saved.append)
     rows = saved[-1]["rows"]
     assert [len(part["rows"]) for part in saved] == list(range(1, len(rows) + 1))  # each is kept as it comes
     assert [(r["model"], r["way"], r["runs"], r["mps"]) for r in rows] == [
@@ -192,8 +169,7 @@ def test_what_is_not_begun_in_time_is_left_out_and_said(monkeypatch: pytest.Monk
     monkeypatch.setattr(shutil, "which", lambda _: None)
     monkeypatch.setattr("time.monotonic", iter([0.0, *[100.0] * 99]).__next__)
     saved: list[dict[str, Any]] = []
-    monkeypatch.setattr(parts, "apart", lambda *_: [100.0])
-    parts.gpu(bench_of(lambda *_, **__: pytest.fail("measured")), saved.append)
+    bench.gpu(bench_of(lambda *_, **__: pytest.fail("measured"), monkeypatch), saved.append)
     assert {row["error"] for row in saved[-1]["rows"]} == {"not measured: the time was over"}
 
 
@@ -235,7 +211,7 @@ def test_every_part_measures_something(tmp_path: Path, monkeypatch: pytest.Monke
     ]
     subprocess.run([sys.executable, "-m", "benchmarks", *settings], cwd=ROOT, check=True, timeout=1800)
     found = json.loads(output.read_text())
-    assert found["harness"]["races"]["resnet_tiny"]["images_per_second"]["plain"]["ratio"] == 1.0
+    assert found["harness"]["races"]["resnet_tiny 32 px crop_flip"]["images_per_second"]["plain"]["ratio"] == 1.0
     rates = found["steady"]["races"]["resnet_tiny 32 px randaugment"]["images_per_second"]
     assert list(rates) == ["ours", "plain", "idiomatic", "idiomatic_tuned", "timm"]
     assert all(row["median"] > 0 and row["share_of_matmul"] > 0 for row in rates.values())
