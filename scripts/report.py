@@ -8,12 +8,12 @@ from omegaconf import DictConfig
 from pydantic import Field
 from rich.console import Console
 
-from crossover.analysis.runs import AnalysisError, read_curves
+from crossover.analysis.runs import read_curves
 from crossover.cli import one_line_errors, resolved, run_hydra
 from crossover.config import CrossoverError, validate
 from crossover.fields import Frozen
 from crossover.report.build import write_findings
-from crossover.report.findings import Findings, Report
+from crossover.report.findings import Findings
 from crossover.report.page import terminal_summary
 from crossover.report.wandb import mirror_report
 from crossover.store import read_sweep
@@ -36,31 +36,21 @@ class Options(Frozen):
 @hydra.main(version_base="1.3", config_path="../conf", config_name="report")
 @one_line_errors
 def main(config: DictConfig) -> None:
-    options = validate(Options, resolved(config), "report")
-    try:
-        report = report_of_sweep(options) if options.curves is None else report_of_curves(options.curves, options)
-    except AnalysisError as error:
-        raise CrossoverError(str(error)) from None
-    terminal_summary(report, Console())
-
-
-def report_of_sweep(options: Options) -> Report:
-    sweep = read_sweep(options.outputs, options.name)
-    directory = options.output or sweep_dir(options.outputs, options.name)
-    also = [read_sweep(options.outputs, other) for other in options.also]
-    report = report_sweep(sweep, directory, also=also, seed=options.seed, designs=options.calibrate)
-    mirror_report(report, sweep)
-    return report
-
-
-def report_of_curves(path: Path, options: Options) -> Report:
-    if options.output is None:
+    given = validate(Options, resolved(config), "report")
+    if given.curves is None:
+        sweep, *also = (read_sweep(given.outputs, name) for name in (given.name, *given.also))
+        directory = given.output or sweep_dir(given.outputs, given.name)
+        report = report_sweep(sweep, directory, also=also, seed=given.seed, designs=given.calibrate)
+        mirror_report(report, sweep)
+    elif given.output is None:
         raise CrossoverError("curves=... needs output=DIR, the folder to write to")
-    curves, words = read_curves(path), [f"curves={path}", f"output={options.output}"]
-    words += [f"seed={options.seed}"] if options.seed else []
-    command = shlex.join([".venv/bin/python", "scripts/report.py", *words])
-    findings = Findings(path.stem, command, curves, len(curves))
-    return write_findings(findings, options.output, seed=options.seed, designs=options.calibrate)
+    else:
+        curves, words = read_curves(given.curves), [f"curves={given.curves}", f"output={given.output}"]
+        words += [f"seed={given.seed}"] if given.seed else []
+        command = shlex.join([".venv/bin/python", "scripts/report.py", *words])
+        findings = Findings(given.curves.stem, command, curves, len(curves))
+        report = write_findings(findings, given.output, seed=given.seed, designs=given.calibrate)
+    terminal_summary(report, Console())
 
 
 if __name__ == "__main__":

@@ -29,31 +29,28 @@ def main() -> None:
     elif options.cancel is None:
         show(options.outputs)
     else:
-        cancel(options.outputs, options.cancel)
+        cancel(sweep_dir(options.outputs, options.cancel))
 
 
 def show(outputs: Path) -> None:
     table = Table("sweep", *STATES, "planned", "Slurm tasks", box=None)
     for path in sorted((outputs / "sweeps").glob("*/plan.json")):
-        runs, jobs = read_plan(path)["runs"], None
+        runs, said = read_plan(path)["runs"], ""
         if (path.parent / "jobs").is_dir():
             from crossover.sweep.slurm import count_jobs  # submitit takes a second to import
 
-            jobs = count_jobs(path.parent)
+            said = "{queued} queued, {running} running".format_map(count_jobs(path.parent))
         counts = Counter(run_state(outputs / "runs" / run_id) for run_id in runs)
-        row = [*(counts[state] for state in STATES), len(runs)]
-        said = "" if jobs is None else f"{jobs['queued']} queued, {jobs['running']} running"
-        table.add_row(path.parent.name, *map(str, row), said)
+        table.add_row(path.parent.name, *(str(counts[state]) for state in STATES), str(len(runs)), said)
     if table.rows:
         Console(width=400).print(table)  # names are never cut off, as users must type them
     else:
         print(f"no sweep in {outputs}; `make sweep` starts one")
 
 
-def cancel(outputs: Path, name: str) -> None:
-    directory = sweep_dir(outputs, name)
+def cancel(directory: Path) -> None:
     if not directory.is_dir():
-        raise CrossoverError(f"no sweep {name!r}: {directory} does not exist; `make status` lists them")
+        raise CrossoverError(f"no sweep {directory.name!r}: {directory} does not exist; `make status` lists them")
     from crossover.sweep.slurm import cancel_jobs
 
     count = cancel_jobs(directory)

@@ -7,34 +7,21 @@ import hydra
 from omegaconf import DictConfig
 from rich.console import Console
 
-from crossover.analysis.runs import AnalysisError
 from crossover.cli import one_line_errors, resolved, run_hydra
-from crossover.config import CrossoverError, validate
+from crossover.config import validate
 
-STUDIES = {
-    "atlas": "atlas",
-    "claims": "claims.study",
-    "demo": "demo",
-    "dose": "dose",
-    "gold": "gold",
-    "probe": "probes.study",
-    "recipes": "recipes",
-    "reproduce": "reproduction",
-    "transfer": "transfer",
-}
-"""Name of a study and of its config: its module in crossover.studies, whose `main` runs it."""
+MODULES = {"claims": "claims.study", "probe": "probes.study", "reproduce": "reproduction"}
+STUDIES = ("atlas", "claims", "demo", "dose", "gold", "probe", "recipes", "reproduce", "transfer")
+"""Names of studies and of their configs. The function `main` of a module of crossover.studies runs each."""
 
 
 def study_app(name: str) -> None:
     @hydra.main(version_base="1.3", config_path="../conf", config_name=name)
     @one_line_errors
     def app(config: DictConfig) -> None:
-        try:
-            study = importlib.import_module(f"crossover.studies.{STUDIES[name]}")
-            values = resolved(config)
-            study.main(validate(study.Options, values, name) if hasattr(study, "Options") else values, Console())
-        except AnalysisError as error:
-            raise CrossoverError(str(error)) from None
+        study = importlib.import_module(f"crossover.studies.{MODULES.get(name, name)}")
+        values = resolved(config)
+        study.main(validate(study.Options, values, name) if hasattr(study, "Options") else values, Console())
 
     run_hydra(app)
 

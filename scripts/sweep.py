@@ -15,7 +15,6 @@ from crossover.config import validate
 from crossover.store import freeze, is_done, read_record, read_sweep, write_plan
 from crossover.sweep.launch import SlurmLauncher, SweepOptions, check_data, do_runs, repeat_command
 from crossover.sweep.plan import estimate_costs, group_runs, make_command, named, plan_runs, sweep_dir
-from crossover.sweep.pool import Progress
 from crossover.sweep.progress import Display, working
 
 FOR_REPORT = ("crossover.study", "crossover.data.loader", "wandb.sdk.launch")
@@ -31,75 +30,59 @@ def main(config: DictConfig) -> None:
     left = [run for run in runs if not is_done(run.run_dir)]
     console.print(f"sweep {sweep.name}: {len(runs)} runs, {len(left)} to do", highlight=False, soft_wrap=True)
     command = make_command(HydraConfig.get().runtime.choices["sweep"], options.set, HydraConfig.get().overrides.task)
-    if options.dry_run:
-        print(*(run.run_id for run in runs), f"repeat: {command}", sep="\n")
-        return
-    if options.data_only:
-        check_data(runs, console)
-        return
     outputs, directory = Path(options.outputs), sweep_dir(options.outputs, sweep.name)
 
     def ready() -> None:
         write_plan(directory, sweep.name, command, runs)
-        if left and not isinstance(launcher, SlurmLauncher):
-            preload()
+        for module in FOR_REPORT if left else ():  # while the runs start
+            with suppress(ImportError):  # wandb is needed by its logger alone, which asks for it itself
+                importlib.import_module(module)
 
-    if options.commands is not None:
+    if options.dry_run:
+        print(*(run.run_id for run in runs), f"repeat: {command}", sep="\n")
+    elif options.data_only:
+        check_data(runs, console)
+    elif options.commands is not None:
         check_data(runs, console)
         freeze(left)
-        ready()
+        write_plan(directory, sweep.name, command, runs)
         done = {run.run_id: read_record(run.run_dir / "record.json") for run in runs if is_done(run.run_dir)}
         for group in group_runs(left, estimate_costs(runs, done), options.commands):
             print(repeat_command(outputs, group))
-        return
-    if isinstance(launcher, SlurmLauncher):
+    elif isinstance(launcher, SlurmLauncher):
         from crossover.sweep import slurm
 
         slurm.require_slurm()
         check_data(runs, console)
-        ready()
+        write_plan(directory, sweep.name, command, runs)
         slurm.submit_left(runs, launcher, directory, console)
-        if not launcher.wait:
-            return
-        with Display(console, runs) as display:
-            progress = slurm.watch(runs, directory, display)
+        if launcher.wait:
+            with Display(console, runs) as display:
+                slurm.watch(runs, directory, display)
+            report(outputs, sweep.name, console)
     else:
         from crossover.study import Interim
 
-        interim = Interim(runs, console)
-        progress = do_runs(
-            runs,
-            console,
-            parallel=launcher.parallel,
-            runs_per_gpu=launcher.runs_per_gpu,
-            ready=ready,
-            watch=interim if left else None,
-        )
-    finish(progress, directory, console)
+        watch = Interim(runs, console) if left else None
+        at_once = {"parallel": launcher.parallel, "runs_per_gpu": launcher.runs_per_gpu}
+        do_runs(runs, console, **at_once, ready=ready, watch=watch)
+        report(outputs, sweep.name, console)
 
 
-def preload() -> None:
-    """Import what the report needs, while the runs start."""
-    for module in FOR_REPORT:
-        with suppress(ImportError):  # wandb is needed by its logger alone, which asks for it itself
-            importlib.import_module(module)
-
-
-def finish(progress: Progress, directory: Path, console: Console) -> None:
-    """Report; exit with status 1 when a run failed or is not done."""
-    records = read_sweep(directory.parent.parent, directory.name)
-    if records.records:
-        with working(console, f"reporting on {len(records.records)} runs"):
+def report(outputs: Path, name: str, console: Console) -> None:
+    """Report on the runs that are done; exit with status 1 when one is not."""
+    sweep = read_sweep(outputs, name)
+    if sweep.records:
+        with working(console, f"reporting on {len(sweep.records)} runs"):
             from crossover.report.page import terminal_summary
             from crossover.report.wandb import mirror_report
             from crossover.study import report_sweep
 
-            report = report_sweep(records, directory)
-            mirror_report(report, records)
-        terminal_summary(report, console)
-    left = len(progress.states) - progress.count("done")
-    if left:
-        console.print(f"{left} of {len(progress.states)} runs are not done; the same command tries again", style="red")
+            made = report_sweep(sweep, sweep_dir(outputs, name))
+            mirror_report(made, sweep)
+        terminal_summary(made, console)
+    if left := len(sweep.states) - len(sweep.records):
+        console.print(f"{left} of {len(sweep.states)} runs are not done; the same command tries again", style="red")
         sys.exit(1)
 
 

@@ -2,7 +2,6 @@
 
 import signal
 import sys
-import traceback
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -25,15 +24,12 @@ failed: list[str] = []
 @hydra.main(version_base="1.3", config_path="../conf", config_name="train")
 @one_line_errors
 def main(config: DictConfig) -> None:
-    if HydraConfig.get().mode != RunMode.MULTIRUN:
-        train(parse_run(resolved(config)))
-        return
     try:
         train(parse_run(resolved(config)))
-    except Exception as error:  # noqa: BLE001 - reported, and the others go on
+    except (CrossoverError, OSError) as error:
+        if HydraConfig.get().mode != RunMode.MULTIRUN:
+            raise
         failed.append(f"run {HydraConfig.get().job.num + 1}")
-        if not isinstance(error, CrossoverError | OSError):
-            traceback.print_exc()
         print(f"error: {failed[-1]}: {one_line(error)}", file=sys.stderr)
 
 
@@ -57,11 +53,10 @@ def train(run: RunConfig) -> None:
             sys.exit(128 + stop.number)
     if this_rank(run.trainer).index > 0:
         return
-    record = read_record(run.run_dir / "record.json")
-    print(
-        f"{run.run_id}: train error {record['train_error']:.4f}, val error {record['val_error']:.4f}, test error"
-        f" {record['test_error']:.4f}, {record['train_seconds']:.1f} s of training; {run.run_dir / 'record.json'}"
-    )
+    path = run.run_dir / "record.json"
+    record = read_record(path)
+    errors = ", ".join(f"{part} error {record[f'{part}_error']:.4f}" for part in ("train", "val", "test"))  # type: ignore[literal-required]
+    print(f"{run.run_id}: {errors}, {record['train_seconds']:.1f} s of training; {path}")
 
 
 def train_all() -> None:

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 
 from packaging.requirements import Requirement
@@ -20,12 +21,6 @@ from packaging.utils import canonicalize_name
 
 GPU_STACK = r"torch|torchvision|triton|cuda-.*|nvidia-(?!ml-py).*"
 """Torch, torchvision and their GPU packages."""
-
-
-def locked() -> dict[str, str]:
-    """Return the lines of the lock, with their hashes, by `name==version`."""
-    blocks = re.split(r"\n(?=\S)", Path("requirements.lock").read_text().strip())
-    return {re.split(r"[ ;\\]", block, maxsplit=1)[0]: block for block in blocks}
 
 
 def there(listing: Path) -> set[str]:
@@ -54,63 +49,57 @@ def options(arguments: list[str]) -> argparse.Namespace:
     return given
 
 
-def needed(given: argparse.Namespace, place: Path) -> list[str]:
-    """Return the lines of the lock that the project needs on the other machine."""
+def run(place: Path, *command: str | Path) -> None:
+    """Run a command with its temporary files in `place`, as torch alone has half a gigabyte."""
+    if subprocess.run(command, env=os.environ | {"TMPDIR": str(place)}).returncode:
+        sys.exit(f"error: {' '.join(map(str, command[:3]))} failed; its message is above")
+
+
+def choose(given: argparse.Namespace, lock: Path) -> None:
+    """Reduce a copy of the lock to what the other machine lacks; uv keeps the versions and hashes of its output."""
     uv = shutil.which("uv") or shutil.which("uv", path=Path(sys.executable).parent)
     if uv is None:
         sys.exit("error: make wheels needs uv, which reads the lock for other machines: pip install uv")
-    blocks, left_out = locked(), there(given.have) if given.have else set()
-    pins, (tag, machine) = place / "pins.txt", re.split(r"_(?=x86|aarch)", given.platform)
-    pins.write_text("\n".join(block.partition(" \\")[0] for block in blocks.values()))
-    command = [uv, "pip", "compile", "--quiet", "--no-header", "--no-annotate", "--constraint", str(pins)]
-    command += ["--python-version", given.python, "--python-platform", f"{machine}-{tag}"]
-    command += [*(f"--extra={extra}" for extra in given.extras.split(",")), "pyproject.toml"]
-    lines = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()
-    names = {line.partition("==")[0]: line.partition(" ")[0] for line in lines if "==" in line}
-    return [
-        re.sub(r" ;.*(?= \\)", "", blocks[pin])
-        for name, pin in names.items()
-        if name not in left_out and not (given.system_torch and re.fullmatch(GPU_STACK, name))
-    ]
+    left_out = there(given.have) if given.have else set()
+    if given.system_torch:
+        names = re.findall(r"^([\w.-]+)==", lock.read_text(), re.MULTILINE)
+        left_out |= {name for name in names if re.fullmatch(GPU_STACK, name)}
+    tag, machine = re.split(r"_(?=x86|aarch)", given.platform)
+    command = [uv, "pip", "compile", "--quiet", "--no-header", "--no-annotate", "--generate-hashes", "pyproject.toml"]
+    command += [f"--output-file={lock}", f"--python-version={given.python}", f"--python-platform={machine}-{tag}"]
+    command += [f"--extra={extra}" for extra in given.extras.split(",")]
+    run(lock.parent, *command, *(f"--no-emit-package={name}" for name in sorted(left_out)))
 
 
-def collect(given: argparse.Namespace, chosen: list[str], place: Path) -> None:
-    """Download or build the wheels of some lines of the lock, and put them in the place of earlier ones."""
+def collect(given: argparse.Namespace, lock: Path) -> Sequence[Path]:
+    """Download or build the wheels of a lock, and put them in the place of earlier ones; return their files."""
     pip = [sys.executable, "-m", "pip"] if importlib.util.find_spec("pip") else ["uv", "tool", "run", "pip"]
-    requirements, wheels = place / "requirements.txt", place / "wheels"
-    requirements.write_text("\n".join(chosen) + "\n")
+    place = lock.parent / "wheels"
     _, _, glibc, machine = given.platform.split("_", 3)
     tags = [f"manylinux_2_{n}" for n in range(int(glibc), 4, -1)] + ["manylinux2014", "manylinux2010", "manylinux1"]
-    environment = os.environ | {"TMPDIR": str(place)}  # torch alone has half a gigabyte
-    command = [*pip, "download", "--no-deps", "--require-hashes", "--dest", str(wheels), "-r", str(requirements)]
-    command += [
-        "--python-version",
-        given.python,
-        "--implementation",
-        "cp",
-        *(f"--platform={t}_{machine}" for t in tags),
-    ]
-    command += [f"--progress-bar={'on' if sys.stdout.isatty() else 'off'}"]
-    subprocess.run(command, check=True, env=environment)
-    for source in wheels.glob("*.tar.gz"):
-        subprocess.run([*pip, "wheel", "--no-deps", f"--wheel-dir={wheels}", source], check=True, env=environment)
-    for path in (*given.folder.glob("*.whl"), given.folder / "target"):
-        path.unlink(missing_ok=True)
-    for wheel in wheels.glob("*.whl"):
-        wheel.rename(given.folder / wheel.name)
+    command = [*pip, "download", "--no-deps", "--require-hashes", f"--dest={place}", f"--requirement={lock}"]
+    command += [f"--progress-bar={'on' if sys.stdout.isatty() else 'off'}", f"--python-version={given.python}"]
+    run(lock.parent, *command, "--implementation=cp", *(f"--platform={tag}_{machine}" for tag in tags))
+    for source in place.glob("*.tar.gz"):
+        run(lock.parent, *pip, "wheel", "--no-deps", f"--wheel-dir={place}", source)
+    for old in given.folder.glob("*.whl"):
+        old.unlink()
+    return [wheel.rename(given.folder / wheel.name) for wheel in place.glob("*.whl")]
 
 
 def main(arguments: list[str]) -> None:
     given = options(arguments)
     given.folder.mkdir(parents=True, exist_ok=True)
+    (given.folder / "target").unlink(missing_ok=True)
     print("Finding out what is needed", flush=True)
     with tempfile.TemporaryDirectory(dir=given.folder) as place:
-        chosen = needed(given, Path(place))
-        collect(given, chosen, Path(place))
+        lock = Path(shutil.copy("requirements.lock", place))
+        choose(given, lock)
+        wheels = collect(given, lock)
     target = f"python={given.python}\nplatform={given.platform}\nextras={given.extras}\n"
     (given.folder / "target").write_text(target)
-    size = sum(file.stat().st_size for file in given.folder.glob("*.whl")) / 1e6
-    print(f"{len(chosen)} wheels, {size:,.0f} MB, in {given.folder}; there: make setup WHEELS={given.folder}")
+    size = sum(wheel.stat().st_size for wheel in wheels) / 1e6
+    print(f"{len(wheels)} wheels, {size:,.0f} MB, in {given.folder}; there: make setup WHEELS={given.folder}")
 
 
 if __name__ == "__main__":

@@ -115,11 +115,27 @@ def test_a_named_interpreter_runs_without_an_environment(tmp_path: Path) -> None
     assert done.stdout == "no sweep in /nowhere; `make sweep` starts one\n"
 
 
-def test_the_lock_is_read_by_name_and_version_with_its_hashes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wheels_are_those_of_the_lock_and_checked_against_its_hashes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(ROOT)
-    blocks = WHEELS["locked"]()
-    assert all("--hash=sha256:" in block for block in blocks.values())
-    assert {"hydra-core", "torch", "wandb"} <= {pin.partition("==")[0] for pin in blocks}
+    commands: list[list[str]] = []
+    locks: list[str] = []
+
+    def recorded(command: tuple[str | Path, ...], **_: object) -> subprocess.CompletedProcess[str]:
+        commands.append(list(map(str, command)))
+        (lock,) = (word.partition("=")[2] for word in commands[-1] if word.startswith(("--output", "--requirement")))
+        locks.append(Path(lock).read_text())
+        return subprocess.CompletedProcess(commands[-1], 0)
+
+    monkeypatch.setattr(subprocess, "run", recorded)
+    WHEELS["main"](["--folder", str(tmp_path), "--system-torch", "--extras", "test"])
+    resolve, download = commands
+    assert locks == 2 * [Path("requirements.lock").read_text()]  # uv keeps what it finds in its output
+    assert {"--generate-hashes", "--extra=test", "--no-emit-package=torch"} <= set(resolve)
+    assert {"--no-emit-package=nvidia-ml-py", "--no-emit-package=timm"}.isdisjoint(resolve)
+    assert {"--require-hashes", "--no-deps", "--platform=manylinux_2_28_x86_64"} <= set(download)
+    assert (tmp_path / "target").read_text().splitlines()[0] == "python=3.12"
 
 
 def test_what_a_machine_has_is_left_out_unless_it_is_too_old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

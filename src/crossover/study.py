@@ -12,7 +12,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from rich.console import Console
 
-from crossover.analysis.runs import AnalysisError, Method
+from crossover.analysis.runs import Method
 from crossover.analysis.verdict import analyse
 from crossover.config import CrossoverError, RunConfig, parse_run
 from crossover.data.cache import Dataset, cache_folder, open_dataset
@@ -85,7 +85,7 @@ class Interim:
         try:
             predictions = read_predictions({run.run_id: run.run_dir / "predictions.npz" for run in runs})
             result = analyse(runs_table(read_done(runs)), Method(seed=0, predictions=predictions))
-        except (AnalysisError, CrossoverError, OSError):
+        except (CrossoverError, OSError):
             return  # the report says it
         for study in result["studies"]:
             for pair in study["pairs"]:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from crossover.config import CrossoverError
 from crossover.text import readable
 
 REQUIRED = ("run_id", "dataset", "model", "n_train", "chain", "seed", "budget")
@@ -39,7 +40,7 @@ Predictions = Mapping[str, tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]]
 """Run id to the labels of the test images and the predicted classes, (T,) each."""
 
 
-class AnalysisError(ValueError):
+class AnalysisError(CrossoverError, ValueError):
     """A table that cannot be analysed: one line with what was given, what is allowed and what to do."""
 
 
