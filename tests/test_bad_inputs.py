@@ -217,7 +217,7 @@ CURVES = [
     Bad(
         "curves in UTF-16",
         on(read_curves, "c.csv"),
-        "is not text in UTF-8; save it",
+        "cannot be read as CSV (not text); needed: model, n_train, error, with commas between them, in UTF-8",
         (("c.csv", CURVE.encode("utf-16")),),
     ),
     Bad(

@@ -20,7 +20,7 @@ ALLOWED = {
     "lock": set(),
     "text": set(),
     "wandb_runs": {"config", "lock", "record"},
-    "analysis": {"config", "text"},
+    "analysis": {"config", "record", "text"},
     "data": {"config", "fields", "store", "lock", "text"},
     "training": {"config", "fields", "store", "record", "data", "text", "wandb_runs"},
     "sweep": {"cli", "config", "fields", "store", "lock", "text", "record"},

@@ -130,7 +130,7 @@ def test_columns_under_other_names_are_understood_or_named(tmp_path: Path) -> No
     assert list(dict.fromkeys(read_curves(other)["dataset"])) == ["x", "y"]
     one = write_curves(tmp_path / "one.csv", ["model,n_train,error", "a,10,1.0000001", "b,10,0.5"])
     assert read_curves(one)["test_error"].max() == pytest.approx(1)
-    with pytest.raises(AnalysisError, match=r"rows with more fields than its header; save it with commas"):
+    with pytest.raises(AnalysisError, match=r"rows with more fields than its header\); needed: model"):
         read_curves(write_curves(tmp_path / "s.csv", ["model;n_train;error", "a;10;0,5"]))
 
 

@@ -153,10 +153,10 @@ COLUMNS = (
     Column("image_size", "side of the images", "px", config=True),
     Column("test_error", summary="test/error", listed=True),
     Column("test_loss", unit="nats", summary="test/loss"),
-    Column("val_error", summary="val/error", listed=True),
-    Column("val_loss", unit="nats", summary="val/loss"),
-    Column("last_val_error"),
-    Column("train_error", summary="train/error", listed=True),
+    Column("val_error", "validation error", summary="val/error", listed=True),
+    Column("val_loss", "validation loss", unit="nats", summary="val/loss"),
+    Column("last_val_error", "validation error after the last step"),
+    Column("train_error", "training error", summary="train/error", listed=True),
     Column("train_loss", unit="nats", summary="train/loss"),
     Column("loss_floor", unit="nats"),
     Column("best_step", listed=True),
@@ -177,6 +177,15 @@ COLUMNS = (
     Column("engine", config=True),
     Column("commit", config=True),
 )
+TITLES = {column.name: column.title for column in COLUMNS if column.title} | {
+    "augment": "augmentation",
+    "best_step": "step with the best validation error",
+    "dirty": "changes that are in no commit",
+    "size left out": "without the size",
+    "chain left out": "without the chain",
+    "selection": "weights tested",
+    "metric": "number compared",
+}
 SUMMARY = {column.name: column.summary for column in COLUMNS if column.summary}
 """Field of the record: metric at the end, of the selected weights."""
 CONFIG = (*(column.name for column in COLUMNS if column.config), "cell")
@@ -195,6 +204,11 @@ ACCURACY, GPU_SECONDS, N_TRAIN = "test/accuracy", "gpu_seconds", "n_train"
 CONFUSION = "confusion"
 RUN_JOB = "train"
 """Job type of a run in W&B."""
+
+
+def title(name: str) -> str:
+    """Return the readable name of a column, metric, choice or condition."""
+    return TITLES.get(name) or name.replace("_", " ")
 
 
 def identify(run: RunConfig) -> Identity:

@@ -18,7 +18,7 @@ from crossover.config import CrossoverError, RunConfig, parse_run
 from crossover.data.cache import Dataset, cache_folder, open_dataset
 from crossover.data.cues import bayes_accuracy, local_only_accuracy
 from crossover.fields import AugmentConfig, CuesData, ModelConfig
-from crossover.record import runs_table
+from crossover.record import runs_table, title
 from crossover.report.build import (
     Published,
     keep_one_format,
@@ -28,7 +28,7 @@ from crossover.report.build import (
     write_report,
 )
 from crossover.report.figures import Ceiling
-from crossover.report.findings import Extras, Findings, Report, read_predictions, title
+from crossover.report.findings import Extras, Findings, Report, read_predictions
 from crossover.report.section import PAGE, Drawing, Table, columns
 from crossover.store import SweepRecords, read_done, write_atomically
 from crossover.sweep.plan import plan_runs, read_preset

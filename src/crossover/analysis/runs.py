@@ -14,11 +14,14 @@ import numpy as np
 import pandas as pd
 
 from crossover.config import CrossoverError
+from crossover.record import title
 from crossover.text import readable
 
-REQUIRED = ("run_id", "dataset", "model", "n_train", "chain", "seed", "budget")
+KEYS = ("dataset", "model", "n_train", "chain", "seed")
+REQUIRED = ("run_id", *KEYS, "budget")
 CONDITIONS = ("budget", "augment", "recipe")
 """Columns that may be ablated: the main analysis uses one value of each, the stability table the others."""
+COUNTS = ("n_train", "n_test", "n_pool", "images_seen")
 FAMILIES = {
     # Intermediate: convolution and attention, or attention in local windows.
     1: ("hybrid", "cct", "convit", "coat", "cvt", "levit", "maxvit", "swin"),
@@ -26,16 +29,9 @@ FAMILIES = {
     2: ("vit", "deit", "beit", "cait"),
 }
 """Rank of the inductive bias (0 = strongest) to the beginnings of model names; the first match counts."""
-METRICS = {
-    "test_error": "test error",
-    "val_error": "validation error",
-    "train_error": "training error",
-    "last_val_error": "validation error after the last step",
-    "val_loss": "validation loss",
-}
-"""Readable names of columns, where more than the underscores is replaced."""
 ROUNDING = 1e-6
 """An error that exceeds one by no more than this counts as one."""
+NEEDED = "needed: model, n_train, error, with commas between them, in UTF-8; optional: task, chain, seed, n_test"
 Predictions = Mapping[str, tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]]
 """Run id to the labels of the test images and the predicted classes, (T,) each."""
 
@@ -58,11 +54,6 @@ class Method:
             raise AnalysisError(f"confidence must be in [0.5, 1); got {self.confidence}; 0.95 is usual")
 
 
-def title(name: str) -> str:
-    """Return the readable name of a column, choice or condition."""
-    return METRICS.get(name) or name.replace("_", " ")
-
-
 def listed(values: Iterable[object], most: int = 5) -> str:
     """Return values as text, cut after `most`."""
     items = [str(value) for value in values]
@@ -77,26 +68,21 @@ def validate_runs(runs: pd.DataFrame, metric: str = "test_error") -> tuple[pd.Da
     if runs.empty:
         raise AnalysisError("the table of runs is empty: no run is finished yet; make sweep makes the runs")
     runs, notes = runs.copy(), []
-    for name in ("dataset", "model"):
-        runs[name] = runs[name].map(lambda value: str(value).strip() or None, na_action="ignore")
-    for name in ("dataset", "model", "n_train", "chain", "seed"):
+    for name in KEYS:
         if runs[name].isna().any():
             raise AnalysisError(f"{name} is missing in {runs[name].isna().sum()} rows; every run needs it")
     for name in ("n_train", metric):
         runs[name] = _numbers(runs, name)
-    _check_counts(runs["n_train"], "n_train")
     unknown = runs[metric].isna()
     if unknown.all():
         raise AnalysisError(f"{metric} is missing in every run; choose another metric or repeat the runs")
     if unknown.any():
-        what, left = title(metric), listed(runs.loc[unknown, "run_id"])
-        notes.append(f"{unknown.sum()} runs have no {what} and are left out: {left}.")
-    runs = runs[~unknown]
-    runs = _check_range(runs, metric)
+        left = listed(runs.loc[unknown, "run_id"])
+        notes.append(f"{unknown.sum()} runs have no {title(metric)} and are left out: {left}.")
+    runs = _check_range(runs[~unknown], metric)
     runs, said = _clip_zeros(runs, metric)
     notes += said + _rising(runs, metric)
-    key = ["dataset", "model", "n_train", "chain", "seed", *(c for c in CONDITIONS if c in runs.columns)]
-    repeated = runs.duplicated(key, keep=False)
+    repeated = runs.duplicated([*KEYS, *(c for c in CONDITIONS if c in runs.columns)], keep=False)
     if repeated.any():
         row = runs[repeated].iloc[0]
         raise AnalysisError(
@@ -106,26 +92,18 @@ def validate_runs(runs: pd.DataFrame, metric: str = "test_error") -> tuple[pd.Da
     return runs.reset_index(drop=True), notes
 
 
-def text(names: "pd.Series[str]") -> "pd.Series[str]":
-    """Return names as normalised text; missing values stay missing."""
-    return names.map(lambda name: readable(str(name)) or None, na_action="ignore")
-
-
 def _numbers(runs: pd.DataFrame, name: str) -> pd.Series:
-    values = pd.to_numeric(runs[name], errors="coerce")
+    values = pd.to_numeric(runs[name], errors="coerce").astype(float)
     words = values.isna() & runs[name].notna()
     if words.any():
         raise AnalysisError(
             f"{name} must be a number; got {listed(runs.loc[words, name].unique())}; write it with digits and a decimal"
             " point, such as 1000 or 0.25"
         )
-    return values.astype(float)
-
-
-def _check_counts(values: pd.Series, name: str) -> None:
-    wrong = values[values.notna() & ~(np.isfinite(values) & (values >= 1))]
-    if len(wrong):
+    wrong = values[(values < 1) | np.isinf(values)]
+    if name in COUNTS and len(wrong):
         raise AnalysisError(f"{name} must be a number of images, at least 1; got {listed(wrong.unique())}")
+    return values
 
 
 def _check_range(runs: pd.DataFrame, metric: str) -> pd.DataFrame:
@@ -134,25 +112,10 @@ def _check_range(runs: pd.DataFrame, metric: str) -> pd.DataFrame:
     rounded = (runs[metric] > top) & (runs[metric] <= top + ROUNDING)
     runs = runs.assign(**{metric: runs[metric].mask(rounded, top)})
     low, high = runs[metric].min(), runs[metric].max()
-    if low < 0 or high > top or not np.isfinite(high):
+    if low < 0 or high > top or np.isinf(high):
         hint = "divide percent by 100" if top < high <= 100 else "check the values"
         raise AnalysisError(f"{metric} must be a fraction in (0, {top:g}); got {low:.10g} to {high:.10g}; {hint}")
     return runs
-
-
-def _rising(runs: pd.DataFrame, metric: str) -> list[str]:
-    """Return a warning when the error rises with n for most models of a data set: it may be an accuracy."""
-    notes = []
-    for dataset, part in runs.groupby("dataset", sort=False):
-        means = part.pivot_table(index="n_train", columns="model", values=metric)
-        up = int((means.ffill().iloc[-1] > means.bfill().iloc[0]).sum())
-        models = int((means.count() > 1).sum())
-        if 2 * up > models:
-            notes.append(
-                f"The {metric.replace('_', ' ')} of {up} of {models} models on {dataset} rises with n_train: is it an"
-                " accuracy? Then give 1 - accuracy, or every verdict here is reversed."
-            )
-    return notes
 
 
 def _clip_zeros(runs: pd.DataFrame, metric: str) -> tuple[pd.DataFrame, list[str]]:
@@ -170,6 +133,21 @@ def _clip_zeros(runs: pd.DataFrame, metric: str) -> tuple[pd.DataFrame, list[str
     return runs[~lost], [note] if cells else []
 
 
+def _rising(runs: pd.DataFrame, metric: str) -> list[str]:
+    """Return a warning when the error rises with n for most models of a data set: it may be an accuracy."""
+    notes = []
+    for dataset, part in runs.groupby("dataset", sort=False):
+        means = part.pivot_table(index="n_train", columns="model", values=metric)
+        up = int((means.ffill().iloc[-1] > means.bfill().iloc[0]).sum())
+        models = int((means.count() > 1).sum())
+        if 2 * up > models:
+            notes.append(
+                f"The {metric.replace('_', ' ')} of {up} of {models} models on {dataset} rises with n_train: is it an"
+                " accuracy? Then give 1 - accuracy, or every verdict here is reversed."
+            )
+    return notes
+
+
 def primary_runs(
     runs: pd.DataFrame, choice: Mapping[str, str] | None = None
 ) -> tuple[pd.DataFrame, list[str], dict[str, dict[str, str]]]:
@@ -182,9 +160,8 @@ def primary_runs(
     for column in (name for name in CONDITIONS if name in runs.columns):
         values = {str(m): [str(v) for v in dict.fromkeys(g[column])] for m, g in runs.groupby("model", sort=False)}
         shared = [v for v in next(iter(values.values())) if all(v in others for others in values.values())]
-        chosen = {model: (shared or mine)[0] for model, mine in values.items()}
-        if choice and column in choice:
-            chosen |= {model: choice[column] for model, mine in values.items() if choice[column] in mine}
+        wanted = (choice or {}).get(column)
+        chosen = {model: wanted if wanted in mine else (shared or mine)[0] for model, mine in values.items()}
         keep = runs[column].astype(str) == runs["model"].astype(str).map(chosen)
         if not keep.all():
             used = listed(sorted(set(chosen.values())))
@@ -203,9 +180,10 @@ def without_twins(runs: pd.DataFrame) -> pd.DataFrame:
     return runs[runs["budget"] == runs.groupby(["dataset", "model"])["budget"].transform("first")]
 
 
-def bias_rank(model: str) -> int | None:
-    """Return the rank of a model's inductive bias by its name (0 = convolution), None if unknown."""
-    return next((rank for rank, names in FAMILIES.items() if model.lower().startswith(names)), None)
+def bias_rank(*names: str) -> int | None:
+    """Return the rank of a model's inductive bias (0 = convolution) by the first of its names that tells it."""
+    ranks = (rank for name in names for rank, known in FAMILIES.items() if name.lower().startswith(known))
+    return next(ranks, None)
 
 
 def ordered_pairs(runs: pd.DataFrame) -> list[tuple[str, str]]:
@@ -213,15 +191,13 @@ def ordered_pairs(runs: pd.DataFrame) -> list[tuple[str, str]]:
 
     The bias of a model is that of its family, if the table has a column of that name, or else known by its name.
     """
-    models = list(dict.fromkeys(map(str, runs["model"])))
-    families = dict(zip(map(str, runs["model"]), map(str, runs["family"]), strict=True)) if "family" in runs else {}
-    ranks = {model: bias_rank(families.get(model, "")) for model in models}
-    ranks = {model: bias_rank(model) if rank is None else rank for model, rank in ranks.items()}
+    families = runs["family"] if "family" in runs else [""] * len(runs)
+    ranks = {str(m): bias_rank(str(family), str(m)) for m, family in zip(runs["model"], families, strict=True)}
     pairs = []
-    for first, second in itertools.combinations(models, 2):
-        one, two = ranks[first], ranks[second]
+    for a, b in itertools.combinations(ranks, 2):
+        one, two = ranks[a], ranks[b]
         swap = one is not None and two is not None and two < one
-        pairs.append((second, first) if swap else (first, second))
+        pairs.append((b, a) if swap else (a, b))
     return pairs
 
 
@@ -231,43 +207,22 @@ def read_curves(path: Path | str) -> pd.DataFrame:
     CSV with model, n_train, error (or test_error); optional: task or dataset, chain, seed, n_test, n_pool, images_seen.
     """
     path = Path(path)
-    try:
-        # pandas warns of rows that are longer than the header, and leaves their end out
-        with warnings.catch_warnings(action="error", category=pd.errors.ParserWarning):
-            curves = pd.read_csv(
-                path, dtype=str, keep_default_na=False, na_values=[""], skipinitialspace=True, index_col=False
-            )
-    except UnicodeDecodeError:
-        raise AnalysisError(f"{path} is not text in UTF-8; save it as CSV in UTF-8") from None
-    except pd.errors.ParserWarning:
-        raise AnalysisError(
-            f"{path} has rows with more fields than its header; save it with commas between its columns and points in"
-            " its decimals"
-        ) from None
-    except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise AnalysisError(f"{path} cannot be read as CSV ({reason}); needed columns: model, n_train, error") from None
-    curves = curves.rename(columns=lambda name: readable(str(name)).lower())
-    curves = curves.rename(columns={"test_error": "error"})
+    curves = _read_csv(path).rename(columns={"test_error": "error"})
     twice = curves.columns[curves.columns.duplicated()]
     if len(twice):
         raise AnalysisError(f"{path} has {listed(twice)} twice (test_error is an error too); keep the one to compare")
     missing = [name for name in ("model", "n_train", "error") if name not in curves.columns]
     if missing:
-        hint = " Save it with commas between its columns." if len(curves.columns) == 1 else ""
-        raise AnalysisError(
-            f"{path} lacks the column {listed(missing)}; it has {listed(curves.columns, 20)};"
-            f" needed: model, n_train, error; optional: task, chain, seed, n_test.{hint}"
-        )
+        raise AnalysisError(f"{path} lacks the column {listed(missing)}; it has {listed(curves.columns, 20)}; {NEEDED}")
     if curves.empty:
         raise AnalysisError(f"{path} has a header but no rows; give one row per model and n_train")
-    sets = [text(curves[name]) for name in ("dataset", "task") if name in curves and curves[name].notna().any()]
+    sets = [_text(curves[name]) for name in ("dataset", "task") if name in curves and curves[name].notna().any()]
     if len(sets) == 2:
         sets = sets[:1] if sets[0].equals(sets[1]) else [sets[0] + " " + sets[1]]
     known = {
         "run_id": [f"{path.stem}:{line}" for line in range(2, len(curves) + 2)],
         "dataset": sets[0] if sets else path.stem,
-        "model": text(curves["model"]),
+        "model": _text(curves["model"]),
         "n_train": curves["n_train"],
         "chain": _labels(curves, "chain"),
         "seed": _labels(curves, "seed"),
@@ -275,17 +230,35 @@ def read_curves(path: Path | str) -> pd.DataFrame:
         "test_error": curves["error"],
     }
     others = ("val_error", "train_error", "steps", "params", "flops", "train_seconds")
-    numbers = {name: curves.get(name, np.nan) for name in ("n_test", "n_pool", "images_seen")}
-    rows = pd.DataFrame(known | dict.fromkeys(others, np.nan) | numbers)
+    counts = {name: curves.get(name, np.nan) for name in COUNTS[1:]}
+    rows = pd.DataFrame(known | dict.fromkeys(others, np.nan) | counts)
     try:
-        for name in ("n_train", "test_error", *numbers):
+        for name in ("test_error", *COUNTS):
             rows[name] = _numbers(rows, name)
-        for name in numbers:
-            _check_counts(rows[name], name)
         validate_runs(rows)  # complain about the file now, where its name is known
     except AnalysisError as error:
         raise AnalysisError(f"{path}: {str(error).replace('test_error', 'error')}") from None
     return rows
+
+
+def _read_csv(path: Path) -> pd.DataFrame:
+    """Return a CSV as text, with readable column names in lower case."""
+    try:
+        # pandas warns of rows that are longer than the header, and leaves their end out
+        with warnings.catch_warnings(action="error", category=pd.errors.ParserWarning):
+            table = pd.read_csv(
+                path, dtype=str, keep_default_na=False, na_values=[""], skipinitialspace=True, index_col=False
+            )
+    except (OSError, ValueError, pd.errors.ParserWarning) as error:
+        known = {UnicodeDecodeError: "not text", pd.errors.ParserWarning: "rows with more fields than its header"}
+        reason = known.get(type(error)) or " ".join(str(error).split())
+        raise AnalysisError(f"{path} cannot be read as CSV ({reason}); {NEEDED}") from None
+    return table.rename(columns=lambda name: readable(str(name)).lower())
+
+
+def _text(names: "pd.Series[str]") -> "pd.Series[str]":
+    """Return names as normalised text; missing values stay missing."""
+    return names.map(lambda name: readable(str(name)) or None, na_action="ignore")
 
 
 def _labels(curves: pd.DataFrame, name: str) -> "pd.Series[Any] | int":
@@ -293,4 +266,4 @@ def _labels(curves: pd.DataFrame, name: str) -> "pd.Series[Any] | int":
     if name not in curves or curves[name].isna().all():
         return 0
     numbers = pd.to_numeric(curves[name], errors="coerce")
-    return numbers if numbers.notna().all() else text(curves[name])
+    return numbers if numbers.notna().all() else _text(curves[name])

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from crossover.analysis.contract import Extrapolation, Pair, Saturation
-from crossover.analysis.runs import title
+from crossover.record import title
 
 
 def images(n: float) -> str:

@@ -12,8 +12,9 @@ from crossover.analysis.compare import compare
 from crossover.analysis.contract import Pair, Result, Saturation, State, Study
 from crossover.analysis.estimate import estimate, t_value
 from crossover.analysis.extrapolation import ModelLaws, extrapolate
-from crossover.analysis.runs import Method, listed, ordered_pairs, primary_runs, title, validate_runs
+from crossover.analysis.runs import Method, listed, ordered_pairs, primary_runs, validate_runs
 from crossover.analysis.sentences import summarise
+from crossover.record import title
 from crossover.text import tracked
 
 TOLERANCE = 0.05

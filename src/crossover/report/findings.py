@@ -11,9 +11,8 @@ import pandas as pd
 
 from crossover.analysis.contract import Calibration, Pair, Repetitions, Result, Study
 from crossover.analysis.runs import Predictions
-from crossover.analysis.runs import title as usual_title
 from crossover.analysis.sentences import extrapolation_sentence, verdict_words
-from crossover.record import COLUMNS
+from crossover.record import title
 from crossover.report.figures import Ceiling
 from crossover.report.section import PREDICTIONS, Drawing, Table
 from crossover.store import State, write_arrays
@@ -29,16 +28,6 @@ METHODS = (
     " size.",
     "With few chains an interval is wide and rests on a t distribution; it does not speak of other recipes or budgets.",
 )
-TITLES = {column.name: column.title for column in COLUMNS if column.title} | {
-    "augment": "augmentation",
-    "best_step": "step with the best validation error",
-    "dirty": "changes that are in no commit",
-    "size left out": "without the size",
-    "chain left out": "without the chain",
-    "selection": "weights tested",
-    "metric": "number compared",
-}
-"""Readable names of other identifiers than those of the analysis."""
 KINDS = {
     "crossover": "with a crossover",
     **dict.fromkeys(("a_better", "b_better"), "with one model ahead"),
@@ -227,11 +216,6 @@ def unpack_predictions(directory: Path, runs: pd.DataFrame) -> tuple[Predictions
 
 def _compact(classes: np.ndarray) -> np.ndarray:
     return classes.astype(np.uint8) if classes.max() < 256 else classes
-
-
-def title(name: str) -> str:
-    """Return the readable name of a column, metric, choice or condition."""
-    return TITLES.get(name) or usual_title(name)
 
 
 def stability_sentence(rows: pd.DataFrame) -> str:

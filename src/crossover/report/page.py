@@ -11,9 +11,10 @@ from rich.console import Console
 from crossover.analysis.contract import Study
 from crossover.analysis.sentences import named_verdict
 from crossover.analysis.testset import telling_classes
+from crossover.record import title
 from crossover.report import tables
 from crossover.report.figures import families_of
-from crossover.report.findings import HEADLINES, METHODS, NO_MESSAGE, Fact, Report, notes_of, title
+from crossover.report.findings import HEADLINES, METHODS, NO_MESSAGE, Fact, Report, notes_of
 from crossover.report.section import (
     PAGE,
     Drawing,

@@ -7,8 +7,8 @@ import pandas as pd
 from crossover.analysis.contract import Pair, Repetitions, Saturation, Study
 from crossover.analysis.extrapolation import LAST_VALUE
 from crossover.analysis.sentences import images, limits, size, verdict_words
-from crossover.record import COLUMNS
-from crossover.report.findings import Report, title
+from crossover.record import COLUMNS, title
+from crossover.report.findings import Report
 from crossover.report.section import Cell, Column, Table, columns
 
 INTERVALS = {

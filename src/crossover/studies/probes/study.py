@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from crossover.config import CrossoverError, RunConfig
 from crossover.fields import CuesData, Frozen
-from crossover.report.findings import title
+from crossover.record import title
 from crossover.report.section import Cell, Part, Section, Table, columns, terminal_table, write_section
 from crossover.store import read_frozen, read_sweep, write_text
 from crossover.studies.probes.equivariance import (
