@@ -35,11 +35,12 @@ def main() -> None:
 def show(outputs: Path) -> None:
     table = Table("sweep", *STATES, "planned", "Slurm tasks", box=None)
     for path in sorted((outputs / "sweeps").glob("*/plan.json")):
-        runs, said = read_plan(path)["runs"], ""
+        runs, jobs = read_plan(path)["runs"], None
         if (path.parent / "jobs").is_dir():
             from crossover.sweep.slurm import count_jobs  # submitit takes a second to import
 
-            said = "{queued} queued, {running} running".format_map(count_jobs(path.parent))
+            jobs = count_jobs(path.parent)
+        said = "" if jobs is None else f"{jobs['queued']} queued, {jobs['running']} running"
         counts = Counter(run_state(outputs / "runs" / run_id) for run_id in runs)
         table.add_row(path.parent.name, *(str(counts[state]) for state in STATES), str(len(runs)), said)
     if table.rows:
