@@ -65,7 +65,6 @@ bring_home() {
 
 first() {
   step machine 10 bash -c "nvidia-smi; nproc; free -g; python3 --version"
-  step set-up 150 make setup WHEELS=carry/wheels SYSTEM_TORCH=1 PYTHON="${PYTHON:-python3}"
   step images 90 read_images > "$out/images.log" 2>&1 &
   local images=$! engine
   for engine in eager graph; do
@@ -79,7 +78,6 @@ first() {
 
 second() {
   ENGINE=${ENGINE:-eager}
-  step set-up 150 make setup WHEELS=carry/wheels SYSTEM_TORCH=1 PYTHON="${PYTHON:-python3}"
   step images 90 read_images
   deadline=$((deadline - 50 * patience)) # for the report
   step study 600 study
@@ -98,7 +96,7 @@ case $half in
     export ENGINE
     export -f study run_small read_images bring_home
     export device python out
-    $half 2>&1 | tee "$out/$half.log"
+    { step set-up 150 make setup WHEELS=carry/wheels SYSTEM_TORCH=1 PYTHON="${PYTHON:-python3}"; $half; } 2>&1 | tee "$out/$half.log"
     ;;
   *)
     sed -n '2,9s/^# *//p' "$0" >&2

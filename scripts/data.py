@@ -20,12 +20,9 @@ def main(config: DictConfig) -> None:
     rebuild = bool(values.pop("rebuild"))
     run = parse_run(values)
     dataset = open_dataset(run.data, Path(run.machine.data_dir), verify=True, rebuild=rebuild)
-    size = sum(path.stat().st_size for path in dataset.folder.iterdir())
-    print(
-        f"{dataset.name}: {len(dataset.pool):,} training, {len(dataset.val):,} validation and"
-        f" {len(dataset.test_labels):,} test images of {len(dataset.classes)} classes, {dataset.images.shape[1]} px;"
-        f" {size / 1e6:,.0f} MB in {dataset.folder}; hash {dataset.hash[:16]}"
-    )
+    parts = f"{len(dataset.pool):,} training, {len(dataset.val):,} validation and {len(dataset.test_labels):,} test"
+    what = f"images of {len(dataset.classes)} classes, {dataset.images.shape[1]} px"
+    print(f"{dataset.name}: {parts} {what}; in {dataset.folder}; hash {dataset.hash[:16]}")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Parameters and FLOPs of every shipped model, and its matched pairs: python scripts/models.py (make models)."""
 
 import sys
+from contextlib import suppress
 from itertools import combinations
 from pathlib import Path
 
@@ -31,29 +32,18 @@ def shipped() -> dict[str, ModelConfig]:
     return {m.name: m for m in sorted(models, key=lambda m: (FAMILIES.index(m.family), m.name))}
 
 
-def cost(config: ModelConfig, image_size: int) -> tuple[int, int]:
-    """Return trained parameters and forward FLOPs of one image; nothing is allocated or computed."""
-    with torch.device("meta"):
-        model = build_model(config, image_size=image_size, classes=10)
-    return count_parameters(model), forward_flops(model, image_size)
-
-
 def main() -> None:
     models, costs = shipped(), dict[tuple[str, int], tuple[int, int]]()
     heads = [f"{what} {size} px" for what in ("params", "MFLOP") for size in SIZES]
     table = Table("model", "arch", *heads, box=None, title=TITLE)
-    for name, model in tracked(models.items(), "models counted", len(models)):
-        problem = CrossoverError(f"{name} has no image size")
+    for name, config in tracked(models.items(), "models counted", len(models)):
         for size in SIZES:
-            try:
-                costs[name, size] = cost(model, size)
-            except CrossoverError as error:
-                problem = error
+            with suppress(CrossoverError), torch.device("meta"):  # nothing is allocated or computed
+                model = build_model(config, image_size=size, classes=10)
+                costs[name, size] = count_parameters(model), forward_flops(model, size)
         known = [costs.get((name, size)) for size in SIZES]
-        if not any(known):
-            raise problem
         parameters = [f"{one[0]:,}" if one else "–" for one in known]
-        table.add_row(name, model.arch, *parameters, *(f"{one[1] / 1e6:,.1f}" if one else "–" for one in known))
+        table.add_row(name, config.arch, *parameters, *(f"{one[1] / 1e6:,.1f}" if one else "–" for one in known))
     pairs = Table("px", "a", "b", "params b/a", "FLOPs b/a", box=None, title=f"parameters within {TOLERANCE:.0%}")
     for (a, size), (b, other) in combinations(sorted(costs, key=lambda at: at[1]), 2):
         (params_a, flops_a), (params_b, flops_b) = costs[a, size], costs[b, other]

@@ -2,6 +2,7 @@
 
 import shlex
 from pathlib import Path
+from typing import Any
 
 import hydra
 from omegaconf import DictConfig
@@ -15,9 +16,8 @@ from crossover.fields import Frozen
 from crossover.report.build import write_findings
 from crossover.report.findings import Findings
 from crossover.report.page import terminal_summary
-from crossover.report.wandb import mirror_report
 from crossover.store import read_sweep
-from crossover.study import report_sweep
+from crossover.study import present_sweep
 from crossover.sweep.plan import sweep_dir
 
 
@@ -37,20 +37,18 @@ class Options(Frozen):
 @one_line_errors
 def main(config: DictConfig) -> None:
     given = validate(Options, resolved(config), "report")
+    settings: dict[str, Any] = {"seed": given.seed, "designs": given.calibrate}
     if given.curves is None:
         sweep, *also = (read_sweep(given.outputs, name) for name in (given.name, *given.also))
         directory = given.output or sweep_dir(given.outputs, given.name)
-        report = report_sweep(sweep, directory, also=also, seed=given.seed, designs=given.calibrate)
-        mirror_report(report, sweep)
+        present_sweep(sweep, directory, Console(), also=also, **settings)
     elif given.output is None:
         raise CrossoverError("curves=... needs output=DIR, the folder to write to")
     else:
-        curves, words = read_curves(given.curves), [f"curves={given.curves}", f"output={given.output}"]
-        words += [f"seed={given.seed}"] if given.seed else []
-        command = shlex.join([".venv/bin/python", "scripts/report.py", *words])
+        words = [f"curves={given.curves}", f"output={given.output}", *([f"seed={given.seed}"] if given.seed else [])]
+        command, curves = shlex.join([".venv/bin/python", "scripts/report.py", *words]), read_curves(given.curves)
         findings = Findings(given.curves.stem, command, curves, len(curves))
-        report = write_findings(findings, given.output, seed=given.seed, designs=given.calibrate)
-    terminal_summary(report, Console())
+        terminal_summary(write_findings(findings, given.output, **settings), Console())
 
 
 if __name__ == "__main__":

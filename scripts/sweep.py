@@ -15,7 +15,7 @@ from crossover.config import validate
 from crossover.store import freeze, is_done, read_record, read_sweep, write_plan
 from crossover.sweep.launch import SlurmLauncher, SweepOptions, check_data, do_runs, repeat_command
 from crossover.sweep.plan import estimate_costs, group_runs, make_command, named, plan_runs, sweep_dir
-from crossover.sweep.progress import Display, working
+from crossover.sweep.progress import Display
 
 FOR_REPORT = ("crossover.study", "crossover.data.loader", "wandb.sdk.launch")
 """Slow imports that a first report needs: torch for sample images, and a part of wandb.init."""
@@ -71,16 +71,11 @@ def main(config: DictConfig) -> None:
 
 def report(outputs: Path, name: str, console: Console) -> None:
     """Report on the runs that are done; exit with status 1 when one is not."""
+    from crossover.study import present_sweep
+
     sweep = read_sweep(outputs, name)
     if sweep.records:
-        with working(console, f"reporting on {len(sweep.records)} runs"):
-            from crossover.report.page import terminal_summary
-            from crossover.report.wandb import mirror_report
-            from crossover.study import report_sweep
-
-            made = report_sweep(sweep, sweep_dir(outputs, name))
-            mirror_report(made, sweep)
-        terminal_summary(made, console)
+        present_sweep(sweep, sweep_dir(outputs, name), console)
     if left := len(sweep.states) - len(sweep.records):
         console.print(f"{left} of {len(sweep.states)} runs are not done; the same command tries again", style="red")
         sys.exit(1)

@@ -24,7 +24,7 @@ ALLOWED = {
     "data": {"config", "fields", "store", "lock", "text"},
     "training": {"config", "fields", "store", "record", "data", "text", "wandb_runs"},
     "sweep": {"cli", "config", "fields", "store", "lock", "text", "record"},
-    "sweep/launch": {"cli", "config", "data", "fields", "store", "training"},
+    "sweep/launch": {"cli", "config", "data", "fields", "lock", "store", "training"},
     "sweep/job": {"config", "store", "lock", "cli", "training"},
     "sweep/pool": {"config", "store", "cli"},
     "sweep/slurm": {"config", "lock", "store", "training"},

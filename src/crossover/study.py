@@ -6,6 +6,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -29,10 +30,13 @@ from crossover.report.build import (
 )
 from crossover.report.figures import Ceiling
 from crossover.report.findings import Extras, Findings, Report, read_predictions
+from crossover.report.page import terminal_summary
 from crossover.report.section import PAGE, Drawing, Table, columns
+from crossover.report.wandb import mirror_report
 from crossover.store import SweepRecords, read_done, write_atomically
 from crossover.sweep.plan import plan_runs, read_preset
 from crossover.sweep.pool import Progress
+from crossover.sweep.progress import working
 
 CEILING_IMAGES = 5_000
 """Images on which the exact Bayes accuracy is evaluated; its standard error is then about 0.001."""
@@ -61,6 +65,14 @@ def report_sweep(
     }
     extras = describe_data([parse_run(config) for config in kinds.values()], directory)
     return write_report(sweep, directory, also=also, seed=seed, extras=extras, designs=designs)
+
+
+def present_sweep(sweep: SweepRecords, directory: Path, console: Console, **settings: Any) -> None:
+    """Write the report of a sweep, mirror it to W&B and print its summary; `settings` are those of report_sweep."""
+    with working(console, f"reporting on {len(sweep.records)} runs"):
+        report = report_sweep(sweep, directory, **settings)
+        mirror_report(report, sweep)
+    terminal_summary(report, console)
 
 
 class Interim:

@@ -5,6 +5,7 @@ import itertools
 import math
 import os
 import shlex
+import signal
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from multiprocessing.context import BaseContext
@@ -20,11 +21,13 @@ from crossover.data.cache import Dataset, cache_folder, open_dataset
 from crossover.data.readers import fingerprint
 from crossover.data.subsets import check_size
 from crossover.fields import Frozen
+from crossover.lock import HeldError
 from crossover.store import freeze, is_done, read_error, read_record, weights_hash
+from crossover.sweep.job import execute_locked
 from crossover.sweep.plan import SweepConfig
 from crossover.sweep.pool import Pool, Progress, Slot, fork_server
 from crossover.sweep.progress import Display, working
-from crossover.training.ranks import visible_gpus
+from crossover.training.ranks import this_rank, visible_gpus
 
 LAST_LINES = 3
 """Lines of an error that are shown."""
@@ -115,6 +118,33 @@ def do_runs(
     for line in describe_failures(runs, progress):
         console.print(line, style="red", highlight=False, markup=False, soft_wrap=True)
     return progress
+
+
+def train_one(run: RunConfig, console: Console) -> None:
+    """Train a run in this process unless it is done, and print the outcome; exit if it was interrupted and saved."""
+    from crossover.training.epochs import StoppedError, stop_on_signals  # torch, after all that may be wrong
+
+    if is_done(run.run_dir):
+        print(f"{run.run_id} is done already; move its folder away to do it again")
+    check_data([run], console)
+    freeze([run])
+    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+    heard = [number for number in numbers if signal.getsignal(number) != signal.SIG_IGN]  # nohup ignores one of them
+    with stop_on_signals(*heard) as stop:
+        try:
+            execute_locked(run, stop)
+        except HeldError as error:
+            raise CrossoverError(f"{error}; wait for it, or end that process") from None
+        except StoppedError:
+            print(f"interrupted: {run.run_id} is saved, and the same command continues it", file=sys.stderr)
+            sys.exit(128 + stop.number)
+    if this_rank(run.trainer).index == 0:
+        path = run.run_dir / "record.json"
+        record = read_record(path)
+        print(
+            f"{run.run_id}: train error {record['train_error']:.4f}, val error {record['val_error']:.4f}, test error"
+            f" {record['test_error']:.4f}, {record['train_seconds']:.1f} s of training; {path}"
+        )
 
 
 def check_data(runs: Sequence[RunConfig], console: Console) -> None:
