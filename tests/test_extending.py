@@ -1,4 +1,4 @@
-"""The how-tos of docs/extending.md: a model is one file, and a data set is a YAML and one module."""
+"""The how-tos of docs/extending.md: each is done as the page says."""
 
 import re
 from pathlib import Path
@@ -16,7 +16,11 @@ from crossover.data import readers
 from crossover.data.cache import open_dataset
 from crossover.data.loader import EvalBatches, Images
 from crossover.fields import ModelConfig
-from crossover.store import write_json
+from crossover.record import RECORD_SCHEMA
+from crossover.report.section import read_sections
+from crossover.store import write_json, write_plan
+from crossover.studies.probes import study
+from crossover.sweep.plan import sweep_dir
 from crossover.training import run as running
 from crossover.training.models import build_model
 from tests.worlds import small_run
@@ -71,3 +75,27 @@ def test_a_data_set_of_another_format_is_a_yaml_and_a_module(tmp_path: Path, mon
     assert dataset.classes == ("disc", "square")
     assert np.array_equal(dataset.images, pixels)
     assert len(dataset.val) == 4
+
+
+def test_the_probe_of_the_how_to_needs_nothing_but_its_function() -> None:
+    (block,) = (block for block in blocks("python") if "brightness" in block)
+    names = dict(vars(study))
+    exec(block, names)
+    images = torch.zeros(2, 1, 2, 2)
+    found = names["brightness"](torch.nn.Flatten(), images + 1)
+    assert found.probe == "brightness_change"
+    assert found.value == pytest.approx(0.1)
+
+
+def test_the_section_of_the_how_to_is_written_beside_the_report(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run, directory = small_run(tmp_path), sweep_dir("outputs", "quick")
+    write_plan(directory, "quick", "make sweep", [run])
+    run.run_dir.mkdir(parents=True)
+    write_json(run.run_dir / "record.json", {"schema": RECORD_SCHEMA, "finished": "2026-01-02T03:04:05+00:00"})
+    (block,) = (block for block in blocks("python") if "write_section" in block)
+    exec(block, {})
+    (section,) = read_sections(directory)
+    assert (section.title, section.sentences) == ("When the runs were done", ("On 2026-01-02.",))
