@@ -28,7 +28,7 @@ def main() -> None:
             study = read_study(RESULTS / name)
             with initialize(version_base="1.3", config_path="../conf"):
                 runs = {} if study.is_transfer else study_runs(study, "outputs")
-            print(f"{number}/{len(names)}: {republish(RESULTS / name, list(runs.values()))}", flush=True)
+            print(f"{number}/{len(names)}: {republish(study, RESULTS / name, list(runs.values()))}", flush=True)
     elif len(arguments) == 2 and not arguments[0].startswith("-"):
         publish(sweep_dir("outputs", arguments[0]), RESULTS / arguments[1])
         print(f"{RESULTS / arguments[1]} written")

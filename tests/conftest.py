@@ -77,12 +77,11 @@ def untuned(monkeypatch: pytest.MonkeyPatch) -> None:
 def report(tmp_path: Path) -> Callable[..., "Report"]:
     """Return a function that writes the report of some records, whose states are given by run id."""
     from crossover.report.build import write_report
-    from crossover.report.figures import Ceiling
     from crossover.report.findings import Extras
     from tests.reported import sweep
 
     def write(records: list[dict[str, Any]], **states: "State") -> "Report":
-        extras = Extras({"cues": [Ceiling("local cue alone", 0.18)]})
+        extras = Extras({"cues": {"local cue alone": 0.18}})
         return write_report(sweep(records, **states), tmp_path / "report", extras=extras)
 
     return write

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.collections import LineCollection
 
 from crossover.report.build import write_report
-from crossover.report.figures import Ceiling, by_pair, draw_equivalence, learning_curves
+from crossover.report.figures import by_pair, draw_equivalence, learning_curves
 from crossover.report.findings import Report
 from crossover.report.page import report_sections
 from crossover.report.style import FAMILIES, PAPER, styles
@@ -20,8 +20,7 @@ def test_ceilings_are_drawn_and_named_unless_they_are_far_below_the_errors(tmp_p
     """A line far below would squeeze the curves, and a logarithmic axis has no zero."""
     written = write_report(sweep(crossing_records()), tmp_path)
     named = {"exact Bayes": 0.0, "all cues": 0.004, "one cue": 0.05, "local cue alone": 0.18}
-    ceilings = [Ceiling(label, error) for label, error in named.items()]
-    figure = learning_curves(written.runs, written.curves, written.result["studies"][0], ceilings)
+    figure = learning_curves(written.runs, written.curves, written.result["studies"][0], named)
     (axes,) = figure.axes
     lines = {str(line.get_label()): line for line in axes.lines if "%" in str(line.get_label())}
     drawn = {label: np.asarray(line.get_ydata()).tolist() for label, line in lines.items()}
@@ -72,7 +71,7 @@ def test_what_limits_a_curve_is_on_the_page_and_hollow_in_the_figure(tmp_path: P
     checked = sections["limits"].parts[0].tables[0].cells
     assert checked[0] == ["cues", "resnet_tiny", "256", "data", "0.20 [0.10, 0.30]"]
     assert len(checked) == 8, "sizes that were not checked are left out"
-    (axes,) = learning_curves(written.runs, written.curves, study, []).axes
+    (axes,) = learning_curves(written.runs, written.curves, study, {}).axes
     drawn = [np.asarray(line.get_xydata()) for line in axes.lines if line.get_markerfacecolor() == PAPER]
     assert [line[:, 0].tolist() for line in drawn if len(line)] == [[4096, 16384, 65536]] * 2
     plt.close("all")

@@ -20,8 +20,8 @@ from crossover.report.build import (
     END,
     publish,
     read_study,
+    settings,
     study_block,
-    study_findings,
     write_findings,
     write_report,
 )
@@ -67,7 +67,7 @@ def close(a: object, b: object, where: str = "") -> None:
 
 def regenerate(folder: Path) -> Result:
     """Return crossover.json of a study, made again from its runs and predictions."""
-    found = study_findings(folder)
+    found = read_study(folder)
     return analyse(found.runs, Method(seed=0, predictions=found.predictions), chance=found.chance)
 
 
@@ -89,7 +89,7 @@ def test_published_curves_follow_from_the_published_runs(folder: Path) -> None:
 
 @pytest.mark.parametrize("folder", fast({"cues", "cues-local"}))
 def test_published_stability_follows_from_the_published_runs(folder: Path) -> None:
-    found = study_findings(folder)
+    found = read_study(folder)
     made = stability_table(found.runs, Method(seed=0, predictions=found.predictions))
     assert list(made["verdict"]) == list(pd.read_csv(folder / "stability.csv")["verdict"])
 
@@ -147,7 +147,7 @@ def test_a_published_study_can_be_made_again_from_its_files(written: Path, tmp_p
     drawn = {path.suffix for path in (tmp_path / "study" / "figures").iterdir() if not path.name.startswith("samples-")}
     assert drawn == {".svg"}
     study = read_study(tmp_path / "study")
-    assert (study.sweep, study.changes) == ("quick", ("data.q=0.9", "budget.steps=10"))
+    assert settings(study.command) == {"SWEEP": "quick", "SET": "data.q=0.9 budget.steps=10"}
     result = regenerate(tmp_path / "study")
     close(json.loads(json.dumps(result)), json.loads((tmp_path / "study" / "crossover.json").read_text()))
     assert result["studies"][0]["pairs"][0]["mcnemar"]
@@ -156,10 +156,10 @@ def test_a_published_study_can_be_made_again_from_its_files(written: Path, tmp_p
 
 def test_a_published_study_says_which_of_its_runs_are_missing(written: Path, tmp_path: Path) -> None:
     publish(written, tmp_path / "study")
-    assert study_findings(tmp_path / "study").unfinished == {}
+    assert read_study(tmp_path / "study").unfinished == {}
     plan = json.loads((tmp_path / "study" / "plan.json").read_text())
     (tmp_path / "study" / "plan.json").write_text(json.dumps(plan | {"runs": [*plan["runs"], "another"]}))
-    assert study_findings(tmp_path / "study").unfinished == {"another": "missing"}
+    assert read_study(tmp_path / "study").unfinished == {"another": "missing"}
 
 
 def test_a_changed_run_shows_as_drift(written: Path, tmp_path: Path) -> None:
@@ -201,21 +201,21 @@ def test_a_study_is_published_whole_file_by_file(
     assert {path for path in study.rglob("*") if path.is_file()} == set(before)
 
 
-def test_the_pool_of_an_older_study_is_that_of_its_config_or_of_another_study_on_the_same_images(
-    written: Path, tmp_path: Path
-) -> None:
-    for name in ("old", "new"):
-        publish(written, tmp_path / name)
-    runs = pd.read_csv(tmp_path / "old" / "runs.csv")
-    runs.drop(columns="n_pool", errors="ignore").to_csv(tmp_path / "old" / "runs.csv", index=False)
-    runs.assign(n_pool=70_000).to_csv(tmp_path / "new" / "runs.csv", index=False)
-    republish(tmp_path / "old", [])
-    assert "subsets of one pool of 70,000 images" in (tmp_path / "old" / "report.md").read_text()
-    regenerated = json.loads(json.dumps(regenerate(tmp_path / "old")))
-    close(regenerated, json.loads((tmp_path / "old" / "crossover.json").read_text()))
-    runs.drop(columns="n_pool", errors="ignore").to_csv(tmp_path / "old" / "runs.csv", index=False)
-    republish(tmp_path / "old", [small_run(tmp_path)])
-    assert "subsets of one pool of 1,200 images" in (tmp_path / "old" / "report.md").read_text()
+def test_the_page_of_a_published_study_is_rebuilt_from_its_files(written: Path, tmp_path: Path) -> None:
+    publish(written, tmp_path / "study")
+    before = {path: path.read_bytes() for path in (tmp_path / "study").glob("*.*")}
+    (tmp_path / "study" / PAGE).unlink()
+    assert (
+        republish(read_study(tmp_path / "study"), tmp_path / "study", [small_run(tmp_path)])
+        == tmp_path / "study" / PAGE
+    )
+    drawn = {path.suffix for path in (tmp_path / "study" / "figures").iterdir()}
+    assert drawn == {".svg"}
+    text = (tmp_path / "study" / "report.md").read_text()
+    assert "ResNet of basic blocks" in text
+    for path in before:
+        if path.suffix == ".csv":
+            assert path.read_bytes() == before[path], path.name
 
 
 def test_unknown_study_is_named_with_those_there_are(tmp_path: Path) -> None:
@@ -258,7 +258,6 @@ def test_a_transfer_is_published_with_the_predictions_it_has_and_not_taken_for_r
         planned=2 * len(runs),
         predictions=predictions,
         names={"new-probe": list("abcd"), "new-5shot": list("abcd")},
-        sizes="pre-training images",
     )
     pack_predictions(findings, tmp_path / "report")
     write_findings(findings, tmp_path / "report")
@@ -269,11 +268,11 @@ def test_a_transfer_is_published_with_the_predictions_it_has_and_not_taken_for_r
     publish(tmp_path / "report", tmp_path / "study")
     assert (tmp_path / "study" / "transfer.csv").exists()
     assert read_study(tmp_path / "study").is_transfer
-    again = study_findings(tmp_path / "study")
+    again = read_study(tmp_path / "study")
     assert set(again.predictions) == set(runs["run_id"])
     assert again.names == findings.names
     assert not again.unfinished
-    probe, few = read_study(tmp_path / "study").result["studies"]
+    probe, few = json.loads((tmp_path / "study" / "crossover.json").read_text())["studies"]
     assert probe["pairs"][0]["mcnemar"]
     assert not few["pairs"][0]["mcnemar"]
     assert BINOMIAL in few["pairs"][0]["notes"]

@@ -6,7 +6,6 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -134,7 +133,7 @@ def test_page_says_how_far_the_verdict_carries(tmp_path: Path) -> None:
     written = write_report(sweep(records), tmp_path, also=[sweep(late)], designs=20)
     assert "alternative analyses" in written.stabilities[0][0]
     assert "budget 1280 steps: resnet_tiny leads vit_tiny" in written.stabilities[0][0]
-    assert "would be found in at least 80% of repetitions with 3 chains" in written.calibrations[0][0]
+    assert "would be found in at least 80% of repetitions with 3 chains" in written.calibration[0]["note"]
     assert written.pairs[0][1]["verdict"] == "crossover"
     page = (tmp_path / "report.html").read_text()
     for text in (
@@ -155,7 +154,6 @@ def test_what_was_left_out_is_said_on_the_page_and_in_the_terminal(report: Calla
     records[0]["test_error"] = None
     written = report(records)
     said = f"1 runs have no test error and are left out: {records[0]['run_id']}."
-    assert f"cues: {said}" in written.notes
     with Path("/dev/null").open("w") as nowhere:
         console = Console(record=True, width=200, file=nowhere)
         terminal_summary(written, console)
@@ -213,14 +211,10 @@ def test_a_narrow_terminal_cuts_no_number_off_and_a_log_no_sentence(report: Call
     assert written.verdicts[0] in said.getvalue()
 
 
-def test_a_note_of_several_data_sets_is_said_once_with_their_names() -> None:
-    notes = {"one": ["same", "own"], "two": ["same"], "three": ["same", "third"]}
-    studies = [{"dataset": name, "notes": said, "pairs": []} for name, said in notes.items()]
-    got = Report.notes.fget(SimpleNamespace(result={"studies": studies}))  # type: ignore[attr-defined]
-    assert got == ["all data sets: same", "one: own", "three: third"]
-
-
-@pytest.mark.parametrize(("dirty", "said"), [(False, ["git checkout abc", "make sweep"]), (True, ["make sweep"])])
-def test_only_a_commit_that_has_the_code_is_to_be_checked_out(dirty: bool, said: list[str]) -> None:
-    findings = SimpleNamespace(conditions={"commit": ["abc"], "dirty": [dirty]}, command="make sweep")
-    assert Report.commands.fget(SimpleNamespace(findings=findings)) == said  # type: ignore[attr-defined]
+@pytest.mark.parametrize(("dirty", "said"), [(False, ["git checkout c0ffee", "make sweep"]), (True, ["make sweep"])])
+def test_only_a_commit_that_has_the_code_is_to_be_checked_out(
+    dirty: bool, said: list[str], report: Callable[..., Report]
+) -> None:
+    records = [r | {"git": {"commit": "c0ffee", "dirty": dirty}} for r in crossing_records()]
+    (code,) = re.findall("```\n(.*?)\n```", (report(records).directory / "report.md").read_text(), flags=re.DOTALL)
+    assert code.splitlines() == said

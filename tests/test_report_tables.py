@@ -9,7 +9,7 @@ import pandas as pd
 from crossover.analysis.runs import read_curves
 from crossover.report.build import write_findings, write_report
 from crossover.report.findings import Extras, Findings
-from crossover.report.page import report_sections
+from crossover.report.section import Section
 from crossover.study import recipe_table
 from tests.reported import crossing_records, sweep
 from tests.worlds import VIT, small_run
@@ -53,16 +53,15 @@ def test_many_pairs_begin_with_a_table_of_verdicts_and_data_sets_are_folded(tmp_
     assert "<p" not in second.split("<details>")[0]
 
 
-def test_models_and_recipes_are_told_in_words_on_top_of_methods(tmp_path: Path) -> None:
+def test_models_and_recipes_are_told_in_words(tmp_path: Path) -> None:
     runs = [
         small_run(tmp_path, recipe__lr=0.003),
         small_run(tmp_path, recipe__lr=0.01),
         small_run(tmp_path, model=VIT, recipe={"name": "s", "optimizer": "sgd", "lr": 0.1, "batch_size": 32}),
     ]
-    extras = Extras(recipes=recipe_table(runs))
-    written = write_report(sweep(crossing_records()), tmp_path, extras=extras)
-    (methods,) = (section for section in report_sections(written, {"cues": []}) if section.name == "methods")
-    (table,) = methods.tables
+    section = Section(name="models", title="Models and recipes", after="missing", tables=(recipe_table(runs),))
+    write_report(sweep(crossing_records()), tmp_path, extras=Extras(sections=(section,)))
+    (table,) = section.tables
     rows = [dict(zip(table.header, row, strict=True)) for row in table.cells]
     assert rows[0] == {
         "model": "resnet_test",
@@ -79,5 +78,6 @@ def test_models_and_recipes_are_told_in_words_on_top_of_methods(tmp_path: Path) 
     said = "width 16, layers 2, heads 2, MLP ratio 2; patches by image size, position embedding learned, mean of the"
     assert rows[1]["what it is"] == f"Vision Transformer: {said} tokens"
     assert (rows[1]["optimiser"], rows[1]["batch"]) == ("SGD", "32")
-    page = (tmp_path / "report.html").read_text().split('id="methods"')[1]
-    assert page.index("Models and recipes") < page.index(said) < page.index("How it was measured")
+    names = re.findall(r'<section id="(\w+)"', (tmp_path / "report.html").read_text())
+    assert names[names.index("missing") :] == ["missing", "models", "methods", "repeat"]
+    assert said in (tmp_path / "report.html").read_text()

@@ -151,12 +151,12 @@ COLUMNS = (
     Column("weight_decay", config=True),
     Column("batch_size", config=True),
     Column("image_size", "side of the images", "px", config=True),
-    Column("test_error", summary="test/error", listed=True),
+    Column("test_error", unit="%", summary="test/error", listed=True),
     Column("test_loss", unit="nats", summary="test/loss"),
-    Column("val_error", "validation error", summary="val/error", listed=True),
+    Column("val_error", "validation error", "%", summary="val/error", listed=True),
     Column("val_loss", "validation loss", unit="nats", summary="val/loss"),
     Column("last_val_error", "validation error after the last step"),
-    Column("train_error", "training error", summary="train/error", listed=True),
+    Column("train_error", "training error", "%", summary="train/error", listed=True),
     Column("train_loss", unit="nats", summary="train/loss"),
     Column("loss_floor", unit="nats"),
     Column("best_step", listed=True),
@@ -185,6 +185,11 @@ TITLES = {column.name: column.title for column in COLUMNS if column.title} | {
     "chain left out": "without the chain",
     "selection": "weights tested",
     "metric": "number compared",
+    "typical": "error of its replicates",
+    "verdict_without": "verdict without it",
+    "false_crossover": "false crossovers",
+    "coverage": "coverage of N*",
+    "fieller_width": "width of a pointwise Fieller set",
 }
 SUMMARY = {column.name: column.summary for column in COLUMNS if column.summary}
 """Field of the record: metric at the end, of the selected weights."""

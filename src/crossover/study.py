@@ -1,9 +1,9 @@
 """The report of a sweep, with what its records lack: ceilings of the embedded world, sample images, recipes."""
 
-import hashlib
 import json
+import shlex
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,18 +20,10 @@ from crossover.data.cache import Dataset, cache_folder, open_dataset
 from crossover.data.cues import bayes_accuracy, local_only_accuracy
 from crossover.fields import AugmentConfig, CuesData, ModelConfig
 from crossover.record import runs_table, title
-from crossover.report.build import (
-    Published,
-    keep_one_format,
-    published_pools,
-    study_findings,
-    write_findings,
-    write_report,
-)
-from crossover.report.figures import Ceiling
+from crossover.report.build import keep_one_format, settings, write_findings, write_report
 from crossover.report.findings import Extras, Findings, Report, read_predictions
 from crossover.report.page import terminal_summary
-from crossover.report.section import PAGE, Drawing, Table, columns
+from crossover.report.section import PAGE, Drawing, Section, Table, table_of
 from crossover.report.wandb import mirror_report
 from crossover.store import SweepRecords, read_done, write_atomically
 from crossover.sweep.plan import plan_runs, read_preset
@@ -105,42 +97,28 @@ class Interim:
                 self._console.print(text, highlight=False, markup=False, soft_wrap=not self._console.is_terminal)
 
 
-def republish(folder: Path, runs: Sequence[RunConfig]) -> Path:
+def republish(study: Findings, folder: Path, runs: Sequence[RunConfig]) -> Path:
     """Rebuild the tables, figures and pages of a published study from its own files; return its page."""
-    found = study_findings(folder, describe_data(runs, folder))
-    pools = _pools(found, published_pools(folder.parent), runs)
-    if pools and ("n_pool" not in found.runs or found.runs["n_pool"].isna().all()):
-        found = replace(found, runs=found.runs.assign(n_pool=found.runs["dataset"].map(pools)))
-    write_findings(found, folder)
+    write_findings(replace(study, extras=describe_data(runs, folder)), folder)
     keep_one_format(folder)
     return folder / PAGE
 
 
-def _pools(found: Findings, published: Mapping[str, int], runs: Sequence[RunConfig]) -> dict[str, int]:
-    """Return the size of the pool by data set, which older records lack: from its config, or by the hash of its images.
-
-    The hash is of the split as well.
-    """
-    pools = {run.dataset: run.data.n_pool for run in runs if isinstance(run.data, CuesData)}
-    for dataset in set(found.runs["dataset"]) - set(pools):
-        known = {published.get(str(digest)) for digest in found.conditions.get(f"{dataset} hash", [])}
-        if len(known) == 1 and (size := known.pop()) is not None:
-            pools[dataset] = size
-    return pools
-
-
-def study_runs(study: Published, outputs: str, changes: Sequence[str] = ()) -> dict[str, RunConfig]:
+def study_runs(study: Findings, outputs: str, changes: Sequence[str] = ()) -> dict[str, RunConfig]:
     """Return the runs of a published study by id, as today's conf/ plans them; raise CrossoverError if it does not."""
-    planned = plan_runs(read_preset(study.sweep, study.overrides), extra=[*study.changes, *changes], outputs=outputs)
-    by_id = {run.run_id: run for run in planned}
-    gone = [run_id for run_id in study.run_ids if run_id not in by_id]
+    given = settings(study.command)
+    overrides, extra = (shlex.split(given.get(name, "")) for name in ("ARGS", "SET"))
+    planned = plan_runs(read_preset(study.title, overrides), extra=[*extra, *changes], outputs=outputs)
+    wanted = {*study.runs["run_id"], *study.unfinished}
+    found = {run.run_id: run for run in planned if run.run_id in wanted}
+    gone = sorted(wanted - set(found))
     if gone:
-        commits = ", ".join(map(str, study.environment.get("commit", ["unknown"])))
+        commits = ", ".join(map(str, study.conditions.get("commit", ["unknown"])))
         raise CrossoverError(
-            f"conf/ no longer plans {len(gone)} of the runs of {study.name}, such as {gone[0]}; it was made by"
-            f" commit {commits}: git checkout that, or publish the study again"
+            f"conf/ no longer plans {len(gone)} of the published runs, such as {gone[0]}; they were made by commit"
+            f" {commits}: git checkout that, or publish the study again"
         )
-    return {run_id: by_id[run_id] for run_id in study.run_ids}
+    return found
 
 
 def describe_data(runs: Sequence[RunConfig], directory: Path) -> Extras:
@@ -148,46 +126,39 @@ def describe_data(runs: Sequence[RunConfig], directory: Path) -> Extras:
     data = {run.dataset: run.data for run in runs}
     ceilings = {name: cues_ceilings(config) for name, config in data.items() if isinstance(config, CuesData)}
     kinds = {(run.dataset, run.augment.name): run for run in runs}
-    extras = Extras(ceilings, recipes=recipe_table(runs))
+    drawn: tuple[Drawing, ...] = ()
+    said: tuple[str, ...] = ()
     try:
-        return replace(extras, samples=tuple(_sample(run, directory / "figures") for run in kinds.values()))
+        drawn = tuple(_sample(run, directory / "figures") for run in kinds.values())
     except ImportError:
-        return replace(extras, no_samples="No sample images: they need PyTorch, which is not installed here.")
+        said = ("No sample images: they need PyTorch, which is not installed here.",)
     except CrossoverError as error:
-        return replace(extras, no_samples=f"No sample images: {error}")
+        said = (f"No sample images: {error}",)
+    samples = Section(name="samples", title="What the networks see", after="cost", sentences=said, drawings=drawn)
+    models = Section(name="models", title="Models and recipes", after="missing", tables=(recipe_table(runs),))
+    return Extras(ceilings, (samples, models))
 
 
 def _sample(run: RunConfig, folder: Path) -> Drawing:
-    """Return the picture of a data set and an augmentation, drawn unless an earlier report has left it there."""
-    path = folder / f"samples-{run.dataset}-{run.augment.name}.png"
-    parts = run.model_dump(mode="json", include={"data": True, "augment": True}) | {"seed": run.seed}
-    parts["data"].pop("root", None)
-    digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-    if path.exists():
-        with Image.open(path) as image:
-            if image.info.get("config") == digest:
-                return _drawing(run, path, json.loads(image.info["classes"]))
-    cache = cache_folder(run.data, Path(run.machine.data_dir))
-    if not cache.is_dir():
-        raise CrossoverError(f"the images of {run.dataset} are not on this machine ({cache})")
-    pixels, classes = sample_picture(run, open_dataset(run.data, Path(run.machine.data_dir)))
-    words = PngInfo()
-    words.add_text("config", digest)
-    words.add_text("classes", json.dumps(classes))
-    folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, lambda temporary: Image.fromarray(pixels).save(temporary, "PNG", pnginfo=words))
-    return _drawing(run, path, classes)
+    """Return the picture of a data set and an augmentation, drawn where its images are; else an earlier one is kept."""
+    path, data = folder / f"samples-{run.dataset}-{run.augment.name}.png", Path(run.machine.data_dir)
+    if cache_folder(run.data, data).is_dir():
+        pixels, classes = sample_picture(run, open_dataset(run.data, data))
+        words = PngInfo()
+        words.add_text("classes", json.dumps(classes))
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, lambda temporary: Image.fromarray(pixels).save(temporary, "PNG", pnginfo=words))
+    elif not path.exists():
+        raise CrossoverError(f"the images of {run.dataset} are not on this machine ({data})")
+    with Image.open(path) as image:
+        classes = json.loads(image.info["classes"])
+    said = f"One training image of each of {len(classes)} classes of {run.dataset} ({', '.join(classes)})"
+    below = f"below each, the same image as augmented ({run.augment.name}) in three steps of a training."
+    more = "Nothing is augmented." if run.augment.name == "none" else below
+    return Drawing(name=path.stem, kind="png", alt=f"{said}. {more}")
 
 
-def _drawing(run: RunConfig, path: Path, classes: Sequence[str]) -> Drawing:
-    named = ", ".join(classes)
-    words = f"One training image of each of {len(classes)} classes of {run.dataset} ({named})"
-    changed = f"below each, the same image as augmented ({run.augment.name}) in three steps of a training."
-    more = "Nothing is augmented." if run.augment.name == "none" else changed
-    return Drawing(name=path.stem, kind="png", alt=f"{words}. {more}")
-
-
-def sample_picture(run: RunConfig, dataset: Dataset) -> tuple[np.ndarray, tuple[str, ...]]:
+def sample_picture(run: RunConfig, dataset: Dataset) -> tuple[np.ndarray, list[str]]:
     """Return a picture uint8 (H, W, 3) and the classes of its columns.
 
     Above, the first training image of each class; below, if anything changes them, the same images in STEPS steps.
@@ -196,10 +167,12 @@ def sample_picture(run: RunConfig, dataset: Dataset) -> tuple[np.ndarray, tuple[
     shown = [label for label in range(len(dataset.classes)) if (labels == label).any()][:MOST_CLASSES]
     first = np.array([dataset.pool[np.argmax(labels == label)] for label in shown])
     rows = [np.asarray(dataset.images[first])]
-    if changes(run.augment) or dataset.order is not None:
+    if run.augment != AugmentConfig(name=run.augment.name) or dataset.order is not None:
         rows += _changed(run, dataset, first)
-    small = [[_reduced(image) for image in row] for row in rows]
-    return np.vstack([np.hstack(row) for row in small]), tuple(dataset.classes[label] for label in shown)
+    picture = Image.fromarray(np.vstack([np.hstack(list(row)) for row in rows]))
+    side = min(rows[0].shape[1], MOST_PIXELS)
+    small = picture.resize((side * len(shown), side * len(rows)), Image.Resampling.LANCZOS)
+    return np.asarray(small), [dataset.classes[label] for label in shown]
 
 
 def _changed(run: RunConfig, dataset: Dataset, indices: np.ndarray) -> list[np.ndarray]:
@@ -217,23 +190,11 @@ def _changed(run: RunConfig, dataset: Dataset, indices: np.ndarray) -> list[np.n
     return rows
 
 
-def changes(augment: AugmentConfig) -> bool:
-    """Return whether an augmentation does anything."""
-    return augment != AugmentConfig(name=augment.name)
-
-
-def _reduced(image: np.ndarray) -> np.ndarray:
-    if len(image) <= MOST_PIXELS:
-        return image
-    return np.asarray(Image.fromarray(image).resize((MOST_PIXELS, MOST_PIXELS), Image.Resampling.LANCZOS))
-
-
-def cues_ceilings(config: CuesData) -> list[Ceiling]:
-    """Return the lowest error with all cues and with the local cue alone."""
-    bayes = Ceiling("best possible", 1 - bayes_accuracy(config, CEILING_IMAGES))
-    if config.alpha == 0 or config.beta == 0:
-        return [bayes]
-    return [bayes, Ceiling("local cue alone", 1 - local_only_accuracy(config))]
+def cues_ceilings(config: CuesData) -> dict[str, float]:
+    """Return the lowest error with all cues and, if there are two, with the local cue alone."""
+    ceilings = {"best possible": 1 - bayes_accuracy(config, CEILING_IMAGES)}
+    both = config.alpha != 0 and config.beta != 0
+    return ceilings | ({"local cue alone": 1 - local_only_accuracy(config)} if both else {})
 
 
 def model_words(model: ModelConfig) -> str:
@@ -249,10 +210,8 @@ def model_words(model: ModelConfig) -> str:
     return f"{words}; {patch}, position embedding {model.position}, {pool}"
 
 
-def recipe_table(runs: Sequence[RunConfig]) -> Table | None:
-    """Return the models and recipes of some runs in words, one row for each model; None without runs."""
-    if not runs:
-        return None
+def recipe_table(runs: Sequence[RunConfig]) -> Table:
+    """Return the models and recipes of some runs in words, one row for each model."""
     facts = {
         "model": lambda run: run.model.name,
         "what it is": lambda run: model_words(run.model),
@@ -268,5 +227,8 @@ def recipe_table(runs: Sequence[RunConfig]) -> Table | None:
     by_model: dict[str, list[RunConfig]] = {}
     for run in runs:
         by_model.setdefault(run.model.name, []).append(run)
-    rows = [[" or ".join(dict.fromkeys(map(fact, part))) for fact in facts.values()] for part in by_model.values()]
-    return Table(caption="Models and recipes", columns=columns(*facts, left=len(facts)), rows=tuple(map(tuple, rows)))
+    rows = (
+        {name: " or ".join(dict.fromkeys(map(fact, part))) for name, fact in facts.items()}
+        for part in by_model.values()
+    )
+    return table_of(rows)

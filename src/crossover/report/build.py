@@ -4,13 +4,13 @@ import json
 import shlex
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import pandas as pd
 
-from crossover.analysis.contract import Result, Study
+from crossover.analysis.contract import Study
 from crossover.analysis.robustness import calibrate, stability_table
 from crossover.analysis.runs import Method, primary_runs
 from crossover.analysis.testset import class_table
@@ -29,9 +29,9 @@ from crossover.report.findings import (
     unpack_predictions,
 )
 from crossover.report.page import html_page, markdown_page, report_sections
-from crossover.report.section import PAGE, PREDICTIONS, WRITTEN, Drawing, Table, columns, markdown_table, report_files
+from crossover.report.section import PAGE, PREDICTIONS, WRITTEN, Drawing, markdown_table, report_files, table_of
 from crossover.report.style import save
-from crossover.store import SweepRecords, file_name, write_atomically, write_json, write_text
+from crossover.store import SweepRecords, file_name, read_plan, write_atomically, write_json, write_text
 from crossover.text import tracked
 
 MOST_PANELS = 3
@@ -54,12 +54,12 @@ def write_report(
     `designs` repetitions of the design are simulated (0: none).
     """
     seen: dict[str, Record] = {}
-    for one in (sweep, *also):
-        seen |= {record["run_id"]: record for record in one.records if record["run_id"] not in seen}
+    for record in (record for one in (sweep, *also) for record in one.records):
+        seen.setdefault(record["run_id"], record)
     records = list(seen.values())
-    hashes: dict[str, str] = {}
-    for name, digest in ((record["dataset"], record["dataset_hash"]) for record in records):
-        if hashes.setdefault(name, digest) != digest:
+    conditions = environment(records)
+    for name in {record["dataset"] for record in records}:
+        if len(conditions[f"{name} hash"]) > 1:
             raise CrossoverError(
                 f"two different data sets are called {name}; give one another name: data.name=NAME in its sweep"
             )
@@ -68,7 +68,7 @@ def write_report(
         sweep.command,
         runs_table(records),
         planned=len(sweep.planned),
-        conditions=environment(records),
+        conditions=conditions,
         unfinished={run_id: state for run_id, state in sweep.states.items() if state != "done"},
         errors=sweep.errors,
         predictions=read_predictions({k: path for one in (*also, sweep) for k, path in one.predictions.items()}),
@@ -110,10 +110,10 @@ def write_findings(findings: Findings, directory: Path, *, seed: int = 0, design
     write_json(directory / "crossover.json", report.result)
     write_json(directory / "environment.json", findings.conditions)
     write_text(directory / "runs.csv", runs.to_csv(index=False))
-    tables = {"curves": report.curves, "stability": report.stability, "classes": report.classes}
+    tables = {"curves": report.curves, "stability": report.stability}
+    tables |= {"classes": report.classes} if len(report.classes) else {}
     for name, table in tables.items():
-        if len(table) or name != "classes":
-            write_text(directory / f"{name}.csv", table.to_csv(index=False, float_format="%.6g"))
+        write_text(directory / f"{name}.csv", table.to_csv(index=False, float_format="%.6g"))
     if report.calibration:
         write_json(directory / "calibration.json", {"confidence": method.confidence, "pairs": report.calibration})
     sections = report_sections(report, drawings)
@@ -124,70 +124,45 @@ def write_findings(findings: Findings, directory: Path, *, seed: int = 0, design
 
 def _draw(report: Report, study: Study) -> list[Drawing]:
     """Write the figures of a data set and return them."""
-    dataset, sizes, runs = study["dataset"], report.findings.sizes, report.runs
+    dataset, sizes = study["dataset"], report.findings.sizes
     x_label = figures.X_LABEL if sizes == "training images" else sizes
-    runs, curves = (table[table["dataset"] == dataset] for table in (runs, report.curves))
-    ceilings = report.findings.extras.ceilings.get(dataset, ())
+    runs, curves = (table[table["dataset"] == dataset] for table in (report.runs, report.curves))
+    ceilings = report.findings.extras.ceilings.get(dataset, {})
     said = " ".join(pair["summary"] for pair in study["pairs"][:MOST_PANELS])
     drawn = {
-        "learning-curves": (
-            f"Test error over {sizes} on {dataset}. {said}".strip(),
+        f"Test error over {sizes} on {dataset}. {said}".strip(): (
+            "learning-curves",
             figures.learning_curves(primary_runs(runs)[0], curves, study, ceilings, x_label),
         )
     }
     pairs = [pair for pair in study["pairs"] if pair["gap"]]
     if 0 < len(pairs) <= MOST_PANELS:
         named = " and of ".join(f"{pair['b']} to {pair['a']}" for pair in pairs)
-        alt = f"Log error ratio of {named} over {sizes} on {dataset}."
-        drawn["gap"] = alt, figures.by_pair(figures.draw_gap, pairs, x_label)
+        gap = figures.by_pair(figures.draw_gap, pairs, x_label)
+        drawn[f"Log error ratio of {named} over {sizes} on {dataset}."] = "gap", gap
         named = "; ".join(f"{pair['b']} for the error of {pair['a']}" for pair in pairs)
-        alt = f"How many images a model needs on {dataset}: {named}."
-        drawn["data-equivalence"] = alt, figures.by_pair(figures.draw_equivalence, pairs, x_label)
+        equivalence = figures.by_pair(figures.draw_equivalence, pairs, x_label)
+        drawn[f"How many images a model needs on {dataset}: {named}."] = "data-equivalence", equivalence
     suffix = f"-{file_name(dataset)}" if len(report.result["studies"]) > 1 else ""
-    for name, (_, figure) in drawn.items():
+    for name, figure in drawn.values():
         save(figure, report.directory / "figures", f"{name}{suffix}")
-    return [Drawing(name=f"{name}{suffix}", alt=alt) for name, (alt, _) in drawn.items()]
-
-
-@dataclass(frozen=True)
-class Published:
-    """A published study, read from its files."""
-
-    name: str
-    sweep: str
-    command: str
-    changes: tuple[str, ...]
-    """Overrides of every run: SET of the command."""
-    overrides: tuple[str, ...]
-    """Overrides of the sweep's own settings: ARGS of the command."""
-    run_ids: tuple[str, ...]
-    runs: pd.DataFrame
-    result: Result
-    """crossover.json"""
-    environment: dict[str, list[Fact]]
-
-    @property
-    def is_transfer(self) -> bool:
-        """Whether it is a transfer study: its rows are then probes of another sweep's backbones, not runs."""
-        return self.command.startswith("make transfer ")
+    return [Drawing(name=f"{name}{suffix}", alt=alt) for alt, (name, _) in drawn.items()]
 
 
 def publish(report: Path, study: Path) -> None:
-    """Copy a finished report to results/<study>."""
+    """Copy a finished report to results/<study>, its figures as SVG where they are drawings."""
     missing = [name for name in (*WRITTEN, "plan.json", PREDICTIONS) if not (report / name).exists()]
     if missing:
         raise CrossoverError(
             f"{report} has no {', '.join(missing)}; run make sweep, make transfer or make report first"
         )
-    study.mkdir(parents=True, exist_ok=True)
-    for name in report_files(report):
+    drawn = [f"figures/{path.name}" for path in (report / "figures").glob("[!.]*")]
+    (study / "figures").mkdir(parents=True, exist_ok=True)
+    for name in (*report_files(report), *drawn):
         write_atomically(study / name, partial(shutil.copyfile, report / name))
-    drawn, folder = list((report / "figures").glob("[!.]*")), study / "figures"
-    folder.mkdir(exist_ok=True)
-    for drawing in drawn:
-        write_atomically(folder / drawing.name, partial(shutil.copyfile, drawing))
-    for old in {path.name for path in folder.iterdir()} - {drawing.name for drawing in drawn}:
-        (folder / old).unlink()
+    for path in (study / "figures").iterdir():
+        if f"figures/{path.name}" not in drawn:
+            path.unlink()
     keep_one_format(study)
 
 
@@ -197,57 +172,40 @@ def keep_one_format(study: Path) -> None:
         drawing.with_suffix(".png").unlink(missing_ok=True)
 
 
-def read_study(folder: Path) -> Published:
-    """Return a published study; raise CrossoverError if it does not exist."""
+def read_study(folder: Path) -> Findings:
+    """Return the findings of a published study, read from its files; raise CrossoverError if it does not exist."""
     if not (folder / "plan.json").exists():
         known = sorted(path.parent.name for path in folder.parent.glob("*/plan.json"))
         raise CrossoverError(f"no study {folder.name!r} in {folder.parent}; there is {', '.join(known) or 'none'}")
-    plan, result, environment = (
-        json.loads((folder / name).read_text()) for name in ("plan.json", "crossover.json", "environment.json")
+    plan = read_plan(folder / "plan.json")
+    runs = pd.read_csv(folder / "runs.csv", dtype={"run_id": str, "dataset": str, "model": str})
+    predictions, names = unpack_predictions(folder, runs)
+    found = Findings(
+        settings(plan["command"]).get("SWEEP", plan["name"]),
+        plan["command"],
+        runs,
+        planned=len(plan["runs"]),
+        conditions=json.loads((folder / "environment.json").read_text()),
+        predictions=predictions,
+        names=names,
     )
-    given = dict(word.split("=", 1) for word in shlex.split(plan["command"]) if "=" in word)
-    return Published(
-        name=folder.name,
-        sweep=given.get("SWEEP", plan["name"]),
-        command=plan["command"],
-        changes=tuple(shlex.split(given.get("SET", ""))),
-        overrides=tuple(shlex.split(given.get("ARGS", ""))),
-        run_ids=tuple(plan["runs"]),
-        runs=pd.read_csv(folder / "runs.csv", dtype={"run_id": str, "dataset": str, "model": str}),
-        result=result,
-        environment=environment,
-    )
+    if found.is_transfer:
+        return replace(found, planned=len(runs))
+    done = set(runs["run_id"])
+    return replace(found, unfinished={run_id: "missing" for run_id in plan["runs"] if run_id not in done})
 
 
-def study_findings(folder: Path, extras: Extras = NO_EXTRAS) -> Findings:
-    """Return the findings of a published study, read from its files."""
-    study = read_study(folder)
-    planned = len(study.runs) if study.is_transfer else len(study.run_ids)
-    found = Findings(study.sweep, study.command, study.runs, planned, study.environment, extras=extras)
-    predictions, names = unpack_predictions(folder, study.runs)
-    found = replace(found, predictions=predictions, names=names)
-    if study.is_transfer:
-        return replace(found, sizes="pre-training images")
-    done = set(study.runs["run_id"])
-    return replace(found, unfinished={run_id: "missing" for run_id in study.run_ids if run_id not in done})
-
-
-def published_pools(results: Path) -> dict[str, int]:
-    """Return the size of the training pool by the hash of a data set, from the published studies that record it."""
-    pools: dict[str, int] = {}
-    for study in (read_study(path.parent) for path in results.glob("*/plan.json")):
-        sizes = study.runs.groupby("dataset")["n_pool"].max().dropna() if "n_pool" in study.runs else pd.Series()
-        for dataset, size in sizes.items():
-            pools |= {str(digest): int(size) for digest in study.environment.get(f"{dataset} hash", [])}
-    return pools
+def settings(command: str) -> dict[str, str]:
+    """Return the settings of a command: SWEEP, SET with overrides of every run, ARGS with those of the sweep."""
+    return dict(word.split("=", 1) for word in shlex.split(command) if "=" in word)
 
 
 def study_block(study: Path) -> str:
     """Return Markdown of a study: the verdicts and the mean test error by n_train and model, from its files alone."""
     curves = pd.read_csv(study / "curves.csv")
     errors = curves.pivot_table(index="n_train", columns="model", values="error_mean", sort=False).sort_index()
+    titles = {model: f"test error of {model}" for model in errors}
+    rows = errors.rename(columns=titles).rename_axis("training images").reset_index().to_dict("records")
     pairs = [pair for part in json.loads((study / "crossover.json").read_text())["studies"] for pair in part["pairs"]]
-    heads = columns("training images", *((f"test error of {model}", "%") for model in errors))
-    rows = tuple((f"{n:,}", *cells) for n, *cells in errors.itertuples())
     lines = [f"**{pair['summary']}**\n" for pair in pairs]
-    return "\n".join(lines + markdown_table(Table(caption="", columns=heads, rows=rows))) + "\n"
+    return "\n".join(lines + markdown_table(table_of(rows, dict.fromkeys(titles.values(), "%")))) + "\n"

@@ -1,8 +1,7 @@
 """The figures of a report: learning curves, the gap and data-equivalence."""
 
 import itertools
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -40,20 +39,12 @@ FAR_BELOW = 0.5
 """Ceilings below this share of the lowest error are not drawn as lines."""
 
 
-@dataclass(frozen=True)
-class Ceiling:
-    """A known lowest error (a fraction), drawn as a line."""
-
-    label: str
-    error: float
-
-
 def learning_curves(
-    runs: pd.DataFrame, curves: pd.DataFrame, study: Study, ceilings: Sequence[Ceiling], x_label: str = X_LABEL
+    runs: pd.DataFrame, curves: pd.DataFrame, study: Study, ceilings: Mapping[str, float], x_label: str = X_LABEL
 ) -> Figure:
     """Return error over n_train, log-log: means, chains as points, intervals, laws, ceilings, N* with its interval.
 
-    A ceiling far below all errors is only named, since a line would squeeze the curves.
+    A ceiling, the lowest error of what it names, is only named if it is far below: a line would squeeze the curves.
     """
     models = list(dict.fromkeys(curves["model"]))
     figure, (axes,) = panels(1, size=(WIDTH, 3.7 + 0.1 * (len(models) + len(ceilings))))
@@ -79,10 +70,10 @@ def learning_curves(
     if limited:
         axes.plot([], [], "o", color=SOFT, markerfacecolor=PAPER, label="limited by the budget")
     lowest = float(curves["error_mean"].min())
-    for ceiling, line in zip(ceilings, itertools.cycle((":", "-."))):
-        label = f"{ceiling.label}: {100 * ceiling.error:.3g} %"
-        if ceiling.error >= FAR_BELOW * lowest > 0:
-            axes.axhline(ceiling.error, color=SOFT, linestyle=line, linewidth=1, label=label)
+    for (name, error), line in zip(ceilings.items(), itertools.cycle((":", "-."))):
+        label = f"{name}: {100 * error:.3g} %"
+        if error >= FAR_BELOW * lowest > 0:
+            axes.axhline(error, color=SOFT, linestyle=line, linewidth=1, label=label)
         else:
             axes.plot([], [], " ", label=f"{label} (below)")
     crossings = [pair for pair in study["pairs"] if pair["n_star"] is not None]

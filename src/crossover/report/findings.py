@@ -1,6 +1,5 @@
 """The contents of a report before it is rendered: runs with their predictions, their analysis and its sentences."""
 
-import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,12 +8,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from crossover.analysis.contract import Calibration, Pair, Repetitions, Result, Study
+from crossover.analysis.contract import Calibration, Pair, Result, Study
 from crossover.analysis.runs import Predictions
 from crossover.analysis.sentences import extrapolation_sentence, verdict_words
 from crossover.record import title
-from crossover.report.figures import Ceiling
-from crossover.report.section import PREDICTIONS, Drawing, Table
+from crossover.report.section import PREDICTIONS, Section
 from crossover.store import State, write_arrays
 
 NO_MESSAGE = "no message"
@@ -30,10 +28,13 @@ METHODS = (
 )
 KINDS = {
     "crossover": "with a crossover",
-    **dict.fromkeys(("a_better", "b_better"), "with one model ahead"),
+    "a_better": "with one model ahead",
+    "b_better": "with one model ahead",
     "several_crossings": "with several crossings",
     "undecided": "undecided",
 }
+CHANGES = {"contradicts": "another leader", "weaker": "a less clear one", "stronger": "a clearer one"}
+KEYS = ["run_id", "dataset"]
 HEADLINES = 4
 """Most verdicts at the start of a report; more are counted and put in a table."""
 Fact = str | int | bool | None
@@ -44,14 +45,10 @@ Fact = str | int | bool | None
 class Extras:
     """Information on the runs that is not in their records."""
 
-    ceilings: Mapping[str, Sequence[Ceiling]] = field(default_factory=dict)
-    """By data set."""
-    samples: tuple[Drawing, ...] = ()
-    """Sample training images."""
-    no_samples: str = "No sample images: only curves were given."
-    """Why there are none."""
-    recipes: Table | None = None
-    """Models and recipes in words."""
+    ceilings: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    """Data set to the lowest possible error with what each names."""
+    sections: tuple[Section, ...] = ()
+    """Such as sample images, and the models and recipes in words."""
 
 
 NO_EXTRAS = Extras()
@@ -75,8 +72,16 @@ class Findings:
     names: Mapping[str, Sequence[str]] = field(default_factory=dict)
     """Data set to its classes."""
     extras: Extras = NO_EXTRAS
-    sizes: str = "training images"
-    """What n_train counts."""
+
+    @property
+    def is_transfer(self) -> bool:
+        """Whether it is a transfer study: its rows are then probes of another sweep's backbones, not runs."""
+        return self.command.startswith("make transfer ")
+
+    @property
+    def sizes(self) -> str:
+        """What n_train counts."""
+        return "pre-training images" if self.is_transfer else "training images"
 
     @property
     def chance(self) -> dict[str, float]:
@@ -116,7 +121,7 @@ class Report:
         if len(self.verdicts) <= HEADLINES:
             return self.verdicts
         kinds = Counter(KINDS[pair["verdict"]] for _, pair in self.pairs)
-        said = ", ".join(f"{kinds[words]} {words}" for words in dict.fromkeys(KINDS.values()) if kinds[words])
+        said = ", ".join(f"{count} {words}" for words, count in kinds.most_common())
         many = len(self.result["studies"])
         return [f"{len(self.pairs)} pairs of models on {many} data set{'s' if many > 1 else ''}: {said}."]
 
@@ -124,52 +129,21 @@ class Report:
     def trouble(self) -> list[str]:
         """What failed or is missing, one line each."""
         found = self.findings
-        lines = [
-            f"{run_id} failed: {(text.strip() or NO_MESSAGE).splitlines()[-1]}" for run_id, text in found.errors.items()
-        ]
+        failed = {run_id: (text.strip() or NO_MESSAGE).splitlines()[-1] for run_id, text in found.errors.items()}
         left = sum(state != "failed" for state in found.unfinished.values())
-        if left:
-            lines.append(f"{left} of {found.planned} runs are not done yet; continue with: {found.command}")
-        return lines
-
-    @property
-    def notes(self) -> list[str]:
-        """What was left out, changed or could not be established."""
-        of: dict[str, list[str]] = {}
-        for study in self.result["studies"]:
-            for note in notes_of(study):
-                of.setdefault(note, []).append(study["dataset"])
-        every = max(2, len(self.result["studies"]))
-        return [f"{'all data sets' if len(names) == every else ', '.join(names)}: {note}" for note, names in of.items()]
+        more = f"{left} of {found.planned} runs are not done yet; continue with: {found.command}"
+        return [f"{run_id} failed: {why}" for run_id, why in failed.items()] + [more] * (left > 0)
 
     @property
     def extrapolations(self) -> list[str]:
-        return [
-            f"{dataset}: {extrapolation_sentence(pair, found)}"
-            for dataset, pair in self.pairs
-            if (found := pair["extrapolation"])
-        ]
+        known = [(dataset, pair, found) for dataset, pair in self.pairs if (found := pair["extrapolation"])]
+        return [f"{dataset}: {extrapolation_sentence(pair, found)}" for dataset, pair, found in known]
 
     @property
     def stabilities(self) -> list[tuple[str, pd.DataFrame]]:
         """The stability sentence of each pair, and its rows."""
         groups = self.stability.groupby(["dataset", "a", "b"], sort=False)
         return [(f"{dataset}, {a} and {b}: {stability_sentence(rows)}", rows) for (dataset, a, b), rows in groups]
-
-    @property
-    def calibrations(self) -> list[tuple[str, list[Repetitions]]]:
-        """The calibration sentence of each pair, and its rows by number of chains."""
-        return [
-            (f"{one['dataset']}, {one['a']} and {one['b']}: {one['note']}", one["rows"]) for one in self.calibration
-        ]
-
-    @property
-    def commands(self) -> list[str]:
-        """Commands that repeat the study, from a clone of the code; a clone lacks what differed from the commit."""
-        known = self.findings.conditions
-        clean = not any(known.get("dirty", []))
-        commits = [str(commit) for commit in known.get("commit", []) if commit and clean]
-        return [*(f"git checkout {shlex.quote(commit)}" for commit in commits[:1]), self.findings.command]
 
 
 def notes_of(study: Study) -> list[str]:
@@ -191,31 +165,23 @@ def pack_predictions(findings: Findings, directory: Path) -> None:
     if not findings.predictions:
         return
     arrays = {f"classes-{dataset}": np.array(names) for dataset, names in findings.names.items()}
-    for run_id, dataset in findings.runs[["run_id", "dataset"]].to_numpy():
+    for run_id, dataset in findings.runs[KEYS].to_numpy():
         if run_id in findings.predictions:
-            labels, predicted = (_compact(part) for part in findings.predictions[run_id])
-            arrays |= {f"labels-{dataset}": labels, f"predicted-{run_id}": predicted}
+            parts = zip((f"labels-{dataset}", f"predicted-{run_id}"), findings.predictions[run_id], strict=True)
+            arrays |= {name: classes.astype(np.min_scalar_type(classes.max())) for name, classes in parts}
     directory.mkdir(parents=True, exist_ok=True)
     write_arrays(directory / PREDICTIONS, arrays)
 
 
 def unpack_predictions(directory: Path, runs: pd.DataFrame) -> tuple[Predictions, dict[str, Sequence[str]]]:
     """Return the predictions of those runs that have them, and the classes of each data set."""
-    read: dict[str, tuple[np.ndarray, np.ndarray]] = {}
-    names: dict[str, Sequence[str]] = {}
     if not (directory / PREDICTIONS).exists():
-        return read, names
+        return {}, {}
     with np.load(directory / PREDICTIONS) as saved:
-        for run_id, dataset in runs[["run_id", "dataset"]].to_numpy():
-            if f"predicted-{run_id}" in saved:
-                read[run_id] = saved[f"labels-{dataset}"], saved[f"predicted-{run_id}"]
-            if f"classes-{dataset}" in saved:
-                names[dataset] = list(map(str, saved[f"classes-{dataset}"]))
-    return read, names
-
-
-def _compact(classes: np.ndarray) -> np.ndarray:
-    return classes.astype(np.uint8) if classes.max() < 256 else classes
+        named = [(run_id, f"labels-{dataset}", f"predicted-{run_id}") for run_id, dataset in runs[KEYS].to_numpy()]
+        read = {run_id: (saved[labels], saved[guess]) for run_id, labels, guess in named if guess in saved}
+        known = [dataset for dataset in runs["dataset"].unique() if f"classes-{dataset}" in saved]
+        return read, {dataset: [*map(str, saved[f"classes-{dataset}"])] for dataset in known}
 
 
 def stability_sentence(rows: pd.DataFrame) -> str:
@@ -223,27 +189,11 @@ def stability_sentence(rows: pd.DataFrame) -> str:
     others = rows[(rows["choice"] != "as analysed") & rows["verdict"].notna()]
     if others.empty:
         return "The runs allow no alternative analysis."
-    said = []
-    for change, words in {
-        "contradicts": "another leader",
-        "weaker": "a less clear one",
-        "stronger": "a clearer one",
-    }.items():
-        part = [
-            f"{title(choice)} {title(value)}: {verdict_words(a, b, verdict)}"
-            for choice, value, a, b, verdict in others.loc[
-                others["change"] == change, ["choice", "value", "a", "b", "verdict"]
-            ]
-            .astype(str)
-            .itertuples(index=False)
+    said = [f"Of {len(others)} alternative analyses {(others['change'] == 'same').sum()} give the same verdict"]
+    for change, words in CHANGES.items():
+        named = [
+            f"{title(row['choice'])} {title(row['value'])}: {verdict_words(row['a'], row['b'], row['verdict'])}"
+            for row in others[others["change"] == change].astype(str).to_dict("records")
         ]
-        if part:
-            said.append(f"{len(part)} {_give(len(part))} {words} ({', '.join(part)})")
-    if not said:
-        return f"The verdict is the same under all {len(others)} alternative analyses."
-    same = int((others["change"] == "same").sum())
-    return f"Of {len(others)} alternative analyses {same} {_give(same)} the same verdict; {'; '.join(said)}."
-
-
-def _give(number: int) -> str:
-    return "gives" if number == 1 else "give"
+        said += [f"{len(named)} {words} ({', '.join(named)})"] if named else []
+    return f"{'; '.join(said)}."

@@ -1,10 +1,10 @@
 """What a report is made of: sections of sentences, figures and typed tables, as a file, Markdown or in the terminal."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import isnan
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from matplotlib.ticker import EngFormatter
 from pydantic import Field, ValidationError
@@ -31,6 +31,15 @@ PREDICTIONS = "predictions.npz"
 """Test images of each run and data set: `predicted-RUN_ID` (T,), `labels-NAME` (T,) and `classes-NAME` (K,)."""
 WHERE_KNOWN = ("plan.json", PREDICTIONS, "classes.csv", "calibration.json")
 """Files that a report has if there is a plan, predictions or a simulation."""
+FORMATS: dict[str, Callable[[float], str]] = {
+    "%": lambda value: f"{100 * value:.1f} %",
+    "points": lambda value: f"{100 * value:+.1f}",
+    "ratio": lambda value: f"{value:.2f}",
+    "images": images,
+    "SI": EngFormatter(places=1),
+    "B": EngFormatter("B", places=1),
+}
+"""By the unit of a column; others are appended to the number."""
 FileName = Annotated[str, Field(pattern=r"^[\w][\w.+,=@-]*$")]
 """The name of a file next to the report, without a folder."""
 
@@ -61,11 +70,17 @@ class Table(Frozen):
         """The rows as displayed."""
         return [[shown(cell, column.unit) for cell, column in zip(row, self.columns, strict=True)] for row in self.rows]
 
-    def with_columns(self, titles: Sequence[str]) -> "Table":
-        """Return the table with some of its columns."""
-        places = [self.header.index(name) for name in titles]
-        rows = tuple(tuple(row[place] for place in places) for row in self.rows)
-        return Table(caption=self.caption, columns=tuple(self.columns[place] for place in places), rows=rows)
+
+def table_of(rows: Iterable[Mapping[Any, Any]], units: Mapping[str, str] | None = None, caption: str = "") -> Table:
+    """Return a table of rows by title of their columns, without columns in which nothing is known."""
+    known, units = list(rows), units or {}
+    cells = {name: [row.get(name) for row in known] for name in dict.fromkeys(name for row in known for name in row)}
+    cells = {name: column for name, column in cells.items() if any(cell is not None for cell in column)}
+    heads = [
+        Column(title=name, unit=units.get(name, ""), left=all(cell is None or isinstance(cell, str) for cell in column))
+        for name, column in cells.items()
+    ]
+    return Table(caption=caption, columns=tuple(heads), rows=tuple(zip(*cells.values(), strict=True)))
 
 
 def columns(*titles: str | tuple[str, str], left: int = 0) -> tuple[Column, ...]:
@@ -88,20 +103,9 @@ def shown(cell: Cell, unit: str = "") -> str:
 def _number(value: Number, unit: str) -> str:
     if value is None or isnan(value):
         return DASH
-    match unit:
-        case "%":
-            return f"{100 * value:.1f} %"
-        case "points":
-            return f"{100 * value:+.1f}"
-        case "images":
-            return images(value)
-        case "ratio":
-            return f"{value:.2f}"
-        case "SI" | "B":
-            return EngFormatter("B" if unit == "B" else "", places=1)(value).strip()
-        case "s" | "/s" | "h":
-            return f"{value:,.3g} {unit}" if abs(value) < 1000 else f"{value:,.0f} {unit}"
-    number = f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
+    if unit in FORMATS:
+        return FORMATS[unit](value).strip()
+    number = f"{value:,}" if isinstance(value, int) else f"{value:.4g}" if abs(value) < 1000 else f"{value:,.0f}"
     return f"{number} {unit}".strip()
 
 
@@ -157,6 +161,12 @@ class Part(Frozen):
     folded: bool = False
     """Whether only its title is visible until it is opened."""
 
+    @property
+    def has_content(self) -> bool:
+        """Whether anything but its title is to be shown."""
+        own = self.sentences or self.drawings or self.code or any(table.rows for table in self.tables)
+        return bool(own) or any(part.has_content for part in self.parts)
+
 
 class Section(Part):
     """A section of the page. A study writes it as section-NAME.json next to the report."""
@@ -203,10 +213,10 @@ def markdown_part(part: Part, level: int = 2) -> list[str]:
         lines += [plain(sentence), ""]
     for drawing in part.drawings:
         lines += [f"![{plain(drawing.alt)}](figures/{drawing.name}.{drawing.kind})", ""]
-    for table in part.tables:
+    for table in filter(lambda table: table.rows, part.tables):
         lines += [*([plain(table.caption), ""] if table.caption else []), *markdown_table(table), ""]
     if part.code:
         lines += ["```", *part.code.replace("```", "'''").splitlines(), "```", ""]
-    for one in part.parts:
+    for one in filter(lambda part: part.has_content, part.parts):
         lines += markdown_part(one, min(level + 1, 6))
     return lines

@@ -15,7 +15,8 @@ from crossover.analysis.verdict import unit_table
 from crossover.config import CrossoverError, RunConfig
 from crossover.fields import Frozen
 from crossover.record import Record, runs_table
-from crossover.report.build import Published, read_study
+from crossover.report.build import read_study
+from crossover.report.findings import Findings
 from crossover.store import read_done, write_text
 from crossover.study import study_runs
 from crossover.sweep.launch import do_runs
@@ -43,16 +44,16 @@ def main(options: Options, console: Console) -> None:
     study = read_study(options.results / options.study)
     if study.is_transfer:
         raise CrossoverError(
-            f"{study.name} is a transfer study: `{study.command}` repeats it, and make reproduce can repeat the"
+            f"{options.study} is a transfer study: `{study.command}` repeats it, and make reproduce can repeat the"
             " study of its pre-training"
         )
     runs = chosen_runs(study, options)
-    console.print(f"{study.name}: repeating {len(runs)} of {len(study.run_ids)} runs", highlight=False)
+    console.print(f"{options.study}: repeating {len(runs)} of {study.planned} runs", highlight=False)
     do_runs(runs, console, parallel=options.parallel)
     records = read_done(runs)
     check_same_data(study, records)
     table = compare_runs(study.runs, runs_table(records))
-    path = Path(options.outputs) / f"{study.name}.csv"
+    path = Path(options.outputs) / f"{options.study}.csv"
     write_text(path, table.to_csv(index=False, float_format="%.6g"))
     show(table, console)
     outside = int(table["outcome"].isin(["outside", "no tolerance"]).sum())
@@ -61,18 +62,18 @@ def main(options: Options, console: Console) -> None:
     sys.exit(1 if outside else 0)
 
 
-def chosen_runs(study: Published, options: Options) -> list[RunConfig]:
+def chosen_runs(study: Findings, options: Options) -> list[RunConfig]:
     """Return the runs to repeat, as the present conf/ plans them; raise CrossoverError if it plans others."""
     planned = study_runs(study, options.outputs, options.set)
-    count = len(study.run_ids) if options.runs is None else options.runs
-    if not 1 <= count <= len(study.run_ids):
-        raise CrossoverError(f"runs={count} is not possible; {study.name} has {len(study.run_ids)} runs")
-    return [planned[run_id] for run_id in random.Random(options.seed).sample(study.run_ids, count)]  # noqa: S311
+    count = len(planned) if options.runs is None else options.runs
+    if not 1 <= count <= len(planned):
+        raise CrossoverError(f"runs={count} is not possible; {options.study} has {len(planned)} runs")
+    return [planned[run_id] for run_id in random.Random(options.seed).sample(list(planned), count)]  # noqa: S311
 
 
-def check_same_data(study: Published, records: list[Record]) -> None:
+def check_same_data(study: Findings, records: list[Record]) -> None:
     for record in records:
-        published = study.environment[f"{record['dataset']} hash"]
+        published = study.conditions[f"{record['dataset']} hash"]
         if record["dataset_hash"] not in published:
             raise CrossoverError(
                 f"the images of {record['dataset']} are not those of the study: hash {record['dataset_hash'][:16]},"

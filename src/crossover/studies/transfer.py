@@ -152,7 +152,6 @@ def main(options: Options, console: Console) -> None:
         conditions=environment(records),
         predictions=read_predictions(predictions),
         names={row.dataset: targets[row.target].classes for row in rows},
-        sizes="pre-training images",
     )
     pack_predictions(findings, directory)
     report = write_findings(findings, directory, seed=options.seed)

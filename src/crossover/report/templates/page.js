@@ -20,22 +20,14 @@ for (const table of document.querySelectorAll("table")) {
     body.append(...rows.map(([, row]) => row));
   }));
 }
-// Filter the runs: every word must occur, and a chosen model or state must be that of the run.
+// Filter the runs: every word must occur.
 const words = document.getElementById("filter");
 if (words) {
-  const rows = [...document.querySelector("#runs table").tBodies[0].rows].map(row => [row, row.textContent.toLowerCase()]);
-  const choices = [...document.querySelectorAll("#runs select")], shown = document.getElementById("shown");
-  const filter = () => {
+  const rows = [...document.querySelector("#runs table").tBodies[0].rows], shown = document.getElementById("shown");
+  words.addEventListener("input", () => {
     const wanted = words.value.toLowerCase().split(/\s+/);
-    let count = 0;
-    for (const [row, text] of rows) {
-      const fits = wanted.every(word => text.includes(word)) &&
-        choices.every(choice => !choice.value || row.cells[choice.dataset.column].textContent === choice.value);
-      row.hidden = !fits;
-      count += fits;
-    }
-    shown.textContent = `${count} of ${rows.length} runs`;
-  };
-  [words, ...choices].forEach(control => control.addEventListener("input", filter));
+    rows.forEach(row => row.hidden = !wanted.every(word => row.textContent.toLowerCase().includes(word)));
+    shown.textContent = `${rows.filter(row => !row.hidden).length} of ${rows.length} runs`;
+  });
 }
 addEventListener("beforeprint", () => document.querySelectorAll("details").forEach(part => part.open = true));
