@@ -61,5 +61,5 @@ def test_a_flat_head_reads_places_and_a_pooled_one_does_not() -> None:
 
 
 def test_an_unknown_value_is_refused() -> None:
-    with pytest.raises(CrossoverError, match=r"model.args.head=mean; allowed: pool, flatten"):
+    with pytest.raises(CrossoverError, match=r"'head': 'mean'.* cannot be built: allowed are head=pool or flatten"):
         resnet(head="mean")

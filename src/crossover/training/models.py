@@ -27,11 +27,7 @@ SMALL_IMAGE = 64
 _OWN = {"basic_resnet": "resnet", "vit": "vit", "hybrid_vit": "hybrid"}
 _TIMM = {"timm.models.resnet": "resnet", "timm.models.vision_transformer": "vit"}
 _DROPOUTS = ("drop_rate", "drop_path_rate")
-_ABLATIONS = {
-    "head": ("pool", "flatten"),
-    "weights": ("shared", "untied"),
-}
-_BASIC_ARGS = ("widths", "depths", "zero_init_last", *_DROPOUTS, *_ABLATIONS)
+_BASIC_ARGS = ("widths", "depths", "zero_init_last", *_DROPOUTS, "head", "weights")
 _RESNET_ARGS = ("channels", "layers", "avg_down", "zero_init_last", *_DROPOUTS)
 _VIT_SHAPE = ("embed_dim", "depth", "num_heads")
 _VIT_ARGS = (
@@ -46,23 +42,16 @@ def build_model(config: ModelConfig, *, image_size: int, classes: int) -> nn.Mod
     Weights are drawn from torch's global generator. Raises CrossoverError for what cannot be built.
     """
     family = _family(config.arch)
-    if family is None and image_size <= SMALL_IMAGE:
-        raise CrossoverError(
-            f"model.arch={config.arch} at {image_size} px: only basic_resnet, vit, hybrid_vit and timm's resnet* and"
-            f" vit_* are adapted to images of {SMALL_IMAGE} px and below; choose one of those or a larger image_size"
-        )
-    if family not in (None, config.family):
-        raise CrossoverError(
-            f"model.family={config.family} is wrong: model.arch={config.arch} is of the family {family}"
-        )
     try:
+        if family not in (None, config.family):
+            raise ValueError(f"model.family={config.family} is wrong, it is of the family {family}")
         if family in ("vit", "hybrid"):
             return _vision_transformer(config, image_size, classes)
-        return _convolutional(config, image_size, classes)
-    except (AssertionError, TypeError, ValueError) as error:  # timm checks its arguments with all three
+        return _convolutional(config, family, image_size, classes)
+    except (AssertionError, TypeError, ValueError, ZeroDivisionError) as error:  # timm checks its arguments with all
         given = f"model.arch={config.arch} with model.args={config.args} at {image_size} px"
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise CrossoverError(f"{given} cannot be built: {reason}; correct model.args") from error
+        raise CrossoverError(f"{given} cannot be built: {reason}; correct the model") from error
 
 
 def _family(arch: str) -> str | None:
@@ -71,28 +60,28 @@ def _family(arch: str) -> str | None:
         return _OWN[arch]
     if timm.is_model(arch):
         return _TIMM.get(model_entrypoint(arch).__module__)
-    near = difflib.get_close_matches(arch, [*_OWN, *timm.list_models()], n=3)
-    hint = f"; did you mean {', '.join(near)}?" if near else ""
-    allowed = f"{', '.join(_OWN)} or a name of timm.list_models()"
-    raise CrossoverError(f"unknown model.arch={arch}; allowed: {allowed}{hint}")
+    near = ", ".join(difflib.get_close_matches(arch, [*_OWN, *timm.list_models()], n=3))
+    hint = f"; did you mean {near}?" if near else ""
+    raise CrossoverError(f"unknown model.arch={arch}; allowed: {', '.join(_OWN)} or a name of timm.list_models(){hint}")
 
 
 def _check_args(config: ModelConfig, allowed: Iterable[str], required: Iterable[str] = ()) -> None:
-    for name in config.args:
-        if name not in allowed:
-            raise CrossoverError(f"unknown model.args.{name} of {config.arch}; allowed: {', '.join(allowed)}")
+    if unknown := [name for name in config.args if name not in allowed]:
+        raise ValueError(f"unknown model.args.{unknown[0]} of {config.arch}; allowed: {', '.join(allowed)}")
     if missing := [name for name in required if name not in config.args]:
-        raise CrossoverError(f"model.args of {config.arch} lacks {', '.join(missing)}; set it in the model's YAML")
+        raise ValueError(f"model.args lacks {', '.join(missing)}")
 
 
-def _convolutional(config: ModelConfig, image_size: int, classes: int) -> nn.Module:
+def _convolutional(config: ModelConfig, family: str | None, image_size: int, classes: int) -> nn.Module:
     for name in ("patch_size", "position", "position_std", "pool"):
         if getattr(config, name) != ModelConfig.model_fields[name].default:
-            raise CrossoverError(f"model.{name} is of ViTs and hybrids; remove it from {config.name}")
+            raise ValueError(f"model.{name} is of ViTs and hybrids")
     if config.arch == "basic_resnet":
         return _basic_resnet(config, image_size, classes)
-    if _family(config.arch) == "resnet":
+    if family == "resnet":
         _check_args(config, _RESNET_ARGS)
+    elif image_size <= SMALL_IMAGE:
+        raise ValueError(f"up to {SMALL_IMAGE} px are for {', '.join(_OWN)} and timm's resnet* and vit_*")
     model: nn.Module = timm.create_model(config.arch, num_classes=classes, **config.args)
     if isinstance(model, ResNet) and image_size <= SMALL_IMAGE:
         _keep_resolution_in_stem(model)
@@ -113,34 +102,26 @@ def _basic_resnet(config: ModelConfig, image_size: int, classes: int) -> ByobNet
     _check_args(config, _BASIC_ARGS, required=("widths", "depths"))
     args = dict(config.args)
     widths, depths = args.pop("widths"), args.pop("depths")
-    chosen = {name: args.pop(name, allowed[0]) for name, allowed in _ABLATIONS.items()}
-    for name, value in chosen.items():
-        if value not in _ABLATIONS[name]:
-            raise CrossoverError(f"model.args.{name}={value}; allowed: {', '.join(_ABLATIONS[name])}")
-    whole = all(w >= 8 and w % 8 == 0 for w in widths) and all(d >= 1 for d in depths)
+    head, weights = args.pop("head", "pool"), args.pop("weights", "shared")
+    if head not in ("pool", "flatten") or weights not in ("shared", "untied"):
+        raise ValueError("allowed are head=pool or flatten, and weights=shared or untied")
+    whole = all(w >= 8 and w % 8 == 0 for w in widths) and all(d >= 1 for d in depths)  # timm rounds other widths
     if not (whole and 1 <= len(widths) <= 5 and len(widths) == len(depths)):
-        raise CrossoverError(
-            f"model.args.widths={list(widths)}, depths={list(depths)}: give as many depths as widths, 1 to 5,"
-            " with widths in multiples of 8 (timm rounds others) and depths of at least 1"
+        raise ValueError(
+            "give as many depths as widths, 1 to 5, with widths in multiples of 8 and depths of at least 1"
         )
     blocks = tuple(
         ByoBlockCfg(type="basic", d=depth, c=width, s=2 if stage else 1)
         for stage, (width, depth) in enumerate(zip(widths, depths, strict=True))
     )
-    structure = ByoModelCfg(
-        blocks=blocks,
-        downsample="conv1x1",
-        stem_type="3x3",
-        stem_pool=None,
-        stem_chs=widths[0],
-    )
+    structure = ByoModelCfg(blocks, downsample="conv1x1", stem_type="3x3", stem_pool=None, stem_chs=widths[0])
     model = ByobNet(structure, num_classes=classes, **args)
     model.stem.conv.stride = (1, 1)  # ByobNet has no stem without a stride
     for info in model.feature_info:
         info["reduction"] //= 2
-    if chosen["weights"] == "untied":
+    if weights == "untied":
         untie(model, image_size)
-    if chosen["head"] == "flatten":
+    if head == "flatten":
         flatten_head(model, image_size, classes)
     return model
 
@@ -148,18 +129,14 @@ def _basic_resnet(config: ModelConfig, image_size: int, classes: int) -> ByobNet
 def _vision_transformer(config: ModelConfig, image_size: int, classes: int) -> nn.Module:
     hybrid, own = config.arch == "hybrid_vit", config.arch in _OWN
     _check_args(config, (*_VIT_ARGS, "stem_width") if hybrid else _VIT_ARGS, required=_VIT_SHAPE if own else ())
-    patch = default_patch_size(image_size) if config.patch_size is None else config.patch_size
+    patch = config.patch_size
+    if patch is None:  # 16 to 196 tokens at 16 to 224 px
+        patch = 4 if image_size < 48 else 8 if image_size < 128 else 16
     if patch < 1 or image_size % patch:
-        raise CrossoverError(
-            f"model.patch_size={patch} does not divide data.image_size={image_size}; give one that does"
-        )
+        raise ValueError(f"model.patch_size={patch} does not divide data.image_size={image_size}")
     args = dict(config.args)
-    for name in _VIT_SHAPE:
-        if args.get(name, 1) < 1:
-            raise CrossoverError(f"model.args.{name}={args[name]}; give at least 1")
-    if own and args["embed_dim"] % args["num_heads"]:
-        dim, heads = args["embed_dim"], args["num_heads"]
-        raise CrossoverError(f"model.args.num_heads={heads} does not divide embed_dim={dim}; choose one that does")
+    if any(args.get(name, 1) < 1 for name in _VIT_SHAPE):
+        raise ValueError(f"{', '.join(_VIT_SHAPE)} must be at least 1")
     if hybrid:
         stem = _convolutional_stem(patch, args.pop("stem_width", args["embed_dim"]))
         # timm's patch size counts cells of the stem's output here
@@ -178,11 +155,6 @@ def _vision_transformer(config: ModelConfig, image_size: int, classes: int) -> n
     return model
 
 
-def default_patch_size(image_size: int) -> int:
-    """Return the patch size in pixels that `model.patch_size=null` stands for: 16 to 196 tokens at 16 to 224 px."""
-    return 4 if image_size < 48 else 8 if image_size < 128 else 16
-
-
 def _convolutional_stem(patch: int, width: int) -> nn.Sequential:
     """Return stride-2 3x3 convolutions with batch norm and ReLU that shrink the sides by `patch`.
 
@@ -191,9 +163,9 @@ def _convolutional_stem(patch: int, width: int) -> nn.Sequential:
     """
     halvings = patch.bit_length() - 1
     if patch != 2**halvings or halvings == 0 or width % 2 ** (halvings - 1):
-        raise CrossoverError(
-            f"a convolutional stem halves the sides: model.patch_size={patch} must be 2, 4, 8 or 16 and"
-            f" model.args.stem_width={width} a multiple of {2 ** max(0, halvings - 1)}"
+        multiple = 2 ** max(0, halvings - 1)
+        raise ValueError(
+            f"model.patch_size={patch} must be 2, 4, 8 or 16, and stem_width={width} a multiple of {multiple}"
         )
     widths = [3, *(width >> k for k in reversed(range(halvings)))]
     return nn.Sequential(*(ConvNormAct(i, o, 3, stride=2) for i, o in itertools.pairwise(widths)))
@@ -207,7 +179,7 @@ def _set_position(model: Any, config: ModelConfig) -> None:
         nn.init.trunc_normal_(model.pos_embed, std=config.position_std)
         return
     if model.embed_dim % 4:
-        raise CrossoverError(f"model.position=sinusoidal needs embed_dim in multiples of 4; got {model.embed_dim}")
+        raise ValueError(f"model.position=sinusoidal needs embed_dim in multiples of 4; got {model.embed_dim}")
     # fixed 2-D sine and cosine, zero for class and register tokens: Chen et al. 2021 (MoCo v3), He et al. 2022 (MAE)
     grid = build_sincos2d_pos_embed(list(model.patch_embed.grid_size), model.embed_dim)
     position = torch.zeros_like(model.pos_embed)
@@ -222,13 +194,17 @@ def count_parameters(model: nn.Module) -> int:
 def forward_flops(model: nn.Module, image_size: int) -> int:
     """Return the FLOPs of one image's forward pass, 2 per multiply-add of convolutions and matrix products.
 
-    A copy without storage is run, with unfused attention: what torch's counter sees of fused one depends on the device.
+    Attention is unfused: what torch's counter sees of fused one depends on the device.
     """
-    shadow = copy.deepcopy(model).to("meta").eval()
-    image = torch.empty(1, 3, image_size, image_size, device="meta")
+    shadow, image = _shadow(model, image_size)
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         shadow(image)
     return int(counter.get_total_flops())
+
+
+def _shadow(model: nn.Module, image_size: int) -> tuple[Any, Tensor]:
+    """Return a copy of a network and an image for it, both without storage: running it computes nothing but shapes."""
+    return copy.deepcopy(model).to("meta").eval(), torch.empty(1, 3, image_size, image_size, device="meta")
 
 
 class LocallyConnected2d(nn.Module):
@@ -255,33 +231,29 @@ class LocallyConnected2d(nn.Module):
 
 def untie(model: nn.Module, image_size: int) -> None:
     """Replace every convolution wider than 1x1 by one without shared weights, in place."""
-    sizes = input_sizes(model, image_size)
-    for name, (height, width) in sizes.items():
+    for name, (height, width) in input_sizes(model, image_size).items():
         conv = model.get_submodule(name)
         if isinstance(conv, nn.Conv2d) and conv.kernel_size != (1, 1):
             model.set_submodule(name, LocallyConnected2d(conv, height, width))
 
 
 def input_sizes(model: nn.Module, image_size: int) -> dict[str, tuple[int, int]]:
-    """Return height and width of the input of each convolution, by name; nothing is allocated or computed."""
-    shadow = copy.deepcopy(model).to("meta").eval()
+    """Return height and width of the input of each convolution, by name."""
+    shadow, image = _shadow(model, image_size)
     sizes: dict[str, tuple[int, int]] = {}
     for name, module in shadow.named_modules():
         if isinstance(module, nn.Conv2d):
             module.register_forward_pre_hook(
                 lambda _m, inputs, name=name: sizes.update({name: tuple(inputs[0].shape[-2:])})
             )
-    shadow(torch.empty(1, 3, image_size, image_size, device="meta"))
+    shadow(image)
     return sizes
 
 
 def flatten_head(model: Any, image_size: int, classes: int) -> None:
     """Make the head of timm's ByobNet read every position of the last map instead of their mean, in place."""
-    with torch.no_grad():
-        shape = (
-            copy.deepcopy(model).to("meta").forward_features(torch.empty(2, 3, image_size, image_size, device="meta"))
-        )
+    shadow, image = _shadow(model, image_size)
     model.head.global_pool = nn.Flatten(1)
-    model.head.fc = nn.Linear(math.prod(shape.shape[1:]), classes)
+    model.head.fc = nn.Linear(shadow.forward_features(image).numel(), classes)
     nn.init.normal_(model.head.fc.weight, std=0.01)  # as timm draws it
     nn.init.zeros_(model.head.fc.bias)
