@@ -37,21 +37,18 @@ def resolve_device(run: RunConfig, local_rank: int = 0) -> torch.device:
             f"there is a GPU ({gpus[0]}) that torch {torch.__version__} cannot use: {why}{said}. Install a torch that"
             " fits the driver (docs/cluster.md), or train on the CPU: machine.device=cpu"
         )
-    if not available and run.machine.device == "cuda":
-        raise CrossoverError("machine.device=cuda was asked for but there is no CUDA device; use machine.device=cpu")
-    if not available:
-        return torch.device("cpu")
-    if local_rank >= available:
+    if available <= local_rank and (available or run.machine.device == "cuda"):
         raise CrossoverError(
-            f"trainer.devices={run.trainer.devices} but {available} CUDA devices are visible; ask for less"
+            f"machine.device={run.machine.device} with trainer.devices={run.trainer.devices} needs more CUDA devices"
+            f" than there are ({available}); ask for fewer, or use machine.device=cpu"
         )
-    return torch.device("cuda", local_rank)
+    return torch.device("cuda", local_rank) if available else torch.device("cpu")
 
 
 def resolve_precision(run: RunConfig, device: torch.device) -> Precision:
     """Return the precision that the run asks for; auto is bf16 autocast on CUDA."""
-    wanted = run.precision == "bf16" or (run.precision == "auto" and device.type == "cuda")
-    return "bf16" if wanted else "fp32"
+    automatic: Precision = "bf16" if device.type == "cuda" else "fp32"
+    return automatic if run.precision == "auto" else run.precision
 
 
 def resolve_engine(run: RunConfig, device: torch.device) -> Engine:

@@ -11,11 +11,9 @@ import threading
 import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
-from multiprocessing.connection import wait
 from multiprocessing.context import BaseContext
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -73,33 +71,17 @@ def visible_gpus() -> list[str]:
 
 def installed_gpus() -> list[str]:
     """Return the CUDA devices of this machine by UUID, or by number where its driver does not tell."""
-    counted = [str(number) for number, _ in enumerate(DEVICES.glob("nvidia[0-9]*"))]
     try:
         import pynvml
-    except ImportError:
-        return counted
-    try:
+
         pynvml.nvmlInit()
-    except pynvml.NVMLError:  # without a driver
-        return counted
+    except Exception:  # noqa: BLE001 - without the package or a driver
+        return [str(number) for number, _ in enumerate(DEVICES.glob("nvidia[0-9]*"))]
     try:
-        handles = [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(pynvml.nvmlDeviceGetCount())]
-        return [uuid for handle in handles for uuid in _uuids(handle)]
+        gpus = [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(pynvml.nvmlDeviceGetCount())]
+        return [pynvml.nvmlDeviceGetUUID(gpu) for gpu in gpus]
     finally:
         pynvml.nvmlShutdown()
-
-
-def _uuids(gpu: Any) -> list[str]:
-    """Return the UUID of a GPU, or those of its instances if it is divided (MIG)."""
-    import pynvml
-
-    instances = []
-    with suppress(pynvml.NVMLError):  # the GPU cannot be divided
-        if pynvml.nvmlDeviceGetMigMode(gpu)[0]:
-            for index in range(pynvml.nvmlDeviceGetMaxMigDeviceCount(gpu)):
-                with suppress(pynvml.NVMLError):  # not every slot is used
-                    instances.append(pynvml.nvmlDeviceGetMigDeviceHandleByIndex(gpu, index))
-    return [pynvml.nvmlDeviceGetUUID(device) for device in instances or [gpu]]
 
 
 @contextmanager
@@ -111,16 +93,11 @@ def companions(run: RunConfig, rank: Rank, work: Callable[[RunConfig], object]) 
     if rank.count == 1 or rank.by_slurm or "LOCAL_RANK" in os.environ:
         yield
         return
-    from lightning_fabric.plugins.environments.lightning import find_free_network_port  # needs torch
+    from lightning_fabric.plugins.environments.lightning import find_free_network_port  # both need torch
+    from torch.multiprocessing import start_processes
 
     place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(find_free_network_port()), "NODE_RANK": "0"}
-    context = multiprocessing.get_context("spawn")
-    others: list[BaseProcess] = [
-        context.Process(target=_accompany, args=(work, run, place | {"LOCAL_RANK": str(index)}), daemon=True)
-        for index in range(1, rank.count)
-    ]
-    for process in others:
-        process.start()
+    others = start_processes(_accompany, (work, run, place), rank.count - 1, join=False, daemon=True)
     os.environ.update(place | {"LOCAL_RANK": "0"})
     over = threading.Event()
     # Only this thread waits for the processes: with two waiting threads, one gets "no such process".
@@ -131,15 +108,15 @@ def companions(run: RunConfig, rank: Rank, work: Callable[[RunConfig], object]) 
         watch.join()
     finally:
         over.set()
-        for process in others:
+        for process in others.processes:
             process.kill()
         watch.join()
         for name in (*place, "LOCAL_RANK"):
             os.environ.pop(name, None)
 
 
-def _accompany(work: Callable[[RunConfig], object], run: RunConfig, place: dict[str, str]) -> None:
-    os.environ.update(place)
+def _accompany(index: int, work: Callable[[RunConfig], object], run: RunConfig, place: dict[str, str]) -> None:
+    os.environ.update(place | {"LOCAL_RANK": str(index + 1)})
     _begin_worker()
     try:
         work(run)
@@ -147,6 +124,17 @@ def _accompany(work: Callable[[RunConfig], object], run: RunConfig, place: dict[
         text = f"{error}\n" if isinstance(error, CrossoverError) else traceback.format_exc()
         write_text(run.run_dir / "error.txt", text)
         raise
+
+
+def _end_with(others: Any, over: threading.Event) -> None:
+    """Wait for the other processes; if one fails, end this one, which may be waiting for it inside a call."""
+    try:
+        while not others.join(grace_period=1):
+            pass
+    except Exception as error:  # noqa: BLE001 - of the process that failed
+        if not over.is_set():
+            print(f"a process of this run failed: {error}", file=sys.stderr, flush=True)
+            os._exit(1)
 
 
 def worker_processes(count: int, context: BaseContext) -> ProcessPoolExecutor:
@@ -166,16 +154,3 @@ def _follow_parent() -> None:
     if parent is not None:
         parent.join()
     os._exit(75)
-
-
-def _end_with(processes: list[BaseProcess], over: threading.Event) -> None:
-    """Wait for `processes`; if one fails, end this one, which may be waiting for it inside a call."""
-    left = list(processes)
-    while left:
-        wait([process.sentinel for process in left])
-        for process in [process for process in left if not process.is_alive()]:
-            left.remove(process)
-            code = process.exitcode
-            if code and not over.is_set():
-                print(f"a process of this run ended with exit status {code}", file=sys.stderr, flush=True)
-                os._exit(1)
