@@ -168,7 +168,7 @@ IMAGES = [
     Bad(
         "one class",
         on(folder.read, "p"),
-        "has 1 class folders: at least two",
+        "has 1 class folders: it needs two",
         (("p/train/a/1.png", PNG), ("p/test/a/1.png", PNG)),
     ),
     Bad(

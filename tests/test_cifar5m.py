@@ -100,11 +100,8 @@ def test_unpacking_says_how_far_it_is(
 ) -> None:
     monkeypatch.setattr("crossover.text.TELL_SECONDS", -1)
     parts.read(root, 1, tmp_path / "scratch")
-    size = COUNT * 32 * 32 * 3 + 128
-    lines = [line.rsplit(",", 1)[0] for line in capsys.readouterr().err.splitlines() if "X.npy" in line]
-    assert lines == [
-        f"bytes of X.npy in {root}/part{i}.npz unpacked: {done:,} of {size:,}" for i in (0, 5) for done in (2**20, size)
-    ]
+    lines = [line.rsplit(",", 1)[0] for line in capsys.readouterr().err.splitlines()]
+    assert lines == ["parts unpacked: 1 of 2", "parts unpacked: 2 of 2"]
 
 
 def test_a_disk_that_fills_while_unpacking_is_no_damage_of_the_part(
@@ -113,6 +110,6 @@ def test_a_disk_that_fills_while_unpacking_is_no_damage_of_the_part(
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(parts, "_extract", full)
+    monkeypatch.setattr(zipfile.ZipFile, "extract", full)
     with pytest.raises(CrossoverError, match=r"cannot write the cache .*: No space left on device; free some space"):
         opened(root)

@@ -58,7 +58,7 @@ def test_no_cue_leaves_chance() -> None:
 def test_bayes_rule_agrees_with_a_sum_written_out_for_one_image() -> None:
     world = dials(image_size=8, classes=3, alpha=0.3, beta=0.4)
     images, _ = next(blocks(world, 2, 5))
-    cues = draw_patterns(world)
+    patterns, motifs = draw_patterns(world)
     for image, predicted in zip(images, bayes_predictions(world, images), strict=True):
         x = (image.astype(float) - ZERO) / LEVELS
         posterior = np.zeros(3)
@@ -67,8 +67,8 @@ def test_bayes_rule_agrees_with_a_sum_written_out_for_one_image() -> None:
                 weight = 0.8 * (m == y) + 0.2 / 3
                 for row in range(8 - MOTIF + 1):
                     for column in range(8 - MOTIF + 1):
-                        mean = 0.3 * cues.pattern[y].astype(float)
-                        mean[row : row + MOTIF, column : column + MOTIF] += 0.4 * cues.motif[m]
+                        mean = 0.3 * patterns[y].astype(float)
+                        mean[row : row + MOTIF, column : column + MOTIF] += 0.4 * motifs[m]
                         posterior[y] += weight * np.exp(-0.5 * np.sum((x - mean) ** 2) + 0.5 * np.sum(x**2))
         assert predicted == np.argmax(posterior)
 

@@ -177,7 +177,7 @@ def one_class(pets: Path) -> None:
             stray_file,
             r"photo.heic is not an image of the allowed types .jpeg, .*: convert it, or move it out",
         ),
-        (one_class, r"train has 1 class folders: at least two are needed"),
+        (one_class, r"train has 1 class folders: it needs two"),
     ],
 )
 def test_a_wrong_image_folder_says_what_to_do(data_dir: Path, change: Callable[[Path], None], message: str) -> None:

@@ -34,7 +34,7 @@ from crossover.studies.probes.representation import (
     token_distances,
     unbiased_hsic,
 )
-from crossover.training.weights import load_timm
+from crossover.training.weights import find_weights
 from tests.networks import Stack, images, table_of, tiny, tiny_resnet
 from tests.worlds import VIT, small_run
 
@@ -222,16 +222,15 @@ def test_damaged_weights_are_one_line(tmp_path: Path) -> None:
         load.load_run(folder)
 
 
-def test_published_weights_that_cannot_be_fetched_are_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_published_weights_that_cannot_be_fetched_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def no_network(*_: Any, **__: Any) -> None:
         raise OSError("We couldn't connect to\n'https://example.org'")
 
     monkeypatch.setattr("timm.create_model", no_network)
     with pytest.raises(CrossoverError, match=r"timm:resnet18.a1_in1k cannot be fetched .*HF_HOME") as caught:
-        load_timm("timm:resnet18.a1_in1k")
+        find_weights("timm:resnet18.a1_in1k", tmp_path)
     assert "\n" not in str(caught.value)
-    for bad, said in (("resnet18", "give timm:<tag>"), ("timm:resnet1800", "timm has no model resnet1800")):
-        with pytest.raises(CrossoverError, match=said):
-            load_timm(bad)
-    monkeypatch.setattr("timm.create_model", lambda *_, **__: nn.Identity())
-    assert isinstance(load_timm("timm:resnet18.a1_in1k"), nn.Identity)
+    with pytest.raises(CrossoverError, match="timm has no model resnet1800"):
+        find_weights("timm:resnet1800", tmp_path)
+    monkeypatch.setattr("timm.create_model", lambda *_, **__: nn.Linear(2, 3))
+    assert list(find_weights("timm:resnet18.a1_in1k", tmp_path)) == ["weight", "bias"]

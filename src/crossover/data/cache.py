@@ -41,25 +41,22 @@ _ARRAYS = ("images", "labels", "pool", "val", "test_images", "test_labels")
 
 @dataclass(frozen=True)
 class Dataset:
-    """A dataset of N training and M test images of S x S pixels."""
+    """A dataset of N training images, in the pool or held out for validation, and M test images of S x S pixels."""
 
     name: str
     classes: tuple[str, ...]
     images: np.ndarray
-    """uint8 (N, S, S, 3), memory-mapped: pool and validation together."""
+    """uint8 (N, S, S, 3), memory-mapped like `test_images`."""
     labels: np.ndarray
     """int64 (N,), positions in `classes`."""
     pool: np.ndarray
-    """int64: the indices into `images` that chains are drawn from."""
+    """int64 indices into `images`, like `val`."""
     val: np.ndarray
-    """int64: the indices into `images` held out for validation."""
     test_images: np.ndarray
-    """uint8 (M, S, S, 3), memory-mapped."""
     test_labels: np.ndarray
     mean: np.ndarray
-    """float64 (3,), of pixel values in 0..1 over the pool."""
+    """float64 (3,), of pixel values in 0..1 over the pool, like `std`, which is 1 for a constant channel."""
     std: np.ndarray
-    """float64 (3,), of pixel values in 0..1 over the pool; 1 for a constant channel."""
     hash: str
     """SHA-256 over images, labels and the split."""
     folder: Path

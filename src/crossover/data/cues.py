@@ -9,12 +9,11 @@ uniform random place u, entirely inside the image: a local cue, the same everywh
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
 
 from crossover.fields import CuesData
-from crossover.text import Clock
+from crossover.text import tracked
 
 MOTIF = 5
 ZERO, LEVELS = 128, 24
@@ -25,63 +24,45 @@ AT_ONCE = 25
 """Images per chunk of the exact Bayes rule: their windows fit the CPU cache, which is three times as fast."""
 
 
-@dataclass(frozen=True)
-class Patterns:
-    """The cues of every class at unit root mean square: `pattern` (K, S, S, 3) and `motif` (K, 5, 5, 3), float32."""
+def draw_patterns(config: CuesData) -> tuple[np.ndarray, np.ndarray]:
+    """Return T (K, S, S, 3) and M (K, 5, 5, 3), float32 of unit root mean square, of every class of a world.
 
-    pattern: np.ndarray
-    motif: np.ndarray
-
-
-def draw_patterns(config: CuesData) -> Patterns:
-    """Return the fixed cues of a world; they depend on its seed, size and classes only, never on the dials."""
+    They depend on its seed, size and classes only, never on the dials.
+    """
     rng = np.random.default_rng([config.world_seed, _PATTERN_STREAM, 0])
-    pattern = rng.standard_normal((config.classes, config.image_size, config.image_size, 3))
-    motif = rng.standard_normal((config.classes, MOTIF, MOTIF, 3))
-    return Patterns(_unit_rms(pattern), _unit_rms(motif))
-
-
-def _unit_rms(x: np.ndarray) -> np.ndarray:
-    rms = np.sqrt(np.mean(x**2, axis=(1, 2, 3), keepdims=True))
-    return (x / rms).astype(np.float32)
+    cues = (rng.standard_normal((config.classes, side, side, 3)) for side in (config.image_size, MOTIF))
+    pattern, motif = (x / np.sqrt(np.mean(x**2, axis=(1, 2, 3), keepdims=True)) for x in cues)
+    return pattern.astype(np.float32), motif.astype(np.float32)
 
 
 def blocks(config: CuesData, stream: int, count: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield images uint8 (b, S, S, 3) and labels int64 (b,) of one stream, b <= BLOCK, `count` in all."""
-    cues = draw_patterns(config)
-    places = config.image_size - MOTIF + 1
+    patterns, motifs = draw_patterns(config)
     offset = np.arange(MOTIF)
     for block in range(-(-count // BLOCK)):
         # a fourth word of 0 would be the same seed as none
         series = [] if config.image_seed is None else [1 + config.image_seed]
         rng = np.random.default_rng([config.world_seed, stream, 1 + block, *series])
-        size = (BLOCK, config.image_size, config.image_size, 3)
         labels = rng.integers(config.classes, size=BLOCK)
         other = rng.integers(config.classes, size=BLOCK)
         motif = np.where(rng.random(BLOCK) < config.q, labels, other)
-        row, column = rng.integers(places, size=(2, BLOCK))
-        x = rng.standard_normal(size, dtype=np.float32)
-        x += config.alpha * cues.pattern[labels]
+        row, column = rng.integers(config.image_size - MOTIF + 1, size=(2, BLOCK))
+        x = rng.standard_normal((BLOCK, config.image_size, config.image_size, 3), dtype=np.float32)
+        x += config.alpha * patterns[labels]
         rows, columns = row[:, None] + offset, column[:, None] + offset
-        x[np.arange(BLOCK)[:, None, None], rows[:, :, None], columns[:, None, :]] += config.beta * cues.motif[motif]
+        x[np.arange(BLOCK)[:, None, None], rows[:, :, None], columns[:, None, :]] += config.beta * motifs[motif]
         images = np.clip(np.rint(x * LEVELS + ZERO), 0, 255).astype(np.uint8)
         keep = min(BLOCK, count - block * BLOCK)
         yield images[:keep], labels[:keep]
 
 
-def generate(config: CuesData) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+def generate(config: CuesData) -> list[np.ndarray]:
     """Return train images, train labels, test images, test labels; train is the pool followed by validation."""
-    train = _drawn(config, _TRAIN_STREAM, config.n_pool + config.n_val)
-    return *train, *_drawn(config, _TEST_STREAM, config.n_test)
-
-
-def _drawn(config: CuesData, stream: int, count: int) -> tuple[np.ndarray, np.ndarray]:
-    clock, parts = Clock(f"{config.name}, drawing images:", count), []
-    for number, part in enumerate(blocks(config, stream, count), 1):
-        parts.append(part)
-        clock.tell(min(number * BLOCK, count))
-    images, labels = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
-    return images, labels
+    drawn: list[np.ndarray] = []
+    for stream, count in ((_TRAIN_STREAM, config.n_pool + config.n_val), (_TEST_STREAM, config.n_test)):
+        parts = tracked(blocks(config, stream, count), f"{config.name}, blocks of images drawn", -(-count // BLOCK))
+        drawn += [np.concatenate(arrays) for arrays in zip(*parts, strict=True)]
+    return drawn
 
 
 def bayes_predictions(config: CuesData, images: np.ndarray) -> np.ndarray:
@@ -89,10 +70,9 @@ def bayes_predictions(config: CuesData, images: np.ndarray) -> np.ndarray:
 
     log p(x | y) = log sum_m p(m | y) mean_u exp(<x, c> - |c|^2 / 2) + const,  c = alpha T_y + beta shift(M_m, u).
     """
-    cues = draw_patterns(config)
     classes, side = config.classes, config.image_size
-    pattern = config.alpha * cues.pattern.astype(np.float64).reshape(classes, -1)
-    motif = config.beta * cues.motif.astype(np.float64).reshape(classes, -1)
+    pattern, motif = (cues.astype(np.float64).reshape(classes, -1) for cues in draw_patterns(config))
+    pattern, motif = config.alpha * pattern, config.beta * motif
     # <T_y, shift(M_m, u)> for every class, motif and place
     cross = _windows(pattern.reshape(classes, side, side, 3)) @ motif.T
     prior = np.log((1 - config.q) / classes + config.q * np.eye(classes) + 1e-300)
@@ -116,10 +96,8 @@ def _windows(x: np.ndarray) -> np.ndarray:
 
 def bayes_accuracy(config: CuesData, images: int = 20_000) -> float:
     """Return the accuracy of the exact Bayes classifier on the first `images` of the test stream (a fraction)."""
-    hits = 0
-    for x, labels in blocks(config, _TEST_STREAM, images):
-        hits += int(np.sum(bayes_predictions(config, x) == labels))
-    return hits / images
+    parts = blocks(config, _TEST_STREAM, images)
+    return sum(int(np.sum(bayes_predictions(config, x) == labels)) for x, labels in parts) / images
 
 
 def local_only_accuracy(config: CuesData) -> float:

@@ -39,19 +39,18 @@ def chain_order(labels: np.ndarray, chain: int) -> np.ndarray:
     classes has one of each. Chains are independent draws.
     """
     rng = np.random.default_rng([_CHAIN_STREAM, chain])
-    values = np.unique(labels)
+    values, counts = np.unique(labels, return_counts=True)
     phase = (rng.permutation(len(values)) + 0.5) / len(values)
     place = np.empty(len(labels))
-    early = np.empty(len(labels))
-    largest = np.unique(labels, return_counts=True)[1].max()
-    for label, start in zip(values, phase, strict=True):
-        members = rng.permutation(np.flatnonzero(labels == label))
+    first = np.empty(len(values), np.int64)
+    for number, start in enumerate(phase):
+        members = rng.permutation(np.flatnonzero(labels == values[number]))
         place[members] = (np.arange(len(members)) + start) / len(members)
-        early[members] = place[members]
-        early[members[0]] = start / largest
+        first[number] = members[0]
     order = np.argsort(place, kind="stable")
     if len(np.unique(labels[order[: len(values)]])) < len(values):
-        return np.argsort(early, kind="stable")
+        place[first] = phase / counts.max()
+        order = np.argsort(place, kind="stable")
     return order
 
 

@@ -49,7 +49,8 @@ def raw_root(config: ImageData, data_dir: Path) -> Path:
 def read_raw(config: CuesData | ImageData, data_dir: Path, scratch: Path) -> Raw:
     """Return the raw images; image files are listed, not opened. Raise CrossoverError if any are missing."""
     if isinstance(config, CuesData):
-        return Raw(tuple(map(str, range(config.classes))), *cues.generate(config), config.n_val)
+        images, labels, test_images, test_labels = cues.generate(config)
+        return Raw(tuple(map(str, range(config.classes))), images, labels, test_images, test_labels, config.n_val)
     root = raw_root(config, data_dir)
     try:
         return importlib.import_module(f"{__name__}.{config.kind}").read(root, config.parts, scratch)

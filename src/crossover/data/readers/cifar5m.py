@@ -12,7 +12,7 @@ import numpy as np
 
 from crossover.config import CrossoverError
 from crossover.data.readers import Raw
-from crossover.text import Clock
+from crossover.text import tracked
 
 URL = "https://storage.googleapis.com/gresearch/cifar5m/part{}.npz"
 PART_IMAGES = 1_000_448
@@ -22,8 +22,6 @@ PARTS = 6
 TEST_IMAGES = 10_000
 """As many as CIFAR-10 has, from the test part."""
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-BLOCK = 2**20
-"""Bytes unpacked at a time."""
 
 
 def read(root: Path, parts: int | None, scratch: Path) -> Raw:
@@ -34,15 +32,16 @@ def read(root: Path, parts: int | None, scratch: Path) -> Raw:
             f"{missing[0]} does not exist: CIFAR-5m is 3 GB a part; fetch {URL.format(missing[0].stem[4:])} to"
             f" there ({len(missing)} of {len(paths)} parts are missing), or ask for fewer with data.parts=1"
         )
-    images, labels = zip(*(_read_part(path, scratch / path.stem) for path in paths), strict=True)
+    unpacked = (_read_part(path, scratch / path.stem) for path in tracked(paths, "parts unpacked", len(paths)))
+    images, labels = zip(*unpacked, strict=True)
     test = (images[-1][:TEST_IMAGES],), labels[-1][:TEST_IMAGES]
     return Raw(CLASSES, images[:-1], np.concatenate(labels[:-1]), *test)
 
 
 def _read_part(path: Path, scratch: Path) -> tuple[np.ndarray, np.ndarray]:
     try:
-        with zipfile.ZipFile(path) as archive:
-            images, labels = (np.load(_extract(archive, f"{name}.npy", scratch), mmap_mode="r") for name in ("X", "Y"))
+        with zipfile.ZipFile(path) as archive:  # compares checksums
+            images, labels = (np.load(archive.extract(f"{name}.npy", scratch), mmap_mode="r") for name in ("X", "Y"))
         shapes = images.shape == (PART_IMAGES, 32, 32, 3) and labels.shape == (PART_IMAGES,)
         if not (shapes and images.dtype == np.uint8 and np.isin(labels, range(len(CLASSES))).all()):
             raise ValueError(f"no {PART_IMAGES} images of 32 x 32 pixels with labels of {len(CLASSES)} classes")
@@ -51,15 +50,3 @@ def _read_part(path: Path, scratch: Path) -> tuple[np.ndarray, np.ndarray]:
             f"{path} is damaged ({error}): fetch {URL.format(path.stem[4:])} again in its place"
         ) from None
     return images, labels.astype(np.int64)
-
-
-def _extract(archive: zipfile.ZipFile, name: str, folder: Path) -> Path:
-    """Write a member to a folder and return its path; at the end its checksum is compared."""
-    size, path = archive.getinfo(name).file_size, folder / name
-    clock = Clock(f"bytes of {name} in {archive.filename} unpacked:", size)
-    folder.mkdir(parents=True, exist_ok=True)
-    with archive.open(name) as packed, path.open("wb") as file:
-        while block := packed.read(BLOCK):
-            file.write(block)
-            clock.tell(file.tell())
-    return path

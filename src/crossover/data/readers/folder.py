@@ -44,7 +44,7 @@ def read(root: Path, *_: object) -> Raw:
     classes = list(parts["train"])
     if len(classes) < 2:
         raise CrossoverError(
-            f"{folders['train']} has {len(classes)} class folders: at least two are needed, one per class"
+            f"{folders['train']} has {len(classes)} class folders: it needs two or more, one per class"
         )
     for part, files in parts.items():
         if differing := sorted(set(files) ^ set(classes)):
@@ -102,10 +102,9 @@ def class_files(folder: Path, notes: list[str]) -> Classes:
 
 def images_in(folder: Path, notes: list[str]) -> list[Path]:
     """Return the images of one class, including subfolders, in the order of their paths."""
-    images: list[Path] = []
-    others: list[Path] = []
-    for path in walk(folder, onerror=_raise):
-        (images if path.name.lower().endswith(SUFFIXES) else others).append(path)
+    files = list(walk(folder, onerror=_raise))
+    images = [path for path in files if path.name.lower().endswith(SUFFIXES)]
+    others = [path for path in files if not path.name.lower().endswith(SUFFIXES)]
     if strays := [path for path in others if path.suffix.lower() not in NOTES]:
         raise CrossoverError(
             f"{strays[0]} is not an image of the allowed types {', '.join(SUFFIXES)}: convert it, or move it out of the"
