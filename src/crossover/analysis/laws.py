@@ -14,7 +14,7 @@ elsewhere settles them; every start is followed to its minimum, all at once, as 
 """
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -32,43 +32,56 @@ LARGE = 300.0
 BOUNDS = {"c": 10.0, "a": 20.0}
 """Upper ends of the bounded parameters; the lower ends are 0."""
 
-Starts = Sequence[tuple[float, ...]]
-Formula = Callable[[Floats, Floats, float], tuple[Floats, tuple[Floats, ...]]]
-"""(parameters (P, S, 1), scales as logarithms; log n (N,); e0) to log e (S, N) and its derivatives by each."""
+Parameters = dict[str, Floats]
+Formula = Callable[[Parameters, Floats, float], tuple[Floats, Parameters]]
+"""(parameters (S, 1), scales as logarithms; log n (N,); e0) to log e (S, N) and its derivatives by each."""
 
 
 @dataclass(frozen=True)
 class Law:
     names: tuple[str, ...]
     formula: Formula
-    starts: Callable[[Floats, Floats, float], Starts]
-    """(log n, error, e0) to starting values."""
+    grid: dict[str, tuple[float, ...]] = field(default_factory=dict)
+    """Starting values of those parameters without which the law is a line: e_inf as a share of the least error, g of
+    1 / n at the largest size, log_n0 from one below the smallest size (0) to the largest (1)."""
+
+    def starts(self, x: Floats, e: Floats, e0: float) -> Floats:
+        """Return starting values (S, P): those of the grid, and of the others where the line is closest."""
+        starts = []
+        for values in itertools.product(*self.grid.values()):
+            p = {"e_inf": 0.0, "g": 0.0, "a": 0.0, **dict(zip(self.grid, values, strict=True))}
+            p["e_inf"] *= e.min()
+            p["g"] *= np.exp(-x[-1])
+            inner = np.log(np.exp(-x) + p["g"])
+            if "log_n0" in p:
+                p["log_n0"] = x[0] - 1 + p["log_n0"] * (x[-1] - x[0])
+                inner = -np.logaddexp(0, x - p["log_n0"])
+            room = np.log(np.maximum(e0 - e, 1e-3 * e0))
+            p["log_b"], p["c"] = polynomial.polyfit(inner, np.log(e - p["e_inf"]) - p["a"] * room, 1)
+            starts.append([p[name] for name in self.names])
+        return np.array(starts)
+
+    def log_error(self, theta: Floats, x: Floats, e0: float) -> tuple[Floats, Floats]:
+        """Return log e (S, N) and its derivatives (S, N, P) by the parameters (S, P)."""
+        value, by = self.formula(dict(zip(self.names, theta.T[:, :, None], strict=True)), x, e0)
+        return value, np.stack(np.broadcast_arrays(*(by[name] for name in self.names)), axis=-1)
 
 
-def _m1(p: Floats, x: Floats, _e0: float) -> tuple[Floats, tuple[Floats, ...]]:
-    log_b, c = p
-    return log_b - c * x, (np.ones_like(c * x), -x + 0 * c)
-
-
-def _m2(p: Floats, x: Floats, _e0: float) -> tuple[Floats, tuple[Floats, ...]]:
-    e_inf, log_b, c = p
-    above = np.exp(np.clip(log_b - c * x, -LARGE, LARGE))
-    e = e_inf + above
-    return np.log(e), (1 / e, above / e, -x * above / e)
-
-
-def _m3(p: Floats, x: Floats, _e0: float) -> tuple[Floats, tuple[Floats, ...]]:
-    log_b, g, c = p
+def _power(p: Parameters, x: Floats, _e0: float) -> tuple[Floats, Parameters]:
+    """Return M1, M2 and M3, which lack e_inf or g."""
+    g, c = p.get("g", np.zeros(1)), p["c"]
     inner = np.exp(-x) + g
-    return log_b + c * np.log(inner), (np.ones_like(inner), c / inner, np.log(inner))
+    above = np.exp(np.clip(p["log_b"] + c * np.log(inner), -LARGE, LARGE))
+    e = p.get("e_inf", np.zeros(1)) + above
+    share = above / e
+    return np.log(e), {"e_inf": 1 / e, "log_b": share, "g": share * c / inner, "c": share * np.log(inner)}
 
 
-def _m4(p: Floats, x: Floats, e0: float) -> tuple[Floats, tuple[Floats, ...]]:
+def _m4(p: Parameters, x: Floats, e0: float) -> tuple[Floats, Parameters]:
     """Solve M4 for e = e_inf + (e0 - e_inf) sigmoid(u): its log is concave or convex in u, and Newton is safe."""
-    e_inf, log_b, c, a = p
-    a = np.maximum(a, 1e-6)
-    width = e0 - e_inf
-    target = log_b - c * x + (a - 1) * np.log(width)
+    a = np.maximum(p["a"], 1e-6)
+    width = e0 - p["e_inf"]
+    target = p["log_b"] - p["c"] * x + (a - 1) * np.log(width)
     u = np.where(target < 0, target, target / a)
     for _ in range(100):
         step = (special.log_expit(u) - a * special.log_expit(-u) - target) / (special.expit(-u) + a * special.expit(u))
@@ -76,64 +89,27 @@ def _m4(p: Floats, x: Floats, e0: float) -> tuple[Floats, tuple[Floats, ...]]:
         if np.abs(step).max() < 1e-13 * (1 + np.abs(u).max()):
             break
     share = special.expit(u)
-    e = np.maximum(e_inf + width * share, np.exp(-LARGE))
-    by_target = width * share * (1 - share) / (1 - share + a * share) / e
-    by_floor = (1 - share) / e - by_target * (a - 1) / width
-    return np.log(e), (by_floor, by_target, -x * by_target, by_target * (np.log(width) + special.log_expit(-u)))
+    e = np.maximum(p["e_inf"] + width * share, np.exp(-LARGE))
+    by = width * share * (1 - share) / (1 - share + a * share) / e
+    by_a = by * (np.log(width) + special.log_expit(-u))
+    return np.log(e), {"e_inf": (1 - share) / e - by * (a - 1) / width, "log_b": by, "c": -x * by, "a": by_a}
 
 
-def _chance(p: Floats, x: Floats, e0: float) -> tuple[Floats, tuple[Floats, ...]]:
-    e_inf, log_n0, c = p
-    bent = np.logaddexp(0, x - log_n0)
-    left = np.exp(-c * bent)
-    e = e_inf + (e0 - e_inf) * left + np.exp(-LARGE)
-    scale = (e0 - e_inf) * left / e
-    return np.log(e), ((1 - left) / e, scale * c * special.expit(x - log_n0), -scale * bent)
-
-
-def _line(x: Floats, y: Floats) -> tuple[float, float]:
-    """Return the level at zero and the fall of the line through the points."""
-    level, slope = polynomial.polyfit(x, y, 1)
-    return float(level), -float(slope)
-
-
-def _starts_m1(x: Floats, e: Floats, _e0: float) -> Starts:
-    return [_line(x, np.log(e))]
-
-
-def _starts_m2(x: Floats, e: Floats, _e0: float) -> Starts:
-    floors = np.array([0.0, 0.3, 0.6, 0.8, 0.9, 0.97]) * e.min()
-    return [(floor, *_line(x, np.log(e - floor))) for floor in floors]
-
-
-def _starts_m3(x: Floats, e: Floats, _e0: float) -> Starts:
-    bends = np.array([0.0025, 0.05, 0.2, 0.6, 1.6, 5.0]) * np.exp(-x[-1])
-    lines = [_line(np.log(np.exp(-x) + g), np.log(e)) for g in bends]
-    return [(log_b, g, -fall) for g, (log_b, fall) in zip(bends, lines, strict=True)]
-
-
-def _starts_m4(x: Floats, e: Floats, e0: float) -> Starts:
-    room = np.log(np.maximum(e0 - e, 1e-3 * e0))
-    pairs = itertools.product(np.array([0.0, 0.5, 0.9]) * e.min(), (0.2, 0.7, 1.5, 3.0))
-    return [(floor, *_line(x, np.log(e - floor) - a * room), a) for floor, a in pairs]
-
-
-def _starts_chance(x: Floats, e: Floats, e0: float) -> Starts:
-    starts = []
-    for floor, place in itertools.product(np.array([0.0, 0.5, 0.9]) * e.min(), (0.0, 0.3, 0.6)):
-        log_n0 = x[0] - 1 + place * (x[-1] - x[0])
-        inner = np.log(np.clip((e - floor) / (e0 - floor), 1e-9, 1))
-        steps = np.logaddexp(0, x - log_n0)
-        starts.append((floor, log_n0, -float(steps @ inner / (steps @ steps))))
-    return starts
+def _chance(p: Parameters, x: Floats, e0: float) -> tuple[Floats, Parameters]:
+    bent = np.logaddexp(0, x - p["log_n0"])
+    left = np.exp(-p["c"] * bent)
+    e = p["e_inf"] + (e0 - p["e_inf"]) * left + np.exp(-LARGE)
+    scale = (e0 - p["e_inf"]) * left / e
+    by_n0 = scale * p["c"] * special.expit(x - p["log_n0"])
+    return np.log(e), {"e_inf": (1 - left) / e, "log_n0": by_n0, "c": -scale * bent}
 
 
 LAWS: dict[str, Law] = {
-    "M1": Law(("log_b", "c"), _m1, _starts_m1),
-    "M2": Law(("e_inf", "log_b", "c"), _m2, _starts_m2),
-    "M3": Law(("log_b", "g", "c"), _m3, _starts_m3),
-    "M4": Law(("e_inf", "log_b", "c", "a"), _m4, _starts_m4),
-    "chance": Law(("e_inf", "log_n0", "c"), _chance, _starts_chance),
+    "M1": Law(("log_b", "c"), _power),
+    "M2": Law(("e_inf", "log_b", "c"), _power, {"e_inf": (0.0, 0.3, 0.6, 0.8, 0.9, 0.97)}),
+    "M3": Law(("log_b", "g", "c"), _power, {"g": (0.0025, 0.05, 0.2, 0.6, 1.6, 5.0)}),
+    "M4": Law(("e_inf", "log_b", "c", "a"), _m4, {"e_inf": (0.0, 0.5, 0.9), "a": (0.2, 0.7, 1.5, 3.0)}),
+    "chance": Law(("e_inf", "log_n0", "c"), _chance, {"e_inf": (0.0, 0.5, 0.9), "log_n0": (0.0, 0.3, 0.6)}),
 }
 
 
@@ -167,7 +143,7 @@ class Fit:
 
     def predict(self, n: Floats) -> Floats:
         """Return the error at n images."""
-        return np.exp(LAWS[self.law].formula(self.theta[:, None], np.log(np.asarray(n, float)), self.e0)[0])
+        return np.exp(LAWS[self.law].log_error(self.theta[None], np.log(n), self.e0)[0][0])
 
 
 def fit_law(law: str, n: Floats, error: Floats, *, weights: Floats | None = None, chance: float | None = None) -> Fit:
@@ -186,13 +162,13 @@ def fit_law(law: str, n: Floats, error: Floats, *, weights: Floats | None = None
 
     def cost(z: Floats) -> tuple[Floats, Floats]:
         """Return (S, N + P) weighted residuals, of the prior last, and their (S, N + P, P) derivatives by z (S, P)."""
-        value, by = form.formula((z * unit).T[:, :, None], x, e0)
-        inner = np.stack(by, axis=-1) * (root_w[:, None] * unit)
+        value, by = form.log_error(z * unit, x, e0)
+        inner = by * (root_w[:, None] * unit)
         outer = np.broadcast_to(PRIOR * np.eye(len(unit)), (len(z), len(unit), len(unit)))
         residuals = np.concatenate([(value - y) * root_w, PRIOR * (z - bounded)], axis=1)
         return residuals, np.concatenate([inner, outer], axis=1)
 
-    starts = np.clip(np.array(form.starts(x, error, e0)) / unit, low, high)
+    starts = np.clip(form.starts(x, error, e0) / unit, low, high)
     found, losses = _descend(cost, starts, low, high)
     best = found[[int(np.argmax(losses <= losses.min() * (1 + 1e-6) + 1e-20))]]
     residuals, by = (part[0] for part in cost(best))
