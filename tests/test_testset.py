@@ -8,7 +8,7 @@ import pytest
 from scipy import stats
 
 from crossover.analysis.runs import Method
-from crossover.analysis.testset import class_table, sampling
+from crossover.analysis.testset import class_table, of_difference, sampling
 from crossover.analysis.verdict import analyse
 from tests.curves import falling, only_pair, study_notes, table
 
@@ -106,6 +106,6 @@ def test_number_of_test_images_widens_every_interval_and_is_asked_for() -> None:
     counted = runs.assign(n_test=4000)
     one, other = (counted[counted["model"] == model] for model in errors.index)
     images, _ = sampling(one, other, Method(seed=0))
-    cov = images.of([65536.0], [65536.0])
+    cov = of_difference(images, [65536.0], [65536.0])
     assert cov is not None
     assert cov[0, 0] == pytest.approx(added)

@@ -1,7 +1,6 @@
 """Results by test image: uncertainty from the choice of images, McNemar's test, and errors by class."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, TypedDict
 
 import numpy as np
@@ -33,72 +32,60 @@ class McNemar(TypedDict):
     p_value: float
 
 
-@dataclass(frozen=True)
-class TestImages:
-    """Covariance, by the choice of test images, of the mean log errors of a at its sizes and of b at its sizes."""
-
-    __test__ = False
-    a: list[float]
-    b: list[float]
-    cov: Floats | None
-    """(len(a) + len(b)) squared; None if unknown."""
-
-    def of(self, sizes_a: Iterable[float], sizes_b: Iterable[float]) -> Floats | None:
-        """Return the covariance of log err_b - log err_a; the two sequences of sizes go side by side."""
-        if self.cov is None:
-            return None
-        minus, plus = [self.a.index(n) for n in sizes_a], [len(self.a) + self.b.index(n) for n in sizes_b]
-        unit = np.eye(len(self.cov))
-        contrast = unit[plus] - unit[minus]
-        return contrast @ self.cov @ contrast.T
-
-    def at(self, weights: Floats, a: Floats, b: Floats) -> "TestImages":
-        """Return it for other sizes, at which the mean log errors are `weights` times those of this one."""
-        return TestImages(list(a), list(b), None if self.cov is None else weights @ self.cov @ weights.T)
-
-
 def binomial(errors: Floats, images: Floats) -> Floats:
     """Return the covariance of log errors of one model on `images` test images."""
     sd = np.sqrt((1 - errors) / (errors * images))
     return np.outer(sd, sd) * np.where(np.eye(len(sd)) > 0, 1.0, SHARED)
 
 
-def sampling(one: pd.DataFrame, other: pd.DataFrame, method: Method) -> tuple[TestImages, list[str]]:
-    """Return the covariance for the runs of two models, from predictions or else from the number of test images.
+def of_difference(images: pd.DataFrame | None, a: Iterable[float], b: Iterable[float]) -> Floats | None:
+    """Return the part of `sampling` in log err_b - log err_a; the two sequences of sizes go side by side."""
+    if images is None:
+        return None
+    minus, plus = ([(side, n) for n in sizes] for side, sizes in enumerate((a, b)))
+    contrast = pd.DataFrame(np.eye(len(images)), images.index)
+    signs = contrast.loc[plus].to_numpy() - contrast.loc[minus].to_numpy()
+    return signs @ images.to_numpy() @ signs.T
 
-    From predictions in the linearised form of drawing test images again, once for all runs: the same as the bootstrap
+
+def sampling(one: pd.DataFrame, other: pd.DataFrame, method: Method) -> tuple[pd.DataFrame | None, list[str]]:
+    """Return the covariance, by the choice of test images, of the mean log errors of two models, and notes.
+
+    Its rows and columns are (0, n) for the first model and (1, n) for the second; None if it is not known. From
+    predictions in the linearised form of drawing test images again, once for all runs: the same as the bootstrap
     to first order in 1 / T. It counts the interaction of images and chains twice, which widens the band slightly.
     """
-    sizes_a, sizes_b = (sorted(float(n) for n in part["n_train"].unique()) for part in (one, other))
-    unknown = TestImages(sizes_a, sizes_b, None)
     if method.metric != "test_error":
-        return unknown, []
+        return None, []
     runs, saved = pd.concat([one.assign(side=0), other.assign(side=1)]), method.predictions
+    groups = runs.groupby(["side", "n_train"])
+    cells = groups.size().index
     missing = int((~runs["run_id"].isin(list(saved))).sum())
-    if saved and not missing:
-        columns = [_influence(rows, saved) for _, rows in runs.groupby(["side", "n_train"])]
+    if not missing:
+        columns = [_influence(rows, saved) for _, rows in groups]
         if len({len(column) for column in columns}) > 1:
             raise AnalysisError("the predictions have different numbers of test images; analyse one test set at a time")
-        return TestImages(sizes_a, sizes_b, np.cov(columns) / len(columns[0])), []
+        return pd.DataFrame(np.cov(columns) / len(columns[0]), cells), []
     notes = [f"Predictions are missing for {missing} runs."] if missing < len(runs) else []
     if "n_test" not in runs or runs["n_test"].isna().any():
-        return unknown, [*notes, UNKNOWN]
-    means = runs.groupby(["side", "n_train"]).agg(error=(method.metric, "mean"), images=("n_test", "min")).astype(float)
+        return None, [*notes, UNKNOWN]
+    means = groups.agg(error=(method.metric, "mean"), images=("n_test", "min")).astype(float)
     blocks = (binomial(part["error"].to_numpy(), part["images"].to_numpy()) for _, part in means.groupby("side"))
-    return TestImages(sizes_a, sizes_b, linalg.block_diag(*blocks)), [*notes, BINOMIAL]
+    return pd.DataFrame(linalg.block_diag(*blocks), cells), [*notes, BINOMIAL]
 
 
 def _influence(runs: pd.DataFrame, predictions: Predictions) -> Floats:
     """Return the influence of each test image on the mean log error of runs of one size, (T,)."""
-    wrong = np.array([_wrong(predictions[run]) for run in runs["run_id"]], float)
+    wrong = _wrong(runs["run_id"], predictions)
     return wrong.mean(axis=0) / max(float(wrong.mean()), 0.5 / wrong.size)
 
 
-def _wrong(prediction: tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]) -> np.ndarray[Any, Any]:
-    labels, predicted = (np.asarray(part) for part in prediction)
-    if labels.shape != predicted.shape:
-        raise AnalysisError(f"a run has {labels.size} test labels but {predicted.size} predictions; repeat the run")
-    return labels != predicted
+def _wrong(run_ids: Iterable[str], predictions: Predictions) -> Floats:
+    """Return which images each run gets wrong, (runs, T)."""
+    for labels, predicted in map(predictions.__getitem__, run_ids):
+        if labels.shape != predicted.shape:
+            raise AnalysisError(f"a run has {labels.size} test labels but {predicted.size} predictions; repeat the run")
+    return np.array([predictions[run][0] != predictions[run][1] for run in run_ids], float)
 
 
 def mcnemar(one: pd.DataFrame, other: pd.DataFrame, unit: str, predictions: Predictions) -> list[McNemar]:
@@ -111,28 +98,22 @@ def mcnemar(one: pd.DataFrame, other: pd.DataFrame, unit: str, predictions: Pred
     keys = ["n_train", unit]
     ranked = [part.sort_values([*keys, "seed"]) for part in (one, other)]
     ranked = [part.assign(rank=part.groupby(keys).cumcount()) for part in ranked]
-    both = ranked[0].merge(ranked[1], on=[*keys, "rank"])
+    saved = [part[part["run_id"].isin(list(predictions))] for part in ranked]
     tests: list[McNemar] = []
-    saved = both["run_id_x"].isin(list(predictions)) & both["run_id_y"].isin(list(predictions))
-    for n, rows in both[saved].groupby("n_train"):
-        sides = [[_wrong(predictions[run]) for run in rows[name]] for name in ("run_id_x", "run_id_y")]
-        wrong_a, wrong_b = (np.array(side, float) for side in sides)
-        only_a, only_b = int((wrong_a > wrong_b).sum()), int((wrong_b > wrong_a).sum())
-        if len(rows) == 1:
-            p = stats.binomtest(only_a, only_a + only_b).pvalue if only_a + only_b else 1.0
-        else:
-            per_image = (wrong_b - wrong_a).sum(axis=0)
-            scale = np.sqrt((per_image**2).sum())
-            p = 2 * stats.norm.sf(abs(per_image.sum()) / scale) if scale else 1.0
-        tests.append(
-            McNemar(
-                n_train=round(float(str(n))),
-                pairs=len(rows),
-                only_a_wrong=only_a,
-                only_b_wrong=only_b,
-                p_value=float(p),
-            )
+    for n, rows in saved[0].merge(saved[1], on=[*keys, "rank"]).groupby("n_train"):
+        difference = _wrong(rows["run_id_y"], predictions) - _wrong(rows["run_id_x"], predictions)
+        only_a, only_b = int((difference < 0).sum()), int((difference > 0).sum())
+        per_image = difference.sum(axis=0)
+        scale = np.sqrt((per_image**2).sum())
+        p = 1.0
+        if len(rows) == 1 and scale:
+            p = stats.binomtest(only_a, only_a + only_b).pvalue
+        elif scale:
+            p = 2 * stats.norm.sf(abs(per_image.sum()) / scale)
+        row = McNemar(
+            n_train=round(float(str(n))), pairs=len(rows), only_a_wrong=only_a, only_b_wrong=only_b, p_value=float(p)
         )
+        tests.append(row)
     return tests
 
 
@@ -141,11 +122,10 @@ def class_table(runs: pd.DataFrame, predictions: Predictions, names: Mapping[str
 
     `names` maps a data set to its classes; without them they are numbered. Runs without predictions are left out.
     """
-    rows = []
+    rows: list[tuple[Any, ...]] = []
     for dataset, part in runs.groupby("dataset", sort=False):
-        for run in primary_runs(part)[0].to_dict("records"):
-            if run["run_id"] not in predictions:
-                continue
+        chosen = primary_runs(part)[0]
+        for run in chosen[chosen["run_id"].isin(list(predictions))].to_dict("records"):
             labels, predicted = predictions[run["run_id"]]
             errors = pd.Series(labels != predicted).groupby(labels).mean()  # of the classes that have test images
             called = names.get(str(dataset)) or list(map(str, range(labels.max() + 1)))
@@ -157,13 +137,8 @@ def class_table(runs: pd.DataFrame, predictions: Predictions, names: Mapping[str
 
 
 def telling_classes(classes: pd.DataFrame, most: int) -> list[str]:
-    """Return the classes of one data set, or the `most` in which the models differ most at the largest shared size."""
-    names = list(dict.fromkeys(classes["class"]))
-    if len(names) <= most:
-        return names
-    shared = classes.groupby("n_train")["model"].nunique()
-    largest = shared[shared == shared.max()].index.max()
-    at = classes[classes["n_train"] == largest].groupby("class")["error_mean"]
-    spread = (at.max() - at.min()).sort_values(ascending=False, kind="stable")
-    kept = set(spread.index[:most])
-    return [name for name in names if name in kept]
+    """Return the classes of one data set, at most those in which the models differ most at their largest sizes."""
+    largest = classes.groupby("model")["n_train"].transform("max")
+    at = classes[classes["n_train"] == largest].groupby("class", sort=False)["error_mean"]
+    kept = set((at.max() - at.min()).sort_values(ascending=False, kind="stable").index[:most])
+    return [name for name in dict.fromkeys(classes["class"]) if name in kept]
