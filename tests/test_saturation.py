@@ -6,10 +6,9 @@ import pandas as pd
 import pytest
 from hydra import initialize_config_dir
 
-from crossover.analysis.compare import overlap_note
 from crossover.analysis.contract import Pair, Saturation
 from crossover.analysis.runs import Method
-from crossover.analysis.sentences import saturation_sentence
+from crossover.analysis.sentences import overlap_note, saturation_sentence
 from crossover.analysis.verdict import TOLERANCE, analyse, saturation
 from crossover.config import CrossoverError
 from crossover.fields import BudgetConfig

@@ -31,15 +31,16 @@ BEND = 0.25
 class Band:
     """A band around the interpolated difference, on a fine grid of log n that contains the sizes."""
 
+    values: Estimate
+    critical: float
     x: Floats
+    """The grid; the sizes are every STEPS-th point."""
     low: Floats
     high: Floats
-    n: Floats
-    """The sizes, every STEPS-th point of the grid."""
-    half_at_knots: Floats
-    ratio: Floats
-    """|mean| / standard error at the sizes."""
-    critical: float
+
+    @property
+    def half_at_knots(self) -> Floats:
+        return self.critical * self.values.se
 
     @property
     def signs(self) -> Floats:
@@ -48,16 +49,16 @@ class Band:
 
     @property
     def knot_signs(self) -> Floats:
-        return self.signs[:: STEPS if len(self.n) > 1 else 1]
+        return self.signs[::STEPS]
 
 
-def _weights(knots: Floats, steps: int) -> tuple[Floats, Floats]:
-    """Return a grid with `steps` intervals between knots, and the (G, J) weights of linear interpolation."""
-    if len(knots) == 1:
-        return knots, np.ones((1, 1))
+def _grid(values: Estimate, steps: int) -> tuple[Floats, Floats, Floats]:
+    """Return a grid with `steps` intervals between sizes, the (G, J) weights of linear interpolation, and its se."""
+    knots = np.arange(len(values.n))
     place = np.arange((len(knots) - 1) * steps + 1) / steps
-    grid = np.interp(place, np.arange(len(knots)), knots)
-    return grid, np.maximum(0, 1 - np.abs(place[:, None] - np.arange(len(knots))))
+    weights = np.maximum(0, 1 - np.abs(place[:, None] - knots))
+    se = np.sqrt(np.sum((weights @ values.cov) * weights, axis=1))
+    return np.interp(place, knots, values.x), weights, se
 
 
 def infer(values: Estimate, confidence: float, rng: np.random.Generator) -> tuple[Band, list[Interval]]:
@@ -65,8 +66,7 @@ def infer(values: Estimate, confidence: float, rng: np.random.Generator) -> tupl
 
     Between the two sizes that establish a crossing D depends on them and their neighbours alone.
     """
-    _, weights = _weights(values.x, BETWEEN)
-    se = np.sqrt(np.sum((weights @ values.cov) * weights, axis=1))
+    _, weights, se = _grid(values, BETWEEN)
     ratios = np.abs(values.deviations(rng) @ weights.T / se)
     bounds = band(values, float(np.quantile(ratios.max(axis=1), confidence)))
     at_sizes = ratios[:, ::BETWEEN]
@@ -79,14 +79,13 @@ def infer(values: Estimate, confidence: float, rng: np.random.Generator) -> tupl
 
 def band(values: Estimate, critical: float) -> Band:
     """Return the band of all curves that D may be between the sizes, with critical * standard error around them."""
-    grid, weights = _weights(values.x, STEPS)
-    half = critical * np.sqrt(np.sum((weights @ values.cov) * weights, axis=1))
+    grid, _, se = _grid(values, STEPS)
     low = high = values.mean
     if len(values.n) > 1:
         centre = interpolate.PchipInterpolator(values.x, values.mean)(grid)
-        low, high = (end(centre, part) for end, part in zip((np.minimum, np.maximum), _between(values), strict=True))
-    ratio = np.abs(values.mean) / np.maximum(values.se, TINY)
-    return Band(grid, low - half, high + half, values.n, critical * values.se, ratio, critical)
+        least, greatest = _between(values)
+        low, high = np.minimum(centre, least), np.maximum(centre, greatest)
+    return Band(values, critical, grid, low - critical * se, high + critical * se)
 
 
 def _between(values: Estimate) -> tuple[Floats, Floats]:
@@ -104,10 +103,9 @@ def _between(values: Estimate) -> tuple[Floats, Floats]:
     with np.errstate(divide="ignore", invalid="ignore"):
         most = steepest * (1 + BEND * np.nan_to_num(steepest / flattest - 1, posinf=STEEP)) * width
     t = np.arange(STEPS) / STEPS
-    first, last = (part[:, None] for part in (np.zeros(len(rise)), np.abs(rise)))
-    upper = np.minimum(last, first + most[:, None] * t)
-    lower = np.maximum(first, last - most[:, None] * (1 - t))
-    ends = [values.mean[:-1, None] + sign[:, None] * part for part in (lower, upper)]
+    most, last = most[:, None], np.abs(rise)[:, None]
+    late, early = np.maximum(0, last - most * (1 - t)), np.minimum(last, most * t)
+    ends = [values.mean[:-1, None] + sign[:, None] * part for part in (late, early)]
     low, high = (np.append(end(*ends).ravel(), values.mean[-1]) for end in (np.minimum, np.maximum))
     return low, high
 
@@ -122,7 +120,8 @@ def p_value(bounds: Band, confidence: float, df: float) -> float:
     if verdict(signs) == "undecided":
         return 1.0
     leads = np.split(at, np.flatnonzero(np.diff(signs[at])) + 1)
-    needed = float(bounds.ratio[-1]) if len(leads) == 1 else min(float(bounds.ratio[lead].max()) for lead in leads)
+    ratio = np.abs(bounds.values.mean) / np.maximum(bounds.values.se, TINY)
+    needed = float(ratio[-1]) if len(leads) == 1 else min(float(ratio[lead].max()) for lead in leads)
     return float(min(1.0, (1 - confidence) * stats.t.sf(needed, df) / stats.t.sf(bounds.critical, df)))
 
 
@@ -164,26 +163,32 @@ def confidence_set(bounds: Band, signs: Floats | None = None) -> list[Interval]:
 
 def _edge(bounds: Band, knot: int, step: Literal[-1, 1]) -> float:
     """Return the n at which the band first contains zero, walking from a significant knot."""
-    i = knot * STEPS if len(bounds.n) > 1 else 0
+    i = knot * STEPS
     sign = bounds.signs[i]
     distance = bounds.low if sign > 0 else -bounds.high
     while 0 <= i + step < len(bounds.x) and bounds.signs[i + step] == sign:
         i += step
     j = i + step
     if not 0 <= j < len(bounds.x):
-        return float(bounds.n[knot])
+        return float(bounds.values.n[knot])
     share = distance[i] / (distance[i] - distance[j])
     return float(np.exp(bounds.x[i] + share * (bounds.x[j] - bounds.x[i])))
 
 
-def root(values: Estimate, falling: bool, bracket: tuple[int, int] | None = None) -> float | None:
+def root(values: Estimate, falling: bool | None, bracket: tuple[int, int] | None = None) -> float | None:
     """Return the n at which the monotone interpolant of the mean is zero, None if it does not change sign.
 
     Isotonic regression (weights 1 / variance) between the two sizes of `bracket`, or the extremes on both sides of the
-    best split; then PCHIP in log n through all sizes.
+    best split; then PCHIP in log n through all sizes. The curve falls, rises, or (None) does what fits the mean better.
     """
-    mean = values.mean if falling else -values.mean
+    if len(values.n) < 2:
+        return None
     weights = 1 / np.maximum(values.se, TINY) ** 2
+    if falling is None:
+        fits = [optimize.isotonic_regression(values.mean, weights=weights, increasing=up).x for up in (False, True)]
+        down, up = (float((weights * (values.mean - fit) ** 2).sum()) for fit in fits)
+        falling = down <= up
+    mean = values.mean if falling else -values.mean
     if bracket is None:
         split = int(np.argmax(np.concatenate([[0.0], np.cumsum(weights * mean)])))
         if split in (0, len(mean)):
@@ -199,25 +204,15 @@ def root(values: Estimate, falling: bool, bracket: tuple[int, int] | None = None
     return float(np.exp(optimize.brentq(lambda x: float(curve(x)), values.x[first], values.x[last])))
 
 
-def is_falling(values: Estimate) -> bool:
-    """Return whether a decreasing curve fits the mean at least as well as an increasing one."""
-    weights = 1 / np.maximum(values.se, TINY) ** 2
-    fits = [optimize.isotonic_regression(values.mean, weights=weights, increasing=up).x for up in (False, True)]
-    down, up = (float((weights * (values.mean - fit) ** 2).sum()) for fit in fits)
-    return down <= up
-
-
 def root_probabilities(values: Estimate, falling: bool, rng: np.random.Generator) -> tuple[float, float, float]:
     """Return the probabilities that b leads from the smallest size on, that one model overtakes, and that a leads on.
 
     The overtaking is that of b if `falling`, else that of a. The isotonic fit of a draw changes its sign where the
     cumulated weighted sum is largest (Barlow et al. 1972).
     """
-    draws = values.mean + values.deviations(rng)
-    weights = 1 / np.maximum(values.se, TINY) ** 2
-    sums = np.cumsum(draws * weights * (1 if falling else -1), axis=1)
-    sums = np.hstack([np.zeros((len(sums), 1)), sums])
-    split = sums.argmax(axis=1)
+    weights = (1 if falling else -1) / np.maximum(values.se, TINY) ** 2
+    sums = np.cumsum((values.mean + values.deviations(rng)) * weights, axis=1)
+    split = np.where(sums.max(axis=1) > 0, sums.argmax(axis=1) + 1, 0)
     none, every = float((split == 0).mean()), float((split == len(weights)).mean())
     before, beyond = (none, every) if falling else (every, none)
     return before, 1 - none - every, beyond

@@ -6,16 +6,18 @@ Every interval of the difference holds at all sizes at once; N* is stated only w
 import zlib
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Literal
 
 import numpy as np
 import pandas as pd
 
 from crossover.analysis import band
-from crossover.analysis.contract import Crossing, Equivalence, Family, Gap, Influential, NewImages, Pair, Trend
-from crossover.analysis.estimate import TINY, Estimate, for_new_images, t_value, trend
-from crossover.analysis.pairing import Pairing, pair_models
-from crossover.analysis.runs import Method, listed
-from crossover.analysis.sentences import named_verdict, summarise
+from crossover.analysis.contract import Equivalence, Family, Gap, Influential, NewImages, Pair
+from crossover.analysis.estimate import TINY, Estimate, Floats, for_new_images, t_value, trend
+from crossover.analysis.pairing import pair_models
+from crossover.analysis.runs import Method
+from crossover.analysis.sentences import named_verdict, overlap_note, summarise
+from crossover.record import title
 
 FLAT = 0.1
 """A gap is parallel when its whole band stays within this log error ratio of its mean, at every size."""
@@ -36,48 +38,72 @@ def compare(
     paired = pair_models(runs, a, b, method)
     values, confidence = paired.difference, method.confidence
     sizes = [round(n) for n in values.n]
+    pool = float(runs["n_pool"].min()) if "n_pool" in runs else np.nan
     rng = pair_generator(method.seed, str(runs["dataset"].iloc[0]), a, b)
     bounds: band.Band | None = None
     found: list[band.Interval] = [(None, None)]
+    ends: list[band.Interval] = found * len(sizes)
+    signs: Floats = np.zeros(1)
     if values.df:
         bounds, found = band.infer(values, confidence, rng)
-    pool = float(runs["n_pool"].min()) if "n_pool" in runs else np.nan
+        half, signs = bounds.half_at_knots, bounds.knot_signs
+        ends = list(zip((values.mean - half).tolist(), (values.mean + half).tolist(), strict=True))
+    changes = band.changes(signs)
+    between = changes[0] if len(changes) == 1 else None
+    falling = between is None or bool(signs[between[0]] > 0)
+    before, inside, beyond = band.root_probabilities(values, falling, rng) if bounds else (None, None, None)
+    kind, slope, slope_low, slope_high = _trend(values, confidence, rng)
+    gap = zip(sizes, values.mean.tolist(), ends, paired.accuracy_gap.tolist(), strict=True)
     pair = Pair(
         a=a,
         b=b,
-        n_min=sizes[0] if sizes else None,
-        n_max=sizes[-1] if sizes else None,
+        n_min=min(sizes, default=None),
+        n_max=max(sizes, default=None),
         chains=paired.chains,
         interval=paired.kind,
         confidence=confidence,
-        **_crossing(values, bounds, found, rng),
-        **_trend(values, confidence, rng),
-        gap=_gap(paired, bounds),
+        verdict=band.verdict(signs),
+        n_star=None if between is None else band.root(values, falling, between),
+        ci_low=found[0][0] if len(found) == 1 else None,
+        ci_high=found[0][1] if len(found) == 1 else None,
+        p_in_range=inside,
+        p_beyond=beyond,
+        p_before=before,
+        direction=None if between is None else "b_overtakes_a" if falling else "a_overtakes_b",
+        confidence_set=[list(interval) for interval in found],
+        crossing_of_means=band.root(values, None if between is None else falling),
+        trend=kind,
+        trend_slope=slope,
+        trend_low=slope_low,
+        trend_high=slope_high,
+        gap=[
+            Gap(n_train=n, log_error_ratio=ratio, ci_low=low, ci_high=high, accuracy_gap=points, safe=None)
+            for n, ratio, (low, high), points in gap
+        ],
         data_equivalence=[_equivalence(n, against, confidence) for n, against in paired.anchors],
         mcnemar=paired.mcnemar,
-        family=Family(pairs=0 if bounds is None else 1, p_value=None, holds=None),
+        family=Family(pairs=0, p_value=None, holds=None),
         n_pool=None if np.isnan(pool) else round(pool),
         overlapping=[n for n in sizes if n > OVERLAP * pool],
         new_images=None,
         influential=[],
-        near_chance=near_chance(runs, a, b, sizes, method.metric, chance),
-        notes=list(paired.notes),
+        near_chance=_near_chance(runs, a, b, sizes, method.metric, chance),
+        notes=paired.notes,
         extrapolation=None,
         summary="",
     )
     if bounds is not None:
-        pair["family"]["p_value"] = band.p_value(bounds, confidence, values.df)
+        pair["family"] = Family(pairs=1, p_value=band.p_value(bounds, confidence, values.df), holds=None)
         if pair["overlapping"]:
             pair["new_images"] = _about_new_images(values, pool, confidence, rng)
             pair["notes"].append(overlap_note(pair))
         if influence and paired.kind in ("chains", "unpaired"):
             pair["influential"] = _influential(runs, a, b, method)
-            pair["notes"] += [
-                f"Run {run['run_id']} has a {method.metric.replace('_', ' ')} of {run['error']:.3g} where the other"
-                f" chains have {run['typical']:.3g}; without it the verdict is:"
-                f" {named_verdict(a, b, run['verdict_without'])}."
-                for run in pair["influential"]
-            ]
+    for run in pair["influential"]:
+        pair["notes"].append(
+            f"Run {run['run_id']} has a {title(method.metric)} of {run['error']:.3g} where the other chains have"
+            f" {run['typical']:.3g}; without it the verdict is: {named_verdict(a, b, run['verdict_without'])}."
+        )
     if paired.mcnemar:
         pair["notes"].append(McNEMAR)
     if len(sizes) == 1:
@@ -91,71 +117,29 @@ def pair_generator(seed: int, dataset: str, a: str, b: str) -> np.random.Generat
     return np.random.default_rng([seed, zlib.crc32("\0".join((dataset, a, b)).encode())])
 
 
-def _crossing(
-    values: Estimate, bounds: band.Band | None, found: list[band.Interval], rng: np.random.Generator
-) -> Crossing:
-    """Return the verdict, N*, its confidence set and probabilities."""
-    signs = np.zeros(1) if bounds is None else bounds.knot_signs
-    crossings = band.changes(signs)
-    between = crossings[0] if len(crossings) == 1 else None
-    falling = between is None or bool(signs[between[0]] > 0)
-    chances = None if bounds is None else band.root_probabilities(values, falling, rng)
-    before, inside, beyond = chances or (None, None, None)
-    low, high = found[0] if len(found) == 1 else (None, None)
-    means = None
-    if len(values.n) > 1:
-        means = band.root(values, band.is_falling(values) if between is None else falling)
-    return Crossing(
-        verdict=band.verdict(signs),
-        n_star=None if between is None else band.root(values, falling, between),
-        ci_low=low,
-        ci_high=high,
-        p_in_range=inside,
-        p_beyond=beyond,
-        p_before=before,
-        direction=None if between is None else "b_overtakes_a" if falling else "a_overtakes_b",
-        confidence_set=[list(interval) for interval in found],
-        crossing_of_means=means,
-    )
-
-
-def _trend(values: Estimate, confidence: float, rng: np.random.Generator) -> Trend:
+def _trend(
+    values: Estimate, confidence: float, rng: np.random.Generator
+) -> tuple[Literal["closing", "parallel", "widening", "undecided"], float | None, float | None, float | None]:
+    """Return the trend of the gap, and its slope with an interval."""
     if not values.df or len(values.n) < 2:
-        return Trend(trend="undecided", trend_slope=None, trend_low=None, trend_high=None)
-    middle, low, high = trend(values, confidence)
+        return "undecided", None, None, None
+    slope, low, high = trend(values, confidence)
     centre = np.eye(len(values.n)) - 1 / len(values.n)
     se = np.maximum(np.sqrt(np.diag(centre @ values.cov @ centre)), TINY)
     critical = np.quantile(np.abs(values.deviations(rng) @ centre / se).max(axis=1), confidence)
     apart = float((np.abs(centre @ values.mean) + critical * se).max())
-    found = Trend(trend="undecided", trend_slope=middle, trend_low=low, trend_high=high)
     if apart <= FLAT and max(abs(low), abs(high)) * (values.x[-1] - values.x[0]) <= 2 * FLAT:
-        found["trend"] = "parallel"
-    elif low * high > 0 and values.mean[-1] != 0:
-        found["trend"] = "widening" if middle * values.mean[-1] > 0 else "closing"
-    return found
-
-
-def _gap(paired: Pairing, bounds: band.Band | None) -> list[Gap]:
-    values = paired.difference
-    half = [None] * len(values.n) if bounds is None else bounds.half_at_knots
-    return [
-        Gap(
-            n_train=round(n),
-            log_error_ratio=float(d),
-            ci_low=None if h is None else float(d - h),
-            ci_high=None if h is None else float(d + h),
-            accuracy_gap=float(gap),
-            safe=None,
-        )
-        for n, d, h, gap in zip(values.n, values.mean, half, paired.accuracy_gap, strict=True)
-    ]
+        return "parallel", slope, low, high
+    if low * high <= 0 or values.mean[-1] == 0:
+        return "undecided", slope, low, high
+    return "widening" if slope * values.mean[-1] > 0 else "closing", slope, low, high
 
 
 def _equivalence(n: float, against: Estimate | None, confidence: float) -> Equivalence:
     """Return how many times n model b needs for the error of a at n, with an interval for this size alone."""
     ends: list[float | None] = [None, None, None]
     if against is not None:
-        ends[0] = band.root(against, falling=True) if len(against.n) > 1 else None
+        ends[0] = band.root(against, True)
         if against.df > 0:
             found = band.confidence_set(band.band(against, t_value(confidence, against.df)))
             ends[1:] = found[0][0], found[-1][1]
@@ -163,7 +147,7 @@ def _equivalence(n: float, against: Estimate | None, confidence: float) -> Equiv
     return Equivalence(n_train=round(n), factor=factor, ci_low=low, ci_high=high)
 
 
-def near_chance(
+def _near_chance(
     runs: pd.DataFrame, a: str, b: str, sizes: Sequence[int], metric: str, chance: float | None
 ) -> list[int]:
     if chance is None or not metric.endswith("error"):
@@ -181,48 +165,30 @@ def _about_new_images(values: Estimate, pool: float, confidence: float, rng: np.
     return NewImages(n_max=round(wider.n[-1]), verdict=band.verdict(bounds.knot_signs), ci_low=low, ci_high=high)
 
 
-def overlap_note(pair: Pair) -> str:
-    sizes = listed(f"{n:,}" for n in pair["overlapping"])
-    start = (
-        f"At {sizes} images the chains hold many of the same images (above a fifth of the pool of {pair['n_pool']:,}):"
-        " the intervals are about this pool."
-    )
-    wider = pair["new_images"]
-    if wider is None:
-        return f"{start} For new images no interval can be given."
-    said = named_verdict(pair["a"], pair["b"], wider["verdict"])
-    low, high = (None if end is None else f"{end:,.0f}" for end in (wider["ci_low"], wider["ci_high"]))
-    if low and high:
-        said += f", N* within {low} to {high}"
-    elif low or high:
-        said += f", N* above {low} or never" if low else f", N* below {high} or never"
-    return f"{start} For new images, up to {wider['n_max']:,}: {said}."
-
-
 def _influential(runs: pd.DataFrame, a: str, b: str, method: Method) -> list[Influential]:
     """Return the runs far from the other chains of their model and size, the farthest first."""
-    far: list[tuple[float, Influential]] = []
+    found = []
     for model in (a, b):
         part = runs[runs["model"] == model]
-        logs, sizes = np.log(part[method.metric].to_numpy(float)), part["n_train"].to_numpy()
-        typical = logs.copy()
-        for i, n in enumerate(sizes):
-            others = (sizes == n) & (np.arange(len(logs)) != i)
-            if others.sum() > 1:
-                typical[i] = np.median(logs[others])
-        away = np.abs(logs - typical)
-        limit = max(FAR * 1.4826 * float(np.median(away)), FAR_LOG)
-        for i in map(int, np.flatnonzero(away > limit)):
-            found = Influential(
-                run_id=str(part["run_id"].iloc[i]),
-                n_train=round(sizes[i]),
-                error=float(part[method.metric].iloc[i]),
-                typical=float(np.exp(typical[i])),
-                verdict_without="",
-            )
-            far.append((float(away[i]), found))
-    worst = [found for _, found in sorted(far, key=lambda one: -one[0])[:MOST_INFLUENTIAL]]
-    for run in worst:
-        rest = runs[runs["run_id"] != run["run_id"]]
-        run["verdict_without"] = compare(rest, a, b, replace(method, predictions={}), influence=False)["verdict"]
-    return worst
+        logs = np.log(part[method.metric])
+        typical = pd.concat([_of_others(same) for _, same in logs.groupby(part["n_train"])])
+        away = (logs - typical).abs()
+        limit = max(FAR * 1.4826 * away.median(), FAR_LOG)
+        found.append(part.assign(away=away, typical=np.exp(typical))[away > limit])
+    farthest = pd.concat(found).sort_values("away", ascending=False, kind="stable")[:MOST_INFLUENTIAL]
+    alone = replace(method, predictions={})
+    return [
+        Influential(
+            run_id=str(run["run_id"]),
+            n_train=round(run["n_train"]),
+            error=float(run[method.metric]),
+            typical=float(run["typical"]),
+            verdict_without=compare(runs[runs["run_id"] != run["run_id"]], a, b, alone, influence=False)["verdict"],
+        )
+        for run in farthest.to_dict("records")
+    ]
+
+
+def _of_others(logs: "pd.Series[float]") -> "pd.Series[float]":
+    """Return for each value the median of the others, or itself where fewer than two others are there."""
+    return logs if len(logs) < 3 else pd.Series({i: logs.drop(i).median() for i in logs.index})

@@ -1,6 +1,6 @@
 """The types of crossover.json and calibration.json; docs/estimators.md says what each is and how it is computed."""
 
-from typing import Literal, TypedDict
+from typing import Literal, NotRequired, TypedDict
 
 from crossover.analysis.band import Verdict
 from crossover.analysis.pairing import Kind
@@ -9,7 +9,14 @@ from crossover.analysis.testset import McNemar
 State = Literal["data-limited", "budget-limited", "not established", "not checked"]
 
 
-class Saturation(TypedDict):
+class Interval(TypedDict):
+    """Null where it is open or unknown."""
+
+    ci_low: float | None
+    ci_high: float | None
+
+
+class Saturation(Interval):
     """What limits a model at one size; `gain` is the mean of log e(B/2) - log e(B) over chains.
 
     Gains of successive doublings shrink, so `ci_high` bounds what twice the budget could still change.
@@ -19,28 +26,22 @@ class Saturation(TypedDict):
     n_train: int
     state: State
     gain: float | None
-    ci_low: float | None
-    ci_high: float | None
     chains: int
 
 
-class Gap(TypedDict):
+class Gap(Interval):
     n_train: int
     log_error_ratio: float
-    ci_low: float | None
-    ci_high: float | None
     accuracy_gap: float
     safe: bool | None
     """Whether the leader would stay with twice the budget; null where it was not checked."""
 
 
-class Equivalence(TypedDict):
+class Equivalence(Interval):
     """How many times n images b needs for the error of a at n; null beyond its curve."""
 
     n_train: int
     factor: float | None
-    ci_low: float | None
-    ci_high: float | None
 
 
 class Family(TypedDict):
@@ -51,13 +52,11 @@ class Family(TypedDict):
     holds: bool | None
 
 
-class NewImages(TypedDict):
+class NewImages(Interval):
     """The verdict for chains of new images instead of subsets of this pool, at the sizes below the pool's."""
 
     n_max: int
     verdict: Verdict
-    ci_low: float | None
-    ci_high: float | None
 
 
 class Influential(TypedDict):
@@ -71,7 +70,7 @@ class Influential(TypedDict):
 
 
 class Extrapolation(TypedDict):
-    """The sizes beyond the measured ones at which b could overtake a."""
+    """The sizes beyond the measured ones at which b could overtake a; the dicts are by side (a, b)."""
 
     label: str
     low: float | None
@@ -79,38 +78,14 @@ class Extrapolation(TypedDict):
     """Null where some law has no crossing up to `limit`."""
     limit: int
     holdout_rmse: dict[str, dict[str, float]]
-    """By side (a, b) and law."""
     laws: dict[str, list[str]]
-    """Those that were used, by side."""
     refused: str | None
     """Why there is no range."""
 
 
-class Crossing(TypedDict):
-    """Where the curves cross, if they do; every `p_*` is about b overtaking a, or what `direction` says."""
+class Pair(Interval):
+    """Every `p_*` is about b overtaking a, or what `direction` says; the trend is seen from the leader at the end."""
 
-    verdict: Verdict
-    n_star: float | None
-    ci_low: float | None
-    ci_high: float | None
-    p_in_range: float | None
-    p_beyond: float | None
-    p_before: float | None
-    direction: Literal["b_overtakes_a", "a_overtakes_b"] | None
-    confidence_set: list[list[float | None]]
-    crossing_of_means: float | None
-
-
-class Trend(TypedDict):
-    """The trend of the gap, from the point of view of the model ahead at the largest size."""
-
-    trend: Literal["closing", "parallel", "widening", "undecided"]
-    trend_slope: float | None
-    trend_low: float | None
-    trend_high: float | None
-
-
-class Pair(Crossing, Trend):
     a: str
     b: str
     n_min: int | None
@@ -118,6 +93,18 @@ class Pair(Crossing, Trend):
     chains: int
     interval: Kind
     confidence: float
+    verdict: Verdict
+    n_star: float | None
+    p_in_range: float | None
+    p_beyond: float | None
+    p_before: float | None
+    direction: Literal["b_overtakes_a", "a_overtakes_b"] | None
+    confidence_set: list[list[float | None]]
+    crossing_of_means: float | None
+    trend: Literal["closing", "parallel", "widening", "undecided"]
+    trend_slope: float | None
+    trend_low: float | None
+    trend_high: float | None
     gap: list[Gap]
     data_equivalence: list[Equivalence]
     mcnemar: list[McNemar]
@@ -175,23 +162,21 @@ class Result(TypedDict):
     studies: list[Study]
 
 
-class Simulated(TypedDict):
+class Repetitions(TypedDict):
+    """What simulated repetitions of a design with so many chains find."""
+
     chains: int
     power: float
     power_low: float
     """Lower 95% limit of the simulation."""
     coverage: float | None
-    """How often the set of N* holds the truth; None for curves that do not cross."""
+    """How often the set of N* holds the truth; null for curves that do not cross."""
     width: float | None
     """Median of ci_high / ci_low."""
     fieller_width: float | None
     """The same of a Fieller set for one size at a time (t instead of max-|t|) on the same data."""
-
-
-class Repetitions(Simulated):
-    """The same beside how often a design without a crossing finds one."""
-
-    false_crossover: float
+    false_crossover: NotRequired[float]
+    """How often a design without a crossing finds one."""
 
 
 class Calibration(TypedDict):
@@ -202,9 +187,6 @@ class Calibration(TypedDict):
     b: str
     designs: int
     n_star: float | None
-    sizes: list[int]
-    sd: list[float]
-    """Standard deviation of D between chains, by size."""
     rows: list[Repetitions]
     chains_needed: int | None
     """The smallest number of chains whose power is at least POWER, at the lower 95% limit of the simulation."""

@@ -13,9 +13,9 @@ import numpy as np
 import pandas as pd
 from scipy import interpolate, stats
 
-from crossover.analysis.band import band, confidence_set, infer, root, verdict
+from crossover.analysis.band import Interval, band, confidence_set, infer, root, verdict
 from crossover.analysis.compare import compare, pair_generator
-from crossover.analysis.contract import Calibration, Pair, Repetitions, Simulated
+from crossover.analysis.contract import Calibration, Pair, Repetitions
 from crossover.analysis.estimate import Estimate, Floats, estimate, t_value
 from crossover.analysis.pairing import pair_models
 from crossover.analysis.runs import CONDITIONS, AnalysisError, Method, ordered_pairs, primary_runs, validate_runs
@@ -28,8 +28,9 @@ METRICS = dict.fromkeys(_MEASURED, "metric") | {"last_val_error": "selection"}
 Change = Literal["same", "weaker", "stronger", "contradicts"]
 MAX_LEFT_OUT = 12
 """Sizes and chains are left out one by one only up to this number; of more, no single one matters much."""
-RESULT = ["verdict", "n_star", "ci_low", "ci_high"]
-Way = tuple[str, str, Method, pd.DataFrame | AnalysisError]
+RESULT = ("verdict", "n_star", "ci_low", "ci_high")
+COLUMNS = ["dataset", "a", "b", "choice", "value", *RESULT, "change", "note"]
+Way = tuple[str, str, Method, pd.DataFrame | str]
 """Another way to do the analysis: a choice and its value, the method, and the runs or why it cannot be done."""
 
 
@@ -40,36 +41,34 @@ def stability_table(runs: pd.DataFrame, method: Method) -> pd.DataFrame:
     """
     rows = []
     for dataset, part in runs.groupby("dataset", sort=False):
-        pairs = ordered_pairs(part)
         ways = list(_alternatives(part, method))
-        pairs = pairs if len(ways) > 1 else []
+        pairs = ordered_pairs(part) if len(ways) > 1 else []
         for a, b in tracked(pairs, f"pairs of {dataset} analysed in other ways", len(pairs)):
             main = _found(a, b, *ways[0][2:])
             if isinstance(main, str) or main["p_in_range"] is None:
                 continue  # without replicates there is no verdict to shake
-            for i, (choice, value, how, kept) in enumerate(ways):
-                found = _found(a, b, how, kept) if i else main
-                values: list[Any] = [None] * 5 + [found]
-                if not isinstance(found, str):
-                    values = [*map(dict(found).get, RESULT), _change(main, found), " ".join(found["notes"])]
-                rows.append((dataset, a, b, choice, value, *values))
-    return pd.DataFrame(rows, columns=["dataset", "a", "b", "choice", "value", *RESULT, "change", "note"])
+            for choice, value, how, kept in ways:
+                found = main if kept is ways[0][3] else _found(a, b, how, kept)
+                row: dict[str, object] = {"dataset": dataset, "a": a, "b": b, "choice": choice, "value": value}
+                if isinstance(found, str):
+                    row["note"] = found
+                else:
+                    row |= {name: dict(found)[name] for name in RESULT}
+                    row |= {"change": _change(main, found), "note": " ".join(found["notes"])}
+                rows.append(row)
+    return pd.DataFrame(rows, columns=COLUMNS)
 
 
 def _change(main: Pair, other: Pair) -> Change:
     """Return the change an alternative makes to a verdict."""
-    clear = [pair["verdict"] != "undecided" for pair in (main, other)]
-    if all(clear) and _a_ahead(main) != _a_ahead(other):
+    clear, still = (pair["verdict"] != "undecided" for pair in (main, other))
+    if clear and still and len({pair["gap"][-1]["log_error_ratio"] > 0 for pair in (main, other)}) > 1:
         return "contradicts"
     if main["verdict"] == other["verdict"]:
         return "same"
-    if not all(clear):
-        return "stronger" if clear[1] else "weaker"
-    return "stronger" if other["verdict"] in ("crossover", "several_crossings") else "weaker"
-
-
-def _a_ahead(pair: Pair) -> bool:
-    return pair["gap"][-1]["log_error_ratio"] > 0
+    if clear and still:
+        return "stronger" if other["verdict"] in ("crossover", "several_crossings") else "weaker"
+    return "stronger" if still else "weaker"
 
 
 def _alternatives(runs: pd.DataFrame, method: Method) -> Iterator[Way]:
@@ -77,9 +76,9 @@ def _alternatives(runs: pd.DataFrame, method: Method) -> Iterator[Way]:
 
     def way(choice: str, value: str, rows: pd.DataFrame, metric: str = method.metric, **setting: str) -> Way:
         try:
-            chosen: pd.DataFrame | AnalysisError = primary_runs(validate_runs(rows, metric)[0], setting)[0]
+            chosen: pd.DataFrame | str = primary_runs(validate_runs(rows, metric)[0], setting)[0]
         except AnalysisError as error:
-            chosen = error
+            chosen = str(error)
         return choice, value, replace(method, metric=metric), chosen
 
     yield way("as analysed", method.metric, runs)
@@ -98,10 +97,10 @@ def _alternatives(runs: pd.DataFrame, method: Method) -> Iterator[Way]:
             yield way(f"{column.replace('n_train', 'size')} left out", said, kept[kept[column] != value])
 
 
-def _found(a: str, b: str, method: Method, runs: pd.DataFrame | AnalysisError) -> Pair | str:
+def _found(a: str, b: str, method: Method, runs: pd.DataFrame | str) -> Pair | str:
     """Return a pair as analysed in another way, or why it cannot be."""
-    if isinstance(runs, AnalysisError):
-        return str(runs)
+    if isinstance(runs, str):
+        return runs
     if not {a, b} <= set(runs["model"]):
         return "one of the two models has no such run"
     try:
@@ -131,35 +130,37 @@ class Design:
 
 def simulate(
     design: Design, chains: int, designs: int, rng: np.random.Generator, confidence: float = 0.95
-) -> Simulated:
+) -> Repetitions:
     """Return what `designs` repetitions of a design with so many chains find."""
     if chains < 2:
         raise AnalysisError(f"a design needs at least 2 chains to have an interval; got {chains}")
-    found: list[str] = []
-    covered, widths, pointwise = [], [], []
+    crossed, covered, widths = [], [], []
     for _ in range(designs):
         values = _draw(design, chains, rng)
         bounds, intervals = infer(values, confidence, rng)
-        found.append(verdict(bounds.knot_signs))
+        crossed.append(verdict(bounds.knot_signs) == "crossover")
         if design.n_star is None:
             continue
         n_star = design.n_star
         covered.append(any((low or 0) <= n_star <= (np.inf if high is None else high) for low, high in intervals))
         fieller = confidence_set(band(values, t_value(confidence, values.df)))
-        if found[-1] == "crossover" and len(fieller) == 1:
-            (low, high), (least, most) = intervals[0], fieller[0]
-            widths.append(np.inf if low is None or high is None else high / low)
-            pointwise.append(np.inf if least is None or most is None else most / least)
-    power = float(np.mean([one == "crossover" for one in found]))
-    lowest = float(stats.binomtest(round(power * designs), designs).proportion_ci(0.95, "wilson").low)
-    return Simulated(
+        if crossed[-1] and len(fieller) == 1:
+            widths.append([_ratio(intervals[0]), _ratio(fieller[0])])
+    found = stats.binomtest(sum(crossed), designs)
+    width, fieller_width = np.exp(np.median(np.log(widths), axis=0)).tolist() if widths else (None, None)
+    return Repetitions(
         chains=chains,
-        power=power,
-        power_low=lowest,
+        power=found.statistic,
+        power_low=float(found.proportion_ci(0.95, "wilson").low),
         coverage=float(np.mean(covered)) if covered else None,
-        width=float(np.exp(np.median(np.log(widths)))) if widths else None,
-        fieller_width=float(np.exp(np.median(np.log(pointwise)))) if widths else None,
+        width=width,
+        fieller_width=fieller_width,
     )
+
+
+def _ratio(interval: Interval) -> float:
+    low, high = interval
+    return high / low if low and high else np.inf
 
 
 def _draw(design: Design, chains: int, rng: np.random.Generator) -> Estimate:
@@ -209,8 +210,7 @@ def calibrate(
 ) -> list[Calibration]:
     """Return, for every pair of models, coverage, false crossovers and power by number of chains.
 
-    False crossovers are those of the hardest null: a leads at the first two sizes, as far as the models ever are
-    apart, and then both are equal. Takes about 3 seconds a pair and number of chains with 500 designs.
+    Takes about 3 seconds a pair and number of chains with 500 designs.
     """
     if designs < 20:
         raise AnalysisError(f"designs must be at least 20 for a rate to mean anything; got {designs}; 500 is usual")
@@ -219,41 +219,40 @@ def calibrate(
     for dataset, part in runs.groupby("dataset", sort=False):
         part = primary_runs(part)[0]
         for a, b in ordered_pairs(part):
+            design = design_like(pair_models(part, a, b, method).difference)
+            rng = pair_generator(method.seed, str(dataset), a, b)
+            counts = tracked(sorted(set(chains)), f"numbers of chains of {a} and {b} simulated", len(chains))
+            rows = [_repeat(design, count, designs, rng, method.confidence) for count in counts] if design else []
+            needed = next((row["chains"] for row in rows if row["power_low"] >= POWER), None)
+            note = "Not simulated: it needs at least 3 sizes, 2 chains, and a difference shaped to cross zero once."
+            if design and needed:
+                note = (
+                    f"A crossing as steep as measured, at {images(design.n_star)} images, would be found in at least"
+                    f" {POWER:.0%} of repetitions with {needed} chains."
+                )
+            elif design:
+                more = f"More than {max(chains)} chains, more test images or sizes closer to N*"
+                note = f"{more} are needed for a power of {POWER}."
             entry = Calibration(
                 dataset=str(dataset),
                 a=a,
                 b=b,
                 designs=designs,
-                n_star=None,
-                sizes=[],
-                sd=[],
-                rows=[],
-                chains_needed=None,
-                note="Not simulated: it needs at least 3 sizes, 2 chains, and a difference shaped to cross zero once.",
+                n_star=design.n_star if design else None,
+                rows=rows,
+                chains_needed=needed,
+                note=note,
             )
-            design = design_like(pair_models(part, a, b, method).difference)
-            if design is not None:
-                _repeat(entry, design, sorted(set(chains)), method)
             found.append(entry)
     return found
 
 
-def _repeat(entry: Calibration, design: Design, chains: Sequence[int], method: Method) -> None:
-    """Enter what repetitions of a design and of its null find."""
+def _repeat(design: Design, chains: int, designs: int, rng: np.random.Generator, confidence: float) -> Repetitions:
+    """Return what repetitions of a design find, and how often those of the hardest null find a crossover.
+
+    There a leads at the first two sizes, as far as the models ever are apart, and then both are equal.
+    """
+    found = simulate(design, chains, designs, rng, confidence)
     led = np.where(np.arange(len(design.n)) < 2, np.abs(design.truth).max(), 0.0)
-    null = Design(design.n, led, None, design.noise, design.extra)
-    a, b = entry["a"], entry["b"]
-    rng = pair_generator(method.seed, entry["dataset"], a, b)
-    for count in tracked(chains, f"numbers of chains of {a} and {b} simulated", len(chains)):
-        row = simulate(design, count, entry["designs"], rng, method.confidence)
-        false = simulate(null, count, entry["designs"], rng, method.confidence)["power"]
-        entry["rows"].append(Repetitions(**row, false_crossover=false))
-    entry["n_star"], entry["sizes"] = design.n_star, [round(n) for n in design.n]
-    entry["sd"] = [float(value) for value in np.sqrt(np.diag(design.noise))]
-    entry["chains_needed"] = next((row["chains"] for row in entry["rows"] if row["power_low"] >= POWER), None)
-    more = f"More than {max(chains)} chains, more test images or sizes closer to N* are needed for a power of {POWER}."
-    found = (
-        f"A crossing as steep as measured, at {images(design.n_star or 0)} images, would be found in at least"
-        f" {POWER:.0%} of repetitions with {entry['chains_needed']} chains."
-    )
-    entry["note"] = found if entry["chains_needed"] else more
+    null = simulate(replace(design, truth=led, n_star=None), chains, designs, rng, confidence)
+    return found | {"false_crossover": null["power"]}

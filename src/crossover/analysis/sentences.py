@@ -1,13 +1,16 @@
-"""Sentences that state verdicts, extrapolation and calibration."""
+"""Sentences that state verdicts, extrapolation and what limits a comparison."""
 
 from collections.abc import Sequence
 
 from crossover.analysis.contract import Extrapolation, Pair, Saturation
+from crossover.analysis.runs import listed
 from crossover.record import title
 
 
-def images(n: float) -> str:
-    """Return a number of images to two digits: 730, 2.1k, 45k, 1.3M."""
+def images(n: float | None) -> str:
+    """Return a number of images to two digits: 730, 2.1k, 45k, 1.3M; `?` if it is not known."""
+    if n is None:
+        return "?"
     for limit, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if n >= 0.9995 * limit:
             return f"{n / limit:.2g}{unit}" if n < 99.5 * limit else f"{n / limit:.0f}{unit}"
@@ -21,9 +24,9 @@ def size(n: int) -> str:
 
 def verdict_words(a: str, b: str, verdict: str, direction: str | None = None) -> str:
     """Return the verdict of a pair in a few words, which name both models where one of them leads."""
-    if verdict == "crossover" and direction is not None:
-        return f"{b} overtakes {a}" if direction == "b_overtakes_a" else f"{a} overtakes {b}"
-    return {"a_better": f"{a} leads {b}", "b_better": f"{b} leads {a}"}.get(verdict) or title(verdict)
+    known = {"a_better": f"{a} leads {b}", "b_better": f"{b} leads {a}"}
+    known |= {"b_overtakes_a": f"{b} overtakes {a}", "a_overtakes_b": f"{a} overtakes {b}"}
+    return known.get(direction or verdict) or title(verdict)
 
 
 def named_verdict(a: str, b: str, verdict: str, direction: str | None = None) -> str:
@@ -50,68 +53,77 @@ def limits(pair: Pair, points: Sequence[Saturation]) -> dict[str, list[int]]:
     """Return the sizes where `data` or the `budget` limit a pair, and those left `open`; none if none was checked."""
     states = {(point["model"], point["n_train"]): point["state"] for point in points}
     found: dict[str, list[int]] = {"data": [], "budget": [], "open": []}
-    checked = False
-    for n in (row["n_train"] for row in pair["gap"]):
-        both = {states.get((model, n), "not checked") for model in (pair["a"], pair["b"])}
-        kind = "budget" if "budget-limited" in both else "data" if both == {"data-limited"} else "open"
-        found[kind].append(n)
-        checked = checked or "not checked" not in both
-    return found if checked else {kind: [] for kind in found}
+    sizes = [row["n_train"] for row in pair["gap"]]
+    both = {n: {states.get((model, n), "not checked") for model in (pair["a"], pair["b"])} for n in sizes}
+    for n, of_models in both.items() if any("not checked" not in one for one in both.values()) else ():
+        data = "data" if of_models == {"data-limited"} else "open"
+        found["budget" if "budget-limited" in of_models else data].append(n)
+    return found
 
 
 def saturation_sentence(pair: Pair, points: Sequence[Saturation]) -> str:
     """Return a sentence on the sizes at which the comparison of a pair is limited by data."""
     sizes = limits(pair, points)
-    models, data = (pair["a"], pair["b"]), sizes["data"]
-    ends = [p["ci_high"] for p in points if p["model"] in models and p["n_train"] in data and p["ci_high"] is not None]
-    bound = f" images (twice the budget changes errors by at most {max(ends, default=0.0):.0%})"
+    own = [point for point in points if point["model"] in (pair["a"], pair["b"]) and point["n_train"] in sizes["data"]]
+    most = max((point["ci_high"] or 0.0 for point in own), default=0.0)
+    at = {kind: ", ".join(f"{n:,}" for n in some) for kind, some in sizes.items()}
     words = {
-        "data": ("limited by data at ", bound),
-        "budget": ("limited by the budget at ", ""),
-        "open": ("not known at ", ""),
+        "data": f"limited by data at {at['data']} images (twice the budget changes errors by at most {most:.0%})",
+        "budget": f"limited by the budget at {at['budget']}",
+        "open": f"not known at {at['open']}",
     }
-    said = [
-        f"{start}{', '.join(f'{n:,}' for n in sizes[kind])}{end}" for kind, (start, end) in words.items() if sizes[kind]
-    ]
-    if not said:
-        return "Whether more training would change it was not checked."
-    text = "; ".join(said)
-    return f"{text[0].upper()}{text[1:]}."
+    text = "; ".join(words[kind] for kind in words if at[kind])
+    return f"{text[0].upper()}{text[1:]}." if text else "Whether more training would change it was not checked."
+
+
+def overlap_note(pair: Pair) -> str:
+    """Return what the shared images of the chains mean for the intervals, and the verdict for new images."""
+    sizes = listed(f"{n:,}" for n in pair["overlapping"])
+    start = (
+        f"At {sizes} images the chains hold many of the same images (above a fifth of the pool of {pair['n_pool']:,}):"
+        " the intervals are about this pool."
+    )
+    wider = pair["new_images"]
+    if wider is None:
+        return f"{start} For new images no interval can be given."
+    low, high = (None if end is None else f"{end:,.0f}" for end in (wider["ci_low"], wider["ci_high"]))
+    where = ""
+    if low or high:
+        where = f", N* within {low} to {high}" if low and high else f", N* above {low} or never"
+        where = where if low else f", N* below {high} or never"
+    said = named_verdict(pair["a"], pair["b"], wider["verdict"])
+    return f"{start} For new images, up to {wider['n_max']:,}: {said}{where}."
 
 
 def _verdict(pair: Pair) -> str:
     a, b, last = pair["a"], pair["b"], size(pair["n_max"] or 0)
     if pair["n_min"] is None:
         return f"{a} and {b} cannot be compared: no size has runs of both."
-    low, high = (None if end is None else images(end) for end in (pair["ci_low"], pair["ci_high"]))
+    low, high = pair["ci_low"], pair["ci_high"]
     match pair["verdict"]:
         case "crossover":
-            first, second = (a, b) if pair["direction"] == "b_overtakes_a" else (b, a)
+            words = verdict_words(a, b, "crossover", pair["direction"])
             return (
-                f"{second} overtakes {first} at N* = {_n(pair['n_star'])} images ({_source(pair, 'CI')}:"
-                f" {low or '?'} to {high or '?'}; P(in range) {pair['p_in_range']:.2f})."
+                f"{words} at N* = {images(pair['n_star'])} images ({_source(pair, 'CI')}: {images(low)} to"
+                f" {images(high)}; P(in range) {pair['p_in_range']:.2f})."
             )
         case "several_crossings":
-            places = " and ".join(f"{_n(start)} to {_n(end)}" for start, end in pair["confidence_set"])
+            places = " and ".join(f"{images(start)} to {images(end)}" for start, end in pair["confidence_set"])
             return f"{a} and {b} cross more than once {_span(pair)}: between {places} images ({_source(pair, 'band')})."
         case "a_better":
-            return _leads(pair, a, b, +1, f"N* > {last} or never")
+            return f"{_lead(pair, +1)}; N* > {last} or never ({_source(pair, 'band')})."
         case "b_better":
-            return _leads(pair, b, a, -1, f"N* < {high or '?'} or no crossover")
+            return f"{_lead(pair, -1)}; N* < {images(high)} or no crossover ({_source(pair, 'band')})."
     if pair["p_in_range"] is None:
         means = pair["crossing_of_means"]
         seen = "" if means is None else f" (their means cross near {images(means)})"
         return f"Undecided: nothing says how noisy {a} and {b} are {_span(pair)}{seen}."
     if low is not None:
-        return f"Undecided: {a} leads, but not clearly up to {last} images; N* > {low} or never."
+        return f"Undecided: {a} leads, but not clearly up to {last} images; N* > {images(low)} or never."
     if high is not None:
         lost = f"Undecided: {b} leads, but not clearly up to {last} images, where {a} may be ahead"
-        return f"{lost}; if {b} overtook {a}, then below {high}."
+        return f"{lost}; if {b} overtook {a}, then below {images(high)}."
     return f"Undecided: {a} and {b} cannot be told apart {_span(pair)}."
-
-
-def _n(value: float | None) -> str:
-    return "?" if value is None else images(value)
 
 
 def _source(pair: Pair, what: str) -> str:
@@ -131,15 +143,15 @@ def _span(pair: Pair, first: int | None = None) -> str:
     return f"at {size(first)} images" if first == last else f"from {size(first)} to {size(last)} images"
 
 
-def _leads(pair: Pair, leader: str, other: str, sign: int, where: str) -> str:
+def _lead(pair: Pair, sign: int) -> str:
+    """Return who leads (a if `sign` is positive) and where the lead is clear."""
+    words = verdict_words(pair["a"], pair["b"], "a_better" if sign > 0 else "b_better")
     ends = [row["ci_low"] if sign > 0 else row["ci_high"] for row in pair["gap"]]
     clear = [end is not None and sign * end > 0 for end in ends]
-    where = f"{where} ({_source(pair, 'band')})"
     if all(clear):
-        throughout = "throughout, " if len(clear) > 1 else ""
-        return f"{leader} leads {other} {throughout}{_span(pair)}; {where}."
+        return f"{words} {'throughout, ' if len(clear) > 1 else ''}{_span(pair)}"
     since = next(row["n_train"] for i, row in enumerate(pair["gap"]) if all(clear[i:]))
-    return f"{leader} leads {other} clearly {_span(pair, since)}, but not clearly at every smaller size; {where}."
+    return f"{words} clearly {_span(pair, since)}, but not clearly at every smaller size"
 
 
 def extrapolation_sentence(pair: Pair, found: Extrapolation) -> str:

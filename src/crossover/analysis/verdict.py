@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from crossover.analysis.compare import compare
-from crossover.analysis.contract import Pair, Result, Saturation, State, Study
+from crossover.analysis.contract import Pair, Result, Saturation, Study
 from crossover.analysis.estimate import estimate, t_value
 from crossover.analysis.extrapolation import ModelLaws, extrapolate
 from crossover.analysis.runs import Method, listed, ordered_pairs, primary_runs, validate_runs
@@ -39,11 +39,17 @@ def _study(dataset: str, every: pd.DataFrame, method: Method, notes: list[str], 
     part, said, chosen = primary_runs(every)
     zero = part.loc[part["clipped"], "run_id"]
     if len(zero):
-        what = title(method.metric)
-        said.append(f"{len(zero)} runs have a {what} of zero, counted as half an image: {listed(zero)}.")
+        said.append(
+            f"{len(zero)} runs have a {title(method.metric)} of zero, counted as half an image: {listed(zero)}."
+        )
     models = [str(model) for model in dict.fromkeys(part["model"])]
     if len(models) < 2:
         said.append(f"Only {models[0]} has finished runs: a crossover needs two models.")
+    known = "n_pool" in part and part["n_pool"].notna().any()
+    pool = f"one pool of {part['n_pool'].min():,.0f} images" if known else "their pool, whose size is not recorded"
+    about = (
+        f"The intervals are about training again on other subsets of {pool}, tested on other images of the same kind."
+    )
     laws = {model: ModelLaws(unit_table(part, model, method.metric), guess) for model in models}
     points = saturation(every, part, method.metric, method.confidence)
     pairs: list[Pair] = []
@@ -53,11 +59,9 @@ def _study(dataset: str, every: pd.DataFrame, method: Method, notes: list[str], 
         if pair["verdict"] in ("a_better", "undecided") and pair["gap"] and pair["gap"][-1]["log_error_ratio"] > 0:
             pair["extrapolation"] = extrapolate(laws[a], laws[b], pair["n_max"] or 0)
         pairs.append(pair)
-    holm(pairs, 1 - method.confidence)
-    about = estimand(part)
+    _holm(pairs, 1 - method.confidence)
     for pair in pairs:
-        for row, safe in zip(pair["gap"], safe_signs(pair, points), strict=True):
-            row["safe"] = safe
+        _mark_safe(pair, points)
         pair["summary"] = summarise(pair, points, guess)
     return Study(
         dataset=dataset,
@@ -95,15 +99,7 @@ def curve_summary(runs: pd.DataFrame, method: Method) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)
 
 
-def estimand(part: pd.DataFrame) -> str:
-    known = "n_pool" in part and part["n_pool"].notna().any()
-    pool = f"one pool of {part['n_pool'].min():,.0f} images" if known else "their pool, whose size is not recorded"
-    return (
-        f"The intervals are about training again on other subsets of {pool}, tested on other images of the same kind."
-    )
-
-
-def holm(pairs: list[Pair], level: float) -> None:
+def _holm(pairs: list[Pair], level: float) -> None:
     """Enter whether each verdict holds among all pairs of a data set (Holm 1979): at most `level` to be wrong once."""
     tested = [(p, pair) for pair in pairs if (p := pair["family"]["p_value"]) is not None]
     holds = True
@@ -116,52 +112,46 @@ def holm(pairs: list[Pair], level: float) -> None:
 
 def saturation(runs: pd.DataFrame, chosen: pd.DataFrame, metric: str, confidence: float) -> list[Saturation]:
     """Return the state of every size of every model among the `chosen` runs; `runs` may contain their twins."""
-    keys = [name for name in KEYS if name in chosen]
-    both = chosen.merge(runs, on=keys, suffixes=("", "_twin")) if "images_seen" in chosen else chosen.iloc[:0]
-    if len(both):
+    tables: dict[str, pd.DataFrame] = {}
+    if "images_seen" in chosen:
+        both = chosen.merge(runs, on=[name for name in KEYS if name in chosen], suffixes=("", "_twin"))
         both = both[(both["images_seen_twin"].astype(float) / both["images_seen"].astype(float)).between(*RATIO)]
-        both = both.assign(gain=np.log(both[f"{metric}_twin"]) - np.log(both[metric]))
+        gains = both.assign(gain=np.log(both[f"{metric}_twin"]) - np.log(both[metric]))
+        for model, own in gains.groupby("model"):
+            tables[str(model)] = own.pivot_table(index="chain", columns="n_train", values="gain")
     found: list[Saturation] = []
     for model, part in chosen.groupby("model", sort=False):
-        own = both[both["model"] == model]
-        table = own.pivot_table(index="chain", columns="n_train", values="gain") if len(own) else pd.DataFrame()
-        joint = estimate(table.columns.to_numpy(float), table.to_numpy(float)) if len(own) else None
-        for n in sorted(part["n_train"].unique()):
-            gain, low, high, chains = None, None, None, 0
-            if joint is not None and n in table:
-                gain, chains = float(table[n].mean()), int(table[n].count())
-                half = t_value(confidence, joint.df) * float(joint.se[table.columns.get_loc(n)])
-                low, high = (gain - half, gain + half) if joint.df else (None, None)
-            row = Saturation(
-                model=str(model),
-                n_train=round(n),
-                state=_state(gain, low, high),
-                gain=gain,
-                ci_low=low,
-                ci_high=high,
-                chains=chains,
+        rows = {
+            float(n): Saturation(
+                model=str(model), n_train=round(n), state="not checked", gain=None, ci_low=None, ci_high=None, chains=0
             )
-            found.append(row)
+            for n in sorted(part["n_train"].unique())
+        }
+        if str(model) in tables:
+            table = tables[str(model)]
+            joint = estimate(table.columns.to_numpy(float), table.to_numpy(float))
+            halves = t_value(confidence, joint.df) * joint.se
+            for n, gain, half, count in zip(joint.n, joint.mean, halves, table.count(), strict=True):
+                _enter_gain(rows[float(n)], float(gain), float(half), int(count))
+        found += rows.values()
     return found
 
 
-def _state(gain: float | None, low: float | None, high: float | None) -> State:
-    if gain is None:
-        return "not checked"
-    if high is not None and high < TOLERANCE:
-        return "data-limited"
-    return "budget-limited" if low is not None and low > TOLERANCE else "not established"
+def _enter_gain(row: Saturation, gain: float, half: float, chains: int) -> None:
+    """Enter the gain of a size and what it says; without replicates `half` is NaN."""
+    row["gain"], row["chains"], row["state"] = gain, chains, "not established"
+    if np.isfinite(half):
+        row["ci_low"], row["ci_high"] = gain - half, gain + half
+    if gain + half < TOLERANCE:
+        row["state"] = "data-limited"
+    elif gain - half > TOLERANCE:
+        row["state"] = "budget-limited"
 
 
-def safe_signs(pair: Pair, points: list[Saturation]) -> list[bool | None]:
-    """Return by size whether the lead minus its half band exceeds the difference of the two gains; None if unknown."""
+def _mark_safe(pair: Pair, points: list[Saturation]) -> None:
+    """Enter by size whether the lead minus its half band exceeds the difference of the two gains, where it is known."""
     gains = {(point["model"], point["n_train"]): point["gain"] for point in points}
-    safe: list[bool | None] = []
     for row in pair["gap"]:
         one, other = (gains.get((model, row["n_train"])) for model in (pair["a"], pair["b"]))
-        if one is None or other is None or row["ci_low"] is None or row["ci_high"] is None:
-            safe.append(None)
-            continue
-        sure = max(row["ci_low"], -row["ci_high"])
-        safe.append(sure > abs(one - other))
-    return safe
+        if one is not None and other is not None and row["ci_low"] is not None and row["ci_high"] is not None:
+            row["safe"] = max(row["ci_low"], -row["ci_high"]) > abs(one - other)
