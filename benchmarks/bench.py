@@ -153,7 +153,7 @@ def steady(bench: Bench, save: Save) -> None:
 
 
 def _races(
-    bench: Bench, save: Save, title: str, ways: Sequence[Way], against: Way, cases: Sequence[tuple[int, str]]
+    bench: Bench, save: Save, title: str, ways: Sequence[str], against: str, cases: Sequence[tuple[int, str]]
 ) -> None:
     peak, races = apart(matmul_peak, [(bench.torch_device,)])[0], {}
     for model, (pixels, policy) in itertools.product(bench.networks, cases):

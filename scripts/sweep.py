@@ -64,8 +64,7 @@ def main(config: DictConfig) -> None:
         from crossover.study import Interim
 
         watch = Interim(runs, console) if left else None
-        at_once = {"parallel": launcher.parallel, "runs_per_gpu": launcher.runs_per_gpu}
-        do_runs(runs, console, **at_once, ready=ready, watch=watch)
+        do_runs(runs, console, parallel=launcher.parallel, runs_per_gpu=launcher.runs_per_gpu, ready=ready, watch=watch)
         report(outputs, sweep.name, console)
 
 

@@ -82,15 +82,14 @@ def collect(given: argparse.Namespace, lock: Path) -> Sequence[Path]:
     run(lock.parent, *command, "--implementation=cp", *(f"--platform={tag}_{machine}" for tag in tags))
     for source in place.glob("*.tar.gz"):
         run(lock.parent, *pip, "wheel", "--no-deps", f"--wheel-dir={place}", source)
-    for old in given.folder.glob("*.whl"):
-        old.unlink()
+    for old in (*given.folder.glob("*.whl"), given.folder / "target"):
+        old.unlink(missing_ok=True)
     return [wheel.rename(given.folder / wheel.name) for wheel in place.glob("*.whl")]
 
 
 def main(arguments: list[str]) -> None:
     given = options(arguments)
     given.folder.mkdir(parents=True, exist_ok=True)
-    (given.folder / "target").unlink(missing_ok=True)
     print("Finding out what is needed", flush=True)
     with tempfile.TemporaryDirectory(dir=given.folder) as place:
         lock = Path(shutil.copy("requirements.lock", place))

@@ -123,8 +123,14 @@ def bench_of(measured: Callable[..., Row], monkeypatch: pytest.MonkeyPatch) -> B
     monkeypatch.setattr(Bench, "measure", lambda _, run, way, **given: measured(run, way, **given))
     values = yaml.safe_load((ROOT / "conf" / "bench.yaml").read_text())
     del values["defaults"]
-    given = {"device": "cpu", "models": ["a", "b"], "batches": [8], "ways": ["eager", "graph"], "place": "."}
-    given |= {"limit_seconds": 60}
+    given: dict[str, object] = {
+        "device": "cpu",
+        "models": ["a", "b"],
+        "batches": [8],
+        "ways": ["eager", "graph"],
+        "place": ".",
+        "limit_seconds": 60,
+    }
     return Bench.model_validate(values | given)
 
 
