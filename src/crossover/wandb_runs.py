@@ -65,16 +65,9 @@ def prepare(folder: Path) -> None:
 def start_training(run_dir: Path, facts: Mapping[str, Any], *, again: bool = False) -> "wandb.Run":
     """Start or continue the W&B run of a training from (the first part of) its record; `again` replaces all of it."""
     continues = any((run_dir / "wandb").glob("*run-2*")) and not again
-    run = start_run(
-        run_dir,
-        facts["config"]["logger"],
-        id=facts["run_id"],
-        name=facts["run_id"],
-        job_type=RUN_JOB,
-        tags=[str(facts[name])[:64] for name in ("dataset", "model")],  # W&B refuses longer ones
-        resume="allow" if continues else None,
-        config=run_config(facts),
-    )
+    named = {"id": facts["run_id"], "name": facts["run_id"], "job_type": RUN_JOB, "config": run_config(facts)}
+    tags = [str(facts[name])[:64] for name in ("dataset", "model")]  # W&B refuses longer ones
+    run = start_run(run_dir, facts["config"]["logger"], tags=tags, resume="allow" if continues else None, **named)
     for metric in HISTORY.values():
         run.define_metric(metric, step_metric=HISTORY["images_seen"], hidden=metric == HISTORY["images_seen"])
     return run
@@ -98,14 +91,13 @@ def log_end(run: "wandb.Run", record: Mapping[str, Any], run_dir: Path) -> None:
 def log_again(run_dir: Path) -> None:
     """Log a finished training from its record, after W&B failed during it."""
     record = json.loads((run_dir / "record.json").read_text(encoding="utf-8"))
-    run = start_training(run_dir, record, again=True)
-    for row in record["history"]:
-        run.log(history_row(row), step=row["step"], commit=True)
-    log_end(run, record, run_dir)
-    run.finish()
-    for old in offline_folders(run_dir / "wandb"):
-        if old != Path(run.dir).parent:
-            old.rename(old.with_name(f"incomplete-{old.name}"))
+    earlier = offline_folders(run_dir / "wandb")
+    with start_training(run_dir, record, again=True) as run:
+        for row in record["history"]:
+            run.log(history_row(row), step=row["step"], commit=True)
+        log_end(run, record, run_dir)
+    for old in earlier:
+        old.rename(old.with_name(f"incomplete-{old.name}"))
     (run_dir / "wandb" / NOT_LOGGED).unlink(missing_ok=True)
 
 
@@ -120,20 +112,6 @@ def guarded(run_dir: Path) -> Iterator[None]:
         with contextlib.suppress(OSError):  # such as a full disk
             mark.parent.mkdir(exist_ok=True)
             mark.write_text(f"{why}\n")
-
-
-@contextlib.contextmanager
-def server_errors() -> Iterator[None]:
-    """Turn errors of W&B's server, raised as many types, into one line that says what to do."""
-    try:
-        yield
-    except CrossoverError:
-        raise
-    except Exception as error:  # noqa: BLE001
-        advice = "nothing is lost, try again when the server answers"
-        if "API key" in str(error):
-            advice = "`.venv/bin/wandb login` logs in, or set WANDB_API_KEY"
-        raise CrossoverError(f"W&B: {first_line(error)}; {advice}") from None
 
 
 def first_line(error: Exception) -> str:
@@ -216,10 +194,15 @@ def sync(outputs: Path) -> None:
         print("nothing to upload: W&B has all runs that are logged and do not train any more")
         return
     prepare(outputs)
-    with server_errors():
-        import wandb
+    import wandb
 
+    try:
         print(f"uploading to {wandb.Api(timeout=20).settings['base_url']}", flush=True)
+    except Exception as error:  # noqa: BLE001 # it is raised as many types
+        advice = "nothing is lost, try again when the server answers"
+        if "API key" in str(error):
+            advice = "`.venv/bin/wandb login` logs in, or set WANDB_API_KEY"
+        raise CrossoverError(f"W&B: {first_line(error)}; {advice}") from None
     log = outputs / "wandb-sync.log"
     refused = upload(places, log, PATIENCE, lambda said: print(said, flush=True))
     if refused:

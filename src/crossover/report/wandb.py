@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from crossover import wandb_runs
-from crossover.config import LoggerConfig
 from crossover.record import N_TRAIN
 from crossover.report.findings import Report
 from crossover.report.section import report_files
@@ -38,21 +37,15 @@ def run_id(job: str, sweep: str, label: str) -> str:
     return f"{job}-{re.sub(r'[^A-Za-z0-9_-]+', '-', f'{sweep}-{label}')[:45]}-{digest}"
 
 
-def logger_of(sweep: SweepRecords) -> LoggerConfig:
-    """Return the logger of the runs of a sweep."""
-    known = (record["config"]["logger"] for record in sweep.records)
-    return LoggerConfig.model_validate(next(known, {"kind": "none"}))
-
-
 def mirror_report(report: Report, sweep: SweepRecords) -> None:
     """Log a report to W&B when its runs are logged there, the same result once; a failure of W&B is printed."""
-    logger = logger_of(sweep)
-    if logger.kind not in ("wandb", "wandb_offline"):
+    logger = sweep.records[0]["config"]["logger"]
+    if logger["kind"] not in ("wandb", "wandb_offline"):
         return
     folder = report.directory / "wandb"
     state = folder / "logged.json"
     parts = [(report.directory / name).read_bytes() for name in ("crossover.json", "curves.csv", "runs.csv")]
-    digest = hashlib.sha256(b"\n".join([*parts, logger.model_dump_json().encode()])).hexdigest()
+    digest = hashlib.sha256(b"\n".join([*parts, json.dumps(logger).encode()])).hexdigest()
     if not state.exists() or json.loads(state.read_text())["digest"] != digest:
         for old in wandb_runs.offline_folders(folder):  # of an earlier state of the sweep
             shutil.rmtree(old, ignore_errors=True)  # another command may remove it too
@@ -62,7 +55,7 @@ def mirror_report(report: Report, sweep: SweepRecords) -> None:
             print(f"the report is not logged to W&B ({type(error).__name__}: {error}); `make report` tries again")
             return
         write_json(state, {"digest": digest})
-    if logger.kind == "wandb":
+    if logger["kind"] == "wandb":
         runs = [folder.parents[3] / "runs" / name / "wandb" for name in sweep.states]
         left = wandb_runs.upload([folder], folder / "upload.log", UPLOAD_SECONDS, lambda _: None)
         left += sum(map(wandb_runs.is_left, runs))
@@ -70,37 +63,30 @@ def mirror_report(report: Report, sweep: SweepRecords) -> None:
             print(f"W&B has not got {left} of {1 + len(runs)} runs of the sweep yet; `make sync` uploads them")
 
 
-def log_report(report: Report, logger: LoggerConfig) -> None:
+def log_report(report: Report, logger: Mapping[str, Any]) -> None:
     """Log the curve of each model and the gap of each pair as metrics over n_train, and a run that summarises both."""
+    sweep = report.findings.title
+
+    def start(job: str, label: str, **config: object) -> "wandb.Run":
+        """Start an aggregate run; on the server it replaces the run of the same id."""
+        named = {"id": run_id(job, sweep, label), "name": label[:128], "job_type": job}
+        return wandb_runs.start_run(
+            report.directory, {**logger, "group": sweep}, config=config | {"sweep": sweep}, **named
+        )
+
     for (dataset, model), rows in report.curves.groupby(["dataset", "model"], sort=False):
-        run = _start(report, logger, CURVE_JOB, f"{model} on {dataset}", dataset=dataset, model=model)
-        _log_points(run, rows.sort_values(N_TRAIN).to_dict("records"), CURVE)
-        run.finish()
+        with start(CURVE_JOB, f"{model} on {dataset}", dataset=dataset, model=model) as run:
+            _log_points(run, rows.sort_values(N_TRAIN).to_dict("records"), CURVE)
     for dataset, pair in report.pairs:
         label = f"{pair['b']} and {pair['a']}"
-        run = _start(report, logger, PAIR_JOB, f"{label} on {dataset}", dataset=dataset, pair=label)
-        _log_points(run, pair["gap"], GAP)
-        _log_points(run, pair["data_equivalence"], EQUIVALENCE)
-        run.summary.update({name: value for name, value in pair.items() if name in VERDICT and value is not None})
-        run.finish()
-    facts = {"command": report.findings.command, "runs": len(report.runs)}
-    run = _start(report, logger, REPORT_JOB, f"report of {report.findings.title}", **facts)
-    run.summary.update({"verdicts": "\n".join(report.verdicts), "trouble": "\n".join(report.trouble)})
-    _log_files(run, report)
-    run.finish()
-
-
-def _start(report: Report, logger: LoggerConfig, job: str, label: str, **config: object) -> "wandb.Run":
-    """Start an aggregate run; on the server it replaces the run of the same id."""
-    sweep = report.findings.title
-    return wandb_runs.start_run(
-        report.directory,
-        logger.model_dump() | {"group": sweep[:128]},
-        id=run_id(job, sweep, label),
-        name=label[:128],
-        job_type=job,
-        config=config | {"sweep": sweep},
-    )
+        with start(PAIR_JOB, f"{label} on {dataset}", dataset=dataset, pair=label) as run:
+            _log_points(run, pair["gap"], GAP)
+            _log_points(run, pair["data_equivalence"], EQUIVALENCE)
+            known = {name: value for name, value in pair.items() if name in VERDICT and value is not None}
+            run.summary.update(known)
+    with start(REPORT_JOB, f"report of {sweep}", command=report.findings.command, runs=len(report.runs)) as run:
+        run.summary.update({"verdicts": "\n".join(report.verdicts), "trouble": "\n".join(report.trouble)})
+        _log_files(run, report)
 
 
 def _log_points(run: "wandb.Run", points: Sequence[Any], metrics: Mapping[str, str]) -> None:
