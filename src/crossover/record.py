@@ -1,8 +1,8 @@
 """The record of a run: its fields, the columns of runs.csv with their labels and units, and their names in W&B."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any, Literal, TypedDict
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, Literal, TypedDict, get_type_hints
 
 import pandas as pd
 
@@ -12,116 +12,10 @@ RECORD_SCHEMA = 1
 """Version of record.json; a reader refuses others."""
 
 
-class HistoryRow(TypedDict):
-    """The numbers of one validation."""
-
-    step: int
-    images_seen: int
-    lr: float
-    train_loss: float
-    train_error: float
-    val_loss: float
-    val_error: float
-    images_per_second: float
-
-
-class GitState(TypedDict):
-    """The commit of the code, and whether the code that ran differed from it; nulls outside a git checkout."""
-
-    commit: str | None
-    dirty: bool | None
-
-
-class Identity(TypedDict):
-    """The first fields of a record: the names and settings that identify a run in tables and dashboards.
-
-    The last five, which distinguish two recipes of the same name, are missing in older records.
-    """
-
-    schema: int
-    run_id: str
-    dataset: str
-    model: str
-    family: str
-    n_train: int
-    chain: int
-    seed: int
-    recipe: str
-    augment: str
-    budget: str
-    optimizer: str
-    lr: float
-    weight_decay: float
-    batch_size: int
-    image_size: int
-
-
-class Facts(Identity):
-    """What is known of a run when it begins to train."""
-
-    steps: int
-    images_seen: int
-    params: int
-    flops: float
-    forward_flops: float
-    loss_floor: float
-    """The lowest training loss that label smoothing allows."""
-    device: str
-    precision: str
-    engine: str
-    threads: int
-    dataset_hash: str
-    subset_hash: str
-    n_pool: int
-    """Images that the chains are drawn from."""
-    init_hash: str | None
-    """Of the initial weights that were loaded."""
-    init_file_hash: str | None
-    """Of the file they came from; missing in older records."""
-    git: GitState
-    config: dict[str, Any]
-    """The complete RunConfig as JSON."""
-
-
-class Measures(TypedDict):
-    """What a run has measured, with the selected weights where nothing else is said."""
-
-    test_error: float
-    test_loss: float
-    val_error: float
-    val_loss: float
-    train_error: float
-    train_loss: float
-    best_step: int
-    test_error_by_class: list[float | None]
-    """In the order of `classes`; null for a class without test images."""
-    n_test: int
-    train_seconds: float
-    images_per_second: float
-    history: list[HistoryRow]
-
-
-class Provenance(TypedDict):
-    """What a run took, and with which packages."""
-
-    total_seconds: float
-    finished: str
-    peak_rss_bytes: int
-    device_memory_bytes: int | None
-    versions: dict[str, str]
-
-
-class Record(Facts, Measures, Provenance):
-    """What record.json holds. Errors and accuracies are fractions, losses nats; the rest has its unit in COLUMNS."""
-
-    classes: list[str]
-
-
 @dataclass(frozen=True)
 class Column:
-    """A column of runs.csv."""
+    """How tables and W&B show a field of the record."""
 
-    name: str
     title: str = ""
     """In tables of a page."""
     unit: str = ""
@@ -133,50 +27,111 @@ class Column:
     """How the table of costs aggregates several runs; empty: not shown there."""
     listed: bool = False
     """Whether the page's table of all runs shows it."""
+    name: str = ""
+    """The field."""
 
 
-COLUMNS = (
-    Column("run_id", config=True),
-    Column("dataset", config=True, listed=True),
-    Column("model", config=True, listed=True),
-    Column("family", config=True),
-    Column("n_train", "training images", config=True, listed=True),
-    Column("chain", config=True, listed=True),
-    Column("seed", config=True, listed=True),
-    Column("budget", config=True, listed=True),
-    Column("augment", config=True, listed=True),
-    Column("recipe", config=True, listed=True),
-    Column("optimizer", config=True),
-    Column("lr", "peak learning rate", config=True),
-    Column("weight_decay", config=True),
-    Column("batch_size", config=True),
-    Column("image_size", "side of the images", "px", config=True),
-    Column("test_error", unit="%", summary="test/error", listed=True),
-    Column("test_loss", unit="nats", summary="test/loss"),
-    Column("val_error", "validation error", "%", summary="val/error", listed=True),
-    Column("val_loss", "validation loss", unit="nats", summary="val/loss"),
-    Column("last_val_error", "validation error after the last step"),
-    Column("train_error", "training error", "%", summary="train/error", listed=True),
-    Column("train_loss", unit="nats", summary="train/loss"),
-    Column("loss_floor", unit="nats"),
-    Column("best_step", listed=True),
-    Column("n_test", "test images"),
-    Column("n_pool", "images in the training pool"),
-    Column("steps", config=True),
-    Column("params", "parameters", config=True, cost="mean"),
-    Column("forward_flops", "forward FLOPs per image", config=True, cost="mean"),
-    Column("images_seen", "images seen", cost="mean"),
-    Column("flops", "training FLOPs", config=True, cost="mean"),
-    Column("train_seconds", "training seconds", "s", summary="train_seconds", cost="mean", listed=True),
-    Column("total_seconds", "wall seconds", "s", summary="wall_seconds"),
-    Column("images_per_second", "images per second", "/s", summary="images_per_second", cost="mean", listed=True),
-    Column("peak_rss_bytes", "peak memory", "B", cost="max"),
-    Column("device_memory_bytes", "peak memory of the device", "B", cost="max"),
-    Column("device", config=True),
-    Column("precision", config=True),
-    Column("engine", config=True),
-    Column("commit", config=True),
-)
+CONFIGURED, LISTED = Column(config=True), Column(config=True, listed=True)
+
+
+class HistoryRow(TypedDict):
+    """The numbers of one validation, and their metrics in W&B."""
+
+    step: int
+    train_loss: Annotated[float, "train/loss"]
+    train_error: Annotated[float, "train/error"]
+    val_loss: Annotated[float, "val/loss"]
+    val_error: Annotated[float, "val/error"]
+    lr: Annotated[float, "lr"]
+    images_per_second: Annotated[float, "images_per_second"]
+    images_seen: Annotated[int, "images_seen"]
+
+
+class GitState(TypedDict):
+    """The commit of the code, and whether the code that ran differed from it; nulls outside a git checkout."""
+
+    commit: str | None
+    dirty: bool | None
+
+
+class Record(TypedDict, total=False):
+    """What record.json holds; the fields with a Column are in runs.csv, in this order. Older records lack some fields.
+
+    Errors and accuracies are fractions, losses nats; both are of the selected weights where nothing else is said.
+    """
+
+    schema: int
+    run_id: Annotated[str, CONFIGURED]
+    dataset: Annotated[str, LISTED]
+    model: Annotated[str, LISTED]
+    family: Annotated[str, CONFIGURED]
+    n_train: Annotated[int, Column("training images", config=True, listed=True)]
+    chain: Annotated[int, LISTED]
+    seed: Annotated[int, LISTED]
+    budget: Annotated[str, LISTED]
+    augment: Annotated[str, LISTED]
+    recipe: Annotated[str, LISTED]
+    optimizer: Annotated[str, CONFIGURED]
+    lr: Annotated[float, Column("peak learning rate", config=True)]
+    weight_decay: Annotated[float, CONFIGURED]
+    batch_size: Annotated[int, CONFIGURED]
+    image_size: Annotated[int, Column("side of the images", "px", config=True)]
+    test_error: Annotated[float, Column(unit="%", summary="test/error", listed=True)]
+    test_loss: Annotated[float, Column(unit="nats", summary="test/loss")]
+    val_error: Annotated[float, Column("validation error", "%", summary="val/error", listed=True)]
+    val_loss: Annotated[float, Column("validation loss", "nats", summary="val/loss")]
+    last_val_error: Annotated[float, Column("validation error after the last step")]
+    """Only in runs.csv."""
+    train_error: Annotated[float, Column("training error", "%", summary="train/error", listed=True)]
+    train_loss: Annotated[float, Column(unit="nats", summary="train/loss")]
+    loss_floor: Annotated[float, Column(unit="nats")]
+    """The lowest training loss that label smoothing allows."""
+    best_step: Annotated[int, Column(listed=True)]
+    n_test: Annotated[int, Column("test images")]
+    n_pool: Annotated[int, Column("images in the training pool")]
+    """Images that the chains are drawn from."""
+    steps: Annotated[int, CONFIGURED]
+    params: Annotated[int, Column("parameters", config=True, cost="mean")]
+    forward_flops: Annotated[float, Column("forward FLOPs per image", config=True, cost="mean")]
+    images_seen: Annotated[int, Column("images seen", cost="mean")]
+    flops: Annotated[float, Column("training FLOPs", config=True, cost="mean")]
+    train_seconds: Annotated[float, Column("training seconds", "s", summary="train_seconds", cost="mean", listed=True)]
+    total_seconds: Annotated[float, Column("wall seconds", "s", summary="wall_seconds")]
+    images_per_second: Annotated[
+        float, Column("images per second", "/s", summary="images_per_second", cost="mean", listed=True)
+    ]
+    peak_rss_bytes: Annotated[int, Column("peak memory", "B", cost="max")]
+    device_memory_bytes: Annotated[int | None, Column("peak memory of the device", "B", cost="max")]
+    device: Annotated[str, CONFIGURED]
+    precision: Annotated[str, CONFIGURED]
+    engine: Annotated[str, CONFIGURED]
+    commit: Annotated[str | None, CONFIGURED]
+    """Of `git`; only in runs.csv and W&B."""
+    threads: int
+    dataset_hash: str
+    subset_hash: str
+    init_hash: str | None
+    """Of the initial weights that were loaded."""
+    init_file_hash: str | None
+    """Of the file they came from."""
+    git: GitState
+    config: dict[str, Any]
+    """The complete RunConfig as JSON."""
+    test_error_by_class: list[float | None]
+    """In the order of `classes`; null for a class without test images."""
+    classes: list[str]
+    history: list[HistoryRow]
+    finished: str
+    versions: dict[str, str]
+
+
+def _noted(kind: type) -> dict[str, Any]:
+    """Return what the annotations of a type note about its fields."""
+    hints = get_type_hints(kind, include_extras=True)
+    return {name: hint.__metadata__[0] for name, hint in hints.items() if hasattr(hint, "__metadata__")}
+
+
+COLUMNS = tuple(replace(column, name=name) for name, column in _noted(Record).items())
 TITLES = {column.name: column.title for column in COLUMNS if column.title} | {
     "augment": "augmentation",
     "best_step": "step with the best validation error",
@@ -185,25 +140,12 @@ TITLES = {column.name: column.title for column in COLUMNS if column.title} | {
     "chain left out": "without the chain",
     "selection": "weights tested",
     "metric": "number compared",
-    "typical": "error of its replicates",
-    "verdict_without": "verdict without it",
-    "false_crossover": "false crossovers",
-    "coverage": "coverage of N*",
-    "fieller_width": "width of a pointwise Fieller set",
 }
 SUMMARY = {column.name: column.summary for column in COLUMNS if column.summary}
 """Field of the record: metric at the end, of the selected weights."""
 CONFIG = (*(column.name for column in COLUMNS if column.config), "cell")
 """Flat configuration of a W&B run. `cell` joins model and n_train, as a panel groups by a single key."""
-HISTORY = {
-    "train_loss": "train/loss",
-    "train_error": "train/error",
-    "val_loss": "val/loss",
-    "val_error": "val/error",
-    "lr": "lr",
-    "images_per_second": "images_per_second",
-    "images_seen": "images_seen",
-}
+HISTORY: dict[str, str] = _noted(HistoryRow)
 """Field of a row of the record's history: metric, at each validation."""
 ACCURACY, GPU_SECONDS, N_TRAIN = "test/accuracy", "gpu_seconds", "n_train"
 CONFUSION = "confusion"
@@ -216,9 +158,9 @@ def title(name: str) -> str:
     return TITLES.get(name) or name.replace("_", " ")
 
 
-def identify(run: RunConfig) -> Identity:
-    """Return the first fields of a record."""
-    return Identity(
+def identify(run: RunConfig) -> Record:
+    """Return the first fields of a record: the names and settings that identify a run in tables and dashboards."""
+    return Record(
         schema=RECORD_SCHEMA,
         run_id=run.run_id,
         dataset=run.dataset,
@@ -239,7 +181,7 @@ def identify(run: RunConfig) -> Identity:
 
 
 def runs_table(records: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
-    """Return one row per record with the columns of runs.csv; `last_val_error` is that of the last validation."""
+    """Return one row per record with the columns of runs.csv."""
     rows = []
     for record in records:
         config = record.get("config") or {}

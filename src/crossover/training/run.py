@@ -24,7 +24,7 @@ from crossover.config import CrossoverError, RunConfig
 from crossover.data.cache import open_dataset
 from crossover.data.loader import EvalBatches
 from crossover.data.subsets import index_hash, subset
-from crossover.record import Facts, Measures, Record, identify
+from crossover.record import Record, identify
 from crossover.store import weights_hash, write_arrays, write_atomically, write_json
 from crossover.training.epochs import (
     Chunks,
@@ -107,10 +107,10 @@ def _execute(run: RunConfig, rank: Rank, stop: threading.Event) -> Record:
     module = Classifier(network, run.recipe, data.training, total_steps=steps, bf16=precision == "bf16", engine=engine)
     if rank.index > 0:  # the first one writes
         fit(run, module, data, bounds, rank, None, stop, init_hash)
-        return {}  # type: ignore[typeddict-item]
+        return {}
 
     seen = steps * run.recipe.batch_size
-    facts: Facts = {
+    facts: Record = {
         **identify(run),
         "steps": steps,
         "images_seen": seen,
@@ -205,7 +205,7 @@ def fit(
         raise CrossoverError(f"{run.run_id} stopped at step {module.step} of {module.total_steps}; start it again")
 
 
-def _measure(run: RunConfig, module: Classifier, data: RunData, precision: Precision) -> Measures:
+def _measure(run: RunConfig, module: Classifier, data: RunData, precision: Precision) -> Record:
     module.load_best()
     network = module.evaluated.to(data.device).eval()
     test = evaluate(network, data.test(), precision)
