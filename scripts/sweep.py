@@ -12,9 +12,9 @@ from rich.console import Console
 
 from crossover.cli import one_line_errors, resolved, run_hydra
 from crossover.config import validate
-from crossover.store import freeze, is_done, read_record, read_sweep, write_plan
+from crossover.store import freeze, is_done, read_sweep, write_plan
 from crossover.sweep.launch import SlurmLauncher, SweepOptions, check_data, do_runs, repeat_command
-from crossover.sweep.plan import estimate_costs, group_runs, make_command, named, plan_runs, sweep_dir
+from crossover.sweep.plan import group_runs, make_command, named, plan_runs, sweep_dir
 from crossover.sweep.progress import Display
 
 FOR_REPORT = ("crossover.study", "crossover.data.loader", "wandb.sdk.launch")
@@ -46,8 +46,7 @@ def main(config: DictConfig) -> None:
         check_data(runs, console)
         freeze(left)
         write_plan(directory, sweep.name, command, runs)
-        done = {run.run_id: read_record(run.run_dir / "record.json") for run in runs if is_done(run.run_dir)}
-        for group in group_runs(left, estimate_costs(runs, done), options.commands):
+        for group in group_runs(runs, left, options.commands):
             print(repeat_command(outputs, group))
     elif isinstance(launcher, SlurmLauncher):
         from crossover.sweep import slurm
@@ -63,7 +62,7 @@ def main(config: DictConfig) -> None:
     else:
         from crossover.study import Interim
 
-        watch = Interim(runs, console) if left else None
+        watch = Interim(runs, console)
         do_runs(runs, console, parallel=launcher.parallel, runs_per_gpu=launcher.runs_per_gpu, ready=ready, watch=watch)
         report(outputs, sweep.name, console)
 

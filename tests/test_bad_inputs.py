@@ -18,7 +18,7 @@ from crossover.data.readers import cifar10, folder, tiny_imagenet
 from crossover.fields import ImageData
 from crossover.store import read_frozen, read_plan, read_record, read_sweep
 from crossover.sweep.launch import SweepOptions
-from crossover.sweep.plan import named, parse_sweep, plan_runs
+from crossover.sweep.plan import SweepConfig, named, plan_runs
 from crossover.sweep.slurm import noted_tasks
 from tests.worlds import small_run
 
@@ -50,7 +50,7 @@ def run_with(**changes: Any) -> Action:
 
 def sweep(extra: tuple[str, ...] = (), **values: Any) -> Action:
     def action(folder: Path) -> object:
-        parsed = named(parse_sweep({"name": "s"} | values), extra)
+        parsed = named(validate(SweepConfig, {"name": "s"} | values, "sweep"), extra)
         with initialize_config_dir(CONF, version_base="1.3"):
             return plan_runs(parsed, extra=extra, outputs=str(folder))
 

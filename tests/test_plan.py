@@ -13,9 +13,9 @@ from omegaconf import OmegaConf
 
 from crossover.analysis.runs import Method
 from crossover.analysis.verdict import analyse
-from crossover.cli import compose_train, one_line
-from crossover.config import CrossoverError
-from crossover.sweep.plan import SweepConfig, named, override, parse_sweep, plan_runs, read_preset
+from crossover.cli import composed, one_line
+from crossover.config import CrossoverError, validate
+from crossover.sweep.plan import SweepConfig, named, override, plan_runs, read_preset
 
 CONF = Path(__file__).parents[1] / "conf"
 
@@ -26,8 +26,12 @@ def _conf() -> Iterator[None]:
         yield
 
 
+def parsed(values: object) -> SweepConfig:
+    return validate(SweepConfig, values, "sweep")
+
+
 def shipped(name: str) -> SweepConfig:
-    return parse_sweep(OmegaConf.to_container(OmegaConf.load(CONF / "sweep" / f"{name}.yaml")))
+    return parsed(OmegaConf.to_container(OmegaConf.load(CONF / "sweep" / f"{name}.yaml")))
 
 
 @pytest.mark.parametrize("group", ["data", "model", "recipe", "augment", "budget", "logger"])
@@ -36,7 +40,7 @@ def test_every_shipped_choice_composes_into_a_valid_run(group: str) -> None:
 
     for path in sorted((CONF / group).glob("*.yaml")):
         extra = ["data.root=x", "data.name=pets"] if group == "data" and path.stem == "folder" else []
-        run = parse_run(compose_train([f"{group}={path.stem}", *extra]))
+        run = parse_run(composed("train", [f"{group}={path.stem}", *extra]))
         assert path.read_text().startswith(("#", "defaults")), f"{path} does not say what it is for"
         name = {"budget": None, "logger": None}.get(group, getattr(getattr(run, group), "name", None))
         assert name is None or name in (path.stem, "cifar10_jpeg", "pets")
@@ -74,18 +78,18 @@ def test_a_sweep_with_changed_dials_has_its_own_name_and_runs() -> None:
 
 
 def test_an_ablation_is_an_axis() -> None:
-    sweep = parse_sweep({"name": "a", "axes": {"data.alpha": [0, 0.15], "chain": [0, 1], "n_train": [100]}})
+    sweep = parsed({"name": "a", "axes": {"data.alpha": [0, 0.15], "chain": [0, 1], "n_train": [100]}})
     runs = plan_runs(sweep, outputs="o")
     assert [(run.data.alpha, run.chain) for run in runs] == [(0, 0), (0.15, 0), (0, 1), (0.15, 1)]  # type: ignore[union-attr]
 
 
 def test_two_folders_under_one_name_are_refused() -> None:
     axes: dict[str, Any] = {"model": ["resnet_tiny"], "n_train": [20], "data.root": ["a", "b"]}
-    sweep = parse_sweep({"name": "s", "fixed": {"data": "folder", "data.name": "pets"}, "axes": axes})
+    sweep = parsed({"name": "s", "fixed": {"data": "folder", "data.name": "pets"}, "axes": axes})
     with pytest.raises(CrossoverError, match=r"have the run id pets-.*give each a data\.name of its own"):
         plan_runs(sweep, outputs="o")
     axes["data.root"] = [{"data.root": root, "data.name": root} for root in ("a", "b")]
-    assert len(plan_runs(parse_sweep({"name": "s", "fixed": {"data": "folder"}, "axes": axes}), outputs="o")) == 2
+    assert len(plan_runs(parsed({"name": "s", "fixed": {"data": "folder"}, "axes": axes}), outputs="o")) == 2
 
 
 def test_a_published_study_is_planned_with_its_set_and_args() -> None:
@@ -97,7 +101,7 @@ def test_a_published_study_is_planned_with_its_set_and_args() -> None:
 
 def test_all_sizes_and_models_of_a_chain_come_before_the_next_chain() -> None:
     axes = {"model": ["resnet_tiny", "vit_tiny"], "n_train": [100, 200], "chain": [1, 0]}
-    runs = plan_runs(parse_sweep({"name": "a", "axes": axes}), outputs="o")
+    runs = plan_runs(parsed({"name": "a", "axes": axes}), outputs="o")
     points = [(run.model.name, run.n_train) for run in runs]
     assert [run.chain for run in runs] == [0, 0, 0, 0, 1, 1, 1, 1]
     assert points[:4] == points[4:] == [(m, n) for m in ("resnet_tiny", "vit_tiny") for n in (100, 200)]
@@ -114,7 +118,7 @@ def test_all_sizes_and_models_of_a_chain_come_before_the_next_chain() -> None:
 )
 def test_bad_sweeps_say_what_is_wrong(values: dict[str, Any], message: str) -> None:
     with pytest.raises(CrossoverError, match=message):
-        parse_sweep(values)
+        parsed(values)
 
 
 @pytest.mark.parametrize(
@@ -128,7 +132,7 @@ def test_bad_sweeps_say_what_is_wrong(values: dict[str, Any], message: str) -> N
 )
 def test_unknown_choices_and_keys_are_one_line(overrides: list[str], message: str) -> None:
     with pytest.raises(HydraException) as caught:
-        compose_train(overrides)
+        composed("train", overrides)
     line = one_line(caught.value)
     assert "\n" not in line
     assert re.search(message, line), line

@@ -10,9 +10,9 @@ from crossover.analysis.contract import Pair, Saturation
 from crossover.analysis.runs import Method
 from crossover.analysis.sentences import overlap_note, saturation_sentence
 from crossover.analysis.verdict import TOLERANCE, analyse, saturation
-from crossover.config import CrossoverError
+from crossover.config import CrossoverError, validate
 from crossover.fields import BudgetConfig
-from crossover.sweep.plan import parse_sweep, plan_runs
+from crossover.sweep.plan import SweepConfig, plan_runs
 
 CONF = Path(__file__).parents[1] / "conf"
 SIZES = (1000, 4000, 16000)
@@ -112,7 +112,8 @@ def test_a_sweep_plans_twins_of_the_named_sizes_and_chains() -> None:
     few = values | {"saturation": {"n_train": [1024], "chain": [0, 1]}}
     with initialize_config_dir(str(CONF), version_base="1.3"):
         plain, twins, all_twins = (
-            plan_runs(parse_sweep(given), outputs="o") for given in (values, few, values | {"saturation": {}})
+            plan_runs(validate(SweepConfig, given, "sweep"), outputs="o")
+            for given in (values, few, values | {"saturation": {}})
         )
     known = {run.run_id for run in plain}
     assert known <= {run.run_id for run in twins}
@@ -123,7 +124,7 @@ def test_a_sweep_plans_twins_of_the_named_sizes_and_chains() -> None:
     ]
     assert len(all_twins) == 12
     with pytest.raises(CrossoverError, match="saturation"):
-        parse_sweep(values | {"saturation": {"model": [1]}})
+        validate(SweepConfig, values | {"saturation": {"model": [1]}}, "sweep")
 
 
 def test_the_sentence_of_a_pair_knows_its_own_models_alone() -> None:

@@ -10,8 +10,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from crossover.config import CrossoverError
-from crossover.lock import STALE_SECONDS
+from crossover.cli import run_app
 from crossover.store import read_frozen
 from crossover.sweep.launch import do_runs
 
@@ -23,20 +22,10 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--parallel", type=int, help="runs at a time; default: one per core or GPU")
     parser.add_argument("--runs-per-gpu", type=int, default=1)
     options = parser.parse_args(arguments)
-    try:
-        progress = do_runs(
-            [read_frozen(options.outputs / "runs" / run_id) for run_id in options.runs],
-            Console(),
-            parallel=options.parallel,
-            runs_per_gpu=options.runs_per_gpu,
-            frozen=True,
-            patience=2 * STALE_SECONDS,  # a dead owner's heartbeat is stale by then
-        )
-    except CrossoverError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    runs = [read_frozen(options.outputs / "runs" / run_id) for run_id in options.runs]
+    progress = do_runs(runs, Console(), parallel=options.parallel, runs_per_gpu=options.runs_per_gpu, frozen=True)
     return 1 if progress.count("failed") else 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    run_app(lambda: sys.exit(main(sys.argv[1:])))

@@ -1,5 +1,6 @@
 """The process that trains one run: under its lock, with its output in log.txt and the result in its exit status."""
 
+import contextlib
 import os
 import signal
 import sys
@@ -18,42 +19,32 @@ STOPPED, OUT_OF_MEMORY = 75, 76
 """Exit statuses of a run that saved and can be continued, and of one that ran out of memory."""
 NOT_FOR_RUNS = (signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGUSR2)
 """Signals that Ctrl-C, a closed terminal and Slurm send to every process; the first process ends its runs."""
-SHORT_OF_MEMORY = (
-    "out of memory",
-    "CUBLAS_STATUS_ALLOC_FAILED",
-    "CUDNN_STATUS_ALLOC_FAILED",
-    "can't allocate memory",
-)
+SHORT_OF_MEMORY = ("out of memory", "STATUS_ALLOC_FAILED", "can't allocate memory")
 
 
 def execute_locked(run: RunConfig, stop: threading.Event | None = None) -> None:
     """Train one run unless it is done; raise HeldError when another process has it. A failure leaves error.txt."""
-    run.run_dir.mkdir(parents=True, exist_ok=True)
-    if this_rank(run.trainer).index > 0:  # started by srun to join the first process, which has the lock and the log
-        _attempt(run, stop)
-        return
-    with Lock(run.run_dir / "lock"):
-        if not is_done(run.run_dir):
-            (run.run_dir / "error.txt").unlink(missing_ok=True)
-            remove_leftovers(run.run_dir)  # left by a killed predecessor: they may fill the disk
-            _attempt(run, stop)
-            remove_leftovers(run.run_dir)  # left by a process that lost its lock to us while writing
-
-
-def _attempt(run: RunConfig, stop: threading.Event | None) -> None:
     from crossover.training.epochs import StoppedError  # torch: only in the job
     from crossover.training.run import execute
 
-    if is_done(run.run_dir):
-        return
-    try:
-        execute(run, stop)
-    except StoppedError:
-        raise
-    except Exception as error:
-        if not is_done(run.run_dir):  # by a process that took the lock from us
-            write_text(run.run_dir / "error.txt", explain(error))
-        raise
+    run.run_dir.mkdir(parents=True, exist_ok=True)
+    first = this_rank(run.trainer).index == 0  # the others are started by srun to join it
+    with Lock(run.run_dir / "lock") if first else contextlib.nullcontext():
+        if is_done(run.run_dir):
+            return
+        if first:
+            (run.run_dir / "error.txt").unlink(missing_ok=True)
+            remove_leftovers(run.run_dir)  # left by a killed predecessor: they may fill the disk
+        try:
+            execute(run, stop)
+        except StoppedError:
+            raise
+        except Exception as error:
+            if not is_done(run.run_dir):  # by a process that took the lock from us
+                write_text(run.run_dir / "error.txt", explain(error))
+            raise
+        if first:
+            remove_leftovers(run.run_dir)  # left by a process that lost its lock to us while writing
 
 
 def remove_leftovers(run_dir: Path) -> None:
@@ -89,14 +80,16 @@ def run_process(run_dir: Path, environment: dict[str, str], log: bool = True) ->
         signal.signal(number, signal.SIG_IGN)
     from crossover.training.epochs import StoppedError, stop_on_signals
 
+    place = {"host": os.environ.get("SLURMD_NODENAME", os.uname().nodename), "process": os.getpid(), **environment}
+    place |= {"job": os.environ["SLURM_JOB_ID"]} if "SLURM_JOB_ID" in os.environ else {}
     with stop_on_signals(signal.SIGTERM) as stop:
-        place = describe_place(environment)
         try:
             if log:
                 file = os.open(run_dir / "log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
                 os.dup2(file, sys.stdout.fileno())
                 os.dup2(file, sys.stderr.fileno())
-            print(place, flush=True)
+            now = datetime.now(UTC).isoformat(timespec="seconds")
+            print("started", now, *(f"{name}={value}" for name, value in place.items()), flush=True)
             run = read_frozen(run_dir)
             if run.trainer.num_nodes == 1:  # the run is no rank of the job
                 for name in [name for name in os.environ if name.startswith(("SLURM_", "SUBMITIT_", "PMI_"))]:
@@ -108,22 +101,7 @@ def run_process(run_dir: Path, environment: dict[str, str], log: bool = True) ->
         except StoppedError:
             print("stopped and saved", flush=True)
             sys.exit(STOPPED)
-        except (CrossoverError, OSError) as error:
-            print(one_line(error), file=sys.stderr)
-            sys.exit(1)
-        except Exception as error:
-            if not is_out_of_memory(error):
-                raise
-            traceback.print_exc()
-            sys.exit(OUT_OF_MEMORY)
-
-
-def describe_place(environment: dict[str, str]) -> str:
-    """Return where and when a run starts: time, host, process, Slurm job and slot."""
-    job = os.environ.get("SLURM_JOB_ID")
-    if "SLURM_ARRAY_JOB_ID" in os.environ:
-        job = f"{os.environ['SLURM_ARRAY_JOB_ID']}_{os.environ['SLURM_ARRAY_TASK_ID']}"
-    facts = {"host": os.environ.get("SLURMD_NODENAME", os.uname().nodename), "process": os.getpid()}
-    facts |= ({"job": job} if job else {}) | environment
-    now = datetime.now(UTC).isoformat(timespec="seconds")
-    return f"started {now} " + " ".join(f"{name}={value}" for name, value in facts.items())
+        except Exception as error:  # noqa: BLE001 - the status tells the pool
+            known = isinstance(error, CrossoverError | OSError)
+            print(one_line(error) if known else explain(error), file=sys.stderr)
+            sys.exit(OUT_OF_MEMORY if is_out_of_memory(error) else 1)

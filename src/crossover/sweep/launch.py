@@ -7,7 +7,7 @@ import os
 import shlex
 import signal
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from multiprocessing.context import BaseContext
 from pathlib import Path
 from typing import Literal
@@ -21,7 +21,7 @@ from crossover.data.cache import Dataset, cache_folder, open_dataset
 from crossover.data.readers import fingerprint
 from crossover.data.subsets import check_size
 from crossover.fields import Frozen
-from crossover.lock import HeldError
+from crossover.lock import STALE_SECONDS, HeldError
 from crossover.store import freeze, is_done, read_error, read_record, weights_hash
 from crossover.sweep.job import execute_locked
 from crossover.sweep.plan import SweepConfig
@@ -83,16 +83,14 @@ def do_runs(
     parallel: int | None = None,
     runs_per_gpu: int = 1,
     frozen: bool = False,
-    patience: float = math.inf,
-    ready: Callable[[], object] | None = None,
-    begin: Callable[[Pool], object] | None = None,
-    watch: Callable[[Progress], object] | None = None,
+    ready: Callable[[], object] = lambda: None,
+    watch: Callable[[Progress], object] = lambda _: None,
     context: BaseContext | None = None,
 ) -> Progress:
     """Train the `runs` without a record on this machine, print failures, and return the final states.
 
-    `ready` is called while the fork server imports, `begin` with the pool before it starts, `watch` with each of its
-    states. SIGTERM and a closed terminal let the runs save and end. `patience` and `context` are the pool's.
+    `ready` is called while the fork server imports, `watch` with each of the pool's states. `frozen` runs are a part of
+    a sweep: those that live processes elsewhere hold are left to them. SIGTERM and a closed terminal let the runs save.
     """
     left = [run for run in runs if not is_done(run.run_dir)]
     if left and context is None:
@@ -100,23 +98,23 @@ def do_runs(
     check_data(runs, console)
     if not frozen:
         freeze(left)
-    if ready is not None:
-        ready()
+    ready()
     end_on_signals()
     with Display(console, runs) as display:
 
         def report(progress: Progress) -> None:
             display(progress)
-            if watch is not None:
-                watch(progress)
+            watch(progress)
 
         slots = slots_for(left, parallel, runs_per_gpu)
-        pool = Pool(runs, slots=slots, report=report, patience=patience, context=context)
-        if begin is not None:
-            begin(pool)
-        progress = pool.run()
-    for line in describe_failures(runs, progress):
-        console.print(line, style="red", highlight=False, markup=False, soft_wrap=True)
+        patience = 2 * STALE_SECONDS if frozen else math.inf  # a dead owner's heartbeat is stale by then
+        progress = Pool(runs, slots=slots, report=report, patience=patience, context=context).run()
+    for run in runs:
+        if progress.states[run.run_id] == "failed":
+            last = read_error(run.run_dir).strip().splitlines()[-LAST_LINES:] or ["no message"]
+            repeat = f"repeat: {repeat_command(Path(run.machine.outputs), [run.run_id])}"
+            text = "\n  ".join([f"failed: {run.run_id}: {last[0]}", *last[1:], repeat])
+            console.print(text, style="red", highlight=False, markup=False, soft_wrap=True)
     return progress
 
 
@@ -153,14 +151,16 @@ def check_data(runs: Sequence[RunConfig], console: Console) -> None:
     Raise CrossoverError, before any run starts, for data that are missing or too small, for images or initial weights
     that have changed since a run finished, and for a logger that is not installed.
     """
-    done = {run.run_id for run in runs if is_done(run.run_dir)}
+    done = {run.run_id: run for run in runs if is_done(run.run_dir)}
     for kind in {run.logger.kind for run in runs if run.run_id not in done} & {"wandb", "wandb_offline"}:
         if importlib.util.find_spec("wandb") is None:
             raise CrossoverError(
-                f"logger={kind} needs the package wandb, which is not installed; take logger=csv or logger=none"
-                " (SET=logger=csv), or install it: make setup EXTRAS=test,wandb"
+                f"logger={kind} needs the package wandb: make setup EXTRAS=test,wandb, or SET=logger=csv or logger=none"
             )
-    refuse_other_weights([run for run in runs if run.run_id in done])
+    for source in {run.init_from for run in done.values() if run.init_from is not None}:
+        began = [run for run in done.values() if run.init_from == source]
+        what = f"weights than those of init_from={source} now: put those back, give the new ones another name"
+        _refuse_other(began, "init_file_hash", weights_hash(source, Path(began[0].machine.outputs)), what)
     lines = set()
     for config, group in itertools.groupby(runs, key=lambda run: run.data):
         members = list(group)
@@ -174,44 +174,30 @@ def check_data(runs: Sequence[RunConfig], console: Console) -> None:
         for run in members:
             check_size(run.n_train, len(dataset.classes), len(dataset.pool))
         refuse_other_images(finished, dataset)
-        line = (
+        lines.add(
             f"{dataset.name}: {len(dataset.pool):,} training images to draw from, {len(dataset.val):,} for validation,"
             f" {len(dataset.test_labels):,} for test"
         )
-        if line not in lines:
-            console.print(line, highlight=False, markup=False)
-        lines.add(line)
+    for line in sorted(lines):
+        console.print(line, highlight=False, markup=False)
 
 
 def refuse_other_images(runs: Sequence[RunConfig], dataset: Dataset) -> None:
     """Raise CrossoverError when finished `runs` were trained on other images than those of `dataset`."""
-    other = [run for run in runs if read_record(run.run_dir / "record.json")["dataset_hash"] != dataset.hash]
-    if other:
-        raise CrossoverError(
-            f"{len(other)} finished runs on {dataset.name}, such as {other[0].run_dir}, were done with other images"
-            f" than those in {dataset.folder} now: give the new images another name (data.name=NAME), or move the"
-            " folders of these runs away to do them again"
-        )
+    what = f"images than those in {dataset.folder} now: give the new images another name (data.name=NAME)"
+    _refuse_other(runs, "dataset_hash", dataset.hash, what)
 
 
-def refuse_other_weights(runs: Sequence[RunConfig]) -> None:
-    """Raise CrossoverError when finished `runs` began with other weights than those that `init_from` names now."""
-    hashes: dict[tuple[str, str], str | None] = {}
-    other = []
-    for run in runs:
-        if run.init_from is None:
-            continue
-        place = run.init_from, run.machine.outputs
-        if place not in hashes:
-            hashes[place] = weights_hash(run.init_from, Path(run.machine.outputs))
-        then = read_record(run.run_dir / "record.json").get("init_file_hash")  # older records have none
-        if then is not None and hashes[place] not in (None, then):
-            other.append(run)
+def _refuse_other(
+    runs: Sequence[RunConfig], field: Literal["dataset_hash", "init_file_hash"], now: str | None, what: str
+) -> None:
+    """Raise CrossoverError when a hash in the records of finished `runs` is not the one `now`; older ones have none."""
+    then = {run.run_dir: read_record(run.run_dir / "record.json").get(field) for run in runs}
+    other = [folder for folder, found in then.items() if None not in (found, now) and found != now]
     if other:
         raise CrossoverError(
-            f"{len(other)} finished runs, such as {other[0].run_dir}, began with other weights than those of"
-            f" init_from={other[0].init_from} now: put those back, give the new ones another name, or move the folders"
-            " of these runs away to do them again"
+            f"{len(other)} finished runs, such as {other[0]}, were done with other {what}, or move the folders of"
+            " these runs away to do them again"
         )
 
 
@@ -220,13 +206,12 @@ def slots_for(runs: Sequence[RunConfig], parallel: int | None, runs_per_gpu: int
 
     A run on several devices takes as many. In a Slurm task, GPUs and cores are those that it was given.
     """
-    devices = max((run.trainer.devices for run in runs), default=1)
     if any(run.trainer.num_nodes > 1 for run in runs):  # the task has one run, and all that Slurm gave it
         return [Slot()]
-    gpus = visible_gpus()
-    if gpus and devices > len(gpus):
-        raise CrossoverError(f"trainer.devices={devices} is more than the {len(gpus)} GPUs that are visible here")
-    if gpus:
+    devices = max((run.trainer.devices for run in runs), default=1)
+    if gpus := visible_gpus():
+        if devices > len(gpus):
+            raise CrossoverError(f"trainer.devices={devices} is more than the {len(gpus)} GPUs that are visible here")
         groups = [",".join(gpus[i : i + devices]) for i in range(0, len(gpus) - devices + 1, devices)]
         slots = [{"CUDA_VISIBLE_DEVICES": group} for _ in range(runs_per_gpu) for group in groups]
     else:
@@ -234,17 +219,6 @@ def slots_for(runs: Sequence[RunConfig], parallel: int | None, runs_per_gpu: int
         cores = int(given) if given else len(os.sched_getaffinity(0))
         slots = [Slot() for _ in range(max(1, cores // devices))]
     return slots if parallel is None else (slots * parallel)[:parallel]
-
-
-def describe_failures(runs: Iterable[RunConfig], progress: Progress) -> list[str]:
-    """Return the name of each failed run, the last lines of its error and the command that repeats it."""
-    lines = []
-    for run in runs:
-        if progress.states[run.run_id] == "failed":
-            last = read_error(run.run_dir).strip().splitlines()[-LAST_LINES:] or ["no message"]
-            lines += [f"failed: {run.run_id}: {last[0]}", *(f"  {line}" for line in last[1:])]
-            lines.append(f"  repeat: {repeat_command(Path(run.machine.outputs), [run.run_id])}")
-    return lines
 
 
 def repeat_command(outputs: Path, run_ids: list[str]) -> str:

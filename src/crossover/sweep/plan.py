@@ -1,7 +1,7 @@
 """The runs that make up a sweep, composed from conf/ without torch, and their division into groups of equal cost."""
 
+import functools
 import hashlib
-import heapq
 import itertools
 import re
 import shlex
@@ -13,12 +13,14 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from crossover.cli import compose_train, composed
+from crossover.cli import composed
 from crossover.config import CrossoverError, RunConfig, parse_run, validate
 from crossover.fields import Frozen
 from crossover.record import Record
+from crossover.store import is_done, read_record
 
-_PER_RUN = ("n_train", "chain", "seed")
+_NUMBERS = ("n_train", "chain", "seed")
+"""Axes that are numbers of a run, which need no composing."""
 LONGEST_NAME = 96
 """Most characters of a sweep's name: W&B allows groups of 128, file systems names of 255 bytes."""
 Kind = tuple[str, str]
@@ -46,14 +48,9 @@ class SweepConfig(Frozen):
         return self
 
 
-def parse_sweep(values: object) -> SweepConfig:
-    """Return a validated sweep; raise CrossoverError naming what is wrong."""
-    return validate(SweepConfig, values, "sweep")
-
-
 def read_preset(name: str, overrides: Sequence[str] = ()) -> SweepConfig:
     """Return a sweep of conf/sweep with overrides of its own settings, such as sweep.axes.chain=[0]."""
-    return parse_sweep(composed("sweep", [f"sweep={name}", *overrides])["sweep"])
+    return validate(SweepConfig, composed("sweep", [f"sweep={name}", *overrides])["sweep"], "sweep")
 
 
 def named(sweep: SweepConfig, extra: Sequence[str]) -> SweepConfig:
@@ -93,32 +90,27 @@ def plan_runs(sweep: SweepConfig, *, extra: Sequence[str] = (), outputs: str) ->
     combination of axes other than numbers of the run, as that takes 50 ms.
     """
     replaced = {item.lstrip("+").split("=", 1)[0] for item in extra}
-    taken = sorted(replaced & set(sweep.axes))
-    if taken:
+    if taken := sorted(replaced & set(sweep.axes)):
         raise CrossoverError(
             f"{', '.join(taken)} is an axis of sweep {sweep.name}; change the axis: ARGS='sweep.axes.{taken[0]}=[...]'"
         )
-    composed = [axis for axis in sweep.axes if axis not in _PER_RUN]
-    numbers = [axis for axis in sweep.axes if axis in _PER_RUN]
+    fixed = {key: value for key, value in sweep.fixed.items() if key not in replaced}
+    last = (*extra, f"++logger.group='{sweep.name}'", f"machine.outputs={outputs}")
+    compose = functools.cache(lambda *overrides: composed("train", overrides))
+    axes = sorted(sweep.axes, key=_NUMBERS.__contains__)
     runs: dict[str, RunConfig] = {}
-    for choice in itertools.product(*(sweep.axes[axis] for axis in composed)):
-        fixed = {key: value for key, value in sweep.fixed.items() if key not in replaced}
-        pairs = dict(fixed)
-        for axis, value in zip(composed, choice, strict=True):
-            pairs |= value if isinstance(value, dict) else {axis: value}
-        values = compose_train([override(key, value) for key, value in pairs.items()] + list(extra))
-        values["logger"]["group"] = sweep.name
-        values["machine"]["outputs"] = outputs
-        for point in itertools.product(*(sweep.axes[axis] for axis in numbers)):
-            chosen = dict(zip(numbers, point, strict=True))
-            if "chain" in chosen:
-                chosen = {"seed": chosen["chain"]} | chosen
-            run = parse_run({**values, **chosen})
-            if runs.setdefault(run.run_id, run).data != run.data:
-                raise CrossoverError(
-                    f"sweep {sweep.name}: two points have the run id {run.run_id}, and differ in where their images"
-                    " lie; give each a data.name of its own: {data.root: DIR, data.name: NAME}"
-                )
+    for values in itertools.product(*(sweep.axes[axis] for axis in axes)):
+        pairs, numbers = dict(fixed), dict[str, object]()
+        for axis, value in zip(axes, values, strict=True):
+            (numbers if axis in _NUMBERS else pairs).update(value if isinstance(value, dict) else {axis: value})
+        if "chain" in numbers:
+            numbers.setdefault("seed", numbers["chain"])
+        run = parse_run({**compose(*(override(key, value) for key, value in pairs.items()), *last), **numbers})
+        if runs.setdefault(run.run_id, run).data != run.data:
+            raise CrossoverError(
+                f"sweep {sweep.name}: two points have the run id {run.run_id}, and differ in where their images lie;"
+                " give each a data.name of its own: {data.root: DIR, data.name: NAME}"
+            )
     return with_twins(sorted(runs.values(), key=lambda run: run.chain), sweep)
 
 
@@ -146,43 +138,30 @@ def sweep_dir(outputs: str | Path, name: str) -> Path:
     return Path(outputs) / "sweeps" / name
 
 
-def size_of(run: RunConfig) -> float:
-    """Return the work of a run as far as it is known without building its model: pixels trained on."""
-    if run.budget.flops is not None:
-        return run.budget.flops
-    batch_size = run.recipe.batch_size
-    return run.budget.total_steps(run.n_train, batch_size, forward_flops=1) * batch_size * run.data.image_size**2
-
-
 def estimate_costs(runs: Sequence[RunConfig], records: Mapping[str, Record]) -> dict[str, float]:
     """Return the cost of each run: seconds where runs of its dataset and model have records (by run id), else its size
     at the mean rate of all records. A run that was resumed spent more on training than its record's last part took.
     """
-    seconds: dict[Kind, float] = defaultdict(float)
-    sizes: dict[Kind, float] = defaultdict(float)
-    for run in runs:
-        if run.run_id in records:
-            record = records[run.run_id]
-            seconds[_kind(run)] += max(record["total_seconds"], record["train_seconds"])
-            sizes[_kind(run)] += size_of(run)
-    rates = {kind: seconds[kind] / sizes[kind] for kind in sizes}
+    sizes = {run.run_id: run.budget.flops or _pixels(run) for run in runs}  # known without building a model
+    kinds = {run.run_id: (run.data.name, run.model.name) for run in runs}
+    seconds, pixels = defaultdict[Kind, float](float), defaultdict[Kind, float](float)
+    for run_id, record in records.items():
+        seconds[kinds[run_id]] += max(record["total_seconds"], record["train_seconds"])
+        pixels[kinds[run_id]] += sizes[run_id]
+    rates = {kind: seconds[kind] / pixels[kind] for kind in pixels}
     usual = fmean(rates.values()) if rates else 1.0
-    return {run.run_id: size_of(run) * rates.get(_kind(run), usual) for run in runs}
+    return {run_id: size * rates.get(kinds[run_id], usual) for run_id, size in sizes.items()}
 
 
-def group_runs(runs: Sequence[RunConfig], costs: Mapping[str, float], runs_per_group: int) -> list[list[str]]:
-    """Return groups of at most `runs_per_group` run ids and about equal cost, longest groups and runs first."""
-    longest_first = sorted((run.run_id for run in runs), key=lambda run_id: -costs[run_id])
+def _pixels(run: RunConfig) -> float:
+    batch_size = run.recipe.batch_size
+    return run.budget.total_steps(run.n_train, batch_size, forward_flops=1) * batch_size * run.data.image_size**2
+
+
+def group_runs(runs: Sequence[RunConfig], left: Sequence[RunConfig], runs_per_group: int) -> list[list[str]]:
+    """Return the run ids `left` in groups of about equal cost, the longest first; done `runs` tell what they cost."""
+    done = {run.run_id: read_record(run.run_dir / "record.json") for run in runs if is_done(run.run_dir)}
+    costs = estimate_costs(runs, done)
+    longest_first = sorted((run.run_id for run in left), key=costs.__getitem__, reverse=True)
     count = -(-len(longest_first) // runs_per_group)
-    open_groups: list[tuple[float, int, list[str]]] = [(0.0, number, []) for number in range(count)]
-    full: list[tuple[float, int, list[str]]] = []
-    for run_id in longest_first:
-        cost, number, group = heapq.heappop(open_groups)
-        group.append(run_id)
-        target = full if len(group) == runs_per_group else open_groups
-        heapq.heappush(target, (cost + costs[run_id], number, group))
-    return [group for _, _, group in sorted(full + open_groups, key=lambda item: (-item[0], item[1]))]
-
-
-def _kind(run: RunConfig) -> Kind:
-    return run.data.name, run.model.name
+    return [longest_first[first::count] for first in range(count)]

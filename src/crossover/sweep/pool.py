@@ -9,13 +9,14 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from multiprocessing import forkserver
 from multiprocessing.connection import wait
 from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
 from multiprocessing.util import get_temp_dir
 from pathlib import Path
+from typing import NamedTuple
 
 from crossover.cli import one_line
 from crossover.config import RunConfig
@@ -30,7 +31,7 @@ HUGE_PAGES = ("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")
 GRACE_SECONDS = 20.0
 """Time that a run has to save when the pool ends it; Slurm's usual KillWait is 30 s."""
 LONGEST_FOLDER = 60
-"""Most bytes in the path of a folder for sockets; multiprocessing adds up to 40."""
+"""Most bytes in the path of a folder for sockets: Linux allows 107, of which multiprocessing takes up to 40."""
 Slot = dict[str, str]
 """The environment of a run, such as CUDA_VISIBLE_DEVICES."""
 
@@ -48,14 +49,14 @@ class Progress:
         return sum(value == state for value in self.states.values())
 
 
-@dataclass(frozen=True)
-class _Active:
+class _Active(NamedTuple):
     process: BaseProcess
     device: str
     density: int
     """Runs allowed on its device when it started."""
 
 
+@dataclass
 class Pool:
     """Trains the `runs` that are left, one per slot at a time.
 
@@ -63,71 +64,59 @@ class Pool:
     starts the processes; None: a fork server of its own.
     """
 
-    def __init__(
-        self,
-        runs: Sequence[RunConfig],
-        *,
-        slots: Sequence[Slot],
-        report: Callable[[Progress], None],
-        patience: float = math.inf,
-        context: BaseContext | None = None,
-    ) -> None:
-        self._folders = {run.run_id: run.run_dir for run in runs}
-        self._report, self._patience, self._context = report, patience, context
-        self._allowed = Counter(slot.get("CUDA_VISIBLE_DEVICES", "") for slot in slots)
-        self._slots = {slot.get("CUDA_VISIBLE_DEVICES", ""): slot for slot in slots}
+    runs: Sequence[RunConfig]
+    _: KW_ONLY
+    slots: Sequence[Slot]
+    report: Callable[[Progress], None]
+    patience: float = math.inf
+    context: BaseContext | None = None
+
+    def __post_init__(self) -> None:
+        self._folders = {run.run_id: run.run_dir for run in self.runs}
+        self._allowed = Counter(slot.get("CUDA_VISIBLE_DEVICES", "") for slot in self.slots)
         self._active: dict[str, _Active] = {}
-        self.progress = Progress({r: run_state(folder) for r, folder in self._folders.items()}, slots=len(slots))
+        self.progress = Progress({r: run_state(folder) for r, folder in self._folders.items()}, slots=len(self.slots))
         self._todo = [run_id for run_id, state in self.progress.states.items() if state != "done"]
 
     def run(self) -> Progress:
         """Return the final states. However this ends, its runs have ended too, and saved runs are continued later."""
-        context = self._context or (fork_server() if self._todo else multiprocessing.get_context())
+        context = self.context or (fork_server() if self._todo else multiprocessing.get_context())
         idle_since = time.monotonic()
         try:
             while self._todo or self._active:
                 self._start(context)
-                self._report(self.progress)
+                self.report(self.progress)
                 if self._active:
                     idle_since = time.monotonic()
-                    wait([active.process.sentinel for active in self._active.values()], timeout=1.0)
-                elif time.monotonic() - idle_since > self._patience:
+                elif time.monotonic() - idle_since > self.patience:
                     break  # another job has the rest
-                else:
-                    time.sleep(min(1.0, self._patience))
+                wait([active.process.sentinel for active in self._active.values()], timeout=min(1.0, self.patience))
                 for run_id in [r for r, active in self._active.items() if not active.process.is_alive()]:
                     self._note_end(run_id, self._active.pop(run_id))
         finally:
-            self.stop()
-        self._report(self.progress)
+            end_processes([active.process for active in self._active.values()])
+        self.report(self.progress)
         return self.progress
-
-    def stop(self) -> None:
-        """Let the runs save and end; kill those that have not ended after GRACE_SECONDS."""
-        end_processes([active.process for active in self._active.values()])
 
     def _start(self, context: BaseContext) -> None:
         for run_id in list(self._todo):
-            device = self._free_device()
-            if device is None:
+            used = Counter(active.device for active in self._active.values())
+            share = {device: used[device] / allowed for device, allowed in self._allowed.items()}
+            device = min(share, key=share.__getitem__)
+            if share[device] >= 1:
                 return
-            state = run_state(self._folders[run_id])
-            self.progress.states[run_id] = state
+            state = self.progress.states[run_id] = run_state(self._folders[run_id])
             if state == "running":  # elsewhere
                 continue
             self._todo.remove(run_id)
             if state == "done":
                 continue
-            given = (self._folders[run_id], self._slots[device])
+            slot = {"CUDA_VISIBLE_DEVICES": device} if device else {}
+            given = (self._folders[run_id], slot)
             process = context.Process(target=run_process, args=given, name=run_id)  # type: ignore[attr-defined]
             process.start()
             self._active[run_id] = _Active(process, device, self._allowed[device])
             self.progress.states[run_id] = "running"
-
-    def _free_device(self) -> str | None:
-        used = Counter(active.device for active in self._active.values())
-        device = min(self._allowed, key=lambda name: used[name] / self._allowed[name])
-        return device if used[device] < self._allowed[device] else None
 
     def _note_end(self, run_id: str, ended: _Active) -> None:
         folder, code = self._folders[run_id], ended.process.exitcode or 0
@@ -137,15 +126,16 @@ class Pool:
         elif state == "running" or code == STOPPED:  # it was taken over, or stopped by someone else
             self._todo.append(run_id)
         elif code == OUT_OF_MEMORY and ended.density > 1:
-            self._halve(ended)
+            self._allow_fewer(ended)
             self._todo.insert(0, run_id)
             state = "missing"
         else:
             state = "failed"
-            self._write_error(folder, code)
+            if not (folder / "error.txt").exists():
+                self._write_error(folder, code)
         self.progress.states[run_id] = state
 
-    def _halve(self, ended: _Active) -> None:
+    def _allow_fewer(self, ended: _Active) -> None:
         """Allow half as many runs on a device, once for all the runs that were started at the same density."""
         fewer = ended.density // 2
         if fewer < self._allowed[ended.device]:
@@ -155,11 +145,8 @@ class Pool:
             self.progress.notes.append(f"out of memory with {ended.density} runs on {name}: going on with {fewer}")
 
     def _write_error(self, folder: Path, code: int) -> None:
-        if (folder / "error.txt").exists():
-            return
-        how = f"signal {-code}" if code < 0 else f"exit status {code}"
+        how, log = f"signal {-code}" if code < 0 else f"exit status {code}", folder / "log.txt"
         try:
-            log = folder / "log.txt"
             last = log.read_text(errors="replace").strip().splitlines()[-1:] if code > 0 and log.exists() else []
             write_text(folder / "error.txt", "\n".join([f"the process ended with {how}; log: {log}", *last]) + "\n")
         except OSError as error:
@@ -190,11 +177,13 @@ def fork_server() -> multiprocessing.context.ForkServerContext:
     context = multiprocessing.get_context("forkserver")
     # multiprocessing imports the command again in each child: what it has imported so far is imported once
     context.set_forkserver_preload([*PRELOAD, *(name for name in list(sys.modules) if name.startswith("crossover."))])
-    usual = tempfile.gettempdir()
+    usual = tempfile.gettempdir()  # TMPDIR of a cluster job may be too long for a socket
+    places = (usual, "/tmp", "/var/tmp", "/dev/shm")  # noqa: S108 - for a private folder
+    short = (place for place in places if len(os.fsencode(place)) <= LONGEST_FOLDER and os.access(place, os.W_OK))
     # a process that is started while signals are ignored ignores them
     handlers = {number: signal.signal(number, signal.SIG_IGN) for number in NOT_FOR_RUNS}
     try:
-        tempfile.tempdir = _short_folder(usual)
+        tempfile.tempdir = next(short, usual)
         get_temp_dir()  # where multiprocessing puts its sockets, from now on
         forkserver.ensure_running()
     finally:
@@ -202,10 +191,3 @@ def fork_server() -> multiprocessing.context.ForkServerContext:
         for number, handler in handlers.items():
             signal.signal(number, handler)
     return context
-
-
-def _short_folder(usual: str) -> str:
-    """Return a folder for sockets: Linux allows paths of 107 bytes, and TMPDIR of a cluster job may have as many."""
-    places = (usual, "/tmp", "/var/tmp", "/dev/shm", f"/run/user/{os.getuid()}")  # noqa: S108 - a private folder below
-    short = (place for place in places if len(os.fsencode(place)) <= LONGEST_FOLDER and os.access(place, os.W_OK))
-    return next(short, usual)

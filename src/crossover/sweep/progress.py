@@ -4,7 +4,6 @@ import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from types import TracebackType
 from typing import Self
 
 from rich.console import Console, Group
@@ -20,9 +19,8 @@ from crossover.sweep.plan import estimate_costs
 from crossover.sweep.pool import Progress
 from crossover.text import duration
 
-PLAIN_SECONDS, PATIENT_SECONDS = 10.0, 60.0
-"""Seconds between two plain lines: while something changes or in the first minutes, and later."""
-FIRST_MINUTES = 5
+PLAIN_SECONDS = (10.0, 60.0)
+"""Time between two plain lines, at first and after half an hour."""
 MOST_RUNNING = 8
 """Most running runs that are listed by name."""
 
@@ -34,58 +32,53 @@ class Display:
         self, console: Console, runs: Sequence[RunConfig], environment: Mapping[str, str] = os.environ
     ) -> None:
         self._console, self._runs = console, runs
-        columns = (
-            TextColumn("{task.description}"),
+        self._bar = Bar(
+            TextColumn("runs"),
             BarColumn(bar_width=30),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[text]}"),
+            TextColumn("{task.description}"),
             TimeElapsedColumn(),
+            console=console,
         )
-        self._bar = Bar(*columns, console=console)
-        self._task = self._bar.add_task("runs", total=len(runs), text="")
-        live = console.is_terminal and not console.is_dumb_terminal and "SLURM_JOB_ID" not in environment
-        self._live = Live(self._bar, console=console, refresh_per_second=4) if live else None
-        self._begun = time.monotonic()
-        self._last: tuple[float, int, int] = (-PATIENT_SECONDS, -1, 0)
-        self._notes = 0
+        self._task = self._bar.add_task("", total=len(runs))
+        self._live = Live(self._bar, console=console, refresh_per_second=4)
+        self._is_live = console.is_terminal and not console.is_dumb_terminal and "SLURM_JOB_ID" not in environment
+        self._begun = self._next = time.monotonic()
+        self._news, self._notes = (0, False), 0
+        """Of the last plain line: failed runs, and whether all are done; notes printed."""
         self._since: dict[str, float] = {}
         """Run id to when it was first seen running."""
         self._records: dict[str, Record] = {}
         self._costs: dict[str, float] = {}
 
     def __enter__(self) -> Self:
-        if self._live:
+        if self._is_live:
             self._live.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._live:
+    def __exit__(self, *_: object) -> None:
+        if self._is_live:
             self._live.update(self._bar, refresh=True)
             self._live.stop()
 
     def __call__(self, progress: Progress) -> None:
-        done, failed = progress.count("done"), progress.count("failed")
         now = time.monotonic()
         running = [run_id for run_id, state in progress.states.items() if state == "running"]
         self._since = {run_id: self._since.get(run_id, now) for run_id in running}
         elapsed = {run_id: now - since for run_id, since in self._since.items()}
-        text = describe(progress, seconds_left(self._expected(progress), progress.states, elapsed, progress.slots))
+        left = seconds_left(self._expected(progress), progress.states, elapsed, progress.slots)
+        done, failed = progress.count("done"), progress.count("failed")
+        text = f"{len(running)} running, {failed} failed" + (f", about {duration(left)} left" if left > 0 else "")
         for note in progress.notes[self._notes :]:
             self._console.print(note, style="yellow", highlight=False, markup=False)
         self._notes = len(progress.notes)
-        if self._live:
-            self._bar.update(self._task, completed=done, text=text)
+        news = failed, done == len(progress.states)
+        if self._is_live:
+            self._bar.update(self._task, completed=done, description=text)
             self._live.update(Group(self._bar, *_lines(elapsed)), refresh=True)
-            return
-        at, shown, shown_failed = self._last
-        changed = (done, failed) != (shown, shown_failed)
-        often = changed or now - self._begun < 60 * FIRST_MINUTES
-        over = changed and (failed > shown_failed or done == len(progress.states))
-        if over or now - at >= (PLAIN_SECONDS if often else PATIENT_SECONDS):
+        elif news != self._news or now >= self._next:
             self._console.print(f"{done}/{len(progress.states)} runs done, {text}", highlight=False)
-            self._last = (now, done, failed)
+            self._news, self._next = news, now + min(max(PLAIN_SECONDS[0], (now - self._begun) / 30), PLAIN_SECONDS[1])
 
     def _expected(self, progress: Progress) -> Mapping[str, float]:
         """Return the seconds that each run takes, as the runs that are done tell; empty before the first."""
@@ -118,22 +111,14 @@ def seconds_left(
     return max(sum(left) / slots, *left) if left else 0.0
 
 
-def describe(progress: Progress, left: float) -> str:
-    """Return such as `2 running, 0 failed, about 3 min left`."""
-    end = f", about {duration(left)} left" if left > 0 else ""
-    return f"{progress.count('running')} running, {progress.count('failed')} failed{end}"
-
-
 @contextmanager
 def working(console: Console, text: str | None) -> Iterator[None]:
     """Show what takes long: with its time on a terminal, else as one line when it begins; nothing for None."""
-    if text is None:
-        yield
-    elif console.is_terminal and not console.is_dumb_terminal:
-        columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-        with Bar(*columns, console=console, transient=True) as bar:
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    live = text is not None and console.is_terminal and not console.is_dumb_terminal
+    with Bar(*columns, console=console, transient=True, disable=not live) as bar:
+        if live:
             bar.add_task(text)
-            yield
-    else:
-        console.print(text, highlight=False, markup=False)
+        elif text is not None:
+            console.print(text, highlight=False, markup=False)
         yield

@@ -2,6 +2,7 @@
 
 import getpass
 import json
+import multiprocessing
 import os
 import re
 import shutil
@@ -11,10 +12,8 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
+from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
-from typing import Literal
 
 from rich.console import Console
 from submitit import AutoExecutor
@@ -22,15 +21,13 @@ from submitit.core.utils import FailedJobError, FailedSubmissionError
 from submitit.helpers import DelayedSubmission
 
 from crossover.config import CrossoverError, RunConfig, TrainerConfig
-from crossover.lock import STALE_SECONDS
-from crossover.store import freeze, is_done, read_frozen, read_record, run_state, write_json
+from crossover.store import freeze, is_done, read_frozen, run_state, write_json
 from crossover.sweep.job import STOPPED, run_process
 from crossover.sweep.launch import SlurmLauncher, do_runs
-from crossover.sweep.plan import estimate_costs, group_runs
+from crossover.sweep.plan import group_runs
 from crossover.sweep.pool import Progress, Slot, end_processes, fork_server
 from crossover.training.ranks import this_rank
 
-JobState = Literal["queued", "running"]
 QUEUED = ("PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED")
 POLL_SECONDS = 5.0
 KILL_SECONDS = 600.0
@@ -41,67 +38,56 @@ DEFAULT_ARRAY_LIMIT = 1000
 """Slurm's own default of MaxArraySize, minus one."""
 
 
+@dataclass
 class RunGroup:
     """One array task: its runs, in a pool on the GPUs and cores that Slurm gave it.
 
     submitit pickles it for the job, calls it there, and calls `checkpoint` shortly before the time limit.
     """
 
-    def __init__(self, outputs: Path, run_ids: Sequence[str], *, parallel: int | None, runs_per_gpu: int) -> None:
-        self.outputs, self.run_ids = outputs, tuple(run_ids)
-        self.parallel, self.runs_per_gpu = parallel, runs_per_gpu
-        self._stops: list[Callable[[], None]] = []
-        """What lets its work save and end."""
+    outputs: Path
+    run_ids: Sequence[str]
+    parallel: int | None
+    runs_per_gpu: int
 
-    def __call__(self) -> dict[str, str]:
-        """Return the final states; raise CrossoverError when a run failed, so that Slurm shows the task as failed."""
+    def __call__(self) -> None:
+        """Train the runs; raise CrossoverError when one failed, so that Slurm shows the task as failed."""
         runs = [read_frozen(self.outputs / "runs" / run_id) for run_id in self.run_ids]
-        signal.signal(signal.SIGTERM, self._end)
+        signal.signal(signal.SIGTERM, _save_and_wait)
         if this_rank(runs[0].trainer).index > 0:
-            self._join(runs[0])
-            return {}
+            _join(runs[0])
+            return
         progress = do_runs(
-            runs,
-            Console(width=160),
-            parallel=self.parallel,
-            runs_per_gpu=self.runs_per_gpu,
-            frozen=True,
-            patience=2 * STALE_SECONDS,  # a dead owner's heartbeat is stale by then; others are at work elsewhere
-            begin=lambda pool: self._stops.append(pool.stop),
+            runs, Console(width=160), parallel=self.parallel, runs_per_gpu=self.runs_per_gpu, frozen=True
         )
         if failed := progress.count("failed"):
             raise CrossoverError(f"{failed} of {len(runs)} runs failed")
-        return dict(progress.states)
-
-    def _join(self, run: RunConfig) -> None:
-        """Train as one of the other processes of a run on several nodes, which have no lock and write nothing.
-
-        In a child process, as the first one does in its pool, so that this process can answer Slurm's signals.
-        """
-        process = fork_server().Process(target=run_process, args=(run.run_dir, Slot(), False), name=run.run_id)
-        self._stops.append(lambda: end_processes([process]))
-        process.start()
-        process.join()
-        if process.exitcode not in (0, STOPPED):
-            raise CrossoverError(f"a process of {run.run_id} ended with exit status {process.exitcode}")
 
     def checkpoint(self) -> DelayedSubmission:
         """Let the runs save; return the same callable for the requeued task, which continues them."""
         signal.signal(signal.SIGTERM, signal.SIG_DFL)  # from here on Slurm may end us
-        self._save()
-        again = RunGroup(self.outputs, self.run_ids, parallel=self.parallel, runs_per_gpu=self.runs_per_gpu)
-        return DelayedSubmission(again)
+        end_processes(multiprocessing.active_children())
+        return DelayedSubmission(self)
 
-    def _save(self) -> None:
-        for stop in self._stops:
-            stop()
 
-    def _end(self, number: int, frame: FrameType | None) -> None:
-        """Let the runs save and wait for the SIGKILL: Slurm does not requeue a preempted task that ends by itself."""
-        print("SIGTERM: the runs save and end", flush=True)
-        self._save()
-        time.sleep(KILL_SECONDS)
-        sys.exit(128 + number)
+def _save_and_wait(number: int, _: object) -> None:
+    """Let the runs save and wait for the SIGKILL: Slurm does not requeue a preempted task that ends by itself."""
+    print("SIGTERM: the runs save and end", flush=True)
+    end_processes(multiprocessing.active_children())
+    time.sleep(KILL_SECONDS)
+    sys.exit(128 + number)
+
+
+def _join(run: RunConfig) -> None:
+    """Train as one of the other processes of a run on several nodes, which have no lock and write nothing.
+
+    In a child process, as the first one does in its pool, so that this process can answer Slurm's signals.
+    """
+    process = fork_server().Process(target=run_process, args=(run.run_dir, Slot(), False), name=run.run_id)
+    process.start()
+    process.join()
+    if process.exitcode not in (0, STOPPED):
+        raise CrossoverError(f"a process of {run.run_id} ended with exit status {process.exitcode}")
 
 
 def submit_left(runs: Sequence[RunConfig], launcher: SlurmLauncher, directory: Path, console: Console) -> None:
@@ -115,11 +101,10 @@ def submit_left(runs: Sequence[RunConfig], launcher: SlurmLauncher, directory: P
     if not new:
         return
     freeze(new)
-    done = {run.run_id: read_record(run.run_dir / "record.json") for run in runs if is_done(run.run_dir)}
-    tasks, jobs = 0, []
+    tasks, jobs = 0, list[str]()
     for shape in dict.fromkeys(run.trainer for run in new):
         size = launcher.runs_per_job if shape.num_nodes == 1 else 1
-        groups = group_runs([run for run in new if run.trainer == shape], estimate_costs(runs, done), size)
+        groups = group_runs(runs, [run for run in new if run.trainer == shape], size)
         jobs += submit(groups, launcher, directory, shape)
         tasks += len(groups)
     console.print(
@@ -139,43 +124,37 @@ def submit(
     The runs of each task are written to `directory`/jobs/, one file per submission: each has a single writer.
     """
     if 0 < launcher.gpus < shape.devices:
-        raise CrossoverError(
-            f"trainer.devices={shape.devices} needs as many GPUs in a task: launcher.gpus={shape.devices}"
-        )
-    folder = private_folder(directory / "slurm")
-    outputs = directory.parent.parent.resolve()
-    executor = AutoExecutor(folder=folder, cluster="slurm", slurm_max_num_timeout=launcher.timeouts)
-    ids = []
-    limit = array_limit()
+        raise CrossoverError(f"trainer.devices={shape.devices} needs as many GPUs: launcher.gpus={shape.devices}")
+    shown = subprocess.run(["scontrol", "show", "config"], capture_output=True, text=True, check=False).stdout
+    found = re.search(r"^MaxArraySize\s*=\s*(\d+)", shown, re.MULTILINE)
+    limit = max(1, int(found[1]) - 1) if found else DEFAULT_ARRAY_LIMIT
     chunks = [groups[start : start + limit] for start in range(0, len(groups), limit)]
-    if len(chunks) > launcher.max_parallel:
-        raise CrossoverError(
-            f"{len(groups)} tasks need {len(chunks)} arrays of {limit}, more than launcher.max_parallel="
-            f"{launcher.max_parallel}; raise it, or put more runs into a task: launcher.runs_per_job"
-        )
-    parallel = launcher.max_parallel // len(chunks)
-    executor.update_parameters(**sbatch_options(launcher, name=directory.name, parallel=parallel, shape=shape))
+    folder, outputs = private_folder(directory / "slurm"), directory.parent.parent.resolve()
+    executor = AutoExecutor(folder=folder, cluster="slurm", slurm_max_num_timeout=launcher.timeouts)
+    executor.update_parameters(
+        name=f"crossover-{directory.name}",
+        slurm_array_parallelism=max(1, launcher.max_parallel // len(chunks)),
+        **task_options(launcher, shape),
+    )
+    ids = []
     for chunk in chunks:
-        settings = {"parallel": launcher.parallel, "runs_per_gpu": launcher.runs_per_gpu}
+        tasks = [RunGroup(outputs, group, launcher.parallel, launcher.runs_per_gpu) for group in chunk]
         try:
-            jobs = executor.submit_array([RunGroup(outputs, group, **settings) for group in chunk])  # type: ignore[arg-type]
+            jobs = executor.submit_array(tasks)
         except (FailedJobError, FailedSubmissionError) as error:
             raise CrossoverError(f"Slurm refused the job: {str(error).strip().splitlines()[-1]}") from None
         ids.append(jobs[0].job_id.split("_")[0])
         (directory / "jobs").mkdir(parents=True, exist_ok=True)
-        tasks = {job.job_id: list(group) for job, group in zip(jobs, chunk, strict=True)}
-        submitted = datetime.now(UTC).isoformat(timespec="seconds")
-        write_json(directory / "jobs" / f"{ids[-1]}.json", {"submitted": submitted, "tasks": tasks})
+        noted = {job.job_id: group for job, group in zip(jobs, chunk, strict=True)}
+        write_json(directory / "jobs" / f"{ids[-1]}.json", {"tasks": noted})
     return ids
 
 
 def require_slurm() -> None:
-    """Raise CrossoverError if Slurm's commands are missing."""
-    missing = [tool for tool in ("sbatch", "srun", "squeue") if shutil.which(tool) is None]
-    if missing:
+    """Raise CrossoverError where Slurm's commands are missing."""
+    if shutil.which("sbatch") is None:
         raise CrossoverError(
-            f"launcher=slurm needs Slurm, and there is no {', '.join(missing)} here: start it on a login node of the"
-            " cluster, or use launcher=local"
+            "launcher=slurm needs Slurm: start it on a login node of the cluster, or use launcher=local"
         )
 
 
@@ -188,46 +167,32 @@ def private_folder(path: Path) -> Path:
     return path
 
 
-def array_limit() -> int:
-    """Return how many tasks the cluster allows in one array."""
-    done = subprocess.run(["scontrol", "show", "config"], capture_output=True, text=True, check=False)
-    found = re.search(r"^MaxArraySize\s*=\s*(\d+)", done.stdout, re.MULTILINE)
-    return max(1, int(found[1]) - 1) if found else DEFAULT_ARRAY_LIMIT
-
-
-def sbatch_options(launcher: SlurmLauncher, *, name: str, parallel: int, shape: TrainerConfig) -> dict[str, object]:
-    """Return submitit's parameters for a task."""
+def task_options(launcher: SlurmLauncher, shape: TrainerConfig) -> dict[str, object]:
+    """Return submitit's parameters for a task, without those that are left to the cluster."""
     srun = [f"--cpus-per-task={launcher.cpus}"]  # since Slurm 22.05 a step does not inherit it
     if shape.num_nodes > 1:
         srun += ["--kill-on-bad-exit=1", f"--wait={WAIT_SECONDS}"]  # one process alone would wait for the others
-    options = {
-        "name": f"crossover-{name}",
+    own = {f"slurm_{name}": getattr(launcher, name) for name in ("partition", "account", "qos", "constraint", "setup")}
+    options = own | {
         "timeout_min": launcher.timeout_min,
         "nodes": shape.num_nodes,
         "tasks_per_node": shape.devices if shape.num_nodes > 1 else 1,  # on one node the run starts its processes
         "cpus_per_task": launcher.cpus,
-        "gpus_per_node": launcher.gpus or None,
+        "gpus_per_node": launcher.gpus,
         "mem_gb": launcher.mem_gb,
-        "slurm_partition": launcher.partition,
-        "slurm_account": launcher.account,
-        "slurm_qos": launcher.qos,
-        "slurm_constraint": launcher.constraint,
-        "slurm_setup": launcher.setup or None,
-        "slurm_array_parallelism": parallel,
         "slurm_signal_delay_s": launcher.signal_seconds,
         "slurm_stderr_to_stdout": True,
         "slurm_srun_args": srun,
-        "slurm_additional_parameters": launcher.sbatch or None,
+        "slurm_additional_parameters": launcher.sbatch,
     }
-    return {key: value for key, value in options.items() if value is not None}
+    return {name: value for name, value in options.items() if value}
 
 
 def watch(runs: Sequence[RunConfig], directory: Path, report: Callable[[Progress], None]) -> Progress:
     """Wait for the jobs of a sweep, calling `report` meanwhile, and return the states of the runs."""
-    progress = Progress({run.run_id: "missing" for run in runs})
     while True:
         jobs = active_jobs(directory)  # before the states: what ended in between is then seen as done
-        progress.states = {run.run_id: run_state(run.run_dir) for run in runs}
+        progress = Progress({run.run_id: run_state(run.run_dir) for run in runs})
         progress.slots = max(1, progress.count("running"))
         report(progress)
         if not jobs:
@@ -246,8 +211,8 @@ def noted_tasks(directory: Path) -> dict[str, list[str]]:
     return tasks
 
 
-def active_jobs(directory: Path) -> dict[str, JobState]:
-    """Return the queued and running tasks of a sweep; raise CrossoverError if Slurm does not answer."""
+def active_jobs(directory: Path) -> dict[str, str]:
+    """Return the state, queued or running, of the tasks of a sweep that have not ended."""
     tasks = noted_tasks(directory)
     if not tasks:
         return {}
@@ -256,11 +221,9 @@ def active_jobs(directory: Path) -> dict[str, JobState]:
     return {task: "queued" if states[task] in QUEUED else "running" for task in tasks if task in states}
 
 
-def count_jobs(directory: Path) -> Counter[JobState] | None:
-    """Return how many tasks are queued and running; None where there is no Slurm or nothing was submitted."""
-    if shutil.which("squeue") is None or not (directory / "jobs").is_dir():
-        return None
-    return Counter(active_jobs(directory).values())
+def count_jobs(directory: Path) -> Counter[str]:
+    """Return how many tasks are queued and running; none where there is no Slurm."""
+    return Counter(active_jobs(directory).values() if shutil.which("squeue") else ())
 
 
 def cancel_jobs(directory: Path) -> int:
@@ -273,11 +236,11 @@ def cancel_jobs(directory: Path) -> int:
 
 def _slurm(*command: str) -> str:
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout
     except FileNotFoundError:
-        raise CrossoverError(f"{command[0]} is not there: use a machine with Slurm's commands") from None
+        why = "is not there: use a machine with Slurm's commands"
     except subprocess.TimeoutExpired:
-        raise CrossoverError(f"{command[0]} did not answer for two minutes; try again later") from None
-    if done.returncode:
-        raise CrossoverError(f"{command[0]}: {(done.stderr.strip() or 'no answer').splitlines()[-1]}")
-    return done.stdout
+        why = "did not answer for two minutes; try again later"
+    except subprocess.CalledProcessError as error:
+        why = f"said: {(error.stderr.strip() or 'nothing').splitlines()[-1]}"
+    raise CrossoverError(f"{command[0]} {why}")
