@@ -18,7 +18,7 @@ from crossover.store import replace_block, write_json
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="bench")
-@one_line_errors
+@one_line_errors()
 def main(config: DictConfig) -> None:
     console = Console()
     Path("outputs").mkdir(exist_ok=True)

@@ -25,7 +25,7 @@ from pydantic import DirectoryPath, Field
 
 from benchmarks.contenders import Way, matmul_peak, measure
 from benchmarks.race import Row, apart, in_turns, page_table, race_table, summarise
-from crossover.cli import compose_train
+from crossover.cli import composed
 from crossover.config import CrossoverError, RunConfig, parse_run
 from crossover.data.cache import open_dataset
 from crossover.fields import Frozen
@@ -91,7 +91,7 @@ class Bench(Frozen):
 
     def run(self, model: str, *overrides: str) -> RunConfig:
         own = [f"model={model}", f"n_train={self.images * 8 // 10}", f"machine.outputs={self.place / 'outputs'}"]
-        return parse_run(compose_train([*self.fixed, *own, *overrides]))
+        return parse_run(composed("train", [*self.fixed, *own, *overrides]))
 
     def measure(
         self, run: RunConfig, way: Way, *, count: int = 1, profiled: bool = False, mps: dict[str, str] | None = None

@@ -14,7 +14,7 @@ from crossover.data.cache import open_dataset
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="dataset")
-@one_line_errors
+@one_line_errors()
 def main(config: DictConfig) -> None:
     values = resolved(config)
     rebuild = bool(values.pop("rebuild"))

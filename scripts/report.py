@@ -34,7 +34,7 @@ class Options(Frozen):
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="report")
-@one_line_errors
+@one_line_errors()
 def main(config: DictConfig) -> None:
     given = validate(Options, resolved(config), "report")
     settings: dict[str, Any] = {"seed": given.seed, "designs": given.calibrate}

@@ -17,7 +17,7 @@ STUDIES = ("atlas", "claims", "demo", "dose", "gold", "probe", "recipes", "repro
 
 def study_app(name: str) -> None:
     @hydra.main(version_base="1.3", config_path="../conf", config_name=name)
-    @one_line_errors
+    @one_line_errors()
     def app(config: DictConfig) -> None:
         study = importlib.import_module(f"crossover.studies.{MODULES.get(name, name)}")
         values = resolved(config)

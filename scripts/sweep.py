@@ -22,7 +22,7 @@ FOR_REPORT = ("crossover.study", "crossover.data.loader", "wandb.sdk.launch")
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="sweep")
-@one_line_errors
+@one_line_errors()
 def main(config: DictConfig) -> None:
     console, options = Console(), validate(SweepOptions, resolved(config), "sweep")
     sweep, launcher = named(options.sweep, options.set), options.launcher

@@ -17,7 +17,7 @@ failed: list[str] = []
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="train")
-@one_line_errors
+@one_line_errors()
 def main(config: DictConfig) -> None:
     try:
         train_one(parse_run(resolved(config)), Console())

@@ -78,7 +78,7 @@ def test_permuted_images_are_another_dataset_with_other_runs(tmp_path: Path) -> 
 
 
 def test_patches_that_do_not_fit_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(CrossoverError, match=r"data.permute.patch=5 does not divide data.image_size=16"):
+    with pytest.raises(CrossoverError, match=r"data.permute.patch=5 must divide data.image_size=16"):
         small_run(tmp_path, data__permute={"kind": "patches", "patch": 5})
 
 

@@ -11,7 +11,7 @@ from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
 from crossover.analysis.runs import AnalysisError, read_curves
-from crossover.cli import compose_train, composed
+from crossover.cli import composed
 from crossover.config import CrossoverError, parse_run, validate
 from crossover.report.build import write_findings
 from crossover.report.findings import Findings
@@ -81,7 +81,7 @@ def test_the_recipe_for_cifar_is_the_best_trial_of_its_model_by_validation(model
     found = pd.read_csv(ROOT / "results" / "recipes" / "cifar10-cpu" / "trials.csv")
     of_model = found[found["model"] == f"{model}_tiny"]
     best = of_model.sort_values("val_error").iloc[0]
-    recipe = parse_run(compose_train([f"recipe=cifar_{model}"])).recipe
+    recipe = parse_run(composed("train", [f"recipe=cifar_{model}"])).recipe
     assert (recipe.lr, recipe.weight_decay, recipe.batch_size) == (best.lr, best.weight_decay, best.batch_size)
     search = parse_search(composed("recipes", ["search=cifar10-cpu"])["search"])
     drawn = draw_recipes(search, f"{model}_tiny")

@@ -2,14 +2,13 @@
 
 import difflib
 import errno
-import functools
 import os
 import re
 import shlex
 import signal
 import sys
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn, get_args
 
@@ -19,7 +18,7 @@ from omegaconf import Container, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel
 
-from crossover.config import CrossoverError, RunConfig, RunValues
+from crossover.config import CrossoverError, RunConfig
 
 if not os.environ.get("MPLBACKEND", "").startswith("module://"):  # a notebook's
     os.environ["MPLBACKEND"] = "agg"  # matplotlib cannot be imported with the name of a backend that it does not know
@@ -39,23 +38,21 @@ PATHS = (
     "trials",
 )  # fmt: skip
 """Keys whose values are paths."""
-_USER_ERRORS = (CrossoverError, HydraException, OmegaConfBaseException, OSError)
 
 
-def one_line_errors(main: Callable[[DictConfig], None]) -> Callable[[DictConfig], None]:
-    """Let the body of a Hydra entry point end with one line and exit status 2 after a mistake of the user.
+@contextmanager
+def one_line_errors() -> Iterator[None]:
+    """End with one line and exit status 2 after a mistake of the user; also decorates the body of a Hydra entry point.
 
-    With HYDRA_FULL_ERROR=1 in the environment the traceback is shown instead.
+    With HYDRA_FULL_ERROR=1 in the environment of the command the traceback is shown instead.
     """
-
-    @functools.wraps(main)
-    def wrapped(config: DictConfig) -> None:
-        try:
-            main(config)
-        except _USER_ERRORS as error:
-            _exit(error)
-
-    return wrapped
+    try:
+        yield
+    except (CrossoverError, HydraException, OmegaConfBaseException, OSError) as error:
+        if os.environ.get("CROSSOVER_TRACEBACK") == "1":
+            raise
+        print(f"error: {one_line(error)}", file=sys.stderr)
+        sys.exit(2)
 
 
 def run_app(main: Callable[[], Any]) -> NoReturn:
@@ -67,12 +64,11 @@ def run_app(main: Callable[[], Any]) -> NoReturn:
     os.environ.setdefault("CROSSOVER_TRACEBACK", os.environ.get("HYDRA_FULL_ERROR", "0"))
     os.environ["HYDRA_FULL_ERROR"] = "1"  # let exceptions reach us; Hydra would print a page of its own
     try:
-        main()
+        with one_line_errors():
+            main()
     except BrokenPipeError:  # a pager was left
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
-    except _USER_ERRORS as error:
-        _exit(error)
     except KeyboardInterrupt:
         print("interrupted; the same command continues", file=sys.stderr)
         sys.exit(130)
@@ -106,10 +102,13 @@ def run_hydra(main: Callable[[], Any]) -> NoReturn:
     flags = [word for word in given if word not in overrides]
     if {"-m", "--multirun"}.isdisjoint(given):
         overrides = quoted(overrides)
-    try:
-        changes = shlex.split(os.environ.get("CROSSOVER_SET", ""))
-    except ValueError as error:
-        _exit(CrossoverError(f"SET cannot be read ({error}); put a value with quotes into quotes: SET='KEY=\"VALUE\"'"))
+    with one_line_errors():
+        try:
+            changes = shlex.split(os.environ.get("CROSSOVER_SET", ""))
+        except ValueError as error:
+            raise CrossoverError(
+                f"SET cannot be read ({error}); put a value with quotes into quotes: SET='KEY=\"VALUE\"'"
+            ) from None
     if changes:
         overrides.append(f"set=[{','.join(map(_text, changes))}]")
     sys.argv[1:] = [*QUIET, *overrides, *flags]
@@ -121,17 +120,16 @@ def quoted(overrides: Sequence[str]) -> list[str]:
 
     `~` is the home of the user, which the shell does not replace there.
     """
-    return [_quoted(item) for item in overrides]
-
-
-def _quoted(item: str) -> str:
-    key, _, value = item.partition("=")
-    as_it_is = re.fullmatch(r"""'.*'|".*"|\$\{.*|[\w./:-]*""", value, re.ASCII)
-    if key.rsplit(".", 1)[-1].lstrip("+") not in PATHS or as_it_is:
-        return item
-    with suppress(RuntimeError):  # no user of that name
-        value = str(Path(value).expanduser()) if value.startswith("~") else value
-    return f"{key}={_text(value)}"
+    items = []
+    for item in overrides:
+        key, _, value = item.partition("=")
+        as_it_is = re.fullmatch(r"""'.*'|".*"|\$\{.*|[\w./:-]*""", value, re.ASCII)
+        if key.rsplit(".", 1)[-1].lstrip("+") in PATHS and not as_it_is:
+            with suppress(RuntimeError):  # no user of that name
+                value = str(Path(value).expanduser()) if value.startswith("~") else value
+            item = f"{key}={_text(value)}"
+        items.append(item)
+    return items
 
 
 def _text(value: str) -> str:
@@ -139,30 +137,32 @@ def _text(value: str) -> str:
     return "'" + re.sub(r"(\\*)'", r"\1\1\'", value) + "'"
 
 
-def _field_meanings() -> str:
-    """Return one line for each field of a run, with its meaning."""
-    return "\n".join(f"{name}: {' '.join(text.split())}" for name, text in sorted(_described(RunConfig, "").items()))
-
-
-def _described(model: type[BaseModel], prefix: str) -> dict[str, str]:
+def _meanings(model: type[BaseModel], prefix: str = "") -> dict[str, str]:
+    """Return what each field of a model, and of the models in it, means."""
     found: dict[str, str] = {}
     for name, field in model.model_fields.items():
-        nested = [part for part in _types(field.annotation) if issubclass(part, BaseModel)]
-        for part in nested:
-            found |= _described(part, f"{prefix}{name}.")
-        if not nested and field.description:
-            found[f"{prefix}{name}"] = field.description
+        parts = [part for part in _classes(field.annotation) if issubclass(part, BaseModel)]
+        for part in parts:
+            found |= _meanings(part, f"{prefix}{name}.")
+        if not parts and field.description:
+            found[f"{prefix}{name}"] = " ".join(field.description.split())
     return found
 
 
-def _types(annotation: object) -> list[type]:
+def _classes(annotation: object) -> list[type]:
     """Return the classes that an annotation is made of."""
-    return [annotation] if isinstance(annotation, type) else [t for part in get_args(annotation) for t in _types(part)]
+    return (
+        [annotation] if isinstance(annotation, type) else [t for part in get_args(annotation) for t in _classes(part)]
+    )
 
 
 # the recipe searched for a model on a data set, or its default: used in the YAML of models
 OmegaConf.register_new_resolver("recipe_for", lambda data, searched, other: searched.get(data, other), replace=True)
-OmegaConf.register_new_resolver("field_meanings", _field_meanings, replace=True)
+OmegaConf.register_new_resolver(
+    "field_meanings",
+    lambda: "\n".join(f"{name}: {meaning}" for name, meaning in sorted(_meanings(RunConfig).items())),
+    replace=True,
+)
 
 
 def composed(name: str, overrides: Sequence[str]) -> dict[str, object]:
@@ -170,48 +170,29 @@ def composed(name: str, overrides: Sequence[str]) -> dict[str, object]:
     return resolved(compose(name, quoted(overrides)))
 
 
-def compose_train(overrides: Sequence[str]) -> RunValues:
-    """Return the resolved values of conf/train.yaml with overrides; Hydra is initialised."""
-    return composed("train", overrides)  # type: ignore[return-value]
-
-
-def _exit(error: BaseException) -> NoReturn:
-    if os.environ.get("CROSSOVER_TRACEBACK") == "1":
-        raise error
-    print(f"error: {one_line(error)}", file=sys.stderr)
-    sys.exit(2)
-
-
 def one_line(error: BaseException) -> str:
     """Return the message of an error on one line, with the choices that Hydra knows of."""
     text = str(error)
-    missing = re.search(r"Could not find '(\S+?)/(\S+)'", text)
-    if missing:
+    if missing := re.search(r"Could not find '(\S+?)/(\S+)'", text):
         group, name = missing.groups()
         options = re.findall(r"^\t(\S+)$", text.split("Available options in", 1)[-1], re.MULTILINE)
         return f"no {group} named {name!r}; there is {', '.join(options)}"
     if isinstance(error, OverrideParseException):
         return f"{error.override!r} is not KEY=VALUE as Hydra reads it; put quotes around the value: \"KEY='VALUE'\""
-    if unknown := _unknown_key(error):
-        return unknown
     if isinstance(error, OSError) and not isinstance(error, HydraException):
         where = f"{error.filename2} (from {error.filename})" if error.filename2 else error.filename or "a file"
         return f"{where}: {_ADVICE.get(error.errno or 0, error.strerror or text)}"
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, OmegaConfBaseException):
+        cause = cause.__cause__
+    if cause is not None and "is not in struct" in str(cause):
+        known = [str(key) for key in cause.parent_node] if isinstance(cause.parent_node, Container) else []
+        close = difflib.get_close_matches(str(cause.full_key).rsplit(".", 1)[-1], known, 1)
+        meant = f" (did you mean {close[0]}?)" if close else ""
+        return f"unknown key {cause.full_key}{meant}; there is {', '.join(known)}"
     lines = [line.strip() for line in f"{text}\n{error.__cause__ or ''}".splitlines()]
     kept = [line for line in lines if line and not line.startswith(("full_key", "object_type", "Set the environment"))]
     return "; ".join(dict.fromkeys(kept))
-
-
-def _unknown_key(error: BaseException | None) -> str | None:
-    """Return the message for an unknown key, with similar keys."""
-    while error is not None and not isinstance(error, OmegaConfBaseException):
-        error = error.__cause__
-    if error is None or "is not in struct" not in str(error):
-        return None
-    known = [str(key) for key in error.parent_node] if isinstance(error.parent_node, Container) else []
-    key = str(error.full_key)
-    close = difflib.get_close_matches(key.rsplit(".", 1)[-1], known, 1)
-    return f"unknown key {key}{f' (did you mean {close[0]}?)' if close else ''}; there is {', '.join(known)}"
 
 
 def resolved(config: DictConfig) -> dict[str, object]:

@@ -4,19 +4,11 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, TypedDict, TypeVar
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
-from crossover.fields import (
-    AugmentConfig,
-    BudgetConfig,
-    CuesData,
-    DataConfig,
-    Frozen,
-    ModelConfig,
-    RecipeConfig,
-)
+from crossover.fields import AugmentConfig, BudgetConfig, CuesData, DataConfig, Frozen, ModelConfig, RecipeConfig
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -50,11 +42,9 @@ class MachineConfig(Frozen):
     outputs: str = "outputs"
     """Folder of runs, sweeps and reports."""
     resident_gb: float | None = Field(default=None, ge=0)
-    """A set of images up to this size (and a quarter of the free memory) is kept in device memory; larger sets are
-    streamed from the memory map. null: 4 on a CPU; on a GPU only the quarter applies."""
+    """Larger sets of images, or over a quarter of the free memory, are streamed; null: on a CPU 4, else no limit."""
     engine: Literal["auto", "eager", "compile", "graph"] = "auto"
-    """How a step runs: as it is; through TorchInductor; or, on CUDA, as one CUDA graph (compile does that too). auto:
-    eager."""
+    """How a step runs: as it is (auto), through TorchInductor, or on CUDA as one CUDA graph (compile does that too)."""
 
 
 class TrainerConfig(Frozen):
@@ -81,9 +71,8 @@ class RunConfig(Frozen):
     seed: int = Field(ge=0)
     """Initial weights, batch order and augmentation; never the subset."""
     init_from: str | None = Field(default=None, min_length=1)
-    """Trained weights to start from, with a new classifier: a run id, a run's folder, a file, or timm:<tag>. The run's
-    identity contains this text; its record has hashes of the file and of what was loaded, and other weights under the
-    same name are refused."""
+    """Trained weights to start from, with a new classifier: a run id, a run's folder, a file, or timm:<tag>; part of
+    the run's identity. Other weights under the same name are refused."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """auto: bf16 autocast on CUDA, fp32 on CPU."""
     trainer: TrainerConfig = TrainerConfig()
@@ -96,21 +85,13 @@ class RunConfig(Frozen):
         if isinstance(data, CuesData) and self.n_train < data.classes:
             raise ValueError(f"n_train={self.n_train} is below the {data.classes} classes of {data.name}")
         if isinstance(data, CuesData) and self.n_train > data.n_pool:
-            raise ValueError(
-                f"n_train={self.n_train} is over the pool of {data.n_pool} images of {data.name} (raise data.n_pool, or"
-                " ask for fewer)"
-            )
+            raise ValueError(f"n_train={self.n_train} is over the pool of {data.n_pool} images of {data.name}")
         if self.recipe.batch_size % count:
-            raise ValueError(
-                f"recipe.batch_size={self.recipe.batch_size} cannot be split among {count} devices; make it a multiple"
-            )
+            raise ValueError(f"recipe.batch_size={self.recipe.batch_size} cannot be split among {count} devices")
         if count > 1 and self.machine.engine == "graph":
             raise ValueError(f"machine.engine=graph is for one device, not {count}; use eager")
         if data.permute.kind == "patches" and data.image_size % data.permute.patch:
-            raise ValueError(
-                f"data.permute.patch={data.permute.patch} does not divide data.image_size={data.image_size}; give one"
-                " that does"
-            )
+            raise ValueError(f"data.permute.patch={data.permute.patch} must divide data.image_size={data.image_size}")
         return self
 
     @property
@@ -134,24 +115,6 @@ class RunConfig(Frozen):
     @property
     def run_dir(self) -> Path:
         return Path(self.machine.outputs) / "runs" / self.run_id
-
-
-class RunValues(TypedDict):
-    """The plain values of a run, before validation."""
-
-    data: dict[str, object]
-    model: dict[str, object]
-    recipe: dict[str, object]
-    augment: dict[str, object]
-    budget: dict[str, object]
-    n_train: int
-    chain: int
-    seed: int
-    init_from: str | None
-    precision: str
-    trainer: dict[str, object]
-    logger: dict[str, object]
-    machine: dict[str, object]
 
 
 def parse_run(values: Mapping[str, object]) -> RunConfig:

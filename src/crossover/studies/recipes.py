@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 from rich.console import Console
 
 from crossover.analysis.runs import AnalysisError
-from crossover.cli import compose_train
+from crossover.cli import composed
 from crossover.config import CrossoverError, RunConfig, parse_run
 from crossover.fields import Frozen
 from crossover.record import Record
@@ -148,9 +148,8 @@ def plan_trials(search: SearchConfig, outputs: str) -> list[tuple[int, RunConfig
     """Return number and run of every trial."""
     runs = []
     for model, space in search.models.items():
-        pairs = {**search.fixed, "model": model, **space.set}
-        values = compose_train([override(key, value) for key, value in pairs.items()])
-        values["machine"]["outputs"] = outputs
+        pairs = {**search.fixed, "model": model, **space.set, "n_train": search.bands[0], "machine.outputs": outputs}
+        values = parse_run(composed("train", [override(key, value) for key, value in pairs.items()])).model_dump()
         values["logger"]["group"] = f"search-{search.name}"
         for trial, drawn in enumerate(draw_recipes(search, model)):
             recipe = values["recipe"] | drawn | {"name": f"{search.name}-trial{trial}"}

@@ -14,7 +14,7 @@ from hydra.core.hydra_config import HydraConfig
 from pydantic import Field, model_validator
 from rich.console import Console
 
-from crossover.cli import compose_train
+from crossover.cli import composed
 from crossover.config import RunConfig, parse_run
 from crossover.data.cache import Dataset, open_dataset
 from crossover.fields import Frozen
@@ -228,7 +228,7 @@ def plan_backbones(transfer: TransferConfig, source: Sequence[RunConfig], tuning
     untrained = {(run.model.name, run.chain, run.seed): run for run in source}
     for target in tuning.targets:
         changes = transfer.targets[target] | tuning.set
-        values = compose_train([override(key, value) for key, value in changes.items()])
+        values = composed("train", [override(key, value) for key, value in changes.items()])
         for n, run in [*((0, run) for run in untrained.values()), *((run.n_train, run) for run in source)]:
             own = run.model_dump(mode="json", include={"model", "recipe", "machine", "logger"})
             own["logger"]["group"] = transfer.name
