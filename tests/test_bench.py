@@ -16,7 +16,6 @@ from benchmarks.bench import Bench, link_images
 from benchmarks.contenders import PROFILED, WARM_UP, Window
 from benchmarks.race import BEGIN, END, Row, in_turns, page_table, performance_block, race_table, summarise
 from crossover.config import CrossoverError
-from crossover.store import with_block
 
 ROOT = Path(__file__).parents[1]
 PUBLISHED = [
@@ -40,7 +39,7 @@ def test_ratio_is_that_of_medians_and_its_range_that_of_neighbours_in_time() -> 
 
 def test_docs_show_the_published_measurements() -> None:
     docs = ROOT / "docs" / "performance.md"
-    assert docs.read_text() == with_block(docs, BEGIN, END, performance_block(ROOT / "results" / "bench"))
+    assert BEGIN + performance_block(ROOT / "results" / "bench") + END in docs.read_text()
 
 
 @pytest.mark.parametrize(("path", "name"), PUBLISHED, ids=[f"{path.stem}-{name}" for path, name in PUBLISHED])

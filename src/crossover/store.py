@@ -1,14 +1,16 @@
 """Atomic file writes, the configs and records of runs, and the state of a run or a sweep as read from these files."""
 
 import hashlib
+import io
 import json
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal, TypedDict, get_args
 
 import numpy as np
 
@@ -16,10 +18,10 @@ from crossover.config import CrossoverError, RunConfig, parse_run
 from crossover.lock import is_held, process_runs
 from crossover.record import RECORD_SCHEMA, Record
 
-State = Literal["done", "failed", "running", "resumable", "missing"]
+State = Literal["done", "running", "failed", "resumable", "missing"]
+STATES: tuple[State, ...] = get_args(State)
 WRITERS = 16
 """Configs written in parallel, as each waits until it is on the disk."""
-STATES: tuple[State, ...] = ("done", "running", "failed", "resumable", "missing")
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
@@ -54,12 +56,9 @@ def write_text(path: Path, text: str) -> None:
 
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     """Write a compressed .npz atomically."""
-
-    def write(temporary: Path) -> None:
-        with temporary.open("wb") as file:
-            np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
-
-    write_atomically(path, write)
+    content = io.BytesIO()
+    np.savez_compressed(content, **arrays)  # type: ignore[arg-type]
+    write_atomically(path, lambda temporary: temporary.write_bytes(content.getvalue()))
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -73,18 +72,13 @@ def file_name(text: str) -> str:
     return safe if safe == text else f"{safe}-{hashlib.sha256(text.encode()).hexdigest()[:6]}"
 
 
-def with_block(path: Path, begin: str, end: str, block: str) -> str:
-    """Return a text with `block` between its lines `begin` and `end`; raise CrossoverError if they are missing."""
+def replace_block(path: Path, begin: str, end: str, block: str) -> None:
+    """Write `block` between the lines `begin` and `end` of a text; raise CrossoverError if they are missing."""
     text = path.read_text(encoding="utf-8")
     if begin not in text or end not in text:
         raise CrossoverError(f"{path} has lost its markers {begin.strip()} and {end.strip()}; put them back")
     head, rest = text.split(begin, 1)
-    return head + begin + block + end + rest.split(end, 1)[1]
-
-
-def replace_block(path: Path, begin: str, end: str, block: str) -> None:
-    """Write `block` between two lines of a text; see with_block."""
-    write_text(path, with_block(path, begin, end, block))
+    write_text(path, head + begin + block + end + rest.split(end, 1)[1])
 
 
 @dataclass(frozen=True)
@@ -95,14 +89,13 @@ class SweepRecords:
     command: str
     """What repeats it."""
     planned: tuple[str, ...]
-    """Run ids of the plan."""
     records: tuple[Record, ...]
-    """The record.json of the runs that are done, in the order of the plan."""
+    """Of the runs that are done, in the order of the plan."""
     states: Mapping[str, State]
     errors: Mapping[str, str]
     """Run id to the text of its error.txt."""
     predictions: Mapping[str, Path]
-    """Run id to its predictions.npz: `labels` and `predictions` of the test images."""
+    """Run id to its file of `labels` and `predictions` of the test images."""
 
 
 def run_state(run_dir: Path) -> State:
@@ -118,21 +111,19 @@ def run_state(run_dir: Path) -> State:
 
 def is_done(run_dir: Path) -> bool:
     """Return whether a run has a complete record: if not, it is left to do. A crash may leave a partial one."""
-    try:
+    with suppress(FileNotFoundError, ValueError):
         json.loads((run_dir / "record.json").read_bytes())
-    except (FileNotFoundError, ValueError):
-        return False
-    return True
+        return True
+    return False
 
 
 def weights_file(init_from: str, outputs: Path) -> Path | None:
     """Return the file of initial weights that `init_from` names, which need not exist; None for weights of timm."""
     if init_from.startswith("timm:"):
         return None
-    run, path = outputs / "runs" / init_from, Path(init_from)
-    if path.exists() or not run.is_dir():
-        return path / "weights.safetensors" if path.is_dir() else path
-    return run / "weights.safetensors"
+    path, run = Path(init_from), outputs / "runs" / init_from
+    path = run if run.is_dir() and not path.exists() else path
+    return path / "weights.safetensors" if path.is_dir() else path
 
 
 def weights_hash(init_from: str, outputs: Path) -> str | None:
@@ -146,14 +137,14 @@ def weights_hash(init_from: str, outputs: Path) -> str | None:
 
 def freeze(runs: Iterable[RunConfig]) -> None:
     """Write the resolved config of each run that is neither done nor running; later edits to conf/ cannot affect it."""
+
+    def write(run: RunConfig) -> None:
+        if run_state(run.run_dir) not in ("done", "running"):
+            run.run_dir.mkdir(parents=True, exist_ok=True)
+            write_json(run.run_dir / "config.yaml", run.model_dump(mode="json"))  # JSON is YAML, and quick to read
+
     with ThreadPoolExecutor(WRITERS) as threads:
-        list(threads.map(_freeze, runs))
-
-
-def _freeze(run: RunConfig) -> None:
-    if run_state(run.run_dir) not in ("done", "running"):
-        run.run_dir.mkdir(parents=True, exist_ok=True)
-        write_json(run.run_dir / "config.yaml", run.model_dump(mode="json"))  # JSON is YAML, and quick to read
+        list(threads.map(write, runs))
 
 
 def read_frozen(run_dir: Path) -> RunConfig:
@@ -183,10 +174,7 @@ def write_plan(directory: Path, name: str, command: str, runs: Iterable[RunConfi
 
 def read_plan(path: Path) -> Plan:
     """Return a plan as write_plan wrote it."""
-    try:
-        return json.loads(path.read_text())
-    except ValueError as error:
-        raise CrossoverError(f"{path} is not a whole plan ({error}); move it away and repeat the sweep") from None
+    return _read_json(path, "plan")
 
 
 def read_done(runs: Iterable[RunConfig]) -> list[Record]:
@@ -195,25 +183,26 @@ def read_done(runs: Iterable[RunConfig]) -> list[Record]:
     missing = [run.run_id for run in wanted if not is_done(run.run_dir)]
     if missing:
         raise CrossoverError(
-            f"{len(missing)} of {len(wanted)} runs are not done, such as {missing[0]}; see its error.txt and repeat the"
-            " command"
+            f"{len(missing)} of {len(wanted)} runs are not done, such as {missing[0]}; see its error.txt"
         )
     return [read_record(run.run_dir / "record.json") for run in wanted]
 
 
 def read_record(path: Path) -> Record:
     """Return a record; raise CrossoverError if it is torn or of another version."""
-    try:
-        record = json.loads(path.read_text())
-    except ValueError as error:
-        raise CrossoverError(f"{path} is not a whole record ({error}); move it away and repeat the sweep") from None
+    record = _read_json(path, "record")
     schema = record.get("schema") if isinstance(record, dict) else None
     if schema != RECORD_SCHEMA:
-        raise CrossoverError(
-            f"{path} has schema {schema}, this version of crossover reads {RECORD_SCHEMA}; move it away (its run is"
-            " then made again) or use the version that wrote it"
-        )
+        known = f"this version of crossover reads {RECORD_SCHEMA}; use the one that wrote it, or move it away"
+        raise CrossoverError(f"{path} has schema {schema}, {known}")
     return record
+
+
+def _read_json(path: Path, what: str) -> Any:
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise CrossoverError(f"{path} is not a whole {what} ({error}); move it away and repeat the sweep") from None
 
 
 def read_sweep(outputs: Path, name: str) -> SweepRecords:
@@ -228,16 +217,15 @@ def read_sweep(outputs: Path, name: str) -> SweepRecords:
     plan = read_plan(path)
     folders = {run_id: outputs / "runs" / run_id for run_id in plan["runs"]}
     states = {run_id: run_state(folder) for run_id, folder in folders.items()}
-    done = [run_id for run_id in folders if states[run_id] == "done"]
-    failed = [run_id for run_id in folders if states[run_id] == "failed"]
+    done = {run_id: folder for run_id, folder in folders.items() if states[run_id] == "done"}
     return SweepRecords(
         plan["name"],
         plan["command"],
         planned=tuple(folders),
-        records=tuple(read_record(folders[run_id] / "record.json") for run_id in done),
+        records=tuple(read_record(folder / "record.json") for folder in done.values()),
         states=states,
-        errors={run_id: read_error(folders[run_id]) for run_id in failed},
-        predictions={r: p for r in done if (p := folders[r] / "predictions.npz").exists()},
+        errors={run_id: read_error(folder) for run_id, folder in folders.items() if states[run_id] == "failed"},
+        predictions={r: path for r, folder in done.items() if (path := folder / "predictions.npz").exists()},
     )
 
 

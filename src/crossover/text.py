@@ -14,10 +14,7 @@ INVISIBLE = ("Cc", "Cf", "Cs")
 
 
 class Clock:
-    """Prints how much of `total` is done and how long the rest will take; to standard error unless `to` is given.
-
-    Without a `total` it prints how much is done.
-    """
+    """Prints how much is done and, of a known `total`, how long the rest will take; to standard error by default."""
 
     def __init__(self, what: str, total: int | None, *, begun: int = 0, to: TextIO | None = None) -> None:
         self.what, self.total, self.begun, self.to = what, total, begun, to
