@@ -11,8 +11,7 @@ import yaml
 
 from crossover.cli import one_line, run_app
 from crossover.config import CrossoverError
-from crossover.store import write_plan
-from crossover.sweep.plan import LONGEST_NAME
+from crossover.store import LONGEST_NAME, write_plan
 from tests.conftest import Called
 
 ROOT = Path(__file__).parents[1]

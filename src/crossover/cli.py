@@ -88,11 +88,7 @@ def end_on_signals() -> None:
     """Let SIGTERM and a closed terminal end this process in order: its runs save, and partial files are removed."""
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) == signal.SIG_DFL:  # nohup ignores it
-            signal.signal(number, _end)
-
-
-def _end(number: int, _: object) -> NoReturn:
-    sys.exit(128 + number)
+            signal.signal(number, lambda number, _: sys.exit(128 + number))
 
 
 def run_hydra(main: Callable[[], Any]) -> NoReturn:

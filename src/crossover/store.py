@@ -20,6 +20,8 @@ from crossover.record import RECORD_SCHEMA, Record
 
 State = Literal["done", "running", "failed", "resumable", "missing"]
 STATES: tuple[State, ...] = get_args(State)
+LONGEST_NAME = 80
+"""Most characters of a text in a file name; W&B allows groups of 128, file systems names of 255 bytes."""
 WRITERS = 16
 """Configs written in parallel, as each waits until it is on the disk."""
 
@@ -68,8 +70,9 @@ def write_json(path: Path, value: Any) -> None:
 
 def file_name(text: str) -> str:
     """Return text as part of a file name: different texts give different names, and none leads to another folder."""
-    safe = re.sub(r"[^\w.-]", "-", text)[:80]
-    return safe if safe == text else f"{safe}-{hashlib.sha256(text.encode()).hexdigest()[:6]}"
+    safe = re.sub(r"[^\w.-]", "-", text)[:LONGEST_NAME]
+    digest = hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()
+    return safe if safe == text else f"{safe}-{digest[:6]}"
 
 
 def replace_block(path: Path, begin: str, end: str, block: str) -> None:

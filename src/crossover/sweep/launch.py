@@ -29,9 +29,6 @@ from crossover.sweep.pool import Pool, Progress, Slot, fork_server
 from crossover.sweep.progress import Display, working
 from crossover.training.ranks import this_rank, visible_gpus
 
-LAST_LINES = 3
-"""Lines of an error that are shown."""
-
 
 class LocalLauncher(Frozen):
     """The settings of conf/launcher/local.yaml, which documents them."""
@@ -111,7 +108,7 @@ def do_runs(
         progress = Pool(runs, slots=slots, report=report, patience=patience, context=context).run()
     for run in runs:
         if progress.states[run.run_id] == "failed":
-            last = read_error(run.run_dir).strip().splitlines()[-LAST_LINES:] or ["no message"]
+            last = read_error(run.run_dir).strip().splitlines()[-3:] or ["no message"]
             repeat = f"repeat: {repeat_command(Path(run.machine.outputs), [run.run_id])}"
             text = "\n  ".join([f"failed: {run.run_id}: {last[0]}", *last[1:], repeat])
             console.print(text, style="red", highlight=False, markup=False, soft_wrap=True)

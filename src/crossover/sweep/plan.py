@@ -1,7 +1,6 @@
 """The runs that make up a sweep, composed from conf/ without torch, and their division into groups of equal cost."""
 
 import functools
-import hashlib
 import itertools
 import re
 import shlex
@@ -17,12 +16,10 @@ from crossover.cli import composed
 from crossover.config import CrossoverError, RunConfig, parse_run, validate
 from crossover.fields import Frozen
 from crossover.record import Record
-from crossover.store import is_done, read_record
+from crossover.store import file_name, is_done, read_record
 
 _NUMBERS = ("n_train", "chain", "seed")
 """Axes that are numbers of a run, which need no composing."""
-LONGEST_NAME = 96
-"""Most characters of a sweep's name: W&B allows groups of 128, file systems names of 255 bytes."""
 Kind = tuple[str, str]
 """Dataset and model."""
 
@@ -56,18 +53,11 @@ def read_preset(name: str, overrides: Sequence[str] = ()) -> SweepConfig:
 def named(sweep: SweepConfig, extra: Sequence[str]) -> SweepConfig:
     """Return the sweep under a name with the overrides that change its results: `quick--data.alpha-0`.
 
-    The name is used for a folder and a W&B group: other characters are replaced and long names cut, both with a hash.
+    The name is used for a folder and a W&B group.
     """
     changes = [item for item in extra if not item.lstrip("+~").startswith(("machine.", "logger"))]
-    if not changes:
-        return sweep
-    plain = [item.replace("=", "-", 1) for item in changes]
-    safe = [re.sub(r"[^A-Za-z0-9_.,-]", "_", item) for item in plain]
-    name = "--".join([sweep.name, *safe])
-    if safe != plain or len(name) > LONGEST_NAME:
-        digest = hashlib.sha256("\n".join(changes).encode(errors="surrogateescape")).hexdigest()[:8]
-        name = f"{name[: LONGEST_NAME - 9].rstrip('-')}-{digest}"
-    return sweep.model_copy(update={"name": name})
+    name = "--".join([sweep.name, *(item.replace("=", "-", 1) for item in changes)])
+    return sweep.model_copy(update={"name": file_name(name)}) if changes else sweep
 
 
 def make_command(preset: str, changes: Sequence[str], overrides: Sequence[str]) -> str:

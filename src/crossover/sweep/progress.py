@@ -32,14 +32,8 @@ class Display:
         self, console: Console, runs: Sequence[RunConfig], environment: Mapping[str, str] = os.environ
     ) -> None:
         self._console, self._runs = console, runs
-        self._bar = Bar(
-            TextColumn("runs"),
-            BarColumn(bar_width=30),
-            MofNCompleteColumn(),
-            TextColumn("{task.description}"),
-            TimeElapsedColumn(),
-            console=console,
-        )
+        columns = TextColumn("runs"), BarColumn(bar_width=30), MofNCompleteColumn(), TextColumn("{task.description}")
+        self._bar = Bar(*columns, TimeElapsedColumn(), console=console)
         self._task = self._bar.add_task("", total=len(runs))
         self._live = Live(self._bar, console=console, refresh_per_second=4)
         self._is_live = console.is_terminal and not console.is_dumb_terminal and "SLURM_JOB_ID" not in environment
