@@ -34,9 +34,8 @@ def main(config: DictConfig) -> None:
 
     def ready() -> None:
         write_plan(directory, sweep.name, command, runs)
-        for module in FOR_REPORT if left else ():  # while the runs start
-            with suppress(ImportError):  # wandb is needed by its logger alone, which asks for it itself
-                importlib.import_module(module)
+        if left:
+            preload()
 
     if options.dry_run:
         print(*(run.run_id for run in runs), f"repeat: {command}", sep="\n")
@@ -65,6 +64,13 @@ def main(config: DictConfig) -> None:
         watch = Interim(runs, console)
         do_runs(runs, console, parallel=launcher.parallel, runs_per_gpu=launcher.runs_per_gpu, ready=ready, watch=watch)
         report(outputs, sweep.name, console)
+
+
+def preload() -> None:
+    """Import what the report needs, while the runs start."""
+    for module in FOR_REPORT:
+        with suppress(ImportError):  # wandb is needed by its logger alone, which asks for it itself
+            importlib.import_module(module)
 
 
 def report(outputs: Path, name: str, console: Console) -> None:
