@@ -221,9 +221,9 @@ def active_jobs(directory: Path) -> dict[str, str]:
     return {task: "queued" if states[task] in QUEUED else "running" for task in tasks if task in states}
 
 
-def count_jobs(directory: Path) -> Counter[str]:
-    """Return how many tasks are queued and running; none where there is no Slurm."""
-    return Counter(active_jobs(directory).values() if shutil.which("squeue") else ())
+def count_jobs(directory: Path) -> Counter[str] | None:
+    """Return how many tasks are queued and running; None where there is no Slurm."""
+    return Counter(active_jobs(directory).values()) if shutil.which("squeue") else None
 
 
 def cancel_jobs(directory: Path) -> int:
