@@ -112,7 +112,7 @@ def working(console: Console, text: str | None) -> Iterator[None]:
     live = text is not None and console.is_terminal and not console.is_dumb_terminal
     with Bar(*columns, console=console, transient=True, disable=not live) as bar:
         if live:
-            bar.add_task(text)
+            bar.add_task(text or "")
         elif text is not None:
             console.print(text, highlight=False, markup=False)
         yield
