@@ -140,6 +140,11 @@ TITLES = {column.name: column.title for column in COLUMNS if column.title} | {
     "chain left out": "without the chain",
     "selection": "weights tested",
     "metric": "number compared",
+    "typical": "error of its replicates",
+    "verdict_without": "verdict without it",
+    "false_crossover": "false crossovers",
+    "coverage": "coverage of N*",
+    "fieller_width": "width of a pointwise Fieller set",
 }
 SUMMARY = {column.name: column.summary for column in COLUMNS if column.summary}
 """Field of the record: metric at the end, of the selected weights."""
