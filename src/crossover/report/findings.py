@@ -195,5 +195,5 @@ def stability_sentence(rows: pd.DataFrame) -> str:
             f"{title(row['choice'])} {title(row['value'])}: {verdict_words(row['a'], row['b'], row['verdict'])}"
             for row in others[others["change"] == change].astype(str).to_dict("records")
         ]
-        said += [f"{len(named)} {words} ({', '.join(named)})"] if named else []
+        said += [f"{words} in {len(named)} ({', '.join(named)})"] if named else []
     return f"{'; '.join(said)}."
