@@ -39,6 +39,13 @@ def test_half_done_sweep_has_a_verdict_or_a_reason() -> None:
             assert pair["verdict"] in ("crossover", "a_better", "b_better") or pair["notes"] or pair["ci_high"] is None
 
 
+def test_pairs_of_runs_are_counted_in_whole_numbers() -> None:
+    runs = table(falling(3000))
+    left = (runs["n_train"] == 256) & (runs["chain"] == 0)
+    alone = (runs["model"] == "vit_tiny") & (runs["n_train"] == 65536)
+    assert "Fewer pairs of runs than the 3 elsewhere: 2 at 256 images." in study_notes(runs[~left & ~alone])
+
+
 def test_one_model_or_one_size_or_one_chain_is_said() -> None:
     runs = table(falling(3000))
     alone = analyse(runs[runs["model"] == "vit_tiny"], Method(seed=0))["studies"][0]

@@ -95,7 +95,8 @@ def _pair(one: pd.DataFrame, other: pd.DataFrame, unit: Unit, metric: str, image
 
 def _pairs(la: pd.DataFrame, lb: pd.DataFrame) -> "pd.Series[int]":
     """Return how many units have runs of both models, at the sizes where there are any."""
-    counts = (la.notna() & lb.notna()).sum()
+    units, both = la.index.intersection(lb.index), la.columns.intersection(lb.columns)
+    counts = (la.loc[units, both].notna() & lb.loc[units, both].notna()).sum()
     return counts[counts > 0]
 
 

@@ -109,13 +109,11 @@ def _numbers(runs: pd.DataFrame, name: str) -> pd.Series:
 def _check_range(runs: pd.DataFrame, metric: str) -> pd.DataFrame:
     """Return runs with errors that rounding put above one clipped to one."""
     top = 1.0 if metric.endswith("error") else np.inf
-    rounded = (runs[metric] > top) & (runs[metric] <= top + ROUNDING)
-    runs = runs.assign(**{metric: runs[metric].mask(rounded, top)})
     low, high = runs[metric].min(), runs[metric].max()
-    if low < 0 or high > top or np.isinf(high):
+    if low < 0 or high > top + ROUNDING or np.isinf(high):
         hint = "divide percent by 100" if top < high <= 100 else "check the values"
         raise AnalysisError(f"{metric} must be a fraction in (0, {top:g}); got {low:.10g} to {high:.10g}; {hint}")
-    return runs
+    return runs.assign(**{metric: runs[metric].clip(upper=top)})
 
 
 def _clip_zeros(runs: pd.DataFrame, metric: str) -> tuple[pd.DataFrame, list[str]]:
