@@ -68,32 +68,33 @@ def compare_study(study: str, runs: pd.DataFrame, gold: Mapping[str, Any]) -> pd
     rows: list[dict[str, Any]] = []
     for (dataset, model), part in runs.groupby(["dataset", "model"], sort=False):
         base: dict[str, Any] = {"study": study, "dataset": dataset, "model": model, "why": ""}
-        name, family = COPIES.get(str(dataset), str(dataset)), part["family"].iloc[0]
-        near = [entry for entry in gold["published"] if (entry["dataset"], entry["family"]) == (name, family)]
-        same = [base | row for _, size in part.groupby("n_train") if (row := _beside(size, near, gold))]
-        rows += same or [base | {"outcome": NOT, "why": DIFFERENT if near else UNKNOWN}]
-        rows += [base | _below(part, entry) for entry in gold["bounds"] if entry["study"] == study]
+        kind = COPIES.get(str(dataset), str(dataset)), part["family"].iloc[0]
+        near = [entry for entry in gold["published"] if (entry["dataset"], entry["family"]) == kind]
+        accuracies = 1 - part.groupby("n_train")["test_error"].mean()
+        found = []
+        for n, accuracy in accuracies.items():
+            run = part[part["n_train"] == n].iloc[0]
+            far, place = min(((_distance(run, e, gold["same"]), i) for i, e in enumerate(near)), default=(math.inf, 0))
+            if far < math.inf:
+                margin = gold["margin"]["full" if near[place]["full"] else "subset"]
+                low, high = _ends(near[place]["accuracy"])
+                found.append(base | _beside(n, accuracy, low - margin, high + margin, near[place]["source"]))
+        rows += found or [base | {"outcome": NOT, "why": DIFFERENT if near else UNKNOWN}]
+        for entry in gold["bounds"]:
+            if entry["study"] == study:
+                bound, best = entry["accuracy"], accuracies.idxmax()
+                high = bound + 3 * math.sqrt(bound * (1 - bound) / float(part["n_test"].iloc[0]))
+                rows.append(base | _beside(best, accuracies[best], 0.0, high, entry["source"]))
     return pd.DataFrame(rows, columns=COLUMNS).astype({"n_train": "Int64"})
 
 
-def _beside(
-    runs: pd.DataFrame, published: Sequence[Mapping[str, Any]], gold: Mapping[str, Any]
-) -> dict[str, Any] | None:
-    """Return the row that compares a size with the nearest published number of the same conditions, or None."""
-    distances = [(_distance(runs.iloc[0], entry, gold["same"]), place) for place, entry in enumerate(published)]
-    distance, place = min(distances, default=(math.inf, 0))
-    if distance == math.inf:
-        return None
-    entry = published[place]
-    margin = gold["margin"]["full" if entry["full"] else "subset"]
-    low, high = _ends(entry["accuracy"])
-    accuracy = 1 - float(runs["test_error"].mean())
+def _beside(n: Any, accuracy: float, low: float, high: float, source: str) -> dict[str, Any]:
     return {
-        "n_train": int(runs["n_train"].iloc[0]),
+        "n_train": int(n),
         "accuracy": accuracy,
-        "expected": f"{low - margin:.3f} to {high + margin:.3f}",
-        "outcome": "inside" if low - margin <= accuracy <= high + margin else "outside",
-        "source": entry["source"],
+        "expected": f"{low:.3f} to {high:.3f}" if low else f"at most {high:.3f}",
+        "outcome": "inside" if low <= accuracy <= high else "outside",
+        "source": source,
     }
 
 
@@ -102,33 +103,15 @@ def _distance(run: "pd.Series[Any]", entry: Mapping[str, Any], same: Mapping[str
 
     `same` has the largest ratios that count as the same. A source that does not state its budget is never the same.
     """
-    if entry.get("augment", run["augment"]) != run["augment"]:
+    budget = "steps" if entry.get("steps") else "images_seen"
+    if entry.get("augment", run["augment"]) != run["augment"] or entry.get(budget) is None:
         return math.inf
-    far, budget = 0.0, "steps" if entry.get("steps") else "images_seen"
-    for name in ("params", "n_train", budget):
-        if entry.get(name) is None:
-            return math.inf
+    far = 0.0
+    for name, most in (("params", same["params"]), ("n_train", same["n_train"]), (budget, same["budget"])):
         low, high = _ends(entry[name])
         ratio = max(1.0, low / run[name], run[name] / high)
-        if ratio > same.get(name, same["budget"]):
-            return math.inf
-        far += math.log(ratio)
+        far += math.log(ratio) if ratio <= most else math.inf
     return far
-
-
-def _below(runs: pd.DataFrame, entry: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the row that compares the size with the highest mean accuracy with a bound."""
-    mean = 1 - runs.groupby("n_train")["test_error"].mean()
-    best = float(mean.max())
-    bound = entry["accuracy"]
-    spread = 3 * math.sqrt(bound * (1 - bound) / float(runs["n_test"].iloc[0]))
-    return {
-        "n_train": int(str(mean.idxmax())),
-        "accuracy": best,
-        "expected": f"at most {bound + spread:.3f}",
-        "outcome": "inside" if best <= bound + spread else "outside",
-        "source": entry["source"],
-    }
 
 
 def _ends(value: float | Sequence[float]) -> tuple[float, float]:

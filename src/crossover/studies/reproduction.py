@@ -3,12 +3,11 @@
 import random
 import sys
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from rich.console import Console
-from rich.table import Table
 
 from crossover.analysis.estimate import estimate
 from crossover.analysis.verdict import unit_table
@@ -17,14 +16,13 @@ from crossover.fields import Frozen
 from crossover.record import Record, runs_table
 from crossover.report.build import read_study
 from crossover.report.findings import Findings
+from crossover.report.section import Table, columns, terminal_table
 from crossover.store import read_done, write_text
 from crossover.study import study_runs
 from crossover.sweep.launch import do_runs
 
-Outcome = Literal["identical", "within", "outside", "no tolerance"]
 WIDTH = 3.0
 """Standard deviations of the difference within which two runs count as the same."""
-COLUMNS = ["run_id", "model", "n_train", "chain", "published", "repeated", "ratio", "tolerance", "outcome"]
 
 
 class Options(Frozen):
@@ -55,7 +53,7 @@ def main(options: Options, console: Console) -> None:
     table = compare_runs(study.runs, runs_table(records))
     path = Path(options.outputs) / f"{options.study}.csv"
     write_text(path, table.to_csv(index=False, float_format="%.6g"))
-    show(table, console)
+    console.print(terminal_table(shown_runs(table)))
     outside = int(table["outcome"].isin(["outside", "no tolerance"]).sum())
     said = f"identical or within {WIDTH:g} standard deviations of the difference of two seeds"
     print(f"{len(table) - outside} of {len(table)} runs are {said}; {path}")
@@ -81,15 +79,6 @@ def check_same_data(study: Findings, records: list[Record]) -> None:
             )
 
 
-def show(table: Any, console: Console) -> None:
-    shown = Table("model", "training images", "chain", "published", "repeated", "ratio", "allowed", "", box=None)
-    for row in table.itertuples():
-        allowed = "–" if pd.isna(row.tolerance) else f"{1 / row.tolerance:.2f} to {row.tolerance:.2f}"
-        errors = (f"{100 * value:.2f} %" for value in (row.published, row.repeated))
-        shown.add_row(row.model, f"{row.n_train:,}", str(row.chain), *errors, f"{row.ratio:.3f}", allowed, row.outcome)
-    console.print(shown)
-
-
 def compare_runs(published: pd.DataFrame, repeated: pd.DataFrame) -> pd.DataFrame:
     """Return one row per repeated run: both test errors, their ratio, the largest ratio allowed, and the outcome.
 
@@ -97,27 +86,29 @@ def compare_runs(published: pd.DataFrame, repeated: pd.DataFrame) -> pd.DataFram
     seeds: |log ratio| <= WIDTH * sqrt(2) * sd, sd being that of log error between the published chains at this size.
     Without replicates there is no tolerance, and only an identical error is informative.
     """
-    spread: dict[tuple[Any, ...], float] = {}
+    variances: dict[tuple[Any, ...], float] = {}
     for (dataset, model), part in published.groupby(["dataset", "model"]):
         table = unit_table(part, str(model), "test_error")
-        values = estimate(table.columns.to_numpy(float), np.log(table.to_numpy(float)))
-        if values.noise is not None:
-            deviations = np.sqrt(np.diag(values.noise))
-            spread |= {(dataset, model, n): float(sd) for n, sd in zip(table, deviations, strict=True)}
-    known = published.set_index("run_id")["test_error"]
-    rows = []
-    for run in repeated.to_dict("records"):
-        was, now = float(known[run["run_id"]]), float(run["test_error"])
-        sd = spread.get((run["dataset"], run["model"], run["n_train"]))
-        tolerance = None if sd is None else float(np.exp(WIDTH * np.sqrt(2) * sd))
-        row = (run["run_id"], run["model"], run["n_train"], run["chain"], was, now, now / was, tolerance)
-        rows.append((*row, _outcome(was, now, tolerance)))
-    return pd.DataFrame(rows, columns=COLUMNS)
+        noise = estimate(table.columns.to_numpy(float), np.log(table.to_numpy(float))).noise
+        if noise is not None:
+            variances |= {(dataset, model, n): variance for n, variance in zip(table, np.diag(noise), strict=True)}
+    table = repeated[["run_id", "model", "n_train", "chain"]].reset_index(drop=True)
+    table["published"] = table["run_id"].map(published.set_index("run_id")["test_error"])
+    table["repeated"] = repeated["test_error"].to_numpy()
+    ratio = table["ratio"] = table["repeated"] / table["published"]
+    cells = repeated[["dataset", "model", "n_train"]].itertuples(index=False, name=None)
+    widths = WIDTH * np.sqrt([2 * variances.get(cell, np.nan) for cell in cells])
+    table["tolerance"] = np.exp(widths)
+    tests = [table["repeated"] == table["published"], np.isnan(widths), np.log(ratio).abs() <= widths]
+    return table.assign(outcome=np.select(tests, ["identical", "no tolerance", "within"], "outside"))
 
 
-def _outcome(was: float, now: float, tolerance: float | None) -> Outcome:
-    if now == was:
-        return "identical"
-    if tolerance is None:
-        return "no tolerance"
-    return "within" if abs(np.log(now / was)) <= np.log(tolerance) else "outside"
+def shown_runs(table: pd.DataFrame) -> Table:
+    """Return the comparison for the terminal."""
+    heads = (*columns("model", left=1), *columns("training images", "chain", ("published", "%"), ("repeated", "%")))
+    heads += (*columns("ratio", "allowed"), *columns("outcome", left=1))
+    rows = [
+        (*row[1:7], "" if np.isnan(row.tolerance) else f"{1 / row.tolerance:.2f} to {row.tolerance:.2f}", row.outcome)
+        for row in table.itertuples(index=False)
+    ]
+    return Table(caption="", columns=heads, rows=tuple(rows))
