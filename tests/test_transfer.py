@@ -21,7 +21,6 @@ from crossover.report.findings import Findings
 from crossover.studies.target import Reading, fit_reader, read_backbone
 from crossover.studies.transfer import (
     Backbone,
-    Row,
     TransferConfig,
     best_tunings,
     inputs_hash,
@@ -153,7 +152,7 @@ def test_a_reading_belongs_to_its_weights_and_images(tmp_path: Path) -> None:
     assert inputs_hash(run) != first
 
 
-def row(n: int, model: str, chain: int, error: float) -> Row:
+def row(n: int, model: str, chain: int, error: float) -> dict[str, Any]:
     run = small_run(Path("nowhere"), n_train=100, chain=chain, model__name=model)
     moved = run.model_copy(update={"init_from": f"{model}-{n}-{chain}" if n else None})
     reading = Reading("probe", n_target=100, draws=1, test_error=error, val_error=error, penalty=0.1)
@@ -162,7 +161,7 @@ def row(n: int, model: str, chain: int, error: float) -> Row:
 
 def test_table_of_readings_gives_the_verdict_over_n_pretrain(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
-    rows: list[Row] = []
+    rows: list[dict[str, Any]] = []
     records: list[Any] = []
     setting: dict[str, Any] = {"budget": "x", "recipe": "x", "augment": "none"}
     for n in (0, 256, 1024, 4096, 16384):
@@ -172,11 +171,11 @@ def test_table_of_readings_gives_the_verdict_over_n_pretrain(tmp_path: Path) -> 
                 rows.append(row(n, model, chain, error))
                 facts = {"run_id": f"{model}-{n}-{chain}", "dataset": "old", "model": model, "n_train": n}
                 records += [facts | {"chain": chain, "seed": chain, "test_error": 0.9} | setting] if n else []
-    runs = transfer_runs(rows, records, n_test={"new": 500})
+    runs = transfer_runs(pd.DataFrame(rows), records, n_test={"new": 500})
     assert set(runs["n_test"]) == {500}
     assert set(runs["dataset"]) == {"new-probe"}
     assert runs["n_train"].min() == 256
-    assert sorted(runs["test_error"]) == sorted(r.test_error for r in rows if r.n_pretrain)
+    assert sorted(runs["test_error"]) == sorted(r["test_error"] for r in rows if r["n_pretrain"])
     report = write_findings(Findings("t", "make transfer STUDY=t", runs, len(runs)), tmp_path)
     pair = report.result["studies"][0]["pairs"][0]
     assert pair["verdict"] == "crossover"
@@ -225,13 +224,13 @@ def test_transfer_trains_reads_reports_and_is_logged(tmp_path: Path) -> None:
 
 def test_rate_of_finetuning_is_the_one_with_the_lowest_validation_error() -> None:
     run = small_run(Path("nowhere"), n_train=100, init_from="a")
-    done: Any = [
-        (Backbone("new", 256, factor, run), {"val_error": val, "test_error": test})
-        for factor, val, test in ((0.1, 0.4, 0.3), (1.0, 0.3, 0.5), (3.0, 0.35, 0.1))
+    records: list[Any] = [{"val_error": val, "test_error": test} for val, test in ((0.4, 0.3), (0.3, 0.5), (0.35, 0.1))]
+    done = [
+        tuning_row(Backbone("new", 256, factor, run), record)
+        for factor, record in zip((0.1, 1.0, 3.0), records, strict=True)
     ]
-    found = tuning_row(*best_tunings(done)[0])
-    assert len(best_tunings(done)) == 1
-    assert (found.choice, found.test_error, found.protocol) == (1.0, 0.5, "finetune100")
+    (found,) = best_tunings(done)
+    assert (found["choice"], found["test_error"], found["protocol"]) == (1.0, 0.5, "finetune100")
 
 
 def test_published_table_follows_from_the_published_readings() -> None:

@@ -89,20 +89,18 @@ class Options(Frozen):
 
 def main(options: Options, console: Console) -> None:
     """Run the trials that are left, or read recorded ones; write tables, a figure, and a section of a report."""
-    beside = None if options.page is None else sweep_dir(options.outputs, options.page)
-    if beside is not None and not beside.is_dir():
+    beside = sweep_dir(options.outputs, options.page or "")
+    if not beside.is_dir() and options.page is not None:
         raise CrossoverError(f"there is no sweep {options.page} in {options.outputs}; make sweep makes it")
-    recorded = None if options.trials is None else read_trials(options.trials, options.where)
-    trials = make_trials(options, console) if recorded is None else recorded
+    trials = make_trials(options, console) if options.trials is None else read_trials(options.trials, options.where)
     folder = options.output or options.outputs / "recipes" / options.search.name
-    folder.mkdir(parents=True, exist_ok=True)
     tables = {"best-of-k": best_of_k(trials), "chosen": chosen(trials)}
-    for name, table in (tables if recorded is not None else tables | {"trials": trials}).items():
-        write_text(folder / f"{name}.csv", table.to_csv(index=False, float_format="%.6g"))
     save(best_of(tables["best-of-k"]), folder, FIGURE)
+    for name, table in (tables | ({"trials": trials} if options.trials is None else {})).items():
+        write_text(folder / f"{name}.csv", table.to_csv(index=False, float_format="%.6g"))
     console.print(terminal_table(chosen_table(tables["chosen"])))
     print(f"tables and figure: {folder}")
-    if beside is not None:
+    if options.page is not None:
         write_search(trials, beside)
         print(f'make report SWEEP="{options.page}" puts the curves on its page')
 
@@ -120,28 +118,22 @@ def read_trials(path: Path, where: str | None) -> pd.DataFrame:
     try:
         trials = pd.read_csv(path)
         trials = trials if where is None else trials.query(where)
-    except (OSError, ValueError, NameError, SyntaxError) as error:
+        if trials.empty:
+            raise ValueError("it has no such rows")
+        trials[list(NEEDED)]
+    except (OSError, ValueError, NameError, SyntaxError, KeyError) as error:
         raise CrossoverError(
             f"{path} cannot be read as trials ({error}); needed columns: {', '.join(NEEDED)}"
         ) from None
-    missing = [name for name in NEEDED if name not in trials.columns]
-    if missing or trials.empty:
-        raise CrossoverError(f"{path} has no {', '.join(missing) or 'rows'}; needed columns: {', '.join(NEEDED)}")
     return trials
 
 
 def draw_recipes(search: SearchConfig, model: str) -> list[dict[str, float]]:
     """Return rate and decay of every trial: the same points of the unit square for all models, to two digits."""
-    space = search.models[model]
+    ranges = np.array([search.models[model].lr, search.models[model].weight_decay])
     points = np.random.default_rng(search.seed).random((search.trials, 2))
-    spans = {"lr": space.lr, "weight_decay": space.weight_decay}
-    return [
-        {
-            name: float(f"{low * (high / low) ** u:.2g}")
-            for (name, (low, high)), u in zip(spans.items(), point, strict=True)
-        }
-        for point in points
-    ]
+    drawn = ranges[:, 0] * (ranges[:, 1] / ranges[:, 0]) ** points
+    return [{"lr": float(f"{lr:.2g}"), "weight_decay": float(f"{decay:.2g}")} for lr, decay in drawn]
 
 
 def plan_trials(search: SearchConfig, outputs: str) -> list[tuple[int, RunConfig]]:
@@ -195,16 +187,14 @@ def best_of(curves: pd.DataFrame) -> Figure:
     """Return the expected lowest validation error over trials of each model, one panel per n_train."""
     sizes = sorted(curves["n_train"].unique())
     figure, drawn = panels(len(sizes), columns=min(2, len(sizes)))
-    chosen = styles(list(dict.fromkeys(curves["model"])))
+    looks = styles(list(dict.fromkeys(curves["model"])))
     for axes, n in zip(drawn, sizes, strict=True):
         for model, rows in curves[curves["n_train"] == n].groupby("model", sort=False):
-            colour, marker, style = chosen[str(model)]
-            look = {"color": colour, "marker": marker, "linestyle": style, "linewidth": 2}
-            axes.plot(rows["trials"], rows["val_error"], label=str(model), **look)
+            colour, marker, line = looks[str(model)]
+            axes.plot(rows["trials"], rows["val_error"], color=colour, marker=marker, linestyle=line, label=str(model))
+        axes.set(xlabel="trials", ylabel="expected lowest\nvalidation error")
         axes.set_title(f"{n:,} training images", fontsize=10)
-        axes.set_xlabel("trials")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.set_ylabel("expected lowest\nvalidation error")
         axes.yaxis.set_major_formatter(PercentFormatter(1))
         axes.set_ylim(bottom=0)
         axes.legend(frameon=False)
@@ -221,34 +211,31 @@ def chosen(trials: pd.DataFrame) -> pd.DataFrame:
     return best[["model", "n_train", "lr", "weight_decay", "val_error", "lr_at_edge", "weight_decay_at_edge"]]
 
 
-def write_search(trials: pd.DataFrame, directory: Path) -> None:
-    """Write the trials and the figure of their best-of-k curves to the folder of a report."""
-    write_text(directory / NAME, trials.to_csv(index=False, float_format="%.6g"))
-    save(best_of(best_of_k(trials)), directory / "figures", FIGURE)
-    write_section(search_section(trials), directory)
-
-
 def chosen_table(best: pd.DataFrame) -> Table:
     """Return the result of `chosen` as a table for a page."""
-    rows = []
-    for row in best.itertuples(index=False):
-        edges = [word for word, at_edge in (("rate", row.lr_at_edge), ("decay", row.weight_decay_at_edge)) if at_edge]
-        rows.append((*row[:5], ", ".join(edges)))
+    edges = (
+        best["lr_at_edge"].map({True: "rate", False: ""}),
+        best["weight_decay_at_edge"].map({True: "decay", False: ""}),
+    )
+    said = [", ".join(filter(None, words)) for words in zip(*edges, strict=True)]
+    rows = best.iloc[:, :5].assign(edges=said).itertuples(index=False, name=None)
     return Table(caption="The best trial of each model and size", columns=HEADER, rows=tuple(rows))
 
 
-def search_section(trials: pd.DataFrame) -> Section:
-    """Return the section of a report on a search, with its figure."""
+def write_search(trials: pd.DataFrame, directory: Path) -> None:
+    """Write the trials, the figure of their best-of-k curves, and a section on them, to the folder of a report."""
     curves = best_of_k(trials)
-    ends = curves.loc[curves.groupby(["model", "n_train"], sort=False)["trials"].idxmax()]
-    said = "; ".join(f"{model} at {n:,}: {100 * error:.1f} %" for model, n, _, error in ends.itertuples(index=False))
+    write_text(directory / NAME, trials.to_csv(index=False, float_format="%.6g"))
+    save(best_of(curves), directory / "figures", FIGURE)
     count = int(curves["trials"].max())
+    ends = curves[curves["trials"] == count].itertuples(index=False)
+    said = "; ".join(f"{model} at {n:,}: {100 * error:.1f} %" for model, n, _, error in ends)
     drawing = Drawing(
         name=FIGURE,
         alt=f"Expected lowest validation error over trials. After {count}: {said}.",
         caption="Expected lowest validation error of k trials: the mean over all subsets of the trials that were made.",
     )
-    return Section(
+    section = Section(
         name="recipes",
         title="How the recipes were searched",
         after="claims",
@@ -257,3 +244,4 @@ def search_section(trials: pd.DataFrame) -> Section:
         tables=(chosen_table(chosen(trials)),),
         files=(NAME,),
     )
+    write_section(section, directory)

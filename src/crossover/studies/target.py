@@ -1,8 +1,8 @@
 """A target of a transfer study: linear probes of frozen features on it, and photographs it shares with the source."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean, median
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -31,8 +31,7 @@ _CHUNK = 1000
 _LUMINANCE = (0.299, 0.587, 0.114)
 
 
-@dataclass(frozen=True)
-class Reading:
+class Reading(NamedTuple):
     """The result of a linear probe of frozen features; errors are fractions, means over `draws`."""
 
     protocol: str
@@ -82,21 +81,20 @@ def read_backbone(
     x, y = features_of(dataset.images, dataset.labels, taken)
     val = features_of(dataset.images, dataset.labels, dataset.val)
     test = features_of(dataset.test_images, dataset.test_labels, np.arange(len(dataset.test_labels)))
-    whole = fit_reader((x, y), val, test)
-    readings = [_mean("probe", [whole], probe_images)]
+    fitted_to = {"probe": [np.arange(len(y))]}
     for k in shots:
         count = k * len(dataset.classes)
-        rows = [subset(np.arange(len(y)), y.numpy(), n_train=count, chain=draw) for draw in range(draws)]
-        fitted = [fit_reader((x[at], y[at]), val, test) for at in map(torch.from_numpy, rows)]
-        readings.append(_mean(f"{k}shot", fitted, count))
-    return readings, (test[1], whole.predicted)
-
-
-def _mean(protocol: str, fitted: list[Fitted], n_target: int) -> Reading:
-    test, val, penalty = (np.array(column) for column in zip(*(one[:3] for one in fitted), strict=True))
-    return Reading(
-        protocol, n_target, len(fitted), float(test.mean()), float(val.mean()), float(np.median(penalty))
-    )  # fmt: skip
+        fitted_to[f"{k}shot"] = [
+            subset(np.arange(len(y)), y.numpy(), n_train=count, chain=draw) for draw in range(draws)
+        ]
+    readings, predicted = [], []
+    for protocol, parts in fitted_to.items():
+        fitted = [fit_reader((x[part], y[part]), val, test) for part in parts]
+        predicted.append(fitted[0].predicted)
+        errors = (fmean(one[name] for one in fitted) for name in (0, 1))
+        penalty = median(one.penalty for one in fitted)
+        readings.append(Reading(protocol, len(parts[0]), len(parts), *errors, penalty))
+    return readings, (test[1], predicted[0])
 
 
 @torch.inference_mode()

@@ -5,9 +5,8 @@ import itertools
 import json
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pandas as pd
 from hydra.core.hydra_config import HydraConfig
@@ -31,33 +30,15 @@ from crossover.sweep.plan import make_command, named, override, plan_runs, read_
 from crossover.text import tracked
 from crossover.training.run import save_predictions
 
-
-class Row(NamedTuple):
-    """A row of transfer.csv: a backbone evaluated by one protocol on a target; errors are fractions."""
-
-    target: str
-    protocol: str
-    n_target: int
-    model: str
-    n_pretrain: int
-    """0: the untrained network."""
-    chain: int
-    seed: int
-    draws: int
-    test_error: float
-    val_error: float
-    choice: float
-    """The ridge penalty, or the factor of the learning rate, chosen on validation."""
-    init_from: str | None
-
-    @property
-    def dataset(self) -> str:
-        return f"{self.target}-{self.protocol}"
-
-    @property
-    def run_id(self) -> str:
-        """In the table of runs that the report is about."""
-        return f"{self.init_from}/{self.dataset}"
+COLUMNS = (
+    *("target", "protocol", "n_target", "model", "n_pretrain", "chain", "seed", "draws", "test_error", "val_error"),
+    *("choice", "init_from"),
+)
+"""Columns of transfer.csv: a backbone evaluated by a protocol on a target. Errors are fractions, n_pretrain is 0 for an
+untrained network, and `choice` is the ridge penalty, or the factor of the learning rate, chosen on validation."""
+BACKBONE = ["target", "n_target", "model", "n_pretrain", "chain", "seed", "init_from"]
+OF_SOURCE = ("test_loss", "val_loss", "last_val_error", "train_error", "train_loss", "loss_floor", "best_step")
+"""Columns of a table of runs that say nothing of a target."""
 
 
 class FineTuning(Frozen):
@@ -77,7 +58,7 @@ class TransferConfig(Frozen):
     name: str = Field(pattern=r"^[A-Za-z0-9_.-]+$")
     source: str
     """A sweep of conf/sweep: its n_train are the n_pretrain here."""
-    targets: dict[str, dict[str, object]] = Field(min_length=1)
+    targets: dict[str, dict[str, Any]] = Field(min_length=1)
     """Name to overrides of conf/train.yaml that give its data."""
     probe_images: int = Field(ge=2)
     """Images of the target that the linear probe is fitted to; few-shot draws are taken from them."""
@@ -127,31 +108,29 @@ def main(options: Options, console: Console) -> None:
     do_runs(source, console, parallel=options.parallel)
     records = read_done(source)
     directory = sweep_dir(outputs, transfer.name)
-    rows, predictions = read_all(transfer, source, directory / "readings", console)
+    rows = read_all(transfer, source, directory / "readings", console)
     tunings = plan_backbones(transfer, whole, transfer.finetune)
     console.print(f"fine-tuning: {len(tunings)} runs", highlight=False)
     tuned = [backbone.run for backbone in tunings]
     do_runs(tuned, console, parallel=options.parallel)
-    for backbone, record in best_tunings(zip(tunings, read_done(tuned), strict=True)):
-        rows.append(tuning_row(backbone, record))
-        if backbone.n_pretrain:
-            predictions[rows[-1].run_id] = backbone.run.run_dir / "predictions.npz"
-    table = pd.DataFrame(rows, columns=Row._fields)
-    write_text(directory / "transfer.csv", table.to_csv(index=False, float_format="%.6g"))
+    rows += best_tunings(tuning_row(*pair) for pair in zip(tunings, read_done(tuned), strict=True))
+    table = pd.DataFrame(rows)
+    write_text(directory / "transfer.csv", table[list(COLUMNS)].to_csv(index=False, float_format="%.6g"))
     moved = {backbone.target: backbone.run for backbone in plan_readings(transfer, source[:1])}
     targets = {target: open_data(run) for target, run in moved.items()}
     sentences = (*READINGS.sentences, *overlaps(source[0], moved.values()))
     write_section(READINGS.model_copy(update={"sentences": sentences}), directory)
     write_plan(directory, transfer.name, _command(), [*source, *tuned])
-    runs = transfer_runs(rows, records, n_test={name: len(data.test_labels) for name, data in targets.items()})
+    runs = transfer_runs(table, records, n_test={name: len(data.test_labels) for name, data in targets.items()})
+    saved = table.loc[table["n_pretrain"] > 0, "predictions"]
     findings = Findings(
         transfer.name,
         _command(),
         runs,
         planned=len(runs),
         conditions=environment(records),
-        predictions=read_predictions(predictions),
-        names={row.dataset: targets[row.target].classes for row in rows},
+        predictions=read_predictions({k: p for k, p in zip(runs["run_id"], saved, strict=True) if p is not None}),
+        names={f"{row.target}-{row.protocol}": targets[row.target].classes for row in table.itertuples()},
     )
     pack_predictions(findings, directory)
     report = write_findings(findings, directory, seed=options.seed)
@@ -168,10 +147,9 @@ def _command() -> str:
 
 def read_all(
     transfer: TransferConfig, source: Sequence[RunConfig], folder: Path, console: Console
-) -> tuple[list[Row], dict[str, Path]]:
-    """Return the rows of all probes, and the predictions of those of trained backbones; `folder` keeps them."""
-    rows: list[Row] = []
-    predictions: dict[str, Path] = {}
+) -> list[dict[str, Any]]:
+    """Return the rows of all probes; `folder` keeps them."""
+    rows: list[dict[str, Any]] = []
     planned = plan_readings(transfer, source)
     check_data([backbone.run for backbone in planned], console)
     protocols = f"{transfer.draws}x{'-'.join(map(str, transfer.shots))}"
@@ -184,11 +162,10 @@ def read_all(
                 backbone.run, probe_images=transfer.probe_images, shots=transfer.shots, draws=transfer.draws
             )
             save_predictions(saved, *(part.numpy() for part in test))
-            write_json(path, [asdict(reading) for reading in readings])
-        found = [reading_row(backbone, Reading(**reading)) for reading in json.loads(path.read_text())]
-        predictions |= {row.run_id: saved for row in found if row.protocol == "probe" and row.n_pretrain}
-        rows += found
-    return rows, predictions
+            write_json(path, [reading._asdict() for reading in readings])
+        for reading in (Reading(**values) for values in json.loads(path.read_text())):
+            rows.append(reading_row(backbone, reading, saved if reading.protocol == "probe" else None))
+    return rows
 
 
 def inputs_hash(run: RunConfig) -> str:
@@ -240,47 +217,51 @@ def plan_backbones(transfer: TransferConfig, source: Sequence[RunConfig], tuning
     return planned
 
 
-def reading_row(backbone: Backbone, reading: Reading) -> Row:
-    """Return the row of one probe of a backbone."""
-    target, n_pretrain, _, run = backbone
-    return Row(
-        target, reading.protocol, reading.n_target, run.model.name, n_pretrain, run.chain, run.seed, reading.draws,
-        reading.test_error, reading.val_error, reading.penalty, run.init_from,
-    )  # fmt: skip
+def reading_row(backbone: Backbone, reading: Reading, predictions: Path | None = None) -> dict[str, Any]:
+    """Return a row with COLUMNS, and the file of its predictions."""
+    run = backbone.run
+    return reading._asdict() | {
+        "target": backbone.target,
+        "model": run.model.name,
+        "n_pretrain": backbone.n_pretrain,
+        "chain": run.chain,
+        "seed": run.seed,
+        "choice": reading.penalty,
+        "init_from": run.init_from,
+        "predictions": predictions,
+    }
 
 
-def best_tunings(done: Iterable[tuple[Backbone, Record]]) -> list[tuple[Backbone, Record]]:
-    """Return, for each target, size and backbone, the run whose rate has the lowest validation error."""
-    best: dict[tuple[object, ...], tuple[Backbone, Record]] = {}
-    for backbone, record in done:
-        run = backbone.run
-        key = (backbone.target, run.n_train, run.model.name, backbone.n_pretrain, run.chain, run.seed, run.init_from)
-        if key not in best or record["val_error"] < best[key][1]["val_error"]:
-            best[key] = backbone, record
+def tuning_row(backbone: Backbone, record: Record) -> dict[str, Any]:
+    """Return the row of a fine-tuning of a backbone."""
+    n, errors = backbone.run.n_train, (record["test_error"], record["val_error"])
+    reading = Reading(f"finetune{n}", n, 1, *errors, penalty=backbone.factor)
+    return reading_row(backbone, reading, backbone.run.run_dir / "predictions.npz")
+
+
+def best_tunings(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return, for each target, size and backbone, the row of the rate with the lowest validation error."""
+    best: dict[tuple[object, ...], dict[str, Any]] = {}
+    for row in rows:
+        key = tuple(row[name] for name in BACKBONE)
+        if key not in best or row["val_error"] < best[key]["val_error"]:
+            best[key] = row
     return list(best.values())
 
 
-def tuning_row(backbone: Backbone, record: Record) -> Row:
-    """Return the row of a fine-tuning of a backbone."""
-    n, errors = backbone.run.n_train, (record["test_error"], record["val_error"])
-    return reading_row(backbone, Reading(f"finetune{n}", n, 1, *errors, penalty=backbone.factor))
-
-
-def transfer_runs(rows: Sequence[Row], records: Sequence[Record], n_test: Mapping[str, int]) -> pd.DataFrame:
+def transfer_runs(table: pd.DataFrame, records: Sequence[Record], n_test: Mapping[str, int]) -> pd.DataFrame:
     """Return the rows as a table of runs: n_pretrain as n_train, target and protocol as the dataset.
 
     Costs are those of the pre-training; `n_test` counts the test images of each target. Rows of untrained backbones are
     left out: their n_pretrain has no logarithm.
     """
-    source = runs_table(records).set_index("run_id", drop=False)
-    trained = [row for row in rows if row.n_pretrain > 0]
-    runs = source.loc[[row.init_from for row in trained]].reset_index(drop=True)
-    runs["run_id"], runs["dataset"] = [row.run_id for row in trained], [row.dataset for row in trained]
-    for name in ("test_error", "val_error"):
-        runs[name] = [getattr(row, name) for row in trained]
-    runs["n_test"] = [n_test[row.target] for row in trained]
-    of_source = ("test_loss", "val_loss", "last_val_error", "train_error", "train_loss", "loss_floor", "best_step")
-    return runs.drop(columns=list(of_source))
+    trained = table[table["n_pretrain"] > 0].reset_index(drop=True)
+    runs = runs_table(records).set_index("run_id").loc[trained["init_from"]].reset_index()
+    dataset = trained["target"] + "-" + trained["protocol"]
+    runs = runs.assign(
+        run_id=trained["init_from"] + "/" + dataset, dataset=dataset, **trained[["test_error", "val_error"]]
+    )
+    return runs.assign(n_test=trained["target"].map(n_test)).drop(columns=list(OF_SOURCE))
 
 
 READINGS = Section(
