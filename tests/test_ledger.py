@@ -20,7 +20,7 @@ from crossover.studies.claims.study import operation_measures
 from crossover.studies.probes import study as probing
 from crossover.studies.probes.equivariance import patch_order
 from crossover.studies.probes.networks import load_run
-from crossover.studies.probes.study import compare_networks, dense_ratio, probe_table, world_of
+from crossover.studies.probes.study import compare_networks, dense_ratio, place_of, probe_table
 from crossover.training.run import execute
 from tests.networks import images, tiny, tiny_resnet
 from tests.worlds import VIT, small_run
@@ -36,7 +36,7 @@ def _here(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_worlds_have_names_that_tell_their_cues_and_their_permutation(tmp_path: Path) -> None:
     def world(**changes: Any) -> str:
-        return world_of(small_run(tmp_path, **changes))
+        return str(place_of(small_run(tmp_path, **changes))["world"])
 
     assert world() == "cues"
     assert world(data__alpha=0) == "cues-local"

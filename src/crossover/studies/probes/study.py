@@ -99,18 +99,16 @@ def probe_table(run_dirs: Sequence[Path], parallel: int | None) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True) if run_dirs else parts[0]
 
 
-def world_of(run: RunConfig) -> str:
-    """Return the name of a run's world: its dataset, with `-local` or `-global` where only that cue is present."""
-    if not isinstance(run.data, CuesData):
-        return run.dataset
-    alone = "-local" if run.data.alpha == 0 else "-global" if run.data.beta == 0 else ""
-    return f"{run.data.name}{alone}{run.data.permute.suffix}"
-
-
 def place_of(run: RunConfig) -> dict[str, str | int]:
-    """Return the values of a run by which a rule of the ledger selects it."""
-    facts: dict[str, str | int] = {"world": world_of(run), "augment": run.augment.name, "model": run.model.name}
-    return facts | {"n_train": run.n_train}
+    """Return the values of a run by which a rule of the ledger selects it.
+
+    The world is its dataset, with `-local` or `-global` where only that cue is present.
+    """
+    world = run.dataset
+    if isinstance(run.data, CuesData):
+        alone = "-local" if run.data.alpha == 0 else "-global" if run.data.beta == 0 else ""
+        world = f"{run.data.name}{alone}{run.data.permute.suffix}"
+    return {"world": world, "augment": run.augment.name, "model": run.model.name, "n_train": run.n_train}
 
 
 def probe_run(run_dir: Path) -> None:
@@ -192,36 +190,24 @@ class Options(Frozen):
 
 
 def main(options: Options, console: Console) -> None:
-    """Write the table of probes of the sweep `name`, and its section."""
-    path = options.output or sweep_dir(options.outputs, options.name) / NAME
-    table = _probe_sweep(options)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_text(path, table.to_csv(index=False, float_format="%.6g", na_rep="NaN"))
-    console.print(terminal_table(_over_runs(table)))
-    print(f"table: {path}")
-    if path.name == NAME:
-        write_section(probe_section(table), path.parent)
-        print("make report puts it on the sweep's page")
-
-
-def _probe_sweep(options: Options) -> pd.DataFrame:
-    """Return the probes of the runs of a sweep that are done."""
+    """Write the table of probes of the runs of the sweep `name` that are done, and its section."""
     sweep = read_sweep(options.outputs, options.name)
     if not sweep.records:
         raise CrossoverError(f"no run of sweep {sweep.name} is done; run {sweep.command} first")
     if len(sweep.records) < len(sweep.planned):
         print(f"{len(sweep.records)} of {len(sweep.planned)} runs are done and are probed")
     folders = [options.outputs / "runs" / record["run_id"] for record in sweep.records]
-    return probe_table(folders, options.parallel)
-
-
-def _over_runs(table: pd.DataFrame) -> Table:
-    """Return the means over runs of the measures of whole networks."""
-    numbers = ["value", "untrained", "analytic"]
-    means = table[table["layer"] == ""].groupby(["model", "probe"], sort=False)[numbers].mean()
-    rows = tuple((model, _words(probe), *row) for (model, probe), *row in means.itertuples(name=None))
-    titles = columns("model", "measure", "value", "untrained", "without learning", left=2)
-    return Table(caption="means over runs", columns=titles, rows=rows)
+    table = probe_table(folders, options.parallel)
+    section = probe_section(table)
+    path = options.output or sweep_dir(options.outputs, options.name) / NAME
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, table.to_csv(index=False, float_format="%.6g", na_rep="NaN"))
+    for part in section.parts:
+        console.print(terminal_table(part.tables[0]))
+    print(f"table: {path}")
+    if path.name == NAME:
+        write_section(section, path.parent)
+        print("make report puts it on the sweep's page")
 
 
 def probe_section(table: pd.DataFrame) -> Section:
@@ -234,20 +220,16 @@ def probe_section(table: pd.DataFrame) -> Section:
 
 
 def _means(table: pd.DataFrame) -> Table:
-    sizes = sorted(table["n_train"].unique())
-    order = {name: i for i, name in enumerate(dict.fromkeys(table["probe"]))}
-    means = table.groupby([*KEYS, "n_train"], sort=False)["value"].agg(["mean", "std"])
-    cells = {key: _cell(*numbers) for key, numbers in zip(means.index, means.to_numpy(), strict=True)}
-    start = table.groupby(KEYS, sort=False)[["untrained", "analytic"]].mean()
-    rows: list[tuple[Cell, ...]] = [
-        (_words(key[0]), *key[1:], *(_cell(value) for value in start.loc[key]), *(cells.get((*key, n)) for n in sizes))
-        for key in sorted(start.index, key=lambda key: order[key[0]])
-    ]
+    sizes, order = sorted(table["n_train"].unique()), list(dict.fromkeys(table["probe"]))
+    rows: list[tuple[Cell, ...]] = []
+    for (probe, *place), part in table.groupby(KEYS, sort=False):
+        values = dict(iter(part.groupby("n_train")["value"]))
+        start = (_cell(part[name].mean()) for name in ("untrained", "analytic"))
+        cells = (_cell(values[n].mean(), values[n].std()) if n in values else None for n in sizes)
+        rows.append((probe, *place, *start, *cells))
+    rows.sort(key=lambda row: order.index(row[0]))
+    rows = [(WORDS.get(str(probe)) or title(str(probe)), *cells) for probe, *cells in rows]
     return Table(caption="", columns=columns(*HEADER, *(f"{n:,}" for n in sizes), left=3), rows=tuple(rows))
-
-
-def _words(probe: str) -> str:
-    return WORDS.get(probe) or title(probe)
 
 
 def _cell(mean: float, deviation: float = float("nan")) -> str | None:
