@@ -1,6 +1,7 @@
 """Trained networks, the images to probe them with, and their feature maps: one format for timm's ResNets and ViTs."""
 
 import copy
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -114,13 +115,10 @@ def feature_maps(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
     names = list(layer_strides(model))
     found: dict[str, Tensor] = {}
 
-    def keep(name: str) -> Any:
-        def hook(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
-            found[name] = as_map(model, output)
+    def keep(name: str, _module: nn.Module, _inputs: Any, output: Tensor) -> None:
+        found[name] = as_map(model, output)
 
-        return hook
-
-    handles = [model.get_submodule(name).register_forward_hook(keep(name)) for name in names]
+    handles = [model.get_submodule(name).register_forward_hook(partial(keep, name)) for name in names]
     try:
         model(images)
     finally:
