@@ -23,9 +23,9 @@ from benchmarks import idiomatic, race
 from benchmarks.timm_script import run_script
 from crossover.config import RunConfig
 from crossover.data.cache import open_dataset
+from crossover.data.loader import Images, TrainBatches
 from crossover.data.subsets import subset
 from crossover.training import module
-from crossover.training.epochs import RunData
 from crossover.training.machine import forget_peaks, peak_rss_bytes, resolve_device, resolve_precision, tune_allocator
 from crossover.training.models import build_model, forward_flops
 from crossover.training.run import execute
@@ -135,7 +135,8 @@ def _plain(run: RunConfig, window: Window) -> None:
     recipe, device = run.recipe, window.device
     dataset = open_dataset(run.data, Path(run.machine.data_dir))
     indices = subset(dataset.pool, dataset.labels, n_train=run.n_train, chain=run.chain)
-    batches = RunData(run, dataset, indices, device=device).training
+    images = Images(dataset, indices, device, run.machine.resident_gb)
+    batches = TrainBatches(images, run.augment, batch_size=recipe.batch_size, seed=run.seed)
     network = build_model(run.model, image_size=run.data.image_size, classes=len(dataset.classes)).train()
     network = network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = module.make_optimizer(network, recipe)

@@ -52,8 +52,8 @@ def test_the_block_for_notebooks_loads_a_trained_network(tmp_path: Path, monkeyp
     monkeypatch.chdir(tmp_path)
     exec(block.replace("RUN_ID", run.run_id), names)
     dataset = open_dataset(run.data, tmp_path / "data")
-    test = Images(dataset.test_images, dataset.test_labels, np.arange(200), torch.device("cpu"), float("inf"))
-    measured = running.evaluate(names["model"], EvalBatches(test, dataset, batch_size=100), "fp32")
+    test = Images(dataset, np.arange(200), torch.device("cpu"), float("inf"), test=True)
+    measured = running.evaluate(names["model"], EvalBatches(test, batch_size=100), "fp32")
     assert measured.error == record["test_error"]
     with safe_open(run.run_dir / "weights.safetensors", "pt") as saved:
         assert ModelConfig.model_validate_json(saved.metadata()["model"]) == run.model

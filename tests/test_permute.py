@@ -22,7 +22,6 @@ from crossover.data.subsets import pixel_order
 from crossover.fields import ModelConfig, PermuteConfig
 from crossover.training.models import build_model
 from crossover.training.module import Classifier
-from crossover.training.step import Update
 from tests.worlds import VIT, small_run
 
 CPU = torch.device("cpu")
@@ -59,9 +58,9 @@ def test_batches_are_the_plain_ones_permuted_after_augmentation_and_the_cache_is
     augment = plain.augment.model_copy(update={"crop": 2})
     batches = []
     for dataset in datasets:
-        images = Images(dataset.images, dataset.labels, dataset.pool, CPU, 1e9)
-        train = TrainBatches(images, dataset, augment, batch_size=8, seed=0).at(3)[0]
-        batches.append((train, next(iter(EvalBatches(images, dataset, batch_size=8)))[0]))
+        images = Images(dataset, dataset.pool, CPU, 1e9)
+        train = TrainBatches(images, augment, batch_size=8, seed=0).at(3)[0]
+        batches.append((train, next(iter(EvalBatches(images, batch_size=8)))[0]))
     for before, after in zip(*batches, strict=True):
         torch.testing.assert_close(after, expected.permute(before), rtol=0, atol=0)
         assert not torch.equal(after, before)
@@ -91,19 +90,20 @@ def build(run: RunConfig, seed: int = 0) -> Any:
 def losses(run: RunConfig, network: Any, folder: Path, steps: int = 12) -> np.ndarray:
     """Return the summed loss after each of some steps of a run, and then the validation loss, computed in float64."""
     dataset = open_dataset(run.data, folder)
-    images = Images(dataset.images, dataset.labels, dataset.pool[: run.n_train], CPU, 1e9)
-    batches = TrainBatches(images, dataset, run.augment, batch_size=run.recipe.batch_size, seed=run.seed)
+    images = Images(dataset, dataset.pool[: run.n_train], CPU, 1e9)
+    batches = TrainBatches(images, run.augment, batch_size=run.recipe.batch_size, seed=run.seed)
     module = Classifier(network.double(), run.recipe, batches, total_steps=steps)
-    sums = torch.zeros(3, dtype=torch.float64)
-    update = Update(network, module.configure_optimizers(), run.recipe, sums, bf16=False, backward=Tensor.backward)
+    module.configure_optimizers()
+    module._train = torch.zeros(3, dtype=torch.float64)
+    module.manual_backward = Tensor.backward  # type: ignore[assignment]
     found = []
     for step in range(steps):
         x, target = batches.at(step)
-        update(x.double(), target)
-        found.append(float(sums[0]))
-    held_out = Images(dataset.images, dataset.labels, dataset.val, CPU, 1e9)
+        module.update(network, x.double(), target)
+        found.append(float(module._train[0]))
+    held_out = Images(dataset, dataset.val, CPU, 1e9)
     with torch.no_grad():
-        for x, target in EvalBatches(held_out, dataset, batch_size=100):
+        for x, target in EvalBatches(held_out, batch_size=100):
             found.append(float(cross_entropy(network.eval()(x.double()), target)))
     return np.array(found)
 

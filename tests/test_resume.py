@@ -160,7 +160,7 @@ def test_processes_of_a_run_ask_each_other_every_ten_steps_alone(tmp_path: Path)
         return stop
 
     strategy = SimpleNamespace(reduce_boolean_decision=reduce_boolean_decision)
-    point = ResumePoint(tmp_path / "last.ckpt", [0, 20, 50], threading.Event())
+    point = ResumePoint(tmp_path / "last.ckpt", [0, 20, 50], threading.Event(), {})
     trainer: Any = SimpleNamespace(world_size=2, strategy=strategy)
     for module.step in range(1, 41):
         point.on_train_batch_end(trainer, module)

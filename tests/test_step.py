@@ -1,6 +1,5 @@
 """The step of every engine is the arithmetic of a plain PyTorch loop."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,7 +17,7 @@ from crossover.training.machine import resolve_engine
 from crossover.training.models import build_model
 from crossover.training.module import weight_decay_groups
 from crossover.training.run import execute
-from crossover.training.step import WARM_UP, Captured, CudaGraph
+from crossover.training.step import WARM_UP, Captured, Function
 from tests.worlds import VIT, results, small_run
 
 CPU = torch.device("cpu")
@@ -34,8 +33,7 @@ def plain_losses(run: RunConfig, *, bf16: bool) -> list[float]:
     dataset = open_dataset(run.data, Path(run.machine.data_dir))
     indices = subset(dataset.pool, dataset.labels, n_train=run.n_train, chain=run.chain)
     batches = TrainBatches(
-        Images(dataset.images, dataset.labels, indices, CPU, 1e9),
-        dataset,
+        Images(dataset, indices, CPU, 1e9),
         run.augment,
         batch_size=run.recipe.batch_size,
         seed=run.seed,
@@ -83,34 +81,33 @@ def test_chunks_do_not_change_a_bf16_run_with_dropout(tmp_path: Path, monkeypatc
     assert results(execute(small_run(tmp_path / "b", **changes))) == results(whole)
 
 
-class Recorded:
-    """Stands for a CUDA graph: keeps what was captured, and runs it at each replay."""
+class Recorded(Captured):
+    """A CUDA graph on a CPU: keeps the function that is captured, and runs it at each replay."""
 
-    def __init__(self) -> None:
+    def __init__(self, function: Function) -> None:
+        self._function, self._calls, self._graph = function, 0, cast(Any, self)
         self.log: list[str] = []
 
-    def warm_up(self, function: Callable[[], None]) -> None:
+    def warm_up(self, *given: Tensor) -> None:
         self.log.append("eager")
-        function()
+        self._function(*given)
 
-    def capture(self, function: Callable[[], None]) -> None:
+    def capture(self) -> None:
         self.log.append("capture")
-        self.captured = function
 
     def replay(self) -> None:
         self.log.append("replay")
-        self.captured()
+        self._function(*self._inputs)
 
 
 def test_a_captured_function_sees_every_input_once() -> None:
     seen: list[tuple[Tensor, Tensor]] = []
-    graph = Recorded()
-    captured = Captured(lambda a, b: seen.append((a.clone(), b.clone())), cast(CudaGraph, graph))
+    captured = Recorded(lambda a, b: seen.append((a.clone(), b.clone())))
     inputs = [(torch.full((4,), float(i)), torch.full((4,), i)) for i in range(WARM_UP + 3)]
     for first, second in inputs:
         captured(first, second)
     torch.testing.assert_close(seen, inputs, rtol=0, atol=0)
-    assert graph.log == ["eager"] * WARM_UP + ["capture"] + ["replay"] * 3
+    assert captured.log == ["eager"] * WARM_UP + ["capture"] + ["replay"] * 3
 
 
 def test_a_graph_without_a_gpu_is_refused(tmp_path: Path) -> None:

@@ -180,13 +180,13 @@ def _changed(run: RunConfig, dataset: Dataset, indices: np.ndarray) -> list[np.n
 
     from crossover.data.loader import Images, TrainBatches
 
-    images = Images(dataset.images, dataset.labels, indices, torch.device("cpu"), resident_bytes=2**30)
-    batches = TrainBatches(images, dataset, run.augment, batch_size=len(indices), seed=run.seed)
+    images = Images(dataset, indices, torch.device("cpu"), resident_gb=1)
+    batches = TrainBatches(images, run.augment, batch_size=len(indices), seed=run.seed)
     rows = []
     for step in range(STEPS):
         batches.seed_step(step)
         x, _ = batches.augment(*images.take(np.arange(len(indices))))
-        rows.append(batches.normalise.pixels(x).numpy())
+        rows.append(images.normalise.pixels(x).numpy())
     return rows
 
 

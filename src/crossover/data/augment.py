@@ -17,6 +17,7 @@ from crossover.fields import AugmentConfig
 
 TRIES = 10
 """Tries to draw a rectangle that fits, as in torchvision."""
+Pair = tuple[float, float]
 EACH = -1
 """Stands for the images in a shape."""
 Change = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -101,13 +102,7 @@ def resized_crop(images: Tensor, min_area: float, draws: Draws) -> Tensor:
     return x.view(count, size, size, 3).round().to(torch.uint8)
 
 
-def rectangles(
-    draws: Draws,
-    shape: tuple[int, int],
-    areas: tuple[float, float],
-    ratios: tuple[float, float],
-    largest: tuple[int, int],
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+def rectangles(draws: Draws, shape: Pair, areas: Pair, ratios: Pair, largest: Pair) -> tuple[Tensor, ...]:
     """Return top, left, height and width of a random rectangle for each image, and whether any of the tries fits.
 
     `areas` are shares of the image, `ratios` of height to width (log-uniform); none is larger than `largest`.

@@ -16,7 +16,7 @@ from crossover.fields import AugmentConfig
 Batch = tuple[Tensor, Tensor]
 """Images and labels or targets."""
 _ORDER_STREAM, _AUGMENT_STREAM = 0, 1
-CPU_RESIDENT_BYTES = 4e9
+CPU_RESIDENT_GB = 4
 FREE_SHARE = 0.25
 """Share of the free memory for one set of images: a run holds up to three, and other runs need some too."""
 
@@ -40,23 +40,45 @@ def _pass(seed: int, n: int, number: int) -> np.ndarray:
     return np.random.default_rng([seed, _ORDER_STREAM, number]).permutation(n)
 
 
+class Normaliser:
+    """From pixel values to network inputs, and back; `mean` and `std` are of pixel values in 0..1.
+
+    `order` is the permutation of pixels of the dataset, None for none.
+    """
+
+    def __init__(self, mean: Tensor, std: Tensor, order: Tensor | None = None) -> None:
+        self.mean, self.std, self.order = mean, std, order
+        self._scale, self._shift = 1 / (255 * std), -mean / std
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Return (images / 255 - mean) / std as float32 (B, 3, H, W), channels last, of uint8 (B, H, W, 3)."""
+        return torch.addcmul(self._shift, images.to(torch.float32), self._scale).permute(0, 3, 1, 2)
+
+    def pixels(self, x: Tensor) -> Tensor:
+        """Return normalised images as uint8 (B, H, W, 3), rounded."""
+        return (255 * (x.permute(0, 2, 3, 1).float() * self.std + self.mean)).round().clamp(0, 255).to(torch.uint8)
+
+    def permute(self, x: Tensor) -> Tensor:
+        """Return images (B, C, H, W), channels last, with their pixels in the dataset's order."""
+        if self.order is None:
+            return x
+        return x.flatten(2)[:, :, self.order].reshape(x.shape).contiguous(memory_format=torch.channels_last)
+
+
 class Images:
     """Some images of a dataset, with their labels: in device memory when they fit, else read from the memory map."""
 
     def __init__(
-        self,
-        images: np.ndarray,
-        labels: np.ndarray,
-        indices: np.ndarray,
-        device: torch.device,
-        resident_bytes: float | None,
+        self, dataset: Dataset, indices: np.ndarray, device: torch.device, resident_gb: float | None, test: bool = False
     ) -> None:
-        self.device, self.indices = device, indices
+        self.dataset, self.device, self.indices = dataset, device, indices
+        source, labels = (dataset.test_images, dataset.test_labels) if test else (dataset.images, dataset.labels)
         self.labels = torch.from_numpy(labels[indices]).to(device)
-        self._source: np.ndarray | Tensor = images
-        self.resident = len(indices) * math.prod(images.shape[1:]) <= resident_limit(resident_bytes, device)
-        if self.resident:
-            self._source = torch.from_numpy(images[indices]).to(device)
+        self.resident = len(indices) * math.prod(source.shape[1:]) <= resident_limit(resident_gb, device)
+        self._source = torch.from_numpy(source[indices]).to(device) if self.resident else source
+        mean, std = (torch.tensor(x, dtype=torch.float32, device=device) for x in (dataset.mean, dataset.std))
+        order = None if dataset.order is None else torch.from_numpy(dataset.order).to(device)
+        self.normalise = Normaliser(mean, std, order)
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -75,11 +97,11 @@ class Images:
         return sent.to(self.device, non_blocking=True)
 
 
-def resident_limit(asked: float | None, device: torch.device) -> float:
+def resident_limit(resident_gb: float | None, device: torch.device) -> float:
     """Return how many bytes one set of images may take; by default, what the device has room for."""
-    if asked is None:
-        asked = math.inf if device.type == "cuda" else CPU_RESIDENT_BYTES
-    return min(asked, FREE_SHARE * free_bytes(device))
+    if resident_gb is None:
+        resident_gb = math.inf if device.type == "cuda" else CPU_RESIDENT_GB
+    return min(resident_gb * 1e9, FREE_SHARE * free_bytes(device))
 
 
 def free_bytes(device: torch.device) -> int:
@@ -91,36 +113,6 @@ def free_bytes(device: torch.device) -> int:
         return int(lines["MemAvailable"].split()[0]) * 1024
     except (OSError, KeyError):  # not Linux: only machine.resident_gb limits
         return 2**63
-
-
-class Normaliser:
-    """From pixel values to network inputs, and back; `mean` and `std` are of pixel values in 0..1.
-
-    `order` is the permutation of pixels of the dataset, None for none.
-    """
-
-    def __init__(self, mean: Tensor, std: Tensor, order: Tensor | None = None) -> None:
-        self.mean, self.std, self.order = mean, std, order
-        self._scale, self._shift = 1 / (255 * std), -mean / std
-
-    @classmethod
-    def of(cls, dataset: Dataset, device: torch.device) -> "Normaliser":
-        mean, std = (torch.tensor(x, dtype=torch.float32, device=device) for x in (dataset.mean, dataset.std))
-        return cls(mean, std, None if dataset.order is None else torch.from_numpy(dataset.order).to(device))
-
-    def __call__(self, images: Tensor) -> Tensor:
-        """Return (images / 255 - mean) / std as float32 (B, 3, H, W), channels last, of uint8 (B, H, W, 3)."""
-        return torch.addcmul(self._shift, images.to(torch.float32), self._scale).permute(0, 3, 1, 2)
-
-    def pixels(self, x: Tensor) -> Tensor:
-        """Return normalised images as uint8 (B, H, W, 3), rounded."""
-        return (255 * (x.permute(0, 2, 3, 1).float() * self.std + self.mean)).round().clamp(0, 255).to(torch.uint8)
-
-    def permute(self, x: Tensor) -> Tensor:
-        """Return images (B, C, H, W), channels last, with their pixels in the dataset's order."""
-        if self.order is None:
-            return x
-        return x.flatten(2)[:, :, self.order].reshape(x.shape).contiguous(memory_format=torch.channels_last)
 
 
 def augment(
@@ -153,18 +145,9 @@ class TrainBatches:
     """
 
     def __init__(
-        self,
-        images: Images,
-        dataset: Dataset,
-        config: AugmentConfig,
-        *,
-        batch_size: int,
-        seed: int,
-        rows: slice = slice(None),
+        self, images: Images, config: AugmentConfig, *, batch_size: int, seed: int, rows: slice = slice(None)
     ) -> None:
         self.images, self.config, self.batch_size, self.seed = images, config, batch_size, seed
-        self.classes = len(dataset.classes)
-        self.normalise = Normaliser.of(dataset, images.device)
         self.generator = torch.Generator(images.device)
         own = np.arange(batch_size)[rows]
         shared = len(own) < batch_size
@@ -184,9 +167,10 @@ class TrainBatches:
 
     def augment(self, images: Tensor, labels: Tensor) -> Batch:
         """Return float32 (B, 3, H, W), channels last, and the targets."""
-        draws = Draws(self.generator, self.batch_size, self._rows)
-        x, targets = augment(images, labels, self.config, classes=self.classes, normalise=self.normalise, draws=draws)
-        return self.normalise.permute(x[self._lead :]), targets[self._lead :]
+        draws, normalise = Draws(self.generator, self.batch_size, self._rows), self.images.normalise
+        classes = len(self.images.dataset.classes)
+        x, targets = augment(images, labels, self.config, classes=classes, normalise=normalise, draws=draws)
+        return normalise.permute(x[self._lead :]), targets[self._lead :]
 
     def at(self, step: int) -> Batch:
         """Return the augmented batch of `step`."""
@@ -200,8 +184,8 @@ class EvalBatches:
     With `share = (rank, processes)`, each process takes every processes-th batch.
     """
 
-    def __init__(self, images: Images, dataset: Dataset, *, batch_size: int, share: tuple[int, int] = (0, 1)) -> None:
-        self.images, self.batch_size, self.normalise = images, batch_size, Normaliser.of(dataset, images.device)
+    def __init__(self, images: Images, *, batch_size: int, share: tuple[int, int] = (0, 1)) -> None:
+        self.images, self.batch_size = images, batch_size
         self._starts = range(share[0] * batch_size, len(images), share[1] * batch_size)
 
     def __len__(self) -> int:
@@ -210,7 +194,7 @@ class EvalBatches:
     def __iter__(self) -> Iterator[Batch]:
         for start in self._starts:
             images, labels = self.images.take(np.arange(start, min(start + self.batch_size, len(self.images))))
-            yield self.normalise.permute(self.normalise(images)), labels
+            yield self.images.normalise.permute(self.images.normalise(images)), labels
 
 
 def step_seed(seed: int, step: int) -> int:

@@ -74,13 +74,13 @@ def read_backbone(
     network = network.to(device).eval()
     taken = subset(dataset.pool, dataset.labels, n_train=probe_images, chain=run.chain)
 
-    def features_of(images: np.ndarray, labels: np.ndarray, indices: np.ndarray) -> Features:
-        members = Images(images, labels, indices, device, float("inf"))
-        return features(network, EvalBatches(members, dataset, batch_size=500))
+    def features_of(indices: np.ndarray, *, test: bool = False) -> Features:
+        members = Images(dataset, indices, device, float("inf"), test=test)
+        return features(network, EvalBatches(members, batch_size=500))
 
-    x, y = features_of(dataset.images, dataset.labels, taken)
-    val = features_of(dataset.images, dataset.labels, dataset.val)
-    test = features_of(dataset.test_images, dataset.test_labels, np.arange(len(dataset.test_labels)))
+    x, y = features_of(taken)
+    val = features_of(dataset.val)
+    test = features_of(np.arange(len(dataset.test_labels)), test=True)
     fitted_to = {"probe": [np.arange(len(y))]}
     for k in shots:
         count = k * len(dataset.classes)

@@ -6,29 +6,24 @@ import signal
 import threading
 import zipfile
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-import numpy as np
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.plugins.io import TorchCheckpointIO
 
-from crossover.config import CrossoverError, RunConfig
-from crossover.data.cache import Dataset
-from crossover.data.loader import Batch, EvalBatches, Images, TrainBatches
+from crossover.config import CrossoverError
+from crossover.data.loader import Batch
 from crossover.store import write_atomically
 from crossover.training.module import Chunk, Classifier
-from crossover.training.ranks import ALONE, Rank
 
 CHUNK = 10
 """Optimiser steps per Lightning batch: spreads Lightning's cost of about 0.4 ms a batch."""
 AHEAD = 3
 """Batches read ahead of training when they come from the memory map."""
-EVAL_BATCH = 250
 ASK_STEPS = 10
 """Steps between checks whether any process of a run should stop, since a check makes the device wait for Python."""
 
@@ -42,7 +37,7 @@ def leg_bounds(total_steps: int, evaluations: int) -> list[int]:
 class Chunks:
     """The steps from the present one to the next validation, in chunks. No length: stretches may differ by a step.
 
-    Large images (those that do not fit in memory) come one step at a time, read ahead in a thread.
+    A batch is read when it is used; from the memory map (images that do not fit in memory), ahead in a thread.
     """
 
     def __init__(self, module: Classifier, bounds: list[int]) -> None:
@@ -52,12 +47,10 @@ class Chunks:
         # the module's own count: a resumed Lightning loop counts its "epochs" differently from an uninterrupted one
         first, batches = self.module.step, self.module.batches
         last = next((bound for bound in self.bounds if bound > first), first)  # a resumed run may already be at its end
-        if batches.images.resident:
-            for start in range(first, last, CHUNK):
-                yield start, [batches.raw(step) for step in range(start, min(start + CHUNK, last))]
-        else:
-            for step, batch in zip(range(first, last), read_ahead(batches.raw, range(first, last)), strict=True):
-                yield step, [batch]
+        steps = range(first, last)
+        raw = map(batches.raw, steps) if batches.images.resident else read_ahead(batches.raw, steps)
+        for _ in steps[::CHUNK]:
+            yield itertools.islice(raw, CHUNK)
 
 
 def read_ahead(read: Callable[[int], Batch], steps: Iterable[int]) -> Iterator[Batch]:
@@ -74,35 +67,6 @@ def read_ahead(read: Callable[[int], Batch], steps: Iterable[int]) -> Iterator[B
             thread.shutdown(cancel_futures=True)
 
 
-class RunData:
-    """The images of a run on its device: the training subset by step, and the held-out ones."""
-
-    def __init__(
-        self, run: RunConfig, dataset: Dataset, indices: np.ndarray, *, device: torch.device, rank: Rank = ALONE
-    ) -> None:
-        self.dataset, self.device = dataset, device
-        limit, size = run.machine.resident_gb, run.recipe.batch_size
-        self._resident_bytes = None if limit is None else limit * 1e9
-        images = self._images(dataset.images, dataset.labels, indices)
-        self.training = TrainBatches(images, dataset, run.augment, batch_size=size, seed=run.seed, rows=rank.rows(size))
-        held_out = self._images(dataset.images, dataset.labels, dataset.val)
-        size = min(EVAL_BATCH, -(-len(held_out) // rank.count))
-        self.validation = EvalBatches(held_out, dataset, batch_size=size, share=(rank.index, rank.count))
-
-    def test(self) -> EvalBatches:
-        labels = self.dataset.test_labels
-        images = self._images(self.dataset.test_images, labels, np.arange(len(labels)))
-        return EvalBatches(images, self.dataset, batch_size=EVAL_BATCH)
-
-    def train_sample(self, count: int) -> EvalBatches:
-        """Return the first `count` training images of the chain, without augmentation."""
-        images = self._images(self.dataset.images, self.dataset.labels, self.training.images.indices[:count])
-        return EvalBatches(images, self.dataset, batch_size=EVAL_BATCH)
-
-    def _images(self, images: np.ndarray, labels: np.ndarray, indices: np.ndarray) -> Images:
-        return Images(images, labels, indices, self.device, self._resident_bytes)
-
-
 class StoppedError(Exception):
     """The run was asked to stop; it saved where it was, and the same command continues it."""
 
@@ -110,93 +74,60 @@ class StoppedError(Exception):
 class ResumePoint(pl.Callback):
     """Writes `path` after each validation, and immediately when `stop` is set, after which it raises StoppedError.
 
-    `bounds` are the steps at which the run validates. Lightning cannot resume inside one of its epochs without training
-    longer or shorter. A point between two validations therefore stores the loop's state of the last validation, and the
-    module's own step count decides.
+    `bounds` are the steps at which the run validates; `origin` has the hashes of its images and of the weights that it
+    starts from, which must be the same when it is resumed. The module's own step count says where a run is: Lightning
+    cannot resume inside one of its epochs without training longer or shorter.
     """
 
     def __init__(
-        self,
-        path: Path,
-        bounds: Sequence[int],
-        stop: threading.Event,
-        dataset_hash: str = "",
-        init_hash: str | None = None,
+        self, path: Path, bounds: Sequence[int], stop: threading.Event, origin: Mapping[str, str | None]
     ) -> None:
-        self.path, self._bounds, self._stop = path, frozenset(bounds), stop
-        self._dataset_hash, self._init_hash = dataset_hash, init_hash
+        self.path, self._bounds, self._stop, self._origin = path, frozenset(bounds), stop, origin
         self._handler = signal.getsignal(signal.SIGTERM)
-        self._loops: object = None
         self._asked = 0
+
+    def load(self, module: Classifier) -> None:
+        """Let a module that is not trained yet continue from `path`, if that is there and whole."""
+        if whole(self.path) is None:
+            return
+        # weights_only: a checkpoint in a shared folder must not be able to run code
+        saved = torch.load(self.path, map_location="cpu", weights_only=True)
+        for name, what in (("dataset_hash", "images than there are"), ("init_hash", "weights than init_from names")):
+            if saved.get(name, self._origin[name]) != self._origin[name]:
+                raise CrossoverError(
+                    f"{self.path} began with other {what} now; put those back, or move that file away to start again"
+                )
+        module.load_state_dict(saved["state_dict"])
+        module.resume(saved["crossover"], saved["optimizer_states"][0])
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if threading.current_thread() is threading.main_thread():  # Lightning's handler would end the run unsaved
             signal.signal(signal.SIGTERM, self._handler)
 
-    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
-        step = cast(Classifier, pl_module).step
-        if self._at_bound(pl_module) or (trainer.world_size > 1 and step - self._asked < ASK_STEPS):
-            return  # at a bound the validation comes first
-        self._asked = step
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, *_: Any) -> None:
+        asked = trainer.world_size > 1 and pl_module.step - self._asked < ASK_STEPS
+        if asked or pl_module.step in self._bounds:  # where the validation comes first
+            return
+        self._asked = pl_module.step
         if self._stopping(trainer):
-            self._save(trainer)
+            self._save(trainer, pl_module)
             raise StoppedError
 
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._save(trainer)
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        self._save(trainer, pl_module)
         if self._stopping(trainer):
             raise StoppedError
-
-    def on_save_checkpoint(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
-        checkpoint |= {"dataset_hash": self._dataset_hash, "init_hash": self._init_hash}
-        if self._at_bound(pl_module):
-            self._loops = checkpoint["loops"]
-        else:
-            del checkpoint["loops"]
-            if self._loops is not None:
-                checkpoint["loops"] = self._loops
-
-    def on_load_checkpoint(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
-        if checkpoint.get("dataset_hash") != self._dataset_hash:
-            raise CrossoverError(
-                f"{self.path} began with other images than there are now; give these another name (data.name=NAME),"
-                " or move that file away to start again"
-            )
-        if checkpoint.get("init_hash", self._init_hash) != self._init_hash:
-            raise CrossoverError(
-                f"{self.path} began with other weights than init_from names now; put those back, or move that file away"
-                " to start again"
-            )
-        self._loops = checkpoint.get("loops")
-
-    def _at_bound(self, module: pl.LightningModule) -> bool:
-        return cast(Classifier, module).step in self._bounds
 
     def _stopping(self, trainer: pl.Trainer) -> bool:
         """Return whether any process of the run was asked to stop, since all must stop at the same step."""
         return bool(trainer.strategy.reduce_boolean_decision(self._stop.is_set(), all=False))
 
-    def _save(self, trainer: pl.Trainer) -> None:
+    def _save(self, trainer: pl.Trainer, module: Classifier) -> None:
+        states: dict[str, Any] = {"crossover": module.progress(), "optimizer_states": [module.optimizer.state_dict()]}
         if trainer.is_global_zero:
-            write_atomically(self.path, trainer.save_checkpoint)
-        else:
-            trainer.save_checkpoint(self.path)  # participates, but writes nothing
-
-
-class InPlace(TorchCheckpointIO):
-    """Writes a checkpoint directly to its place: Lightning stages it in TMPDIR, which may be small.
-
-    It is written by Python, since torch does not say when a disk is full ("unexpected pos 64 vs 0").
-    """
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        content = io.BytesIO()
-        torch.save(checkpoint, content)
-        Path(path).write_bytes(content.getbuffer())
+            content = io.BytesIO()  # written by Python: torch does not say when a disk is full
+            torch.save({"state_dict": module.state_dict(), **states, **self._origin}, content)
+            write_atomically(self.path, lambda path: path.write_bytes(content.getbuffer()))
 
 
 class Stop(threading.Event):

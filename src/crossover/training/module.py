@@ -5,6 +5,7 @@ import itertools
 import math
 import sys
 import time
+from collections.abc import Iterable
 from typing import Any, TypedDict
 
 import pytorch_lightning as pl
@@ -19,10 +20,10 @@ from crossover.data.loader import Batch, TrainBatches, step_seed
 from crossover.fields import RecipeConfig
 from crossover.record import HistoryRow, history_row
 from crossover.text import Clock
-from crossover.training.step import Engine, Function, Update, metric_sums, with_engine
+from crossover.training.step import Engine, metric_sums, with_engine
 
-Chunk = tuple[int, list[Batch]]
-"""The first step and the raw batches of several consecutive ones."""
+Chunk = Iterable[Batch]
+"""The raw batches of several consecutive steps."""
 
 
 class Best(TypedDict):
@@ -34,7 +35,7 @@ class Best(TypedDict):
 
 
 class Leg(TypedDict):
-    """What a run that stopped between two validations carries over."""
+    """The part that is done of the steps between two validations: its first step, summed metrics and duration."""
 
     first: int
     sums: list[float]
@@ -64,20 +65,13 @@ class Classifier(pl.LightningModule):
         self.automatic_optimization = False
         self.network, self.recipe, self.batches = network, recipe, batches
         self.total_steps, self.bf16, self.engine = total_steps, bf16, engine
+        self._captures = engine != "eager" and batches.images.device.type == "cuda"
         self.average = None if recipe.ema_decay is None else copy.deepcopy(network).requires_grad_(False)
-        self.step = 0
+        self.step, self.train_seconds = 0, 0.0
         self.history: list[HistoryRow] = []
         self.best: Best = {"val_error": math.inf, "step": 0, "weights": {}}
-        self.train_seconds = 0.0
-        self._train = self._validation = torch.zeros(3)
-        self._leg = (0, 0.0)
-        self._trained = (math.nan, math.nan, math.nan)
-        """Loss, error and images per second since the last validation."""
-        self._carried: Leg | None = None
-        self._advance: Function
-        self._optimizer: torch.optim.Optimizer
-        self._global: torch.Generator
-        self._clock: Clock
+        self._leg: Leg = {"first": 0, "sums": [0.0] * 3, "seconds": 0.0}
+        self._resumed: dict[str, Any] | None = None
 
     @property
     def evaluated(self) -> nn.Module:
@@ -85,46 +79,45 @@ class Classifier(pl.LightningModule):
         return self.network if self.average is None else self.average
 
     @property
-    def _captures(self) -> bool:
-        return self.engine != "eager" and self.batches.images.device.type == "cuda"
+    def _rate(self) -> float:
+        return self.recipe.lr * learning_rate_factor(self.recipe, self.step, self.total_steps)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        return make_optimizer(self.network, self.recipe, capturable=self._captures)
+        self.optimizer = make_optimizer(self.network, self.recipe, capturable=self._captures)
+        self._trained = [p for group in self.optimizer.param_groups for p in group["params"]]
+        if self._resumed is not None:
+            self.optimizer.load_state_dict(self._resumed)
+        return self.optimizer
 
     def on_train_start(self) -> None:
-        self._train = torch.zeros(3, device=self.device, dtype=torch.float64)
+        done = self._leg["sums"] if self.trainer.is_global_zero else [0.0] * 3  # of all processes
+        self._train = torch.tensor(done, device=self.device, dtype=torch.float64)
         self._validation = torch.zeros_like(self._train)
-        self._optimizer = self.optimizers(use_pl_optimizer=False)  # type: ignore[assignment]
-        self._global = global_generator(self.device)
+        cuda = self.device.type == "cuda"  # torch.manual_seed takes 0.3 ms for devices that are not there
+        self._global = torch.cuda.default_generators[self.device.index] if cuda else torch.default_generator
         self._clock = Clock("step", self.total_steps, begun=self.step, to=sys.stdout)
         # a graph reads the rate from its place at capture; a checkpoint may come from a run with another engine
         rate = torch.zeros((), device=self.device) if self._captures else self.recipe.lr
-        for group in self._optimizer.param_groups:
+        for group in self.optimizer.param_groups:
             group["lr"] = rate
             if "capturable" in group:
                 group["capturable"] = self._captures
-        update = Update(
-            self.network, self._optimizer, self.recipe, self._train, bf16=self.bf16, backward=self.manual_backward
-        )
-        self._advance = with_engine(update, self.batches, self.engine, self.device)
+        self._advance = with_engine(self.update, self.network, self.batches, self.engine)
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         return batch  # already there
 
     def on_train_epoch_start(self) -> None:
-        self._leg = (self.step, time.perf_counter())
-        if self._carried is not None:  # stopped between two validations: the stretch continues
-            self._leg = (self._carried["first"], time.perf_counter() - self._carried["seconds"])
-            if self.trainer.is_global_zero:  # the sums are those of all processes
-                self._train += torch.tensor(self._carried["sums"], device=self.device, dtype=torch.float64)
-            self._carried = None
+        self._started = time.perf_counter() - self._leg["seconds"]
 
     def training_step(self, chunk: Chunk) -> None:
-        first, batches = chunk
-        if first != self.step:
-            raise RuntimeError(f"batches of step {first} at step {self.step}")
-        for images, labels in batches:
-            self._set_rate(self.recipe.lr * learning_rate_factor(self.recipe, self.step, self.total_steps))
+        for images, labels in chunk:
+            rate = self._rate
+            for group in self.optimizer.param_groups:
+                if self._captures:
+                    group["lr"].fill_(rate)
+                else:
+                    group["lr"] = rate
             # all draws follow from the step, so that a resumed run repeats them; dropout uses the global generator
             self.batches.seed_step(self.step)
             self._global.manual_seed(step_seed(self.batches.seed, self.step) ^ 1)
@@ -133,31 +126,49 @@ class Classifier(pl.LightningModule):
                 _follow(self.average, self.network, 0.0 if self.step == 0 else self.recipe.ema_decay or 0.0)
             self.step += 1
 
-    def _set_rate(self, rate: float) -> None:
-        for group in self._optimizer.param_groups:
-            if isinstance(group["lr"], Tensor):
-                group["lr"].fill_(rate)
-            else:
-                group["lr"] = rate
+    def update(self, network: nn.Module, x: Tensor, target: Tensor) -> None:
+        """Take an optimiser step on one batch; its metrics are added to the sums, and nothing is read back."""
+        # a context per step: autocast keeps its bf16 copies of the weights until it is left
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.bf16):
+            logits = network(x)
+        loss = F.cross_entropy(logits.float(), target, label_smoothing=self.recipe.label_smoothing)
+        self.optimizer.zero_grad()
+        self.manual_backward(loss)
+        if self.recipe.grad_clip is not None:
+            nn.utils.clip_grad_norm_(self._trained, self.recipe.grad_clip)
+        self.optimizer.step()
+        self._train.add_(metric_sums(loss.detach(), logits.detach(), target))
 
     def on_train_batch_end(self, *_: Any) -> None:
         if self.trainer.is_global_zero:
             self._clock.tell(self.step)
 
     def on_validation_epoch_start(self) -> None:
-        first, started = self._leg
-        loss, error = _means(self._over_ranks(self._train))  # reading waits for the device: the stretch ends here
-        seconds = time.perf_counter() - started
+        loss, error = self._means(self._train)  # reading waits for the device: the stretch ends here
+        seconds, images = time.perf_counter() - self._started, self.recipe.batch_size
         self.train_seconds += seconds
-        self._leg = (self.step, time.perf_counter())
+        self._row: HistoryRow = {
+            "step": self.step,
+            "images_seen": self.step * images,
+            "lr": self._rate,
+            "train_loss": loss,
+            "train_error": error,
+            "images_per_second": (self.step - self._leg["first"]) * images / seconds,
+            "val_loss": math.nan,
+            "val_error": math.nan,
+        }
+        self._leg = {"first": self.step, "sums": [0.0] * 3, "seconds": 0.0}
         self._train.zero_()
         self._validation.zero_()
-        self._trained = (loss, error, (self.step - first) * self.recipe.batch_size / seconds)
 
     def _over_ranks(self, sums: Tensor) -> Tensor:
         if self.trainer.world_size > 1:
             torch.distributed.all_reduce(sums)
         return sums
+
+    def _means(self, sums: Tensor) -> tuple[float, float]:
+        loss, errors, count = self._over_ranks(sums).tolist()
+        return loss / max(count, 1), errors / max(count, 1)
 
     def validation_step(self, batch: Batch) -> None:
         x, labels = batch
@@ -166,18 +177,8 @@ class Classifier(pl.LightningModule):
         self._validation += metric_sums(F.cross_entropy(logits.float(), labels), logits, labels)
 
     def on_validation_epoch_end(self) -> None:
-        loss, error = _means(self._over_ranks(self._validation))
-        train_loss, train_error, images_per_second = self._trained
-        row: HistoryRow = {
-            "step": self.step,
-            "images_seen": self.step * self.recipe.batch_size,
-            "lr": self.recipe.lr * learning_rate_factor(self.recipe, self.step, self.total_steps),
-            "train_loss": train_loss,
-            "train_error": train_error,
-            "images_per_second": images_per_second,
-            "val_loss": loss,
-            "val_error": error,
-        }
+        row = self._row
+        row["val_loss"], row["val_error"] = loss, error = self._means(self._validation)
         self.history.append(row)
         if not (math.isfinite(row["train_loss"]) and math.isfinite(loss)):
             raise CrossoverError(
@@ -190,23 +191,22 @@ class Classifier(pl.LightningModule):
         for logger in self.loggers:
             logger.log_metrics(history_row(row), step=self.step)
         if self.trainer.is_global_zero:
-            self._clock.tell(self.step, f", loss {train_loss:.3f}, validation error {error:.3f}")
+            self._clock.tell(self.step, f", loss {row['train_loss']:.3f}, validation error {error:.3f}")
 
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        state = checkpoint["crossover"] = {name: getattr(self, name) for name in _RESUMED}
-        first, started = self._leg
-        if first != self.step:
+    def progress(self) -> dict[str, Any]:
+        """Return where the training is, without weights and the optimiser's state."""
+        state: dict[str, Any] = {name: getattr(self, name) for name in _RESUMED}
+        if self._leg["first"] != self.step:
             sums = self._over_ranks(self._train.clone()).tolist()
-            state["leg"] = Leg(first=first, sums=sums, seconds=time.perf_counter() - started)
+            state["leg"] = self._leg | {"sums": sums, "seconds": time.perf_counter() - self._started}
+        return state
 
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+    def resume(self, progress: dict[str, Any], optimizer: dict[str, Any]) -> None:
+        """Continue where another module was, given its `progress` and the state of its optimiser."""
         for name in _RESUMED:
-            setattr(self, name, checkpoint["crossover"][name])
-        self._carried = checkpoint["crossover"].get("leg")
-
-    def load_best(self) -> None:
-        """Put the selected weights into the evaluated network."""
-        self.evaluated.load_state_dict(self.best["weights"])
+            setattr(self, name, progress[name])
+        self._leg = progress.get("leg", self._leg | {"first": self.step})
+        self._resumed = optimizer
 
 
 def make_optimizer(
@@ -243,19 +243,6 @@ def _follow(average: nn.Module, network: nn.Module, decay: float) -> None:
     for mean, value in pairs:
         if not mean.is_floating_point():  # a count of batches
             mean.copy_(value)
-
-
-def global_generator(device: torch.device) -> torch.Generator:
-    """Return the generator from which layers such as dropout draw on `device`.
-
-    `torch.manual_seed` seeds it too, but takes 0.3 ms for CUDA devices that are not there: 2 % of a small step.
-    """
-    return torch.cuda.default_generators[device.index] if device.type == "cuda" else torch.default_generator
-
-
-def _means(sums: Tensor) -> tuple[float, float]:
-    loss, errors, count = sums.tolist()
-    return loss / max(count, 1), errors / max(count, 1)
 
 
 def label_smoothing_floor(smoothing: float, classes: int) -> float:

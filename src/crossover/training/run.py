@@ -22,20 +22,11 @@ from torch import nn
 
 from crossover.config import CrossoverError, RunConfig
 from crossover.data.cache import open_dataset
-from crossover.data.loader import EvalBatches
+from crossover.data.loader import EvalBatches, Images, TrainBatches
 from crossover.data.subsets import index_hash, subset
 from crossover.record import Record, identify
 from crossover.store import weights_hash, write_arrays, write_atomically, write_json
-from crossover.training.epochs import (
-    Chunks,
-    InPlace,
-    ResumePoint,
-    RunData,
-    StoppedError,
-    leg_bounds,
-    stop_on_signals,
-    whole,
-)
+from crossover.training.epochs import Chunks, ResumePoint, StoppedError, leg_bounds, stop_on_signals
 from crossover.training.loggers import close_logger, log_end, make_logger
 from crossover.training.machine import (
     Precision,
@@ -54,6 +45,7 @@ from crossover.training.module import Classifier, label_smoothing_floor
 from crossover.training.ranks import Rank, companions, this_rank
 from crossover.training.weights import start_from
 
+EVAL_BATCH = 250
 TRAIN_SAMPLE = 2_000
 """Most training images on which the final training error is measured."""
 
@@ -94,28 +86,22 @@ def _execute(run: RunConfig, rank: Rank, stop: threading.Event) -> Record:
     indices = subset(dataset.pool, dataset.labels, n_train=run.n_train, chain=run.chain)
     torch.manual_seed(run.seed)
     network = build_model(run.model, image_size=run.data.image_size, classes=len(dataset.classes))
-    outputs, init_hash = Path(run.machine.outputs), None
-    if run.init_from is not None:
-        init_hash = start_from(network, run.init_from, outputs)
+    outputs = Path(run.machine.outputs)
+    init_hash = None if run.init_from is None else start_from(network, run.init_from, outputs)
     forward = forward_flops(network, run.data.image_size)
-    steps = run.budget.total_steps(run.n_train, run.recipe.batch_size, forward)
-    bounds = leg_bounds(steps, run.budget.evaluations)
+    size, steps = run.recipe.batch_size, run.budget.total_steps(run.n_train, run.recipe.batch_size, forward)
     network = network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     if rank.count > 1:
         network = share_batch_norm(network, device)
-    data = RunData(run, dataset, indices, device=device, rank=rank)
-    module = Classifier(network, run.recipe, data.training, total_steps=steps, bf16=precision == "bf16", engine=engine)
-    if rank.index > 0:  # the first one writes
-        fit(run, module, data, bounds, rank, None, stop, init_hash)
-        return {}
-
-    seen = steps * run.recipe.batch_size
+    images = Images(dataset, indices, device, run.machine.resident_gb)
+    batches = TrainBatches(images, run.augment, batch_size=size, seed=run.seed, rows=rank.rows(size))
+    module = Classifier(network, run.recipe, batches, total_steps=steps, bf16=precision == "bf16", engine=engine)
     facts: Record = {
         **identify(run),
         "steps": steps,
-        "images_seen": seen,
+        "images_seen": steps * size,
         "params": count_parameters(network),
-        "flops": 3 * forward * seen,
+        "flops": 3 * forward * steps * size,
         "forward_flops": forward,
         "loss_floor": label_smoothing_floor(run.recipe.label_smoothing, len(dataset.classes)),
         "device": device_name(device),
@@ -131,13 +117,14 @@ def _execute(run: RunConfig, rank: Rank, stop: threading.Event) -> Record:
         "config": run.model_dump(mode="json"),
     }
     run.run_dir.mkdir(parents=True, exist_ok=True)
-    logger, exit_code = make_logger(run, facts), 1
+    logger, exit_code = make_logger(run, facts) if rank.index == 0 else None, 1
     try:
-        fit(run, module, data, bounds, rank, logger, stop, init_hash)
-        measures = _measure(run, module, data, precision)
+        fit(run, module, rank, logger, stop, init_hash)
+        if rank.index > 0:  # the first one writes
+            return {}
         record: Record = {
             **facts,
-            **measures,
+            **_measure(run, module, precision),
             "total_seconds": time.perf_counter() - started,
             "finished": datetime.now(UTC).isoformat(timespec="seconds"),
             "peak_rss_bytes": peak_rss_bytes(),
@@ -167,26 +154,31 @@ def share_batch_norm(model: nn.Module, device: torch.device) -> nn.Module:
 def fit(
     run: RunConfig,
     module: Classifier,
-    data: RunData,
-    bounds: list[int],
     rank: Rank,
     logger: Logger | None,
     stop: threading.Event,
     init_hash: str | None,
 ) -> None:
-    checkpoint = run.run_dir / "last.ckpt"
+    dataset, device = module.batches.images.dataset, module.batches.images.device
+    held_out = Images(dataset, dataset.val, device, run.machine.resident_gb)
+    size = min(EVAL_BATCH, -(-len(held_out) // rank.count))
+    validation = EvalBatches(held_out, batch_size=size, share=(rank.index, rank.count))
+    bounds = leg_bounds(module.total_steps, run.budget.evaluations)
+    origin = {"dataset_hash": dataset.hash, "init_hash": init_hash}
+    point = ResumePoint(run.run_dir / "last.ckpt", bounds, stop, origin)
+    point.load(module)
     # where Slurm is installed Lightning wants srun; we start our own processes
     warnings.filterwarnings("ignore", message="The `srun` command is available")
     warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated")  # Lightning 2.6 with torch 2.14
     trainer = pl.Trainer(
-        accelerator="gpu" if data.device.type == "cuda" else "cpu",
-        devices=run.trainer.devices if data.device.type == "cpu" or rank.count > 1 else [data.device.index],
+        accelerator="gpu" if device.type == "cuda" else "cpu",
+        devices=run.trainer.devices if device.type == "cpu" or rank.count > 1 else [device.index],
         num_nodes=run.trainer.num_nodes,
         strategy="ddp" if rank.count > 1 else "auto",
-        max_epochs=len(bounds) - 1,
+        max_epochs=sum(bound > module.step for bound in bounds),
         logger=logger or False,
-        callbacks=[ResumePoint(checkpoint, bounds, stop, data.dataset.hash, init_hash)],
-        plugins=[SLURMEnvironment(auto_requeue=False) if rank.by_slurm else LightningEnvironment(), InPlace()],
+        callbacks=[point],
+        plugins=[SLURMEnvironment(auto_requeue=False) if rank.by_slurm else LightningEnvironment()],
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
@@ -195,9 +187,8 @@ def fit(
         default_root_dir=run.run_dir,
     )
     try:
-        # weights_only: a checkpoint in a shared folder must not be able to run code
-        steps, saved = Chunks(module, bounds), whole(checkpoint)
-        trainer.fit(module, steps, data.validation, ckpt_path=saved, weights_only=True)
+        if module.step < module.total_steps:
+            trainer.fit(module, Chunks(module, bounds), validation)
     finally:
         if rank.count > 1 and torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
@@ -205,11 +196,17 @@ def fit(
         raise CrossoverError(f"{run.run_id} stopped at step {module.step} of {module.total_steps}; start it again")
 
 
-def _measure(run: RunConfig, module: Classifier, data: RunData, precision: Precision) -> Record:
-    module.load_best()
-    network = module.evaluated.to(data.device).eval()
-    test = evaluate(network, data.test(), precision)
-    train = evaluate(network, data.train_sample(TRAIN_SAMPLE), precision)
+def _measure(run: RunConfig, module: Classifier, precision: Precision) -> Record:
+    images = module.batches.images
+    network = module.evaluated.to(images.device).eval()
+    network.load_state_dict(module.best["weights"])
+
+    def evaluated(indices: np.ndarray, *, test: bool) -> Evaluation:
+        members = Images(images.dataset, indices, images.device, run.machine.resident_gb, test=test)
+        return evaluate(network, EvalBatches(members, batch_size=EVAL_BATCH), precision)
+
+    test = evaluated(np.arange(len(images.dataset.test_labels)), test=True)
+    train = evaluated(images.indices[:TRAIN_SAMPLE], test=False)
     selected = next(row for row in module.history if row["step"] == module.best["step"])
     weights = {k: v.contiguous().cpu() for k, v in network.state_dict().items()}
     about = {"run_id": run.run_id, "model": run.model.model_dump_json()}
@@ -223,7 +220,7 @@ def _measure(run: RunConfig, module: Classifier, data: RunData, precision: Preci
         "train_loss": train.loss,
         "val_error": selected["val_error"],
         "val_loss": selected["val_loss"],
-        "test_error_by_class": error_by_class(test, len(data.dataset.classes)),
+        "test_error_by_class": error_by_class(test, len(images.dataset.classes)),
         "n_test": len(test.labels),
         "best_step": module.best["step"],
         "train_seconds": module.train_seconds,

@@ -57,8 +57,8 @@ def probe_images(run: RunConfig, count: int) -> tuple[Tensor, Tensor]:
     dataset = open_dataset(run.data, Path(run.machine.data_dir))
     refuse_other_images([run], dataset)
     taken = mixed_order(dataset.test_labels)[:count]
-    images = Images(dataset.test_images, dataset.test_labels, taken, torch.device("cpu"), float("inf"))
-    return next(iter(EvalBatches(images, dataset, batch_size=len(taken))))
+    images = Images(dataset, taken, torch.device("cpu"), float("inf"), test=True)
+    return next(iter(EvalBatches(images, batch_size=len(taken))))
 
 
 def mixed_order(labels: np.ndarray) -> np.ndarray:
