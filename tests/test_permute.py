@@ -54,7 +54,7 @@ def test_batches_are_the_plain_ones_permuted_after_augmentation_and_the_cache_is
     plain, permuted = small_run(tmp_path), small_run(tmp_path, data__permute={"kind": "patches"})
     assert cache_folder(plain.data, tmp_path) == cache_folder(permuted.data, tmp_path)
     datasets = [open_dataset(run.data, tmp_path) for run in (plain, permuted)]
-    expected = Normaliser(*torch.ones(2, 3), torch.from_numpy(pixel_order(permuted.data.permute, 16)))
+    expected = Normaliser(torch.ones(3), torch.ones(3), torch.from_numpy(pixel_order(permuted.data.permute, 16)))
     augment = plain.augment.model_copy(update={"crop": 2})
     batches = []
     for dataset in datasets:
@@ -95,7 +95,7 @@ def losses(run: RunConfig, network: Any, folder: Path, steps: int = 12) -> np.nd
     module = Classifier(network.double(), run.recipe, batches, total_steps=steps)
     module.configure_optimizers()
     module._train = torch.zeros(3, dtype=torch.float64)
-    module.manual_backward = Tensor.backward  # type: ignore[assignment]
+    module.manual_backward = Tensor.backward  # type: ignore[method-assign]
     found = []
     for step in range(steps):
         x, target = batches.at(step)

@@ -68,14 +68,14 @@ def doses_of(records: Iterable[Mapping[str, Any]]) -> tuple[dict[str, float | st
     data = {record["dataset"]: parse_run(record["config"]).data for record in records}
     kinds = sorted({one.permute.kind for one in data.values()} - {"none"})
     names: dict[str, float | str] = {name: name for name in data}
+    own: dict[str, float | str]
     if len(kinds) == 1:
-        shares = {name: 0.0 if one.permute.kind == "none" else one.permute.share for name, one in data.items()}
-        doses, label = names | shares, f"share of {kinds[0]} permuted"
-        doses = dict(sorted(doses.items(), key=lambda item: item[1]))
+        own = {name: 0.0 if one.permute.kind == "none" else one.permute.share for name, one in data.items()}
+        doses, label = dict(sorted(own.items(), key=lambda item: item[1])), f"share of {kinds[0]} permuted"
     else:
         worlds = {k: one for k, one in data.items() if isinstance(one, CuesData) and one.permute.kind == "none"}
-        dials = {k: f"alpha {one.alpha:g}, beta {one.beta:g}, q {one.q:g}" for k, one in worlds.items()}
-        doses, label = names | dials, "world"
+        own = {k: f"alpha {one.alpha:g}, beta {one.beta:g}, q {one.q:g}" for k, one in worlds.items()}
+        doses, label = names | own, "world"
     return (doses, label) if len(set(doses.values())) == len(doses) else (names, "data set")
 
 
@@ -152,7 +152,7 @@ def _draw_pair(axes: Axes, rows: pd.DataFrame, doses: list[Any], largest: float)
     ratios, said = ratios.reindex(doses), said.reindex(doses)
     sizes = np.log(ratios.columns.to_numpy(float))
     look = {"fontsize": 8.5, "color": WORDS, "va": "bottom"}
-    shades = {"vmin": -largest, "vmax": largest, "cmap": COLOURS, "cbar": False}
+    shades: dict[str, Any] = {"vmin": -largest, "vmax": largest, "cmap": COLOURS, "cbar": False}
     sns.heatmap(ratios, annot=said, fmt="", annot_kws=look, ax=axes, **shades)
     axes.set_xticklabels([f"{n:,}" for n in ratios], rotation=0)
     axes.tick_params(axis="y", rotation=0)

@@ -82,7 +82,8 @@ def compare_study(study: str, runs: pd.DataFrame, gold: Mapping[str, Any]) -> pd
         rows += found or [base | {"outcome": NOT, "why": DIFFERENT if near else UNKNOWN}]
         for entry in gold["bounds"]:
             if entry["study"] == study:
-                bound, best = entry["accuracy"], accuracies.idxmax()
+                bound = entry["accuracy"]
+                best: Any = accuracies.idxmax()
                 high = bound + 3 * math.sqrt(bound * (1 - bound) / float(part["n_test"].iloc[0]))
                 rows.append(base | _beside(best, accuracies[best], 0.0, high, entry["source"]))
     return pd.DataFrame(rows, columns=COLUMNS).astype({"n_train": "Int64"})

@@ -96,19 +96,21 @@ def compare_runs(published: pd.DataFrame, repeated: pd.DataFrame) -> pd.DataFram
     table["published"] = table["run_id"].map(published.set_index("run_id")["test_error"])
     table["repeated"] = repeated["test_error"].to_numpy()
     ratio = table["ratio"] = table["repeated"] / table["published"]
-    cells = repeated[["dataset", "model", "n_train"]].itertuples(index=False, name=None)
+    cells = zip(repeated["dataset"], repeated["model"], repeated["n_train"], strict=True)
     widths = WIDTH * np.sqrt([2 * variances.get(cell, np.nan) for cell in cells])
     table["tolerance"] = np.exp(widths)
-    tests = [table["repeated"] == table["published"], np.isnan(widths), np.log(ratio).abs() <= widths]
-    return table.assign(outcome=np.select(tests, ["identical", "no tolerance", "within"], "outside"))
+    table["outcome"] = "outside"
+    table.loc[np.abs(np.log(ratio)) <= widths, "outcome"] = "within"
+    table.loc[np.isnan(widths), "outcome"] = "no tolerance"
+    table.loc[table["repeated"] == table["published"], "outcome"] = "identical"
+    return table
 
 
 def shown_runs(table: pd.DataFrame) -> Table:
     """Return the comparison for the terminal."""
     heads = (*columns("model", left=1), *columns("training images", "chain", ("published", "%"), ("repeated", "%")))
     heads += (*columns("ratio", "allowed"), *columns("outcome", left=1))
-    rows = [
-        (*row[1:7], "" if np.isnan(row.tolerance) else f"{1 / row.tolerance:.2f} to {row.tolerance:.2f}", row.outcome)
-        for row in table.itertuples(index=False)
-    ]
+    allowed = ["" if np.isnan(most) else f"{1 / most:.2f} to {most:.2f}" for most in table["tolerance"]]
+    shown = table[["model", "n_train", "chain", "published", "repeated", "ratio"]].assign(allowed=allowed)
+    rows = shown.assign(outcome=table["outcome"]).itertuples(index=False, name=None)
     return Table(caption="", columns=heads, rows=tuple(rows))

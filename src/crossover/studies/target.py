@@ -91,9 +91,9 @@ def read_backbone(
     for protocol, parts in fitted_to.items():
         fitted = [fit_reader((x[part], y[part]), val, test) for part in parts]
         predicted.append(fitted[0].predicted)
-        errors = (fmean(one[name] for one in fitted) for name in (0, 1))
+        test_error, val_error = fmean(one.test_error for one in fitted), fmean(one.val_error for one in fitted)
         penalty = median(one.penalty for one in fitted)
-        readings.append(Reading(protocol, len(parts[0]), len(parts), *errors, penalty))
+        readings.append(Reading(protocol, len(parts[0]), len(parts), test_error, val_error, penalty))
     return readings, (test[1], predicted[0])
 
 

@@ -130,7 +130,7 @@ def main(options: Options, console: Console) -> None:
         planned=len(runs),
         conditions=environment(records),
         predictions=read_predictions({k: p for k, p in zip(runs["run_id"], saved, strict=True) if p is not None}),
-        names={f"{row.target}-{row.protocol}": targets[row.target].classes for row in table.itertuples()},
+        names={f"{row.target}-{row.protocol}": targets[str(row.target)].classes for row in table.itertuples()},
     )
     pack_predictions(findings, directory)
     report = write_findings(findings, directory, seed=options.seed)

@@ -94,7 +94,7 @@ def companions(run: RunConfig, rank: Rank, work: Callable[[RunConfig], object]) 
         yield
         return
     from lightning_fabric.plugins.environments.lightning import find_free_network_port  # both need torch
-    from torch.multiprocessing import start_processes
+    from torch.multiprocessing.spawn import start_processes
 
     place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(find_free_network_port()), "NODE_RANK": "0"}
     others = start_processes(_accompany, (work, run, place), rank.count - 1, join=False, daemon=True)

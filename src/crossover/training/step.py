@@ -33,7 +33,9 @@ def with_engine(update: Update, network: nn.Module, batches: TrainBatches, engin
 
     On CUDA both `compile` and `graph` replay the whole step as one CUDA graph.
     """
-    trained = torch.compile(network) if engine == "compile" else network
+    trained = network
+    if engine == "compile":
+        trained = torch.compile(network)  # type: ignore[assignment]
 
     def whole(images: Tensor, labels: Tensor) -> None:
         update(trained, *batches.augment(images, labels))

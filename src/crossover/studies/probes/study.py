@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from crossover.config import CrossoverError, RunConfig
 from crossover.fields import CuesData, Frozen
 from crossover.record import title
-from crossover.report.section import Cell, Part, Section, Table, columns, terminal_table, write_section
+from crossover.report.section import Part, Section, Table, columns, terminal_table, write_section
 from crossover.store import read_frozen, read_sweep, write_text
 from crossover.studies.probes.equivariance import (
     equivariance,
@@ -221,7 +221,7 @@ def probe_section(table: pd.DataFrame) -> Section:
 
 def _means(table: pd.DataFrame) -> Table:
     sizes, order = sorted(table["n_train"].unique()), list(dict.fromkeys(table["probe"]))
-    rows: list[tuple[Cell, ...]] = []
+    rows: list[tuple[Any, ...]] = []
     for (probe, *place), part in table.groupby(KEYS, sort=False):
         values = dict(iter(part.groupby("n_train")["value"]))
         start = (_cell(part[name].mean()) for name in ("untrained", "analytic"))
