@@ -37,6 +37,8 @@ COLUMNS = (
 """Columns of transfer.csv: a backbone evaluated by a protocol on a target. Errors are fractions, n_pretrain is 0 for an
 untrained network, and `choice` is the ridge penalty, or the factor of the learning rate, chosen on validation."""
 BACKBONE = ["target", "n_target", "model", "n_pretrain", "chain", "seed", "init_from"]
+Row = dict[str, Any]
+"""A row of transfer.csv: COLUMNS, and the file of its predictions."""
 OF_SOURCE = ("test_loss", "val_loss", "last_val_error", "train_error", "train_loss", "loss_floor", "best_step")
 """Columns of a table of runs that say nothing of a target."""
 
@@ -145,11 +147,9 @@ def _command() -> str:
     return f"make transfer STUDY={config.runtime.choices['transfer']}" + (f" ARGS={shlex.quote(said)}" if said else "")
 
 
-def read_all(
-    transfer: TransferConfig, source: Sequence[RunConfig], folder: Path, console: Console
-) -> list[dict[str, Any]]:
+def read_all(transfer: TransferConfig, source: Sequence[RunConfig], folder: Path, console: Console) -> list[Row]:
     """Return the rows of all probes; `folder` keeps them."""
-    rows: list[dict[str, Any]] = []
+    rows: list[Row] = []
     planned = plan_readings(transfer, source)
     check_data([backbone.run for backbone in planned], console)
     protocols = f"{transfer.draws}x{'-'.join(map(str, transfer.shots))}"
@@ -217,7 +217,7 @@ def plan_backbones(transfer: TransferConfig, source: Sequence[RunConfig], tuning
     return planned
 
 
-def reading_row(backbone: Backbone, reading: Reading, predictions: Path | None = None) -> dict[str, Any]:
+def reading_row(backbone: Backbone, reading: Reading, predictions: Path | None = None) -> Row:
     """Return a row with COLUMNS, and the file of its predictions."""
     run = backbone.run
     return reading._asdict() | {
@@ -232,16 +232,16 @@ def reading_row(backbone: Backbone, reading: Reading, predictions: Path | None =
     }
 
 
-def tuning_row(backbone: Backbone, record: Record) -> dict[str, Any]:
+def tuning_row(backbone: Backbone, record: Record) -> Row:
     """Return the row of a fine-tuning of a backbone."""
     n, errors = backbone.run.n_train, (record["test_error"], record["val_error"])
     reading = Reading(f"finetune{n}", n, 1, *errors, penalty=backbone.factor)
     return reading_row(backbone, reading, backbone.run.run_dir / "predictions.npz")
 
 
-def best_tunings(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+def best_tunings(rows: Iterable[Row]) -> list[Row]:
     """Return, for each target, size and backbone, the row of the rate with the lowest validation error."""
-    best: dict[tuple[object, ...], dict[str, Any]] = {}
+    best: dict[tuple[object, ...], Row] = {}
     for row in rows:
         key = tuple(row[name] for name in BACKBONE)
         if key not in best or row["val_error"] < best[key]["val_error"]:

@@ -42,6 +42,8 @@ class Leg(TypedDict):
     seconds: float
 
 
+State = dict[str, Any]
+"""Entries of a checkpoint."""
 _RESUMED = ("step", "history", "best", "train_seconds")
 
 
@@ -71,7 +73,7 @@ class Classifier(pl.LightningModule):
         self.history: list[HistoryRow] = []
         self.best: Best = {"val_error": math.inf, "step": 0, "weights": {}}
         self._leg: Leg = {"first": 0, "sums": [0.0] * 3, "seconds": 0.0}
-        self._resumed: dict[str, Any] | None = None
+        self._resumed: State | None = None
 
     @property
     def evaluated(self) -> nn.Module:
@@ -193,15 +195,15 @@ class Classifier(pl.LightningModule):
         if self.trainer.is_global_zero:
             self._clock.tell(self.step, f", loss {row['train_loss']:.3f}, validation error {error:.3f}")
 
-    def progress(self) -> dict[str, Any]:
+    def progress(self) -> State:
         """Return where the training is, without weights and the optimiser's state."""
-        state: dict[str, Any] = {name: getattr(self, name) for name in _RESUMED}
+        state: State = {name: getattr(self, name) for name in _RESUMED}
         if self._leg["first"] != self.step:
             sums = self._over_ranks(self._train.clone()).tolist()
             state["leg"] = self._leg | {"sums": sums, "seconds": time.perf_counter() - self._started}
         return state
 
-    def resume(self, progress: dict[str, Any], optimizer: dict[str, Any]) -> None:
+    def resume(self, progress: State, optimizer: State) -> None:
         """Continue where another module was, given its `progress` and the state of its optimiser."""
         for name in _RESUMED:
             setattr(self, name, progress[name])
