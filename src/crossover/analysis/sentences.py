@@ -119,7 +119,11 @@ def _verdict(pair: Pair) -> str:
         seen = "" if means is None else f" (their means cross near {images(means)})"
         return f"Undecided: nothing says how noisy {a} and {b} are {_span(pair)}{seen}."
     if low is not None:
-        return f"Undecided: {a} leads, but not clearly up to {last} images; N* > {images(low)} or never."
+        clear = max((row["n_train"] for row in pair["gap"] if (row["ci_low"] or 0) > 0), default=pair["n_min"])
+        ahead = a if pair["gap"][-1]["log_error_ratio"] > 0 else b
+        where = f"{'at' if clear == pair['n_min'] else 'up to'} {size(clear)} images"
+        lead = f"{a} leads clearly {where}; at {last} {ahead} is ahead, but not clearly"
+        return f"Undecided: {lead}; N* > {images(low)} or never."
     if high is not None:
         lost = f"Undecided: {b} leads, but not clearly up to {last} images, where {a} may be ahead"
         return f"{lost}; if {b} overtook {a}, then below {images(high)}."
