@@ -52,6 +52,15 @@ def test_parallel_curves_are_no_crossover() -> None:
     )
 
 
+def test_undecided_says_where_the_lead_is_clear_and_who_is_ahead_in_the_end() -> None:
+    pair = only_pair(table(lambda n: {256: 0.4, 1024: 0.3}.get(n, -0.005), sd=0.02))
+    assert pair["verdict"] == "undecided"
+    lead = (
+        "Undecided: resnet_tiny leads clearly up to 1,024 images; at 65,536 vit_tiny is ahead, but not clearly; N* > "
+    )
+    assert pair["summary"].startswith(lead)
+
+
 def test_b_ahead_everywhere_means_n_star_is_before() -> None:
     pair = only_pair(table(lambda n: -0.2))
     assert pair["verdict"] == "b_better"
