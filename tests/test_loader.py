@@ -57,7 +57,7 @@ def test_resident_and_streamed_batches_are_equal(tmp_path: Path) -> None:
 
 def test_a_batch_has_the_right_images_normalised_and_channels_last(tmp_path: Path) -> None:
     dataset = open_dataset(small_run(tmp_path).data, tmp_path)
-    images = Images(dataset, dataset.pool, CPU, 1e9)
+    images = Images(dataset, dataset.pool, CPU, 1)
     x, labels = TrainBatches(images, AugmentConfig(name="none"), batch_size=8, seed=0).at(5)
     picked = index_stream(0, len(dataset.pool), 40, 8)
     expected = (dataset.images[picked] / 255 - dataset.mean) / dataset.std
@@ -68,7 +68,7 @@ def test_a_batch_has_the_right_images_normalised_and_channels_last(tmp_path: Pat
 
 def test_evaluation_goes_through_all_images_in_order_and_again(tmp_path: Path) -> None:
     dataset = open_dataset(small_run(tmp_path).data, tmp_path)
-    batches = EvalBatches(Images(dataset, dataset.val, CPU, 1e9), batch_size=33)
+    batches = EvalBatches(Images(dataset, dataset.val, CPU, 1), batch_size=33)
     for _ in range(2):
         labels = torch.cat([labels for _, labels in batches])
         np.testing.assert_array_equal(labels.numpy(), dataset.labels[dataset.val])
@@ -80,7 +80,7 @@ def test_images_stream_when_memory_is_short(tmp_path: Path, monkeypatch: pytest.
     size = len(dataset.pool) * 16 * 16 * 3
     for free, resident in ((3.9 * size, False), (4.1 * size, True)):
         monkeypatch.setattr(loader, "free_bytes", lambda device, free=free: free)
-        assert Images(dataset, dataset.pool, CPU, 1e9).resident == resident
+        assert Images(dataset, dataset.pool, CPU, 1).resident == resident
 
 
 def test_free_memory_is_read_from_the_machine() -> None:
@@ -97,7 +97,7 @@ def test_free_memory_is_read_from_the_machine() -> None:
 )
 def test_processes_that_share_a_run_see_every_row_and_every_image_once(tmp_path: Path, config: dict[str, Any]) -> None:
     dataset = open_dataset(small_run(tmp_path).data, tmp_path)
-    images = Images(dataset, dataset.pool, CPU, 1e9)
+    images = Images(dataset, dataset.pool, CPU, 1)
     augment = AugmentConfig(name="a", **config)
     whole = TrainBatches(images, augment, batch_size=12, seed=0).at(3)
     rows = [slice(0, 4), slice(4, 8), slice(8, 12)]
@@ -105,7 +105,7 @@ def test_processes_that_share_a_run_see_every_row_and_every_image_once(tmp_path:
     for one, other in zip(whole, map(torch.cat, zip(*(share.at(3) for share in shares), strict=True)), strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=0)
     assert {len(share.raw(3)[1]) for share in shares} == {4 + augment.mixes}  # and the neighbour it is mixed with
-    val = Images(dataset, dataset.val, CPU, 1e9)
+    val = Images(dataset, dataset.val, CPU, 1)
     parts = [EvalBatches(val, batch_size=33, share=(rank, 3)) for rank in range(3)]
     assert [len(part) for part in parts] == [2, 1, 1]
     assert sum(len(labels) for part in parts for _, labels in part) == len(dataset.val)

@@ -128,7 +128,7 @@ def test_a_package_that_is_not_installed_is_left_out(monkeypatch: pytest.MonkeyP
 
 @pytest.mark.parametrize(
     ("device", "asked", "limit"),
-    [("cpu", None, 4e9), ("cpu", 1e9, 1e9), ("cpu", 1e12, 16e9), ("cuda", None, 16e9), ("cuda", 1e9, 1e9)],
+    [("cpu", None, 4e9), ("cpu", 1, 1e9), ("cpu", 1e3, 16e9), ("cuda", None, 16e9), ("cuda", 1, 1e9)],
 )
 def test_what_stays_in_memory_follows_the_device(
     monkeypatch: pytest.MonkeyPatch, device: str, asked: Any, limit: float

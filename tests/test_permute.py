@@ -58,7 +58,7 @@ def test_batches_are_the_plain_ones_permuted_after_augmentation_and_the_cache_is
     augment = plain.augment.model_copy(update={"crop": 2})
     batches = []
     for dataset in datasets:
-        images = Images(dataset, dataset.pool, CPU, 1e9)
+        images = Images(dataset, dataset.pool, CPU, 1)
         train = TrainBatches(images, augment, batch_size=8, seed=0).at(3)[0]
         batches.append((train, next(iter(EvalBatches(images, batch_size=8)))[0]))
     for before, after in zip(*batches, strict=True):
@@ -90,7 +90,7 @@ def build(run: RunConfig, seed: int = 0) -> Any:
 def losses(run: RunConfig, network: Any, folder: Path, steps: int = 12) -> np.ndarray:
     """Return the summed loss after each of some steps of a run, and then the validation loss, computed in float64."""
     dataset = open_dataset(run.data, folder)
-    images = Images(dataset, dataset.pool[: run.n_train], CPU, 1e9)
+    images = Images(dataset, dataset.pool[: run.n_train], CPU, 1)
     batches = TrainBatches(images, run.augment, batch_size=run.recipe.batch_size, seed=run.seed)
     module = Classifier(network.double(), run.recipe, batches, total_steps=steps)
     module.configure_optimizers()
@@ -101,7 +101,7 @@ def losses(run: RunConfig, network: Any, folder: Path, steps: int = 12) -> np.nd
         x, target = batches.at(step)
         module.update(network, x.double(), target)
         found.append(float(module._train[0]))
-    held_out = Images(dataset, dataset.val, CPU, 1e9)
+    held_out = Images(dataset, dataset.val, CPU, 1)
     with torch.no_grad():
         for x, target in EvalBatches(held_out, batch_size=100):
             found.append(float(cross_entropy(network.eval()(x.double()), target)))

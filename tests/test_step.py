@@ -33,7 +33,7 @@ def plain_losses(run: RunConfig, *, bf16: bool) -> list[float]:
     dataset = open_dataset(run.data, Path(run.machine.data_dir))
     indices = subset(dataset.pool, dataset.labels, n_train=run.n_train, chain=run.chain)
     batches = TrainBatches(
-        Images(dataset, indices, CPU, 1e9),
+        Images(dataset, indices, CPU, 1),
         run.augment,
         batch_size=run.recipe.batch_size,
         seed=run.seed,
