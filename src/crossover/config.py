@@ -42,7 +42,8 @@ class MachineConfig(Frozen):
     outputs: str = "outputs"
     """Folder of runs, sweeps and reports."""
     resident_gb: float | None = Field(default=None, ge=0)
-    """Larger sets of images, or over a quarter of the free memory, are streamed; null: on a CPU 4, else no limit."""
+    """A set of images that is larger than this, or than a quarter of the free memory, is read from the disk batch by
+    batch. null: 4 on a CPU; on a GPU only the quarter counts."""
     engine: Literal["auto", "eager", "compile", "graph"] = "auto"
     """How a step runs: as it is (auto), through TorchInductor, or on CUDA as one CUDA graph (compile does that too)."""
 
@@ -85,9 +86,14 @@ class RunConfig(Frozen):
         if isinstance(data, CuesData) and self.n_train < data.classes:
             raise ValueError(f"n_train={self.n_train} is below the {data.classes} classes of {data.name}")
         if isinstance(data, CuesData) and self.n_train > data.n_pool:
-            raise ValueError(f"n_train={self.n_train} is over the pool of {data.n_pool} images of {data.name}")
+            raise ValueError(
+                f"n_train={self.n_train} is over the pool of {data.n_pool} images of {data.name} (raise data.n_pool, or"
+                " ask for fewer)"
+            )
         if self.recipe.batch_size % count:
-            raise ValueError(f"recipe.batch_size={self.recipe.batch_size} cannot be split among {count} devices")
+            raise ValueError(
+                f"recipe.batch_size={self.recipe.batch_size} cannot be split among {count} devices; make it a multiple"
+            )
         if count > 1 and self.machine.engine == "graph":
             raise ValueError(f"machine.engine=graph is for one device, not {count}; use eager")
         if data.permute.kind == "patches" and data.image_size % data.permute.patch:

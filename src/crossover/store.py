@@ -186,7 +186,8 @@ def read_done(runs: Iterable[RunConfig]) -> list[Record]:
     missing = [run.run_id for run in wanted if not is_done(run.run_dir)]
     if missing:
         raise CrossoverError(
-            f"{len(missing)} of {len(wanted)} runs are not done, such as {missing[0]}; see its error.txt"
+            f"{len(missing)} of {len(wanted)} runs are not done, such as {missing[0]}; see its error.txt and repeat"
+            " the command"
         )
     return [read_record(run.run_dir / "record.json") for run in wanted]
 

@@ -129,24 +129,20 @@ def _draw(report: Report, study: Study) -> list[Drawing]:
     runs, curves = (table[table["dataset"] == dataset] for table in (report.runs, report.curves))
     ceilings = report.findings.extras.ceilings.get(dataset, {})
     said = " ".join(pair["summary"] for pair in study["pairs"][:MOST_PANELS])
-    drawn = {
-        f"Test error over {sizes} on {dataset}. {said}".strip(): (
-            "learning-curves",
-            figures.learning_curves(primary_runs(runs)[0], curves, study, ceilings, x_label),
-        )
-    }
+    learning = figures.learning_curves(primary_runs(runs)[0], curves, study, ceilings, x_label)
+    drawn = [("learning-curves", f"Test error over {sizes} on {dataset}. {said}".strip(), learning)]
     pairs = [pair for pair in study["pairs"] if pair["gap"]]
     if 0 < len(pairs) <= MOST_PANELS:
         named = " and of ".join(f"{pair['b']} to {pair['a']}" for pair in pairs)
         gap = figures.by_pair(figures.draw_gap, pairs, x_label)
-        drawn[f"Log error ratio of {named} over {sizes} on {dataset}."] = "gap", gap
+        drawn.append(("gap", f"Log error ratio of {named} over {sizes} on {dataset}.", gap))
         named = "; ".join(f"{pair['b']} for the error of {pair['a']}" for pair in pairs)
         equivalence = figures.by_pair(figures.draw_equivalence, pairs, x_label)
-        drawn[f"How many images a model needs on {dataset}: {named}."] = "data-equivalence", equivalence
+        drawn.append(("data-equivalence", f"How many images a model needs on {dataset}: {named}.", equivalence))
     suffix = f"-{file_name(dataset)}" if len(report.result["studies"]) > 1 else ""
-    for name, figure in drawn.values():
+    for name, _, figure in drawn:
         save(figure, report.directory / "figures", f"{name}{suffix}")
-    return [Drawing(name=f"{name}{suffix}", alt=alt) for alt, (name, _) in drawn.items()]
+    return [Drawing(name=f"{name}{suffix}", alt=alt) for name, alt, _ in drawn]
 
 
 def publish(report: Path, study: Path) -> None:
