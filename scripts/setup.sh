@@ -45,9 +45,12 @@ make_environment() { # for Debian's Python it needs the package python3-venv, wh
 
 use_system_packages() { # pip takes what it finds there for installed where the versions of pyproject.toml allow it
   make_environment
-  "$python" - "$(echo .venv/lib/python*/site-packages)" <<'PYTHON' || fail "SYSTEM_TORCH=1: $python has no torch and torchvision"
+  "$python" - "$(echo .venv/lib/python*/site-packages)" <<'PYTHON' || fail "SYSTEM_TORCH=1: $python has no torch and torchvision; install them there, or leave SYSTEM_TORCH out"
 import importlib.metadata, pathlib, sys, sysconfig
-pins = [f"{name}=={importlib.metadata.version(name)}" for name in ("torch", "torchvision")]
+try:
+    pins = [f"{name}=={importlib.metadata.version(name)}" for name in ("torch", "torchvision")]
+except importlib.metadata.PackageNotFoundError:
+    sys.exit(1)
 pathlib.Path(".venv/system.txt").write_text("\n".join(pins))
 if sys.prefix != sys.base_prefix:  # .venv sees the packages of the base Python, but not those of a virtual environment
     line = f"import site; site.addsitedir({sysconfig.get_path('purelib')!r})"

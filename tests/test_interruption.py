@@ -11,7 +11,7 @@ import pytest
 USUAL = ("env", "--default-signal=INT,HUP,TERM", sys.executable)
 """Python with the signals of a terminal: `nohup make test &` ignores some of them."""
 WRITER = """
-import signal
+import time
 from pathlib import Path
 from crossover.cli import run_app
 from crossover.store import write_atomically
@@ -19,7 +19,8 @@ from crossover.store import write_atomically
 def write(temporary):
     temporary.write_text("half")
     print("begun", flush=True)
-    signal.pause()
+    while True:  # a signal just before signal.pause() would be slept through
+        time.sleep(0.05)
 
 run_app(lambda: write_atomically(Path("page"), write))
 """
@@ -39,13 +40,14 @@ if __name__ == "__main__":
     print(*[number.name for number in pool.NOT_FOR_RUNS if signal.getsignal(number) == signal.SIG_IGN], flush=True)
 """
 WORKERS = """
-import signal
+import time
 from multiprocessing import get_context
 from crossover.training.ranks import worker_processes
 
 def work(number):
     print("begun", flush=True)
-    signal.pause()
+    while True:
+        time.sleep(0.05)
 
 if __name__ == "__main__":
     with worker_processes(2, get_context("{kind}")) as pool:

@@ -95,6 +95,14 @@ def test_the_packages_of_the_machine_are_used_and_a_change_of_the_lock_is_refuse
     assert "repeat: make setup SYSTEM_TORCH=1" in set_up(folder, "test").stderr
 
 
+def test_an_interpreter_without_torch_is_named_in_one_line(tmp_path: Path) -> None:
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "empty"], check=True)
+    done = set_up(checkout(tmp_path), "setup", "SYSTEM_TORCH=1", f"PYTHON={tmp_path}/empty/bin/python")
+    assert done.returncode == 2
+    assert f"error: SYSTEM_TORCH=1: {tmp_path}/empty/bin/python has no torch and torchvision" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_wheels_for_another_python_are_refused_by_name(tmp_path: Path) -> None:
     folder = checkout(tmp_path)
     (folder / "wheels").mkdir()
@@ -129,6 +137,7 @@ def test_wheels_are_those_of_the_lock_and_checked_against_its_hashes(
         return subprocess.CompletedProcess(commands[-1], 0)
 
     monkeypatch.setattr(subprocess, "run", recorded)
+    monkeypatch.setattr(shutil, "which", lambda *_, **__: "uv")  # it need not be installed: nothing is run
     WHEELS["main"](["--folder", str(tmp_path), "--system-torch", "--extras", "test"])
     resolve, download = commands
     assert locks == 2 * [Path("requirements.lock").read_text()]  # uv keeps what it finds in its output
