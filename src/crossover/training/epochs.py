@@ -127,7 +127,7 @@ class ResumePoint(pl.Callback):
         if trainer.is_global_zero:
             content = io.BytesIO()  # written by Python: torch does not say when a disk is full
             torch.save({"state_dict": module.state_dict(), **states, **self._origin}, content)
-            write_atomically(self.path, lambda path: path.write_bytes(content.getbuffer()))
+            write_atomically(self.path, lambda path: path.write_bytes(content.getvalue()))
 
 
 class Stop(threading.Event):
