@@ -55,6 +55,16 @@ def test_curve_summary_is_the_mean_and_its_interval() -> None:
     assert alone["error_mean"].notna().all()
 
 
+def test_curves_and_gaps_agree_with_several_seeds_a_chain() -> None:
+    once = table(falling(3000), chains=3)
+    runs = pd.concat([once, once.assign(seed=once["seed"] + 10, run_id="other-" + once["run_id"])], ignore_index=True)
+    runs["test_error"] *= np.where(runs.index < len(once), 0.7, 1.0) ** (runs["model"] == "vit_tiny")
+    means = curve_summary(runs, Method(seed=0)).pivot(index="n_train", columns="model", values="error_mean")
+    pair = only_pair(runs)
+    ratios = np.log(means[pair["b"]] / means[pair["a"]])
+    assert ratios.to_numpy() == pytest.approx([gap["log_error_ratio"] for gap in pair["gap"]])
+
+
 def test_noisy_unaligned_curves_are_smoothed_first(tmp_path: Path) -> None:
     curves = read_curves(noisy_curve_file(tmp_path / "c.csv", falling(30_000, 0.1)))
     (study,) = analyse(curves, Method(seed=0))["studies"]

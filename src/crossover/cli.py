@@ -162,7 +162,7 @@ OmegaConf.register_new_resolver(
 
 
 def composed(name: str, overrides: Sequence[str]) -> dict[str, object]:
-    """Return the resolved values of a config of conf/ with overrides; Hydra is initialised."""
+    """Return the resolved values of a config of conf/ with overrides; Hydra must be initialised."""
     return resolved(compose(name, quoted(overrides)))
 
 

@@ -119,9 +119,9 @@ class ModelConfig(Frozen):
     """In tables and figures, and in the names of runs."""
     family: Literal["resnet", "hybrid", "vit"] = "resnet"
     """Which assumptions it makes; a CNN of any kind belongs to the family resnet. If it is not given, the start of the
-    name decides. It determines which models are compared, not what a run computes, and is not part of its identity."""
+    name decides. It sets which model of a pair is the reference, and colours; it is not part of a run's identity."""
     arch: str
-    """`basic_resnet` (small ResNet of any depth and width), `vit` (Vision Transformer of any size), or a timm name."""
+    """`basic_resnet`, `vit` and `hybrid_vit` (of any depth and width), or a timm name."""
     args: dict[str, Any] = {}
     """Keyword arguments of the architecture."""
     patch_size: int | None = None

@@ -134,7 +134,7 @@ def _noted(kind: type) -> dict[str, Any]:
 COLUMNS = tuple(replace(column, name=name) for name, column in _noted(Record).items())
 TITLES = {column.name: column.title for column in COLUMNS if column.title} | {
     "augment": "augmentation",
-    "best_step": "step with the best validation error",
+    "best_step": "step whose weights are tested",
     "dirty": "changes that are in no commit",
     "size left out": "without the size",
     "chain left out": "without the chain",

@@ -174,7 +174,7 @@ def primary_runs(
 
 
 def without_twins(runs: pd.DataFrame) -> pd.DataFrame:
-    """Return the runs of the budget with which each model of a data set begins in the table, as a sweep is planned."""
+    """Return the runs with the budget that each model of a data set has first: a plan lists twins after their runs."""
     return runs[runs["budget"] == runs.groupby(["dataset", "model"])["budget"].transform("first")]
 
 

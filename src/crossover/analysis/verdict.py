@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
+from scipy.stats import gmean
 
 from crossover.analysis.compare import compare
 from crossover.analysis.contract import Pair, Result, Saturation, Study
@@ -76,10 +77,10 @@ def _study(dataset: str, every: pd.DataFrame, method: Method, notes: list[str], 
 
 
 def unit_table(runs: pd.DataFrame, model: str, metric: str) -> pd.DataFrame:
-    """Return the mean metric of a model over seeds: one row per chain (per seed, if there is one chain), n across."""
+    """Return the geometric mean of a metric over seeds: one row per chain (or seed of one chain), n across."""
     part = runs[runs["model"] == model]
     unit = "chain" if part["chain"].nunique() > 1 or part["seed"].nunique() == 1 else "seed"
-    return part.pivot_table(index=unit, columns="n_train", values=metric, aggfunc="mean")
+    return part.pivot_table(index=unit, columns="n_train", values=metric, aggfunc=gmean)
 
 
 def curve_summary(runs: pd.DataFrame, method: Method) -> pd.DataFrame:

@@ -197,7 +197,7 @@ def settings(command: str) -> dict[str, str]:
 
 
 def study_block(study: Path) -> str:
-    """Return Markdown of a study: the verdicts and the mean test error by n_train and model, from its files alone."""
+    """Return Markdown of a study from its files: the verdicts, and the geometric mean error by n_train and model."""
     curves = pd.read_csv(study / "curves.csv")
     errors = curves.pivot_table(index="n_train", columns="model", values="error_mean", sort=False).sort_index()
     titles = {model: f"test error of {model}" for model in errors}

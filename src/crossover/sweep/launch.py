@@ -86,8 +86,8 @@ def do_runs(
 ) -> Progress:
     """Train the `runs` without a record on this machine, print failures, and return the final states.
 
-    `ready` is called while the fork server imports, `watch` with each of the pool's states. `frozen` runs are a part of
-    a sweep: those that live processes elsewhere hold are left to them. SIGTERM and a closed terminal let the runs save.
+    `ready` is called while the fork server imports, `watch` with each of the pool's states. `frozen`: their configs are
+    written, and runs that another live process holds are left to it. SIGTERM and a closed terminal let the runs save.
     """
     left = [run for run in runs if not is_done(run.run_dir)]
     if left and context is None:

@@ -76,8 +76,8 @@ def _shell(text: str) -> str:
 def plan_runs(sweep: SweepConfig, *, extra: Sequence[str] = (), outputs: str) -> list[RunConfig]:
     """Return the runs of a sweep, without repetition, chain by chain; `extra` are overrides on top of all others.
 
-    Chain 0 is complete before chain 1, for a sweep that is stopped early. Hydra is initialised, and composes once per
-    combination of axes other than numbers of the run, as that takes 50 ms.
+    Chain 0 is complete before chain 1, for a sweep that is stopped early. Hydra, which must be initialised, composes
+    once per combination of axes other than numbers of the run, as that takes 50 ms.
     """
     replaced = {item.lstrip("+").split("=", 1)[0] for item in extra}
     if taken := sorted(replaced & set(sweep.axes)):
