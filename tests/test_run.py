@@ -164,6 +164,11 @@ def test_peak_memory_is_that_of_the_run(tmp_path: Path) -> None:
     assert 5e7 < record["peak_rss_bytes"] < high - 1e8
 
 
+def test_a_sandbox_that_tells_no_peak_fails_no_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Path, "read_text", lambda path: "VmRSS: 1 kB")
+    assert machine.peak_rss_bytes() > 5e7
+
+
 def test_label_smoothing_floor_is_the_loss_of_the_smoothed_target_itself() -> None:
     target = torch.full((10,), 0.1 / 10)
     target[0] += 0.9

@@ -19,7 +19,7 @@ STOPPED, OUT_OF_MEMORY = 75, 76
 """Exit statuses of a run that saved and can be continued, and of one that ran out of memory."""
 NOT_FOR_RUNS = (signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGUSR2)
 """Signals that Ctrl-C, a closed terminal and Slurm send to every process; the first process ends its runs."""
-SHORT_OF_MEMORY = ("out of memory", "STATUS_ALLOC_FAILED", "can't allocate memory")
+SHORT_OF_MEMORY = ("out of memory", "STATUS_ALLOC_FAILED", "unable to find an engine", "can't allocate memory")
 
 
 def execute_locked(run: RunConfig, stop: threading.Event | None = None) -> None:
