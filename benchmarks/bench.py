@@ -11,7 +11,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -204,19 +204,21 @@ def gpu(bench: Bench, save: Save) -> None:
 
 @contextmanager
 def mps_daemon() -> Iterator[dict[str, str] | None]:
-    """Run CUDA's MPS daemon and yield the environment of its clients; None if it is not installed."""
-    command = shutil.which("nvidia-cuda-mps-control")
-    if command is None:
-        print("MPS is left out: nvidia-cuda-mps-control is not installed", flush=True)
-        yield None
-        return
+    """Run CUDA's MPS daemon and yield the environment of its clients; None if it does not start."""
     with tempfile.TemporaryDirectory(dir="/tmp") as folder:  # a socket's path must be short
         places = {"CUDA_MPS_PIPE_DIRECTORY": folder, "CUDA_MPS_LOG_DIRECTORY": folder}
-        subprocess.run([command, "-d"], env=os.environ | places, check=True, timeout=30)
+        control = partial(subprocess.run, env=os.environ | places, stdout=subprocess.DEVNULL, timeout=30)
+        try:  # its output is not ours: the daemon would keep it open
+            control(["nvidia-cuda-mps-control", "-d"], stderr=subprocess.DEVNULL, check=True)
+        except (OSError, subprocess.SubprocessError) as error:
+            print(f"MPS is left out: {error}", flush=True)
+            yield None
+            return
         try:
             yield places
         finally:
-            subprocess.run([command], input="quit\n", text=True, env=os.environ | places, check=True, timeout=30)
+            with suppress(subprocess.SubprocessError):
+                control(["nvidia-cuda-mps-control"], input="quit\n", text=True)
 
 
 def minisweep(bench: Bench, save: Save) -> None:

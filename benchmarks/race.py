@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing.synchronize import Barrier
@@ -12,6 +13,7 @@ import pandas as pd
 
 from crossover.config import CrossoverError
 from crossover.sweep.pool import fork_server
+from crossover.training.ranks import begin_worker
 
 Row = dict[str, Any]
 BEGIN, END = "<!-- bench: written by make bench -->\n", "<!-- end of bench -->\n"
@@ -21,6 +23,8 @@ together: Barrier
 
 def _begin(barrier: Barrier, environment: Mapping[str, str]) -> None:
     global together
+    begin_worker()
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # the fork server ignores it
     together = barrier
     os.environ.update(environment)
 

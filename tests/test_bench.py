@@ -1,5 +1,4 @@
 import json
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -133,11 +132,13 @@ def bench_of(measured: Callable[..., Row], monkeypatch: pytest.MonkeyPatch) -> B
     return Bench.model_validate(values | given)
 
 
-def fake_daemon(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def fake_daemon(folder: Path, monkeypatch: pytest.MonkeyPatch, status: int = 0) -> Path:
     """Put a stand-in for CUDA's MPS daemon first in PATH; return the log of its calls."""
     log, command = folder / "log", folder / "bin" / "nvidia-cuda-mps-control"
     command.parent.mkdir()
-    command.write_text(f'#!/bin/sh\necho "$*" "$CUDA_MPS_PIPE_DIRECTORY" >> {log}\n[ "$1" = -d ] || cat >> {log}\n')
+    command.write_text(
+        f'#!/bin/sh\necho "$*" "$CUDA_MPS_PIPE_DIRECTORY" >> {log}\n[ "$1" = -d ] || cat >> {log}\nexit {status}\n'
+    )
     command.chmod(0o755)
     monkeypatch.setenv("PATH", str(command.parent), prepend=":")
     return log
@@ -170,12 +171,15 @@ def test_the_page_has_each_way_and_density_with_and_without_mps_and_keeps_what_f
     assert started.split()[1] == quit_.strip()
 
 
-def test_what_is_not_begun_in_time_is_left_out_and_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shutil, "which", lambda _: None)
+def test_what_is_not_begun_in_time_is_left_out_and_said_also_without_mps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_daemon(tmp_path, monkeypatch, status=1)
     monkeypatch.setattr("time.monotonic", iter([0.0, *[100.0] * 99]).__next__)
     saved: list[dict[str, Any]] = []
     bench.gpu(bench_of(lambda *_, **__: pytest.fail("measured"), monkeypatch), saved.append)
     assert {row["error"] for row in saved[-1]["rows"]} == {"not measured: the time was over"}
+    assert not any(row["mps"] for row in saved[-1]["rows"])
 
 
 TRAIN_SCRIPT = """

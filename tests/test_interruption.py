@@ -53,6 +53,19 @@ if __name__ == "__main__":
     with worker_processes(2, get_context("{kind}")) as pool:
         list(pool.map(work, [0, 1]))
 """
+APART = """
+import time
+from multiprocessing import get_context
+from benchmarks import race
+
+def work(number):
+    print("begun", flush=True)
+    time.sleep(3600)
+
+if __name__ == "__main__":
+    race.fork_server = lambda: get_context("spawn")
+    race.apart(work, [(0,), (1,)])
+"""
 CLOSED = """
 import subprocess
 import sys
@@ -94,11 +107,13 @@ def test_what_reaches_the_whole_terminal_ends_no_run(tmp_path: Path) -> None:
     assert done.stdout == "SIGINT SIGHUP SIGTERM SIGUSR2\n\n", done.stderr
 
 
-@pytest.mark.parametrize("kind", ["spawn", "forkserver"])
-def test_workers_of_a_killed_command_end_too(tmp_path: Path, kind: str) -> None:
+@pytest.mark.parametrize("code", [WORKERS.format(kind="spawn"), WORKERS.format(kind="forkserver"), APART])
+def test_workers_of_a_killed_command_end_too(tmp_path: Path, code: str) -> None:
     """They waited for more work for ever."""
-    (tmp_path / "workers.py").write_text(WORKERS.format(kind=kind))
-    with subprocess.Popen([sys.executable, tmp_path / "workers.py"], stdout=subprocess.PIPE) as process:
+    (tmp_path / "workers.py").write_text(code)
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+    command = [sys.executable, tmp_path / "workers.py"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment) as process:
         assert process.stdout is not None
         assert [process.stdout.readline() for _ in range(2)] == [b"begun\n"] * 2
         process.kill()

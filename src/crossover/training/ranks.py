@@ -117,7 +117,7 @@ def companions(run: RunConfig, rank: Rank, work: Callable[[RunConfig], object]) 
 
 def _accompany(index: int, work: Callable[[RunConfig], object], run: RunConfig, place: dict[str, str]) -> None:
     os.environ.update(place | {"LOCAL_RANK": str(index + 1)})
-    _begin_worker()
+    begin_worker()
     try:
         work(run)
     except Exception as error:
@@ -139,10 +139,10 @@ def _end_with(others: Any, over: threading.Event) -> None:
 
 def worker_processes(count: int, context: BaseContext) -> ProcessPoolExecutor:
     """Return a pool whose processes end with this one, also when it is killed: they would wait for work for ever."""
-    return ProcessPoolExecutor(count, context, _begin_worker)
+    return ProcessPoolExecutor(count, context, begin_worker)
 
 
-def _begin_worker() -> None:
+def begin_worker() -> None:
     """Leave Ctrl-C and a closed terminal to the process that started this one, and end when that has ended."""
     for number in (signal.SIGINT, signal.SIGHUP):  # they reach the whole group
         signal.signal(number, signal.SIG_IGN)
