@@ -1,5 +1,6 @@
 import itertools
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
@@ -9,17 +10,19 @@ import torch
 from omegaconf import OmegaConf
 from scipy import stats
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.functional import pad
 from torchvision.transforms import RandomErasing, RandomResizedCrop
 from torchvision.transforms.functional import normalize
 from torchvision.transforms.functional import resized_crop as resized
 
-from crossover.data.augment import Draws, crop_and_flip, erase, mix, rectangles, resized_crop
+from crossover.data.augment import EACH, Draws, crop_and_flip, erase, mix, rectangles, resized_crop, strengths
 from crossover.data.loader import Normaliser, augment
 from crossover.fields import AugmentConfig
 
 MEAN, STD = torch.tensor([0.4, 0.5, 0.6]), torch.tensor([0.2, 0.25, 0.3])
 normalise = Normaliser(MEAN, STD)
+ALL = {"crop": 2, "flip": True, "policy": "randaugment", "erase": 0.25, "mixup": 0.8, "cutmix": 1.0}
 SHIPPED = sorted((Path(__file__).parents[1] / "conf" / "augment").glob("*.yaml"))
 
 
@@ -253,3 +256,21 @@ def test_the_order_is_crop_and_flip_then_policy_then_normalise() -> None:
     black = normalise(torch.zeros_like(images))
     solarized, _ = run(torch.zeros_like(images), labels, policy="randaugment", policy_ops=1, policy_magnitude=30)
     assert (solarized != black).any()  # the policy works on pixel values, before normalisation
+
+
+@pytest.mark.parametrize("config", [ALL, {"min_area": 0.08, "policy": "trivialaugment", "cutmix": 1.0}])
+def test_on_a_gpu_nothing_is_read_back(monkeypatch: pytest.MonkeyPatch, config: dict[str, Any]) -> None:
+    """It would make every step wait for the device, and fail a capture; fake tensors refuse it."""
+
+    def drawn(of: Draws, draw: Callable[..., Tensor], shape: tuple[int, ...]) -> Tensor:
+        return draw(tuple(of.count if n == EACH else n for n in shape), device="cuda", generator=None)
+
+    monkeypatch.setattr(Draws, "_draw", drawn)
+    monkeypatch.setattr("crossover.data.augment.strengths", strengths.__wrapped__)  # keeps no fake table
+    settings = AugmentConfig(**({"name": "test"} | config))
+    with FakeTensorMode(), torch.device("cuda"):
+        images, labels = torch.empty(4, 16, 16, 3, dtype=torch.uint8), torch.empty(4, dtype=torch.long)
+        given = Normaliser(torch.ones(3), torch.ones(3))
+        x, _ = augment(images, labels, settings, classes=10, normalise=given, draws=Draws(torch.Generator("cpu"), 4))
+    assert x.is_cuda
+    assert x.shape == (4, 3, 16, 16)

@@ -22,14 +22,18 @@ from crossover.training.run import execute
 from tests.worlds import VIT, small_run
 
 GPUS = torch.cuda.device_count()
-pytestmark = [pytest.mark.gpu, pytest.mark.skipif(GPUS == 0, reason="torch sees no CUDA device")]
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(GPUS == 0, reason="torch sees no CUDA device"),
+    pytest.mark.filterwarnings("default"),  # torch gives advice there, such as on TF32; pytest lists it
+]
 ON_GPU: dict[str, Any] = {"precision": "fp32", "machine__device": "cuda"}
 ALL = {"name": "a", "crop": 2, "flip": True, "policy": "randaugment", "erase": 0.25, "mixup": 0.8, "cutmix": 1.0}
 SETTINGS: dict[str, dict[str, Any]] = {
-    "resnet": {},
+    "resnet": {"recipe__lr": 0.01},
     "vit": {"model": VIT},
     "bf16": {"model": VIT, "precision": "bf16"},
-    "sgd": {"recipe__optimizer": "sgd", "recipe__lr": 0.05, "recipe__grad_clip": 1.0, "recipe__ema_decay": 0.9},
+    "sgd": {"recipe__optimizer": "sgd", "recipe__lr": 0.5, "recipe__grad_clip": 1.0, "recipe__ema_decay": 0.9},
     "depth": {"model": VIT | {"args": VIT["args"] | {"drop_path_rate": 0.2}}},
     "strong": {"augment": ALL},
     "resized": {"augment": {"name": "a", "min_area": 0.08, "policy": "trivialaugment", "cutmix": 1.0}},
@@ -41,11 +45,12 @@ def _quiet(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(running, "tune_allocator", lambda: None)
 
 
-def assert_same_losses(one: Record, other: Record, *, within: float = 1e-3) -> None:
+def assert_same_losses(one: Record, other: Record, *, within: float = 1e-4) -> None:
+    """Noise of 1e-3 in each gradient moves a loss by up to 5e-5, a rate that stays as it was by 7e-4 or more."""
     assert [row["step"] for row in one["history"]] == [row["step"] for row in other["history"]]
     for row, same in zip(one["history"], other["history"], strict=True):
         assert row["train_loss"] == pytest.approx(same["train_loss"], rel=within)
-        assert row["val_loss"] == pytest.approx(same["val_loss"], rel=10 * within)
+        assert row["val_loss"] == pytest.approx(same["val_loss"], rel=within)
 
 
 @pytest.mark.parametrize("engine", ["graph", "compile"])
@@ -53,7 +58,7 @@ def assert_same_losses(one: Record, other: Record, *, within: float = 1e-3) -> N
 def test_every_engine_has_the_losses_of_the_eager_step(tmp_path: Path, engine: str, name: str) -> None:
     changes = ON_GPU | SETTINGS[name]
     eager, other = (execute(small_run(tmp_path / way, machine__engine=way, **changes)) for way in ("eager", engine))
-    assert_same_losses(eager, other, within=2e-2 if name == "bf16" else 1e-3)
+    assert_same_losses(eager, other, within=1e-3 if name == "bf16" else 1e-4)
     assert (other["device_memory_bytes"] or 0) > 0
 
 
@@ -123,9 +128,9 @@ def test_a_stopped_run_goes_on_with_any_engine(
 
 
 def test_a_killed_run_goes_on_from_its_last_validation(tmp_path: Path) -> None:
-    changes = ON_GPU | {"budget": {"steps": 4000, "evaluations": 100}, "recipe__lr": 1e-4}
+    changes = ON_GPU | {"budget": {"steps": 1000, "evaluations": 100}, "recipe__lr": 1e-4}
     run = small_run(tmp_path, **changes)
-    process = multiprocessing.get_context("spawn").Process(target=execute, args=(run,))
+    process = multiprocessing.get_context("spawn").Process(target=execute, args=(run,), daemon=True)
     process.start()
     while process.is_alive() and not (run.run_dir / "last.ckpt").exists():
         process.join(0.05)
@@ -133,8 +138,8 @@ def test_a_killed_run_goes_on_from_its_last_validation(tmp_path: Path) -> None:
     process.join()
     assert not (run.run_dir / "record.json").exists()
     step = torch.load(run.run_dir / "last.ckpt", weights_only=True, map_location="cpu")["crossover"]["step"]
-    assert 0 < step < 4000
-    assert execute(run)["history"][-1]["step"] == 4000
+    assert 0 < step < 1000
+    assert execute(run)["history"][-1]["step"] == 1000
 
 
 @pytest.fixture
@@ -147,8 +152,9 @@ def hog() -> Iterator[list[torch.Tensor]]:
 
 
 def test_a_run_that_does_not_fit_beside_another_is_done_after_it(tmp_path: Path, hog: list[torch.Tensor]) -> None:
-    wide = {"name": "resnet_wide", "arch": "basic_resnet", "args": {"widths": [64, 64], "depths": [1, 1]}}
-    changes = ON_GPU | {"model": wide, "recipe__batch_size": 4096, "budget": {"steps": 60, "evaluations": 1}}
+    # hardly a convolution: cuDNN takes as much memory as there is to try its kernels
+    wide = VIT | {"args": VIT["args"] | {"embed_dim": 256, "depth": 6}}
+    changes = ON_GPU | {"model": wide, "recipe__batch_size": 4096, "budget": {"steps": 120, "evaluations": 1}}
 
     def pooled(runs: list[RunConfig], at_once: int) -> list[str]:
         freeze(runs)
@@ -162,7 +168,7 @@ def test_a_run_that_does_not_fit_beside_another_is_done_after_it(tmp_path: Path,
     need = (used or 0) + 1e9  # a process has a context as well
     torch.cuda.empty_cache()
     free = torch.cuda.mem_get_info()[0]
-    hog.append(torch.empty(int(free - 1.7 * need), dtype=torch.uint8, device="cuda"))
+    hog.append(torch.empty(int(free - 1.4 * need), dtype=torch.uint8, device="cuda"))
     notes = pooled([small_run(tmp_path, seed=seed, **changes) for seed in (1, 2)], 2)
     assert [note.split(":")[0] for note in notes] == [f"out of memory with 2 runs on GPU {visible_gpus()[0]}"]
 
