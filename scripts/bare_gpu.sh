@@ -37,19 +37,23 @@ step() { # NAME SECONDS COMMAND...: runs a command within its limit and what is 
     status="left out: no time"
   else
     echo "== $name (at $SECONDS s, at most $limit s)"
-    timeout --signal=TERM --kill-after=25 "$limit" bash -c '"$@"' _ "${@:3}" 2>&1 || status=$?
+    timeout --signal="${SIGNAL:-TERM}" --kill-after=25 "$limit" bash -c '"$@"' _ "${@:3}" 2>&1 || status=$?
   fi
   printf '%-12s %4s s   status %s\n' "$name" $((SECONDS - began)) "$status" | tee -a "$out/$half.txt"
 }
 
 run_small() { # one small run with an engine
-  $python scripts/train.py model=resnet_tiny n_train=1000 budget=steps budget.steps=40 budget.evaluations=2 logger=none \
+  $python scripts/train.py model=resnet_tiny data.n_pool=5000 n_train=1000 budget=steps budget.steps=40 budget.evaluations=2 logger=none \
     machine.device="$device" machine.engine="$1" machine.outputs="outputs/small-$1"
 }
 
 read_images() {
   [ -d data/cifar10/train ] || { mkdir -p data && { tar -xf carry/images.tar.xz -C data || $python -m tarfile -e carry/images.tar.xz data; }; }
   $python scripts/data.py data=cifar10_folder
+}
+
+run_tests() { # those whose names match
+  exec $python -m pytest -n 0 -p no:cacheprovider ${TESTS:--m gpu tests/gpu} -k "$1"
 }
 
 study() { # the frozen runs in the order of the plan: whole chains first
@@ -68,22 +72,23 @@ first() {
   step images 90 read_images > "$out/images.log" 2>&1 &
   local images=$! engine
   for engine in eager graph; do
-    step "run-$engine" 40 run_small $engine
+    step "run-$engine" 60 run_small $engine
   done
-  step gpu-tests 120 $python -m pytest -n 0 -p no:cacheprovider ${TESTS:--m gpu tests/gpu}
+  SIGNAL=INT step gpu-tests 110 run_tests "not compile" # at an interrupt pytest tells what has failed so far
   wait $images
-  step bench 180 $python -m benchmarks "only=[gpu]" device="$device" steps=60 "ways=[${engines// /,},plain,idiomatic]" \
-    limit_seconds=$((150 * patience)) output="$out/bench.json" $([ ! -e carry/train.py ] || echo timm=carry) ${BENCH:-}
+  step bench 150 $python -m benchmarks "only=[gpu]" device="$device" steps=60 "batches=[512]" "ways=[${engines// /,},plain,idiomatic]" \
+    limit_seconds=$((120 * patience)) output="$out/bench.json" $([ ! -e carry/train.py ] || echo timm=carry) ${BENCH:-}
+  SIGNAL=INT step compile-tests 120 run_tests compile # compiling takes minutes, and no other step needs it
 }
 
 second() {
   ENGINE=${ENGINE:-eager}
   step images 90 read_images
-  deadline=$((deadline - 50 * patience)) # for the report
+  deadline=$((deadline - 60 * patience)) # for what follows
   step study 600 study
-  deadline=$((deadline + 50 * patience))
-  step report 40 $python scripts/report.py "name=\"$(basename carry/"$ENGINE"/sweeps/*)\"" outputs="carry/$ENGINE"
+  deadline=$((deadline + 60 * patience))
   step bring-home 30 bring_home
+  step report 40 $python scripts/report.py "name=\"$(basename carry/"$ENGINE"/sweeps/*)\"" outputs="carry/$ENGINE"
 }
 
 case $half in
@@ -94,7 +99,7 @@ case $half in
     : > "$out/$half.txt"
     [ "$half" = first ] && deadline=$((330 * patience)) || deadline=$((390 * patience))
     export ENGINE
-    export -f study run_small read_images bring_home
+    export -f study run_small run_tests read_images bring_home
     export device python out
     { step set-up 150 make setup WHEELS=carry/wheels SYSTEM_TORCH=1 PYTHON="${PYTHON:-python3}"; $half; } 2>&1 | tee "$out/$half.log"
     ;;
