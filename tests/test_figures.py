@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.collections import LineCollection
 
 from crossover.report.build import write_report
-from crossover.report.figures import by_pair, draw_equivalence, learning_curves
+from crossover.report.figures import by_pair, draw_equivalence, draw_gap, learning_curves
 from crossover.report.findings import Report
 from crossover.report.page import report_sections
 from crossover.report.style import FAMILIES, PAPER, styles
@@ -74,6 +74,21 @@ def test_what_limits_a_curve_is_on_the_page_and_hollow_in_the_figure(tmp_path: P
     (axes,) = learning_curves(written.runs, written.curves, study, {}).axes
     drawn = [np.asarray(line.get_xydata()) for line in axes.lines if line.get_markerfacecolor() == PAPER]
     assert [line[:, 0].tolist() for line in drawn if len(line)] == [[4096, 16384, 65536]] * 2
+    plt.close("all")
+
+
+def test_long_names_stay_within_their_figure(tmp_path: Path) -> None:
+    models = ("resnet_shaped like a vision transformer (of size B/16)", "vit_base_patch16_224.augreg_in21k_ft_in1k")
+    written = write_report(sweep(crossing_records(models=models)), tmp_path)
+    (study,) = written.result["studies"]
+    drawn = [by_pair(draw, study["pairs"]) for draw in (draw_gap, draw_equivalence)]
+    for figure in (*drawn, learning_curves(written.runs, written.curves, study, {})):
+        figure.draw_without_rendering()
+        (axes,), named = figure.axes, [text for legend in figure.legends for text in legend.get_texts()]
+        for text in (axes.yaxis.label, *axes.texts, *named):
+            box, whole = text.get_window_extent(), figure.bbox
+            assert whole.x0 <= box.x0 < box.x1 <= whole.x1, text.get_text()
+            assert whole.y0 <= box.y0 < box.y1 <= whole.y1, text.get_text()
     plt.close("all")
 
 

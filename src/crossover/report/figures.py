@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
+from textwrap import fill
 from typing import Any
 
 import pandas as pd
@@ -32,7 +33,10 @@ MOST_CROSSINGS = 3
 """Most crossings drawn with the learning curves; more would be unreadable."""
 BUDGET = "budget-limited"
 LAW: dict[str, Any] = {"linestyle": DASHES, "linewidth": 1.2}
-LEGEND_COLUMNS = 2
+WIDEST = 48
+"""Characters of small text that fit side by side."""
+TALLEST, SHORT = 28, 22
+"""Characters that fit beside an axis in a line of a label, and of a name within the axes."""
 SMALL = 9.5
 """Font size of small text in points: 9 px on a phone."""
 FAR_BELOW = 0.5
@@ -60,7 +64,8 @@ def learning_curves(
         shown = rows[:0] if many else rows  # many points show the curve themselves, and the law is the line
         look = {"color": colour, "marker": marker, "linestyle": line, "linewidth": 1.8, "markersize": 5}
         axes.plot(shown["n_train"], shown["error_mean"], label=model, **look)
-        axes.fill_between(sizes, rows["error_low"], rows["error_high"], color=colour, alpha=0.15, linewidth=0)
+        ends, edge = (rows["error_low"], rows["error_high"]), _edge(rows)
+        axes.fill_between(sizes, *ends, color=colour, alpha=0.15, linewidth=edge)
         hollow = rows[[(model, n) in limited for n in sizes]]
         axes.plot(hollow["n_train"], hollow["error_mean"], marker, color=colour, markerfacecolor=PAPER, zorder=5)
         if model in laws:
@@ -87,6 +92,11 @@ def learning_curves(
     return figure
 
 
+def _edge(rows: pd.DataFrame) -> int:
+    """Return the width of the edge of a band: the band of a single size is nothing but its edge."""
+    return 6 if len(rows) == 1 else 0
+
+
 def families_of(runs: pd.DataFrame) -> dict[str, str]:
     """Return the family of each model, where the runs have it."""
     return dict(zip(runs["model"], runs["family"], strict=True)) if "family" in runs else {}
@@ -98,8 +108,11 @@ def _legend_above(figure: Figure, *drawn: Axes) -> None:
     for axes in drawn:
         named |= {label: handle for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
     if named:
-        look: dict[str, Any] = {"ncols": min(LEGEND_COLUMNS, len(named)), "frameon": False, "fontsize": SMALL}
-        figure.legend(named.values(), named, loc="outside upper center", **look)
+        labels = [fill(label, WIDEST) for label in named]
+        half = -(-len(labels) // 2)
+        wide = sum(max(map(len, part), default=0) for part in (labels[:half], labels[half:]))
+        look: dict[str, Any] = {"ncols": 2 if len(labels) > 1 and wide <= WIDEST else 1, "frameon": False}
+        figure.legend(named.values(), labels, loc="outside upper center", fontsize=SMALL, **look)
 
 
 def _draw_crossing(axes: Axes, pair: Pair, row: int) -> None:
@@ -130,16 +143,16 @@ def draw_gap(axes: Axes, pair: Pair) -> None:
     low, high = (table[name].astype(float) for name in ("ci_low", "ci_high"))
     if low.notna().any():
         band = "simultaneous 95% band"
-        axes.fill_between(table["n_train"], low, high, color=FAINT, alpha=0.3, linewidth=0, label=band)
+        axes.fill_between(table["n_train"], low, high, color=FAINT, alpha=0.3, linewidth=_edge(table), label=band)
     axes.axhline(0, color=SOFT, linewidth=1)
     label = "95% confidence set of N*"
     for start, stop in pair["confidence_set"] if pair["verdict"] == "crossover" else []:
         ends = [start or pair["n_min"] or 0, stop or pair["n_max"] or 0]
         axes.plot(ends, [0, 0], color=INK, linewidth=6, alpha=0.6, solid_capstyle="butt", label=label)
     axes.margins(y=0.14)  # room for text above and below
-    axes.set_ylabel(f"log error ratio,\n{pair['b']} / {pair['a']}", linespacing=1.4)
+    axes.set_ylabel("log error ratio,\n" + fill(f"{pair['b']} / {pair['a']}", TALLEST), linespacing=1.4)
     for y, side, model, va in ((0.99, "above", pair["a"], "top"), (0.02, "below", pair["b"], "baseline")):
-        said = f"{side} zero: {model} leads"
+        said = f"{side} zero: {model if len(model) <= SHORT else f'{model[: SHORT - 1]}…'} leads"
         axes.text(0.01, y, said, va=va, transform=axes.transAxes, fontsize=SMALL, color=SOFT)
 
 
@@ -158,9 +171,10 @@ def draw_equivalence(axes: Axes, pair: Pair) -> None:
             axes.plot(rows["n_train"], rows[end], marker, label=label, color=INK, fillstyle="none", linestyle="none")
     sizes = [row["n_train"] for row in pair["gap"]]
     axes.set_xlim(min(sizes) / 1.3, max(sizes) * 1.3)
-    axes.set_ylabel(f"images {pair['b']} needs\nper image of {pair['a']}", linespacing=1.4)
+    lines = (f"images {pair['b']} needs", f"per image of {pair['a']}")
+    axes.set_ylabel("\n".join(fill(line, TALLEST) for line in lines), linespacing=1.4)
     if table[columns[1:]].isna().all(axis=None):
-        said = f"at no measured size is it known\nhow many images {pair['b']} needs"
+        said = "at no measured size is it known\n" + fill(f"how many images {pair['b']} needs", TALLEST)
         axes.text(0.5, 0.5, said, transform=axes.transAxes, ha="center", va="center")
         axes.set_yticks([])
         return
