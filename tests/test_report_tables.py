@@ -9,7 +9,7 @@ import pandas as pd
 from crossover.analysis.runs import read_curves
 from crossover.report.build import write_findings, write_report
 from crossover.report.findings import Extras, Findings
-from crossover.report.section import Section
+from crossover.report.section import Section, shown
 from crossover.study import recipe_table
 from tests.reported import crossing_records, sweep
 from tests.worlds import VIT, small_run
@@ -51,6 +51,12 @@ def test_many_pairs_begin_with_a_table_of_verdicts_and_data_sets_are_folded(tmp_
     folded = re.findall(rf"<details>\n?<summary>(set\d): {re.escape(short)}<", second)
     assert folded == ["set0", "set1"]
     assert "<p" not in second.split("<details>")[0]
+
+
+def test_errors_below_a_tenth_of_a_percent_are_not_shown_as_zero() -> None:
+    errors = [shown(value, "%") for value in (0.123, 0.00149, 0.00052, 3e-7, 0.0)]
+    assert errors == ["12.3 %", "0.1 %", "0.052 %", "3e-05 %", "0.0 %"]
+    assert [shown(value, "points") for value in (0.0123, -0.00052, 1e-17)] == ["+1.2", "-0.052", "+0.0"]
 
 
 def test_models_and_recipes_are_told_in_words(tmp_path: Path) -> None:

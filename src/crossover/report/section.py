@@ -31,9 +31,17 @@ PREDICTIONS = "predictions.npz"
 """Test images of each run and data set: `predicted-RUN_ID` (T,), `labels-NAME` (T,) and `classes-NAME` (K,)."""
 WHERE_KNOWN = ("plan.json", PREDICTIONS, "classes.csv", "calibration.json")
 """Files that a report has if there is a plan, predictions or a simulation."""
+
+
+def _percent(value: float, sign: str = "") -> str:
+    """Return a fraction in percent to one decimal, a smaller one to two digits; rounding errors are zero."""
+    digits = ".2g" if 1e-9 < abs(value) < 1e-3 else ".1f"
+    return f"{100 * value:{sign}{digits}}"
+
+
 FORMATS: dict[str, Callable[[float], str]] = {
-    "%": lambda value: f"{100 * value:.1f} %",
-    "points": lambda value: f"{100 * value:+.1f}",
+    "%": lambda value: f"{_percent(value)} %",
+    "points": lambda value: _percent(value, "+"),
     "ratio": lambda value: f"{value:.2f}",
     "images": images,
     "SI": EngFormatter(places=1),
