@@ -26,6 +26,8 @@ _MEASURED = ("test_error", "val_error", "test_loss", "val_loss")
 METRICS = dict.fromkeys(_MEASURED, "metric") | {"last_val_error": "selection"}
 """Column of the runs to the choice it represents; `last_val_error` is that of the last step, without selection."""
 Change = Literal["same", "weaker", "stronger", "contradicts"]
+CLAIMS = {"undecided": 0, "a_better": 1, "b_better": 1, "crossover": 2, "several_crossings": 3}
+"""How much a verdict claims."""
 MAX_LEFT_OUT = 12
 """Sizes and chains are left out one by one only up to this number; of more, no single one matters much."""
 RESULT = ("verdict", "n_star", "ci_low", "ci_high")
@@ -61,14 +63,10 @@ def stability_table(runs: pd.DataFrame, method: Method) -> pd.DataFrame:
 
 def _change(main: Pair, other: Pair) -> Change:
     """Return the change an alternative makes to a verdict."""
-    clear, still = (pair["verdict"] != "undecided" for pair in (main, other))
-    if clear and still and len({pair["gap"][-1]["log_error_ratio"] > 0 for pair in (main, other)}) > 1:
+    before, now = (CLAIMS[pair["verdict"]] for pair in (main, other))
+    if before and now and len({pair["gap"][-1]["log_error_ratio"] > 0 for pair in (main, other)}) > 1:
         return "contradicts"
-    if main["verdict"] == other["verdict"]:
-        return "same"
-    if clear and still:
-        return "stronger" if other["verdict"] in ("crossover", "several_crossings") else "weaker"
-    return "stronger" if still else "weaker"
+    return "same" if before == now else "stronger" if now > before else "weaker"
 
 
 def _alternatives(runs: pd.DataFrame, method: Method) -> Iterator[Way]:
