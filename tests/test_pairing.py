@@ -11,7 +11,7 @@ from crossover.analysis import robustness
 from crossover.analysis.estimate import estimate, for_new_images
 from crossover.analysis.robustness import stability_table
 from crossover.analysis.runs import Method, primary_runs, validate_runs
-from crossover.analysis.verdict import analyse
+from crossover.analysis.verdict import analyse, curve_summary
 from tests.curves import falling, known_values, only_pair, study_notes, table
 
 
@@ -23,9 +23,12 @@ def test_seeds_stand_in_for_chains_and_it_is_said() -> None:
 
 
 def test_seeds_of_a_chain_are_averaged() -> None:
-    pair = only_pair(table(falling(3000), chains=3, seeds=4))
-    assert pair["chains"] == 3
-    assert pair["verdict"] == "crossover"
+    runs = table(falling(3000), chains=3, seeds=4, sd=0.3)
+    assert only_pair(runs)["chains"] == 3
+    curves = curve_summary(runs, Method(seed=0)).set_index(["model", "n_train"])["error_mean"]
+    for row in only_pair(runs)["gap"]:
+        a, b = (curves[model, row["n_train"]] for model in ("resnet_tiny", "vit_tiny"))
+        assert np.log(b / a) == pytest.approx(row["log_error_ratio"]), "as in the table of errors"
 
 
 def test_half_done_sweep_has_a_verdict_or_a_reason() -> None:
@@ -91,8 +94,20 @@ def test_models_without_a_common_chain_are_compared_without_pairs() -> None:
     assert pair["n_star"] == pytest.approx(paired["n_star"], rel=0.05)
     wide, narrow = (p["ci_high"] / p["ci_low"] for p in (pair, paired))
     assert wide > narrow  # the subsets no longer cancel
-    assert any("share no chain" in note for note in pair["notes"])
+    assert any("compared without pairs" in note for note in pair["notes"])
     assert not any("Only" in note for note in pair["notes"])
+    fewer = only_pair(runs[(runs["model"] == "vit_tiny") | (runs["n_train"] < 20000)])
+    assert "Only vit_tiny has runs at 65,536 images: the difference is not measured there." in fewer["notes"]
+
+
+@pytest.mark.parametrize("unit", ["chain", "seed"])
+@pytest.mark.parametrize("shared", [0, 1])
+def test_replicates_that_hardly_share_a_number_are_compared_all_the_same(unit: str, shared: int) -> None:
+    runs = table(falling(3000), chains=4)
+    other = runs["chain"] + (4 - shared) * (runs["model"] == "vit_tiny")
+    pair = only_pair(runs.assign(**({"chain": other} if unit == "chain" else {"chain": 0, "seed": other})))
+    assert (pair["verdict"], pair["interval"], pair["chains"]) == ("crossover", "unpaired", 4)
+    assert "from 4 replicates of each, not paired" in pair["summary"]
 
 
 def test_other_budgets_are_left_to_the_stability_table() -> None:
@@ -126,6 +141,13 @@ def test_alternatives_are_prepared_once_however_many_pairs(monkeypatch: pytest.M
         counts[rows.groupby(["a", "b"]).ngroups] = len(prepared)
         prepared.clear()
     assert counts == {1: 5, 6: 5}, "the main analysis, val_error, and each of three chains left out"
+
+
+def test_without_a_size_two_crossings_are_one_and_the_claim_is_weaker() -> None:
+    runs = table(lambda n: 0.3 * np.cos(np.pi * np.log(n / 256) / np.log(16)))
+    rows = stability_table(runs, Method(seed=0)).set_index(["choice", "value"])
+    assert rows.loc[("as analysed", "test_error"), "verdict"] == "several_crossings"
+    assert tuple(rows.loc[("size left out", "256"), ["verdict", "change"]]) == ("crossover", "weaker")
 
 
 def test_nothing_is_unstable_where_there_is_no_verdict() -> None:

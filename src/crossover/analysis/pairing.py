@@ -22,15 +22,17 @@ from crossover.analysis.testset import McNemar, binomial, mcnemar, of_difference
 
 Unit = Literal["chain", "seed"]
 Kind = Literal["chains", "seeds", "unpaired", "roughness", "none"]
-"""The source of an interval: paired chains, paired seeds of one chain, unpaired chains, the roughness of single curves,
-or nothing."""
+"""The source of an interval: paired chains, paired seeds of one chain, unpaired replicates, the roughness of single
+curves, or nothing."""
 Anchors = list[tuple[float, Estimate | None]]
 """For every size of a: log err_b (at the sizes of b) minus log err_a at that size."""
 NO_REPLICATES = (
     "No replicates: nothing says how noisy the curves are, so no interval and no verdict; run at least 3 chains."
 )
 ONE_CHAIN = "One chain: the intervals cover the variation between seeds, not between training subsets; add chains."
-UNPAIRED = "The models share no chain, so their means are compared without pairs; the same chains give a narrower band."
+UNPAIRED = (
+    "No two chains or seeds are shared: the means are compared without pairs; the same chains give a narrower band."
+)
 NOTHING_SHARED = "The models have no size in common: nothing can be compared; run both at the same sizes."
 INTERPOLATED = "Too few runs share chain and size: each chain's curve is interpolated linearly in log-log."
 
@@ -53,11 +55,11 @@ class Pairing:
 def pair_models(runs: pd.DataFrame, a: str, b: str, method: Method) -> Pairing:
     """Return the pairing of two models in runs of one data set and setting.
 
-    The unit is the chain, or the seed where there is only one chain.
+    The unit is the chain, or the seed where each model has one chain and several seeds.
     """
     one, other = (runs[runs["model"] == model] for model in (a, b))
-    one_chain = len(set(one["chain"]) | set(other["chain"])) == 1
-    by_seed = one_chain and len(set(one["seed"]) & set(other["seed"])) > 1
+    chains, seeds = ([part[name].nunique() for part in (one, other)] for name in ("chain", "seed"))
+    by_seed = max(chains) == 1 < min(seeds)
     unit: Unit = "seed" if by_seed else "chain"
     images, said = sampling(one, other, method)
     paired = _pair(one, other, unit, method.metric, images)
@@ -72,22 +74,24 @@ def _pair(one: pd.DataFrame, other: pd.DataFrame, unit: Unit, metric: str, image
     models = str(one["model"].iloc[0]), str(other["model"].iloc[0])
     units, both = la.index.intersection(lb.index), la.columns.intersection(lb.columns)
     most = _pairs(la, lb).max()
+    kind: Kind = "seeds" if unit == "seed" else "chains"
     if most > 1:
-        return _matched(la, lb, models, images, "seeds" if unit == "seed" else "chains")
-    if len(both) and not len(units):
+        return _matched(la, lb, models, images, kind)
+    if len(both) and len(units) < 2:
         apart = [estimate(both.to_numpy(float), table[both].to_numpy()) for table in (la, lb)]
         if min(part.df for part in apart) > 0:
-            return _apart(la[both], lb[both], apart[0], apart[1], images)
+            found = _apart(la[both], lb[both], apart[0], apart[1], images)
+            return replace(found, notes=[*found.notes, *_alone(models, (la, lb), both)])
     if len(units) > 1 and min(la.shape[1], lb.shape[1]) > 1:
         ya, yb, moved = _interpolated(la.loc[units], lb.loc[units], images)
         shared = _pairs(ya, yb)
         if len(shared):
-            found = _matched(ya[shared.index], yb[shared.index], models, moved, "chains")
+            found = _matched(ya[shared.index], yb[shared.index], models, moved, kind)
             return replace(found, notes=[*found.notes, INTERPOLATED])
     if min(one["n_train"].nunique(), other["n_train"].nunique()) >= MIN_TO_SMOOTH:
         return _smoothed(one, other, metric)
     if most == 1:
-        return _matched(la, lb, models, images, "chains")
+        return _matched(la, lb, models, images, kind)
     notes = [] if len(both) else [NOTHING_SHARED]
     a, b = (table[both].mean().to_numpy() for table in (la, lb))
     return Pairing(without_replicates(both.to_numpy(float), b - a), np.exp(b) - np.exp(a), [], 0, "none", notes)
@@ -105,11 +109,8 @@ def _matched(
 ) -> Pairing:
     """Return the pairing by unit, at the sizes that have runs of both."""
     counts = _pairs(la, lb)
-    n, notes = counts.index, []
-    for model, table in zip(models, (la, lb), strict=True):
-        alone = [f"{size:,.0f}" for size in table.columns.difference(n)]
-        if alone:
-            notes.append(f"Only {model} has runs at {listed(alone)} images: the difference is not measured there.")
+    n = counts.index
+    notes = _alone(models, (la, lb), n)
     fewer = [f"{count} at {size:,.0f}" for size, count in counts.items() if count < counts.max()]
     if fewer:
         notes.append(f"Fewer pairs of runs than the {counts.max()} elsewhere: {listed(fewer)} images.")
@@ -120,6 +121,16 @@ def _matched(
     found = estimate(n.to_numpy(float), (lb[n] - la[n]).to_numpy(), of_difference(images, n, n))
     gap = (np.exp(lb[n]) - np.exp(la[n])).mean().to_numpy()
     return Pairing(found, gap, _anchors(la, lb, images), len(units), kind if found.df else "none", notes)
+
+
+def _alone(models: tuple[str, str], tables: tuple[pd.DataFrame, pd.DataFrame], both: pd.Index) -> list[str]:
+    """Return a note for each model on the sizes at which it cannot be compared."""
+    sizes = ([f"{size:,.0f}" for size in table.columns.difference(both)] for table in tables)
+    return [
+        f"Only {model} has runs at {listed(alone)} images: the difference is not measured there."
+        for model, alone in zip(models, sizes, strict=True)
+        if alone
+    ]
 
 
 def _anchors(la: pd.DataFrame, lb: pd.DataFrame, images: pd.DataFrame | None) -> Anchors:

@@ -15,7 +15,7 @@ from crossover.report.section import Cell, Table, table_of
 INTERVALS = {
     "chains": "paired chains",
     "seeds": "seeds of one chain",
-    "unpaired": "chains, not paired",
+    "unpaired": "replicates, not paired",
     "roughness": "roughness of single curves",
 }
 """The source of an interval."""
