@@ -153,7 +153,7 @@ def test_what_was_left_out_is_said_on_the_page_and_in_the_terminal(report: Calla
     records = crossing_records()
     records[0]["test_error"] = None
     written = report(records)
-    said = f"1 runs have no test error and are left out: {records[0]['run_id']}."
+    said = f"Left out because they have no test error: {records[0]['run_id']}."
     with Path("/dev/null").open("w") as nowhere:
         console = Console(record=True, width=200, file=nowhere)
         terminal_summary(written, console)

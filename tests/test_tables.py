@@ -95,6 +95,12 @@ def test_curve_files_that_cannot_be_read_are_refused(tmp_path: Path) -> None:
         read_curves(path)
     with pytest.raises(AnalysisError, match="cannot be read as CSV"):
         read_curves(tmp_path / "none.csv")
+    path.write_text("model,n_train,error\nvit,10,nan\n")
+    with pytest.raises(AnalysisError, match=r"error must be a number; got nan; .* leave unknown ones empty"):
+        read_curves(path)
+    path.write_text("model,n_train,error,n_pool\nvit,2000,0.5,1000\n")
+    with pytest.raises(AnalysisError, match="n_train of 2,000 exceeds n_pool, the images it is drawn from, of 1,000"):
+        read_curves(path)
     path.write_text("")
     with pytest.raises(AnalysisError, match="cannot be read as CSV"):
         read_curves(path)

@@ -61,6 +61,29 @@ def test_undecided_says_where_the_lead_is_clear_and_who_is_ahead_in_the_end() ->
     assert pair["summary"].startswith(lead)
 
 
+@pytest.mark.parametrize(
+    ("signs", "last", "said"),
+    [
+        ([1, 1, 0], -0.1, "cnn leads clearly up to 2,000 images; at 4,000 vit is ahead, but not clearly; N* > 3k or"),
+        ([1, 0, 0], 0.1, "cnn leads clearly at 1,000 images; at 4,000 cnn is ahead, but not clearly; N* > 3k or"),
+        ([0, 1, 1, 0], 0.0, "cnn leads clearly from 2,000 to 3,000 images; at 4,000 they are equal; N* > 3k or"),
+        ([1, 0, 1, 0], 0.1, "cnn leads clearly at some sizes from 1,000 to 3,000 images; at 4,000 cnn is ahead,"),
+        ([0, -1, 0], 0.1, "vit leads clearly at 2,000 images; at 4,000 cnn is ahead, but not clearly; if vit overtook"),
+    ],
+)
+def test_undecided_says_at_which_sizes_a_lead_is_clear(signs: list[int], last: float, said: str) -> None:
+    ratios = [*(0.2 * sign for sign in signs[:-1]), last]
+    sizes = [*range(1000, 1000 * len(signs), 1000), 4000]
+    gap = [
+        {"n_train": n, "log_error_ratio": ratio, "ci_low": (sign or -1) * 0.2 - 0.1, "ci_high": (sign or 1) * 0.2 + 0.1}
+        for n, sign, ratio in zip(sizes, signs, ratios, strict=True)
+    ]
+    ends = {"ci_low": 3000, "ci_high": None} if max(signs) > 0 else {"ci_low": None, "ci_high": 2000}
+    pair: Any = only_pair(table(falling(3000)))
+    pair |= {"a": "cnn", "b": "vit", "verdict": "undecided", "n_min": 1000, "n_max": 4000, "gap": gap} | ends
+    assert summarise(pair).startswith(f"Undecided: {said}")
+
+
 def test_b_ahead_everywhere_means_n_star_is_before() -> None:
     pair = only_pair(table(lambda n: -0.2))
     assert pair["verdict"] == "b_better"

@@ -47,6 +47,11 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
+def counted(number: int, noun: str) -> str:
+    """Return a number of things, such as `1 run` or `2,000 runs`."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def readable(name: str) -> str:
     """Return a name in composed characters (NFC), with single blanks and without characters that cannot be seen."""
     seen = (c for c in unicodedata.normalize("NFC", name) if c.isspace() or unicodedata.category(c) not in INVISIBLE)

@@ -15,7 +15,7 @@ import pandas as pd
 
 from crossover.config import CrossoverError
 from crossover.record import title
-from crossover.text import readable
+from crossover.text import counted, readable
 
 KEYS = ("dataset", "model", "n_train", "chain", "seed")
 REQUIRED = ("run_id", *KEYS, "budget")
@@ -70,7 +70,7 @@ def validate_runs(runs: pd.DataFrame, metric: str = "test_error") -> tuple[pd.Da
     runs, notes = runs.copy(), []
     for name in KEYS:
         if runs[name].isna().any():
-            raise AnalysisError(f"{name} is missing in {runs[name].isna().sum()} rows; every run needs it")
+            raise AnalysisError(f"{name} is missing in {counted(runs[name].isna().sum(), 'row')}; every run needs it")
     for name in ("n_train", metric):
         runs[name] = _numbers(runs, name)
     unknown = runs[metric].isna()
@@ -78,7 +78,7 @@ def validate_runs(runs: pd.DataFrame, metric: str = "test_error") -> tuple[pd.Da
         raise AnalysisError(f"{metric} is missing in every run; choose another metric or repeat the runs")
     if unknown.any():
         left = listed(runs.loc[unknown, "run_id"])
-        notes.append(f"{unknown.sum()} runs have no {title(metric)} and are left out: {left}.")
+        notes.append(f"Left out because they have no {title(metric)}: {left}.")
     runs = _check_range(runs[~unknown], metric)
     runs, said = _clip_zeros(runs, metric)
     notes += said + _rising(runs, metric)
@@ -98,7 +98,7 @@ def _numbers(runs: pd.DataFrame, name: str) -> pd.Series:
     if words.any():
         raise AnalysisError(
             f"{name} must be a number; got {listed(runs.loc[words, name].unique())}; write it with digits and a decimal"
-            " point, such as 1000 or 0.25"
+            " point, such as 1000 or 0.25; leave unknown ones empty"
         )
     wrong = values[(values < 1) | np.isinf(values)]
     if name in COUNTS and len(wrong):
@@ -233,6 +233,10 @@ def read_curves(path: Path | str) -> pd.DataFrame:
     try:
         for name in ("test_error", *COUNTS):
             rows[name] = _numbers(rows, name)
+        beyond = rows[rows["n_train"] > rows["n_pool"]]
+        if len(beyond):
+            n, pool = beyond[["n_train", "n_pool"]].iloc[0]
+            raise AnalysisError(f"n_train of {n:,.0f} exceeds n_pool, the images it is drawn from, of {pool:,.0f}")
         validate_runs(rows)  # complain about the file now, where its name is known
     except AnalysisError as error:
         raise AnalysisError(f"{path}: {str(error).replace('test_error', 'error')}") from None

@@ -109,7 +109,7 @@ def _verdict(pair: Pair) -> str:
             )
         case "several_crossings":
             places = " and ".join(f"{images(start)} to {images(end)}" for start, end in pair["confidence_set"])
-            return f"{a} and {b} cross more than once {_span(pair)}: between {places} images ({_source(pair, 'band')})."
+            return f"{a} and {b} cross more than once {_span(pair)}: at {places} images ({_source(pair, 'band')})."
         case "a_better":
             return f"{_lead(pair, +1)}; N* > {last} or never ({_source(pair, 'band')})."
         case "b_better":
@@ -119,14 +119,9 @@ def _verdict(pair: Pair) -> str:
         seen = "" if means is None else f" (their means cross near {images(means)})"
         return f"Undecided: nothing says how noisy {a} and {b} are {_span(pair)}{seen}."
     if low is not None:
-        clear = max((row["n_train"] for row in pair["gap"] if (row["ci_low"] or 0) > 0), default=pair["n_min"])
-        ahead = a if pair["gap"][-1]["log_error_ratio"] > 0 else b
-        where = f"{'at' if clear == pair['n_min'] else 'up to'} {size(clear)} images"
-        lead = f"{a} leads clearly {where}; at {last} {ahead} is ahead, but not clearly"
-        return f"Undecided: {lead}; N* > {images(low)} or never."
+        return f"Undecided: {_lost_lead(pair, +1)}; N* > {images(low)} or never."
     if high is not None:
-        lost = f"Undecided: {b} leads, but not clearly up to {last} images, where {a} may be ahead"
-        return f"{lost}; if {b} overtook {a}, then below {images(high)}."
+        return f"Undecided: {_lost_lead(pair, -1)}; if {b} overtook {a}, then below {images(high)}."
     return f"Undecided: {a} and {b} cannot be told apart {_span(pair)}."
 
 
@@ -136,34 +131,54 @@ def _source(pair: Pair, what: str) -> str:
     kinds = {
         "chains": f"{count} chains",
         "seeds": f"{count} seeds of one chain",
-        "unpaired": f"{count} chains of each, not paired",
+        "unpaired": f"{count} replicates of each, not paired",
         "roughness": "from the roughness of single curves, not from repeated training",
     }
     return f"{100 * pair['confidence']:g}% {what} {kinds[pair['interval']]}"
 
 
-def _span(pair: Pair, first: int | None = None) -> str:
-    first, last = first or pair["n_min"] or 0, pair["n_max"] or 0
+def _span(pair: Pair, first: int | None = None, last: int | None = None) -> str:
+    first, last = first or pair["n_min"] or 0, last or pair["n_max"] or 0
     return f"at {size(first)} images" if first == last else f"from {size(first)} to {size(last)} images"
 
 
 def _lead(pair: Pair, sign: int) -> str:
     """Return who leads (a if `sign` is positive) and where the lead is clear."""
     words = verdict_words(pair["a"], pair["b"], "a_better" if sign > 0 else "b_better")
-    ends = [row["ci_low"] if sign > 0 else row["ci_high"] for row in pair["gap"]]
-    clear = [end is not None and sign * end > 0 for end in ends]
+    clear = _is_clear(pair, sign)
     if all(clear):
         return f"{words} {'throughout, ' if len(clear) > 1 else ''}{_span(pair)}"
     since = next(row["n_train"] for i, row in enumerate(pair["gap"]) if all(clear[i:]))
     return f"{words} clearly {_span(pair, since)}, but not clearly at every smaller size"
 
 
+def _lost_lead(pair: Pair, sign: int) -> str:
+    """Return where the only clear lead (of a if `sign` is positive) is, and who is ahead at the largest size."""
+    sizes, last = [row["n_train"] for row in pair["gap"]], pair["gap"][-1]["log_error_ratio"]
+    clear = [n for n, leads in zip(sizes, _is_clear(pair, sign), strict=True) if leads]
+    where = _span(pair, clear[0], clear[-1])
+    if clear == sizes[: len(clear)] and len(clear) > 1:
+        where = f"up to {size(clear[-1])} images"
+    elif clear != sizes[sizes.index(clear[0]) :][: len(clear)]:
+        where = f"at some sizes {where}"
+    ahead = f"{pair['a' if last > 0 else 'b']} is ahead, but not clearly" if last else "they are equal"
+    return f"{pair['a' if sign > 0 else 'b']} leads clearly {where}; at {size(sizes[-1])} {ahead}"
+
+
+def _is_clear(pair: Pair, sign: int) -> list[bool]:
+    """Return for every size whether a (b, if `sign` is negative) leads clearly."""
+    ends = [row["ci_low"] if sign > 0 else row["ci_high"] for row in pair["gap"]]
+    return [end is not None and sign * end > 0 for end in ends]
+
+
 def extrapolation_sentence(pair: Pair, found: Extrapolation) -> str:
     """Return the labelled extrapolation of a pair, or why there is none."""
     if found["low"] is None:
         return f"Extrapolated (not measured): refused, since {found['refused']}."
-    end = f"and {images(found['high'])}" if found["high"] is not None else "and never"
+    where = f"between {images(found['low'])} and {images(found['high'])} images"
+    if found["high"] is None:
+        where = f"from {images(found['low'])} images on, or never"
     return (
-        f"Extrapolated (not measured): fitted laws let {pair['b']} overtake {pair['a']} between"
-        f" {images(found['low'])} {end} images; {size(pair['n_max'] or 0)} is the largest size measured."
+        f"Extrapolated (not measured): fitted laws let {pair['b']} overtake {pair['a']} {where};"
+        f" {size(pair['n_max'] or 0)} is the largest size measured."
     )

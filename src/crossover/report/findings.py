@@ -14,6 +14,7 @@ from crossover.analysis.sentences import extrapolation_sentence, verdict_words
 from crossover.record import title
 from crossover.report.section import PREDICTIONS, Section
 from crossover.store import State, write_arrays
+from crossover.text import counted
 
 NO_MESSAGE = "no message"
 METHODS = (
@@ -122,8 +123,7 @@ class Report:
             return self.verdicts
         kinds = Counter(KINDS[pair["verdict"]] for _, pair in self.pairs)
         said = ", ".join(f"{count} {words}" for words, count in kinds.most_common())
-        many = len(self.result["studies"])
-        return [f"{len(self.pairs)} pairs of models on {many} data set{'s' if many > 1 else ''}: {said}."]
+        return [f"{len(self.pairs)} pairs of models on {counted(len(self.result['studies']), 'data set')}: {said}."]
 
     @property
     def trouble(self) -> list[str]:
@@ -189,7 +189,8 @@ def stability_sentence(rows: pd.DataFrame) -> str:
     others = rows[(rows["choice"] != "as analysed") & rows["verdict"].notna()]
     if others.empty:
         return "The runs allow no alternative analysis."
-    said = [f"Of {len(others)} alternative analyses {(others['change'] == 'same').sum()} give the same verdict"]
+    same = (others["change"] == "same").sum()
+    said = [f"Of {len(others)} alternative analyses {same} give{'s' if same == 1 else ''} the same verdict"]
     for change, words in CHANGES.items():
         named = [
             f"{title(row['choice'])} {title(row['value'])}: {verdict_words(row['a'], row['b'], row['verdict'])}"

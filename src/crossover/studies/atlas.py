@@ -23,7 +23,7 @@ from crossover.report.section import Drawing, Part, Table, columns, markdown_par
 from crossover.report.style import save
 from crossover.store import file_name, replace_block, write_text
 from crossover.studies.atlas_figure import draw_atlas
-from crossover.text import tracked
+from crossover.text import counted, tracked
 from crossover.training.ranks import worker_processes
 
 SETS = "sets.yaml"
@@ -222,8 +222,9 @@ def summary(table: pd.DataFrame) -> list[str]:
         "the curves of single runs do not cross": bare & table["crossing_of_means"].isna(),
     }
     counts["it is not clear"] = ~(crossing | pd.concat(counts, axis=1).any(axis=1))
+    sets = counted(table["set"].nunique(), "published set")
     lines = [
-        f"{len(table)} pairs of {table['set'].nunique()} published sets. N* lies in the measured range in"
+        f"{counted(len(table), 'pair')} of {sets}. N* lies in the measured range in"
         f" {crossing.sum()} of them ({(crossing & (table['replicates_max'] > 1)).sum()} with replicated runs);"
         f" {'; '.join(f'in {rows.sum()} {said}' for said, rows in counts.items() if rows.any())}."
     ]
