@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.text import Text
 
 from crossover.analysis.runs import AnalysisError
 from crossover.studies.atlas import (
@@ -23,7 +24,7 @@ from crossover.studies.atlas import (
     set_pairs,
     write_atlas,
 )
-from crossover.studies.atlas_figure import line_of, merged
+from crossover.studies.atlas_figure import draw_atlas, line_of, merged
 
 ROOT = Path(__file__).parents[1]
 DATA, RESULTS = ROOT / "data" / "published", ROOT / "results" / "atlas"
@@ -178,6 +179,20 @@ def test_a_set_is_added_by_one_file_and_three_lines(tmp_path: Path) -> None:
     page = next((tmp_path / "atlas").glob("new-set*.md")).read_text()
     assert "# Odd \\| one" in page
     assert "vit\\|odd [x](y" not in page
+    assert "new set.csv' 'output" in page, "the command is one to copy"
+
+
+def test_long_names_stay_within_the_figure_of_the_atlas(tmp_path: Path) -> None:
+    text = curves({"resnet" + "_9" * 20: 0.1, "vit" + "_9" * 20: 0.2})
+    table = atlas_table(folder(tmp_path, {"s.csv": text}, ENTRY.format("s", "S")), workers=1)
+    figure = draw_atlas(table.assign(n_counts="training images " * 9), {"s": "a title of a set " * 9})
+    figure.draw_without_rendering()
+    (axes,) = figure.axes
+    heads = axes.findobj(lambda artist: isinstance(artist, Text) and artist.get_text().startswith("n counts"))
+    assert len(heads) == 1
+    for words in (*heads, *axes.texts, *axes.get_yticklabels()):
+        box = words.get_window_extent()
+        assert -1 <= box.x0 < box.x1 <= figure.bbox.x1, words.get_text()
 
 
 def test_tasks_are_compared_apart_and_empty_columns_count_as_none(tmp_path: Path) -> None:

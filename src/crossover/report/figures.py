@@ -19,6 +19,7 @@ from crossover.report.style import (
     PAPER,
     SOFT,
     WIDTH,
+    cut,
     error_axis,
     panels,
     round_ticks,
@@ -152,7 +153,7 @@ def draw_gap(axes: Axes, pair: Pair) -> None:
     axes.margins(y=0.14)  # room for text above and below
     axes.set_ylabel("log error ratio,\n" + fill(f"{pair['b']} / {pair['a']}", TALLEST), linespacing=1.4)
     for y, side, model, va in ((0.99, "above", pair["a"], "top"), (0.02, "below", pair["b"], "baseline")):
-        said = f"{side} zero: {model if len(model) <= SHORT else f'{model[: SHORT - 1]}…'} leads"
+        said = f"{side} zero: {cut(model, SHORT)} leads"
         axes.text(0.01, y, said, va=va, transform=axes.transAxes, fontsize=SMALL, color=SOFT)
 
 

@@ -104,6 +104,11 @@ def panels(
     return figure, drawn[:count]
 
 
+def cut(text: str, most: int) -> str:
+    """Return a text with an ellipsis after `most` characters."""
+    return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
 def round_ticks(axis: Axis, ratio: float, words: Callable[[float], str]) -> None:
     """Put round numbers in `words` on a logarithmic axis whose ends have a ratio: fewer where that is large."""
     digits = next((digits for most, digits in ROUND.items() if ratio <= most), (1,))

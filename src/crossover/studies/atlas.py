@@ -5,6 +5,7 @@ Learning curves that others published, in data/published, become one table, one 
 
 import itertools
 import os
+import shlex
 from collections.abc import Iterator
 from multiprocessing import get_context
 from pathlib import Path
@@ -207,7 +208,8 @@ def set_page(path: Path, entry: PublishedSet, rows: pd.DataFrame) -> Part:
         cells.append((pair, row["task"], row["summary"], sizes, runs, row["interval_covers"]))
     first = rows.iloc[0]
     about = f"Source: {first['source']}. n counts {first['n_counts']}. Protocols: {entry.differs}."
-    whole = Part(title="The whole report", code=f"python scripts/report.py curves={path} output=outputs/{path.stem}")
+    command = shlex.join(["python", "scripts/report.py", f"curves={path}", f"output=outputs/{path.stem}"])
+    whole = Part(title="The whole report", code=command)
     table = Table(caption="", columns=heads, rows=tuple(cells))
     return Part(title=entry.title, sentences=(about,), tables=(table,), parts=(whole,))
 

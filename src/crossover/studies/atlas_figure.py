@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from crossover.analysis.sentences import images
-from crossover.report.style import FAINT, INK, SOFT, panels
+from crossover.report.style import FAINT, INK, SOFT, cut, panels
 
 COLOURS = {"CNN": "#0072B2", "hybrid": "#009E73", "transformer": "#D55E00", "": "#c4c4c4"}
 """Colours by the leading family; the last where the leader is not clear."""
@@ -24,6 +24,8 @@ EDGE = -(LABELS - 0.04) / (RIGHT - LABELS)
 """The left edge of the figure, as a share of a panel's width."""
 WORDS = 7.5
 """Points of a label."""
+NAME, HEAD, TITLE = 17, 64, 80
+"""Most characters of a model's name in a label, of what n counts, and of the title of a set."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +124,7 @@ def draw_atlas(table: pd.DataFrame, titles: dict[str, str]) -> Figure:
         low, high = groups[name]["n_min"].min(), groups[name]["n_max"].max()
         low, high = (low, 1000 * high) if high < SMALL else (min(RANGE[0], low), max(RANGE[1], high))
         _draw_group(axes, sets, (10.0 ** floor(log10(low)), 10.0 ** ceil(log10(high))))
-        axes.set_title(f"n counts {name}", fontsize=9.5, loc="left", weight="bold", color=INK, x=EDGE, pad=4)
+        axes.set_title(cut(f"n counts {name}", HEAD), fontsize=9.5, loc="left", weight="bold", color=INK, x=EDGE, pad=4)
     figure.legend(handles=_handles(), loc="upper center", ncols=2, frameon=False, fontsize=WORDS + 0.5)
     return figure
 
@@ -132,7 +134,15 @@ def _draw_group(axes: Axes, sets: Sequence[tuple[str, list[Line]]], limits: tupl
     axes.set_xlim(*limits)
     labels, y = {}, 0.0
     for title, lines in sets:
-        axes.text(EDGE, y, title, transform=axes.get_yaxis_transform(), fontsize=WORDS + 0.5, color=SOFT, va="center")
+        axes.text(
+            EDGE,
+            y,
+            cut(title, TITLE),
+            transform=axes.get_yaxis_transform(),
+            fontsize=WORDS + 0.5,
+            color=SOFT,
+            va="center",
+        )
         tasks = [task.split() for task in dict.fromkeys(task for line in lines for task in line.tasks)]
         common = {word for word in tasks[0] if all(word in task for task in tasks)}
         for place, line in enumerate(lines, 1):
@@ -180,7 +190,7 @@ def _label(line: Line, common: set[str]) -> str:
 
 def _names(models: Sequence[str]) -> str:
     """Return models without their remarks in brackets; if too long, the first and how many more."""
-    short = [model.split(" (")[0] for model in models]
+    short = [cut(model.split(" (")[0], NAME) for model in models]
     listed = ", ".join(short)
     return listed if len(short) == 1 or len(listed) < 20 else f"{short[0]} +{len(short) - 1}"
 
