@@ -16,10 +16,13 @@ from tests.curves import falling, known_values, only_pair, study_notes, table
 
 
 def test_seeds_stand_in_for_chains_and_it_is_said() -> None:
-    pair = only_pair(table(falling(3000), chains=1, seeds=4))
+    runs = table(falling(3000), chains=1, seeds=4)
+    pair = only_pair(runs)
     assert pair["verdict"] == "crossover"
     assert pair["chains"] == 4
     assert "variation between seeds, not between training subsets" in pair["notes"][0]
+    assert "about training again with other seeds on the same subsets" in study_notes(runs)
+    assert "no interval is about training again" in study_notes(runs[runs["seed"] == 0])
 
 
 def test_seeds_of_a_chain_are_averaged() -> None:

@@ -40,17 +40,17 @@ def _study(dataset: str, every: pd.DataFrame, method: Method, notes: list[str], 
     part, said, chosen = primary_runs(every)
     zero = part.loc[part["clipped"], "run_id"]
     if len(zero):
-        said.append(
-            f"{len(zero)} runs have a {title(method.metric)} of zero, counted as half an image: {listed(zero)}."
-        )
+        said.append(f"A {title(method.metric)} of zero counts as half an image: {listed(zero)}.")
     models = [str(model) for model in dict.fromkeys(part["model"])]
     if len(models) < 2:
         said.append(f"Only {models[0]} has finished runs: a crossover needs two models.")
     known = "n_pool" in part and part["n_pool"].notna().any()
     pool = f"one pool of {part['n_pool'].min():,.0f} images" if known else "their pool, whose size is not recorded"
-    about = (
-        f"The intervals are about training again on other subsets of {pool}, tested on other images of the same kind."
-    )
+    replicates = part.groupby("model")[["chain", "seed"]].nunique().max()
+    again = f"on other subsets of {pool}" if replicates["chain"] > 1 else "with other seeds on the same subsets"
+    about = f"The intervals are about training again {again}, tested on other images of the same kind."
+    if replicates.max() == 1:
+        about = "Every model was trained once at each size: no interval is about training again."
     laws = {model: ModelLaws(unit_table(part, model, method.metric), guess) for model in models}
     points = saturation(every, part, method.metric, method.confidence)
     pairs: list[Pair] = []

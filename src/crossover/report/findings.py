@@ -27,6 +27,8 @@ METHODS = (
     " size.",
     "With few chains an interval is wide and rests on a t distribution; it does not speak of other recipes or budgets.",
 )
+OF_SWEEPS = 2
+"""The first of METHODS are about runs of our sweeps, and not about curves from elsewhere."""
 KINDS = {
     "crossover": "with a crossover",
     "a_better": "with one model ahead",
@@ -78,6 +80,11 @@ class Findings:
     def is_transfer(self) -> bool:
         """Whether it is a transfer study: its rows are then probes of another sweep's backbones, not runs."""
         return self.command.startswith("make transfer ")
+
+    @property
+    def is_own(self) -> bool:
+        """Whether our sweeps made the runs, and not others the curves."""
+        return " curves=" not in self.command
 
     @property
     def sizes(self) -> str:

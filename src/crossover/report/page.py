@@ -15,7 +15,7 @@ from crossover.analysis.testset import telling_classes
 from crossover.record import title
 from crossover.report import tables
 from crossover.report.figures import families_of
-from crossover.report.findings import HEADLINES, METHODS, NO_MESSAGE, Fact, Report, notes_of
+from crossover.report.findings import HEADLINES, METHODS, NO_MESSAGE, OF_SWEEPS, Fact, Report, notes_of
 from crossover.report.section import (
     PAGE,
     Drawing,
@@ -55,6 +55,7 @@ def report_sections(report: Report, drawings: Mapping[str, Sequence[Drawing]]) -
     data_sets = tuple(_data_set(report, study, drawings[study["dataset"]]) for study in studies)
     laws = [(study["dataset"], entry) for study in studies for entry in study["laws"] if entry["fits"]]
     noted = tuple(f"{dataset}, {entry['model']}: {entry['note']}" for dataset, entry in laws if entry["note"])
+    own = report.findings.is_own
     made = [
         Section(name="verdicts", title="Verdicts", tables=(tables.verdict_table(report),)),
         Section(name="curves", title="Learning curves", parts=data_sets),
@@ -69,7 +70,7 @@ def report_sections(report: Report, drawings: Mapping[str, Sequence[Drawing]]) -
         Section(name="cost", title="Cost", tables=(tables.cost_table(report), tables.totals(report))),
         Section(name="runs", title="All runs", tables=(tables.run_table(report),)),
         _missing(report),
-        Section(name="methods", title="Methods", sentences=METHODS),
+        Section(name="methods", title="Methods", sentences=METHODS if own else METHODS[OF_SWEEPS:]),
         _repeat(report),
     ]
     for section in (*report.findings.extras.sections, *read_sections(report.directory)):
@@ -117,7 +118,7 @@ def _carries(report: Report) -> Iterator[Part]:
     )
     if simulated or ways:
         command = f"make report SWEEP={report.findings.title} ARGS=calibrate=500"
-        if " curves=" in report.findings.command:
+        if not report.findings.is_own:
             command = f"{report.findings.command} calibrate=500"
         how = SIMULATED if simulated else f"Whether it could was not simulated here: {command}"
         yield Part(title="Could this design find the crossover?", sentences=(how,), parts=simulated)
