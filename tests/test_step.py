@@ -2,6 +2,7 @@
 
 from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 from unittest.mock import MagicMock
 
@@ -19,7 +20,7 @@ from crossover.training.machine import resolve_engine
 from crossover.training.models import build_model
 from crossover.training.module import weight_decay_groups
 from crossover.training.run import execute
-from crossover.training.step import WARM_UP, Captured, Function
+from crossover.training.step import WARM_UP, Captured, Engine, Function, with_engine
 from tests.worlds import VIT, results, small_run
 
 CPU = torch.device("cpu")
@@ -144,7 +145,18 @@ def test_what_is_captured_is_for_one_gpu(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("model", [None, VIT | {"args": VIT["args"] | {"proj_drop_rate": 0.2}}])
+def test_a_compiled_network_has_the_draws_of_the_eager_one() -> None:
+    batches = cast(Any, SimpleNamespace(augment=lambda *batch: batch, images=SimpleNamespace(device=CPU)))
+    network, x, outputs = torch.nn.Dropout(0.2), torch.ones(64), list[Tensor]()
+    engines: tuple[Engine, ...] = ("eager", "compile")
+    for engine in engines:
+        torch.manual_seed(0)
+        with_engine(lambda net, x, _: outputs.append(net(x)), network, batches, engine)(x, x)
+    assert torch.equal(*outputs)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", [None, VIT])
 def test_compiled_and_eager_runs_agree(tmp_path: Path, model: dict[str, Any] | None) -> None:
     changes: dict[str, Any] = {"model": model} if model else {}
     eager, compiled = (
