@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+ROOT = Path(__file__).parents[1]
 USUAL = ("env", "--default-signal=INT,HUP,TERM", sys.executable)
 """Python with the signals of a terminal: `nohup make test &` ignores some of them."""
 WRITER = """
@@ -90,6 +91,17 @@ def test_a_command_that_is_told_to_end_leaves_no_half_file(tmp_path: Path, numbe
         process.send_signal(number)
     assert process.returncode == 128 + number
     assert list(tmp_path.iterdir()) == []
+
+
+def test_ctrl_c_while_a_command_imports_shows_no_traceback(tmp_path: Path) -> None:
+    for script in (ROOT / "scripts").glob("*.py"):
+        first = next(line for line in script.read_text().splitlines() if line.startswith(("import ", "from ")))
+        assert first.startswith("import crossover.start ") or script.name == "wheels.py"
+    (tmp_path / "hydra.py").write_text("raise KeyboardInterrupt")
+    known = os.environ | {"PYTHONPATH": str(tmp_path)}
+    command = [*USUAL, str(ROOT / "scripts" / "report.py")]
+    done = subprocess.run(command, env=known, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (-signal.SIGINT, "")
 
 
 def test_under_nohup_a_closed_terminal_ends_nothing(tmp_path: Path) -> None:
