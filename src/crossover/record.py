@@ -2,9 +2,10 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, Literal, TypedDict, get_type_hints
+from typing import Annotated, Any, Literal, get_type_hints
 
 import pandas as pd
+from typing_extensions import TypedDict  # pydantic needs it before Python 3.12
 
 from crossover.config import RunConfig
 

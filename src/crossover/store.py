@@ -10,11 +10,13 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypedDict, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
+from pydantic import TypeAdapter, ValidationError
+from typing_extensions import TypedDict  # pydantic needs it before Python 3.12
 
-from crossover.config import CrossoverError, RunConfig, parse_run
+from crossover.config import CrossoverError, RunConfig, describe, parse_run
 from crossover.lock import is_held, process_runs
 from crossover.record import RECORD_SCHEMA, Record
 
@@ -22,6 +24,11 @@ State = Literal["done", "running", "failed", "resumable", "missing"]
 STATES: tuple[State, ...] = get_args(State)
 LONGEST_NAME = 80
 """Most characters of a text in a file name; W&B allows groups of 128, file systems names of 255 bytes."""
+NEEDED = (
+    *("run_id", "dataset", "model", "n_train", "chain", "seed", "budget", "augment", "recipe", "test_error"),
+    *("dataset_hash", "config", "git", "versions"),
+)
+"""Fields that every record has; older ones may lack others."""
 WRITERS = 16
 """Configs written in parallel, as each waits until it is on the disk."""
 
@@ -114,7 +121,7 @@ def run_state(run_dir: Path) -> State:
 
 def is_done(run_dir: Path) -> bool:
     """Return whether a run has a complete record: if not, it is left to do. A crash may leave a partial one."""
-    with suppress(FileNotFoundError, ValueError):
+    with suppress(FileNotFoundError, RecursionError, ValueError):
         json.loads((run_dir / "record.json").read_bytes())
         return True
     return False
@@ -169,6 +176,9 @@ class Plan(TypedDict):
     runs: list[str]
 
 
+_PLAN, _RECORD = TypeAdapter(Plan), TypeAdapter(Record)
+
+
 def write_plan(directory: Path, name: str, command: str, runs: Iterable[RunConfig]) -> None:
     """Write the plan of a sweep."""
     directory.mkdir(parents=True, exist_ok=True)
@@ -177,7 +187,7 @@ def write_plan(directory: Path, name: str, command: str, runs: Iterable[RunConfi
 
 def read_plan(path: Path) -> Plan:
     """Return a plan as write_plan wrote it."""
-    return _read_json(path, "plan")
+    return _checked(path, "plan", _PLAN, _read_json(path, "plan"))
 
 
 def read_done(runs: Iterable[RunConfig]) -> list[Record]:
@@ -199,14 +209,28 @@ def read_record(path: Path) -> Record:
     if schema != RECORD_SCHEMA:
         known = f"this version of crossover reads {RECORD_SCHEMA}; use the one that wrote it, or move it away"
         raise CrossoverError(f"{path} has schema {schema}, {known}")
-    return record
+    if missing := [name for name in NEEDED if name not in record]:
+        raise _broken(path, "record", f"it lacks {', '.join(missing)}")
+    return _checked(path, "record", _RECORD, record)
 
 
 def _read_json(path: Path, what: str) -> Any:
     try:
         return json.loads(path.read_text())
-    except ValueError as error:
-        raise CrossoverError(f"{path} is not a whole {what} ({error}); move it away and repeat the sweep") from None
+    except (ValueError, RecursionError) as error:
+        raise _broken(path, what, error) from None
+
+
+def _checked(path: Path, what: str, kind: TypeAdapter[Any], values: Any) -> Any:
+    try:
+        kind.validate_python(values)
+    except ValidationError as error:
+        raise _broken(path, what, describe(error)) from None
+    return values
+
+
+def _broken(path: Path, what: str, reason: object) -> CrossoverError:
+    return CrossoverError(f"{path} is not a whole {what} ({reason}); move it away and repeat the sweep")
 
 
 def read_sweep(outputs: Path, name: str) -> SweepRecords:

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 import pandas as pd
@@ -11,6 +12,7 @@ import pandas as pd
 from crossover.analysis.contract import Calibration, Pair, Result, Study
 from crossover.analysis.runs import Predictions
 from crossover.analysis.sentences import extrapolation_sentence, verdict_words
+from crossover.config import CrossoverError
 from crossover.record import title
 from crossover.report.section import PREDICTIONS, Section
 from crossover.store import State, write_arrays
@@ -162,8 +164,17 @@ def read_predictions(paths: Mapping[str, Path]) -> Predictions:
     """Return labels and predictions of each run."""
     read: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     for run_id, path in paths.items():
-        with np.load(path) as saved:
-            read[run_id] = saved["labels"], saved["predictions"]
+        try:
+            with path.open("rb") as file, np.load(file) as saved:
+                labels, predictions = saved["labels"], saved["predictions"]
+            if not all(array.ndim == 1 and array.dtype.kind in "iu" for array in (labels, predictions)):
+                raise ValueError("no lists of classes")
+        except (BadZipFile, EOFError, LookupError, TypeError, ValueError) as error:
+            raise CrossoverError(
+                f"{path} cannot be read ({error}); move it away to report without these test images, or move the folder"
+                " of this run away to repeat it"
+            ) from None
+        read[run_id] = labels, predictions
     return read
 
 
