@@ -1,11 +1,15 @@
 """Every bad input ends in its message, and changes nothing on disk."""
 
+import io
+import json
+import math
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hydra import compose, initialize_config_dir
 from PIL import Image
@@ -16,7 +20,8 @@ from crossover.config import parse_run, validate
 from crossover.data.cache import decode, open_dataset
 from crossover.data.readers import cifar10, folder, tiny_imagenet
 from crossover.fields import ImageData
-from crossover.store import read_frozen, read_plan, read_record, read_sweep
+from crossover.report.findings import read_predictions
+from crossover.store import NEEDED, read_frozen, read_plan, read_record, read_sweep
 from crossover.sweep.launch import SweepOptions
 from crossover.sweep.plan import SweepConfig, named, plan_runs
 from crossover.sweep.slurm import noted_tasks
@@ -71,9 +76,17 @@ def unpack(folder: Path) -> object:
         return cifar10.read(folder, None, Path(scratch))
 
 
-def picture(kind: str) -> bytes:
-    import io
+def arrays(**values: list[str]) -> bytes:
+    buffer = io.BytesIO()
+    np.savez(buffer, **values)  # type: ignore[arg-type]
+    return buffer.getvalue()
 
+
+def predictions(folder: Path) -> object:
+    return read_predictions({"run": folder / "p.npz"})
+
+
+def picture(kind: str) -> bytes:
     buffer = io.BytesIO()
     Image.new("RGB", (16, 16), (1, 2, 3)).save(buffer, kind)
     return buffer.getvalue()
@@ -81,6 +94,9 @@ def picture(kind: str) -> bytes:
 
 PNG, JPEG = picture("PNG"), picture("JPEG")
 PETS = ImageData(kind="folder", name="pets", root="pets", image_size=16, val_fraction=0.2)
+PLAN_OF_NUMBERS = '{"name": "s", "command": "make", "runs": [1]}'
+RECORD_OF_TEXT = json.dumps({"schema": 1} | dict.fromkeys(NEEDED, "x"))
+OF_TEXT = arrays(labels=["a"], predictions=["b"])
 CURVE = "model,n_train,error\n"
 KINDS = "data.kind=lmdb has no reader; allowed: cues, cifar10, cifar5m, folder, tiny_imagenet"
 
@@ -104,6 +120,14 @@ CONFIGS = [
     Bad("text for a number", train("n_train=many"), "n_train: Input should be a valid integer"),
     Bad("negative rate", run_with(recipe__lr=-1), "recipe.lr: Input should be greater than 0"),
     Bad("zero rate", run_with(recipe__lr=0), "recipe.lr: Input should be greater than 0"),
+    Bad("endless rate", run_with(recipe__lr=math.inf), "recipe.lr: Input should be a finite number"),
+    Bad("endless budget", run_with(budget={"epochs": math.inf}), "budget.epochs: Input should be a finite number"),
+    Bad("endless argument", run_with(model__args={"mlp_ratio": math.inf}), "model.args: Out of range float values"),
+    Bad("averages over nothing", run_with(recipe={"betas": [2, 3]}), "recipe.betas.0: Input should be less than 1"),
+    Bad("mixtures without end", run_with(augment={"mixup": 1e300}), "augment.mixup: Input should be less than"),
+    Bad("seed of 77 bits", run_with(seed=10**23), "seed: Input should be less than 9223372036854775808"),
+    Bad("chain of 77 bits", run_with(chain=10**23), "chain: Input should be less than 9223372036854775808"),
+    Bad("no name of a model", train("model="), "no model named ''; there is"),
     Bad("batch of one", run_with(recipe__batch_size=1), "recipe.batch_size: Input should be greater"),
     Bad("unknown optimiser", run_with(recipe__optimizer="lion"), "recipe.optimizer: Input should be 'adamw' or 'sgd'"),
     Bad("warm-up over all", run_with(recipe__warmup=1.5), "recipe.warmup: Input should be less than 1"),
@@ -202,6 +226,15 @@ RECORDS = [
     Bad("record of a later version", on(read_record, "r"), "has schema 99", (("r", '{"schema": 99}'),)),
     Bad("a list as record", on(read_record, "r"), "has schema None", (("r", "[]"),)),
     Bad("torn plan", on(read_plan, "p"), "is not a whole plan", (("p", '{"name"'),)),
+    Bad("plan of a list", on(read_plan, "p"), "is not a whole plan (Input should be a valid dict", (("p", "[]"),)),
+    Bad("plan of numbers", on(read_plan, "p"), "runs.0: Input should be a valid string", (("p", PLAN_OF_NUMBERS),)),
+    Bad("record of nothing", on(read_record, "r"), "lacks run_id, dataset, model", (("r", '{"schema": 1}'),)),
+    Bad("deep record", on(read_record, "r"), "is not a whole record (maximum rec", (("r", "[" * 100_000),)),
+    Bad("record of text", on(read_record, "r"), "git: Input should be a valid dict", (("r", RECORD_OF_TEXT),)),
+    Bad("empty predictions", predictions, "p.npz cannot be read (No data left in file); move", (("p.npz", b""),)),
+    Bad("text as predictions", predictions, "p.npz cannot be read (", (("p.npz", "hello"),)),
+    Bad("cut predictions", predictions, "p.npz cannot be read (File is not a zip", (("p.npz", b"PK\x03\x04"),)),
+    Bad("predictions of text", predictions, "p.npz cannot be read (no lists of classes)", (("p.npz", OF_TEXT),)),
     Bad("torn frozen config", read_frozen, "config.yaml cannot be read", (("config.yaml", "{"),)),
     Bad("no frozen config", read_frozen, "config.yaml cannot be read"),
     Bad("frozen config of nothing", read_frozen, "config.yaml", (("config.yaml", '{"machine": {}}'),)),

@@ -130,6 +130,11 @@ def test_leftovers_of_killed_builders_go_and_what_another_builds_stays(data_dir:
         assert sorted(leftovers(data_dir)) == [".other-12px.lock", ".other-12px.x.tmp"]
 
 
+def test_a_full_disk_is_seen_before_drawing(tmp_path: Path) -> None:
+    with pytest.raises(CrossoverError, match=r"GB are free; it takes 768000"):
+        open_dataset(small_run(tmp_path, data__n_pool=10**12).data, tmp_path)
+
+
 def test_a_full_disk_is_seen_before_decoding(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
     monkeypatch.setattr(images, "decode", None)

@@ -28,6 +28,12 @@ ROOT = Path(__file__).parents[1]
             "train.py budget.epochs=2",
             "exactly one of budget.steps, epochs, examples, flops; got budget.steps=640, budget.epochs=2",
         ),
+        ("train.py model=null", "Config group override must be a string"),
+        ("train.py recipe.betas=[0.9,0.95]", "recipe.betas has no value in conf/ to replace; add it with a plus: +rec"),
+        (
+            "sweep.py sweep.axes.seed=[1]",
+            "sweep.axes.seed has no value in conf/ to replace; add it with a plus: +sweep",
+        ),
         ("train.py n_train=5", "n_train=5 is below the 10 classes of cues"),
         ("train.py data=folder data.name=pets data.root=nowhere", "nowhere"),
         ("report.py name=quack", "no sweep 'quack'"),

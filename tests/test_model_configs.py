@@ -8,6 +8,7 @@ import torch
 from hydra import compose, initialize_config_dir
 
 from crossover import cli  # noqa: F401 - it says which recipe a model carries
+from crossover.cli import one_line
 from crossover.config import CrossoverError
 from crossover.fields import ModelConfig, RecipeConfig
 from crossover.training.models import build_model
@@ -67,6 +68,9 @@ def test_yaml_header_states_the_counted_parameters(name: str) -> None:
         (vit(args={**VIT_ARGS, "depth": "four"}), 32, ["four"]),
         (vit("vit_tiny_patch16_224", args={"num_heads": 5}), 32, ["num_heads", "divisible"]),
         (vit("vit_tiny_patch16_224", args={"pretrained": True}), 32, ["unknown model.args.pretrained"]),
+        (vit(args={**VIT_ARGS, "mlp_ratio": 1e300}), 32, ["Overflow"]),
+        (vit(args={**VIT_ARGS, "mlp_ratio": -1}), 32, ["negative dimension"]),
+        (vit(args={**VIT_ARGS, "drop_path_rate": 2}), 32, ["drop_path_rate must lie in 0 to 1"]),
         (vit(patch_size=5), 32, ["model.patch_size=5", "data.image_size=32"]),
         (vit(patch_size=0), 32, ["model.patch_size=0"]),
         (vit("hybrid_vit", patch_size=6), 36, ["model.patch_size=6", "2, 4, 8 or 16"]),
@@ -78,6 +82,7 @@ def test_yaml_header_states_the_counted_parameters(name: str) -> None:
         (resnet(widths=[8] * 6, depths=[1] * 6), 32, ["1 to 5"]),
         (resnet(widths=16, depths=1), 32, ["basic_resnet", "cannot be built"]),
         (resnet("resnet18", width=2), 32, ["unknown model.args.width of resnet18"]),
+        (resnet("resnet18", layers=[1, 1, 1, 1], channels=[8]), 32, ["have four numbers"]),
         (resnet("resnet18").model_copy(update={"patch_size": 4}), 32, ["model.patch_size", "ViTs and hybrids"]),
         (resnet("resnet18").model_copy(update={"position": "none"}), 32, ["model.position", "ViTs and hybrids"]),
     ],
@@ -87,7 +92,7 @@ def test_wrong_model_is_refused_in_one_line(config: ModelConfig, size: int, word
     with pytest.raises(CrossoverError) as caught:
         build_model(config, image_size=size, classes=10)
     message = str(caught.value)
-    assert "\n" not in message
+    assert message == one_line(caught.value)
     for word in words:
         assert word in message
 

@@ -96,6 +96,14 @@ def test_a_second_ctrl_c_ends_at_once() -> None:
 
 
 @pytest.mark.usefixtures("untuned")
+def test_too_little_memory_is_said_in_one_line(tmp_path: Path, call: Called) -> None:
+    done = call("train.py", *arguments(tmp_path, "recipe.batch_size=9999999999999"))
+    assert (done.returncode, done.stderr.count("\n")) == (2, done.stderr.count("making") + 1)
+    assert "error: out of device memory (Unable to allocate" in done.stderr
+    assert "lower recipe.batch_size" in done.stderr
+
+
+@pytest.mark.usefixtures("untuned")
 def test_a_bad_run_of_several_does_not_stop_the_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: Called
 ) -> None:

@@ -28,6 +28,9 @@ _ADVICE = {
     errno.EROFS: "the file system is read-only; choose other folders: outputs=DIR, machine.data_dir=DIR",
     errno.EACCES: "no permission to write there; choose other folders: outputs=DIR, machine.data_dir=DIR",
 }
+_OPEN = ("model.args.", "sweep.axes.", "sweep.fixed.")
+"""Where any key may be added."""
+_MISTAKES = (CrossoverError, HydraException, OmegaConfBaseException, OSError, MemoryError)
 QUIET = (
     *("hydra/help=fields", "hydra/job_logging=none", "hydra/hydra_logging=none", "hydra.output_subdir=null"),
     *("hydra.run.dir=.", "hydra.sweep.dir=outputs", "hydra.sweep.subdir=."),
@@ -48,8 +51,9 @@ def one_line_errors() -> Iterator[None]:
     """
     try:
         yield
-    except (CrossoverError, HydraException, OmegaConfBaseException, OSError) as error:
-        if os.environ.get("CROSSOVER_TRACEBACK") == "1":
+    except Exception as error:
+        mistake = isinstance(error, _MISTAKES) or str(error).startswith("Config group override must")  # data=null
+        if not mistake or os.environ.get("CROSSOVER_TRACEBACK") == "1":
             raise
         print(f"error: {one_line(error)}", file=sys.stderr)
         sys.exit(2)
@@ -169,7 +173,7 @@ def composed(name: str, overrides: Sequence[str]) -> dict[str, object]:
 def one_line(error: BaseException) -> str:
     """Return the message of an error on one line, with the choices that Hydra knows of."""
     text = str(error)
-    if missing := re.search(r"Could not find '(\S+?)/(\S+)'", text):
+    if missing := re.search(r"Could not find '(\S+?)/(.*?)'", text):
         group, name = missing.groups()
         options = re.findall(r"^\t(\S+)$", text.split("Available options in", 1)[-1], re.MULTILINE)
         return f"no {group} named {name!r}; there is {', '.join(options)}"
@@ -182,11 +186,14 @@ def one_line(error: BaseException) -> str:
     while cause is not None and not isinstance(cause, OmegaConfBaseException):
         cause = cause.__cause__
     if cause is not None and "is not in struct" in str(cause):
+        if cause.full_key in _meanings(RunConfig) or str(cause.full_key).startswith(_OPEN):
+            return f"{cause.full_key} has no value in conf/ to replace; add it with a plus: +{cause.full_key}=VALUE"
         known = [str(key) for key in cause.parent_node] if isinstance(cause.parent_node, Container) else []
         close = difflib.get_close_matches(str(cause.full_key).rsplit(".", 1)[-1], known, 1)
         meant = f" (did you mean {close[0]}?)" if close else ""
         return f"unknown key {cause.full_key}{meant}; there is {', '.join(known)}"
-    lines = [line.strip() for line in f"{text}\n{error.__cause__ or ''}".splitlines()]
+    more = "" if isinstance(error, CrossoverError) else error.__cause__ or ""
+    lines = [line.strip() for line in f"{text}\n{more}".splitlines()]
     kept = [line for line in lines if line and not line.startswith(("full_key", "object_type", "Set the environment"))]
     return "; ".join(dict.fromkeys(kept))
 

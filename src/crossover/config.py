@@ -8,7 +8,7 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
-from crossover.fields import AugmentConfig, BudgetConfig, CuesData, DataConfig, Frozen, ModelConfig, RecipeConfig
+from crossover.fields import AugmentConfig, BudgetConfig, CuesData, DataConfig, Frozen, ModelConfig, RecipeConfig, Seed
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -67,9 +67,9 @@ class RunConfig(Frozen):
     budget: BudgetConfig
     n_train: int = Field(ge=1)
     """Number of distinct training images."""
-    chain: int = Field(ge=0)
+    chain: Seed
     """Index of the nested order of the pool; orders are independent."""
-    seed: int = Field(ge=0)
+    seed: Seed
     """Initial weights, batch order and augmentation; never the subset."""
     init_from: str | None = Field(default=None, min_length=1)
     """Trained weights to start from, with a new classifier: a run id, a run's folder, a file, or timm:<tag>; part of

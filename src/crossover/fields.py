@@ -4,20 +4,26 @@ Defaults are neutral ("off") and never change: `run_id` hashes only what differs
 not rename the runs that were made before it existed.
 """
 
+import json
 import math
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.+,=@-]*$")]
 """A part of the names of folders and files."""
+Share = Annotated[float, Field(ge=0, lt=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+"""A number of 64 bits, as torch and pandas take it."""
 
 
 class Frozen(BaseModel):
     """A model that is validated when it is read and immutable afterwards."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, protected_namespaces=())
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True, protected_namespaces=()
+    )
 
 
 class PermuteConfig(Frozen):
@@ -29,7 +35,7 @@ class PermuteConfig(Frozen):
     """Side in pixels of the patches that are permuted; it must divide the image."""
     share: float = Field(default=1.0, gt=0, le=1)
     """Share of the patches or pixels that move."""
-    seed: int = Field(default=0, ge=0)
+    seed: Seed = 0
     """Of the permutation."""
 
     @property
@@ -55,9 +61,9 @@ class CuesData(Frozen):
     """Amplitude of the local motif at a random place."""
     q: float = Field(ge=0, le=1)
     """Probability that the motif is that of the image's class; else it is a uniform one."""
-    world_seed: int = Field(ge=0)
+    world_seed: Seed
     """Seed of the patterns and motifs, and of the images where `image_seed` is null."""
-    image_seed: int | None = Field(default=None, ge=0)
+    image_seed: Seed | None = None
     """Seed of the images: worlds that differ only in it share patterns and motifs, but no image."""
     n_pool: int = Field(ge=2)
     """Images that chains are drawn from."""
@@ -112,6 +118,11 @@ FAMILIES = ("resnet", "hybrid", "vit")
 """From the strongest inductive bias to the weakest."""
 
 
+def _as_json(values: dict[str, Any]) -> dict[str, Any]:
+    json.dumps(values, allow_nan=False)  # else no record could hold them
+    return values
+
+
 class ModelConfig(Frozen):
     """A timm architecture and its settings."""
 
@@ -122,7 +133,7 @@ class ModelConfig(Frozen):
     name decides. It sets which model of a pair is the reference, and colours; it is not part of a run's identity."""
     arch: str
     """`basic_resnet`, `vit` and `hybrid_vit` (of any depth and width), or a timm name."""
-    args: dict[str, Any] = {}
+    args: Annotated[dict[str, Any], AfterValidator(_as_json)] = {}
     """Keyword arguments of the architecture."""
     patch_size: int | None = None
     """ViT and hybrid; null: 4 up to 47 px, 8 up to 127 px, 16 above."""
@@ -158,15 +169,15 @@ class RecipeConfig(Frozen):
     """Peak learning rate."""
     weight_decay: float = Field(default=0.0, ge=0)
     """Not applied to biases, norms and position embeddings."""
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[Share, Share] = (0.9, 0.999)
     """AdamW: decay of the moving averages."""
-    momentum: float = Field(default=0.9, ge=0, lt=1)
+    momentum: Share = 0.9
     """SGD, Nesterov."""
     batch_size: int = Field(ge=2)
     """Images per step, over all devices."""
-    warmup: float = Field(default=0.0, ge=0, lt=1)
+    warmup: Share = 0.0
     """Share of the steps with linear warm-up; a cosine to zero follows."""
-    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    label_smoothing: Share = 0.0
     """Label smoothing: share of the target spread over all classes."""
     grad_clip: float | None = Field(default=None, gt=0)
     """Maximum gradient norm."""
@@ -195,9 +206,9 @@ class AugmentConfig(Frozen):
     """RandAugment: magnitude in 0..30, as in torchvision."""
     erase: float = Field(default=0.0, ge=0, le=1)
     """Random erasing: probability per image."""
-    mixup: float = Field(default=0.0, ge=0)
+    mixup: float = Field(default=0.0, ge=0, le=1000)
     """Alpha of the Beta distribution of mixup; 0 is off."""
-    cutmix: float = Field(default=0.0, ge=0)
+    cutmix: float = Field(default=0.0, ge=0, le=1000)
     """Alpha of CutMix; if mixup is on too, each image gets one of the two at random."""
 
     @property

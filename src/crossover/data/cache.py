@@ -140,18 +140,24 @@ def _build(config: CuesData | ImageData, data_dir: Path, folder: Path) -> None:
         prefix=f".{folder.name}.", suffix=".tmp", dir=folder.parent, ignore_cleanup_errors=True
     ) as place:
         source = fingerprint(config, data_dir)
+        if isinstance(config, CuesData):
+            _check_room(place, config, config.n_pool + config.n_val + config.n_test)  # before hours of drawing
         raw = read_raw(config, data_dir, Path(place))
+        _check_room(place, config, len(raw.labels) + len(raw.test_labels))  # before hours of decoding
         for note in (f"making the cache {folder}", *(f"note: {note}" for note in raw.notes)):
             print(note, file=sys.stderr, flush=True)
-        size = (len(raw.labels) + len(raw.test_labels)) * config.image_size**2 * 3
-        if (free := shutil.disk_usage(place).free) < size:  # before hours of decoding
-            raise OSError(f"{free / 1e9:.1f} GB are free; it takes {size / 1e9:.1f} GB")
         built = Path(place, "built")
         built.mkdir()
         _write(raw, config, built, source)
         if folder.is_dir():  # to be rebuilt; processes that have it open keep the old files
             folder.rename(Path(place, "old"))
         built.rename(folder)
+
+
+def _check_room(place: str, config: CuesData | ImageData, images: int) -> None:
+    size, free = images * config.image_size**2 * 3, shutil.disk_usage(place).free
+    if free < size:
+        raise OSError(f"{free / 1e9:.1f} GB are free; it takes {size / 1e9:.1f} GB")
 
 
 def _write(raw: Raw, config: CuesData | ImageData, folder: Path, source: str | None) -> None:

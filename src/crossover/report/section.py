@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from matplotlib.ticker import EngFormatter
-from pydantic import Field, ValidationError
+from pydantic import ConfigDict, Field, ValidationError
 from rich.markup import escape
 from rich.table import Table as TerminalTable
 
@@ -64,6 +64,8 @@ class Column(Frozen):
 
 class Table(Frozen):
     """Rows of cells under columns, with a caption."""
+
+    model_config = ConfigDict(allow_inf_nan=True)  # NaN is a dash
 
     caption: str
     columns: tuple[Column, ...]

@@ -23,7 +23,7 @@ from crossover.data.subsets import check_size
 from crossover.fields import Frozen
 from crossover.lock import STALE_SECONDS, HeldError
 from crossover.store import freeze, is_done, read_error, read_record, weights_hash
-from crossover.sweep.job import execute_locked
+from crossover.sweep.job import execute_locked, explain, is_out_of_memory
 from crossover.sweep.plan import SweepConfig
 from crossover.sweep.pool import Pool, Progress, Slot, fork_server
 from crossover.sweep.progress import Display, working
@@ -130,6 +130,10 @@ def train_one(run: RunConfig, console: Console) -> None:
             execute_locked(run, stop)
         except HeldError as error:
             raise CrossoverError(f"{error}; wait for it, or end that process") from None
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise CrossoverError(explain(error).splitlines()[-1]) from None
         except StoppedError:
             print(f"interrupted: {run.run_id} is saved, and the same command continues it", file=sys.stderr)
             sys.exit(128 + stop.number)

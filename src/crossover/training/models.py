@@ -43,14 +43,17 @@ def build_model(config: ModelConfig, *, image_size: int, classes: int) -> nn.Mod
     """
     family = _family(config.arch)
     try:
+        if wrong := [name for name, value in config.args.items() if name.endswith("_rate") and not 0 <= value <= 1]:
+            raise ValueError(f"model.args.{wrong[0]} must lie in 0 to 1")
         if family not in (None, config.family):
             raise ValueError(f"model.family={config.family} is wrong, it is of the family {family}")
         if family in ("vit", "hybrid"):
             return _vision_transformer(config, image_size, classes)
         return _convolutional(config, family, image_size, classes)
-    except (AssertionError, TypeError, ValueError, ZeroDivisionError) as error:  # timm checks its arguments with all
+    # timm checks its arguments with all of these
+    except (ArithmeticError, AssertionError, RuntimeError, TypeError, ValueError) as error:
         given = f"model.arch={config.arch} with model.args={config.args} at {image_size} px"
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = " ".join(str(error).split("\n", 1)[0].split()) or type(error).__name__  # torch appends a C++ trace
         raise CrossoverError(f"{given} cannot be built: {reason}; correct the model") from error
 
 
@@ -80,6 +83,8 @@ def _convolutional(config: ModelConfig, family: str | None, image_size: int, cla
         return _basic_resnet(config, image_size, classes)
     if family == "resnet":
         _check_args(config, _RESNET_ARGS)
+        if any(len(config.args.get(name, range(4))) != 4 for name in ("channels", "layers")):
+            raise ValueError("model.args.channels and layers have four numbers, one for each stage")
     elif image_size <= SMALL_IMAGE:
         raise ValueError(f"up to {SMALL_IMAGE} px are for {', '.join(_OWN)} and timm's resnet* and vit_*")
     model: nn.Module = timm.create_model(config.arch, num_classes=classes, **config.args)
