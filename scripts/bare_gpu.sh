@@ -48,7 +48,11 @@ run_small() { # one small run with an engine
 }
 
 read_images() {
-  [ -d data/cifar10/train ] || { mkdir -p data && { tar -xf carry/images.tar.xz -C data || $python -m tarfile -e carry/images.tar.xz data; }; }
+  if [ ! -d data/cifar10 ]; then # whole or not at all: a step may be cut off
+    rm -rf data/new && mkdir -p data/new
+    tar -xf carry/images.tar.xz -C data/new || $python -m tarfile -e carry/images.tar.xz data/new
+    mv data/new/cifar10 data/
+  fi
   $python scripts/data.py data=cifar10_folder
 }
 
