@@ -192,7 +192,7 @@ def test_long_names_stay_within_the_figure_of_the_atlas(tmp_path: Path) -> None:
     assert len(heads) == 1
     for words in (*heads, *axes.texts, *axes.get_yticklabels()):
         box = words.get_window_extent()
-        assert -1 <= box.x0 < box.x1 <= figure.bbox.x1, words.get_text()
+        assert -1 <= box.x0 < box.x1 <= figure.bbox.x1, words
 
 
 def test_tasks_are_compared_apart_and_empty_columns_count_as_none(tmp_path: Path) -> None:
