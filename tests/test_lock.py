@@ -74,9 +74,20 @@ def test_a_reused_process_id_does_not_keep_a_lock_alive(tmp_path: Path) -> None:
     assert not is_held(path)
 
 
-def test_torn_lock_is_stale_after_its_time(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "torn",
+    [
+        "",
+        "[]",
+        "5",
+        f'{{"host": "{os.uname().nodename}"}}',
+        '{"host": "x", "pid": "x"}',
+        f'{{"host": "x", "pid": {10**30}}}',
+    ],
+)
+def test_torn_lock_is_stale_after_its_time(tmp_path: Path, torn: str) -> None:
     path = tmp_path / "lock"
-    path.write_text("{")
+    path.write_text(torn)
     assert is_held(path)  # perhaps being written on another host
     os.utime(path, (0, 0))
     with Lock(path):

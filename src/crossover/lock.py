@@ -112,8 +112,9 @@ def _create(path: Path, owner: Owner) -> None:
 
 def _read(path: Path) -> Owner | None:
     try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError):
+        owner = json.loads(path.read_text())
+        return owner if isinstance(owner["host"], str) and 0 < owner["pid"] < 2**31 else None
+    except (LookupError, OSError, TypeError, ValueError):  # of anything else than a lock
         return None
 
 
