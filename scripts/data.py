@@ -3,7 +3,7 @@
 rebuild=true rebuilds the cache from the raw files.
 """
 
-import crossover.start  # isort: skip # noqa: F401
+import crossover  # isort: skip # noqa: F401
 from pathlib import Path
 
 import hydra

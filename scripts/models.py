@@ -1,6 +1,6 @@
 """Parameters and FLOPs of every shipped model, and its matched pairs: python scripts/models.py (make models)."""
 
-import crossover.start  # isort: skip # noqa: F401
+import crossover  # isort: skip # noqa: F401
 import sys
 from contextlib import suppress
 from itertools import combinations

@@ -3,7 +3,7 @@
 python scripts/publish.py SWEEP STUDY (make publish); python scripts/publish.py --pages [STUDY...] (make pages).
 """
 
-import crossover.start  # isort: skip # noqa: F401
+import crossover  # isort: skip # noqa: F401
 import sys
 from pathlib import Path
 

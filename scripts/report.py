@@ -1,6 +1,6 @@
 """Analyse records or curves: python scripts/report.py name=quick, or curves=FILE.csv output=DIR (make report)."""
 
-import crossover.start  # isort: skip # noqa: F401
+import crossover  # isort: skip # noqa: F401
 import shlex
 from pathlib import Path
 from typing import Any

@@ -4,7 +4,7 @@ With --cancel SWEEP (make cancel), cancel the queued and running Slurm jobs of a
 With --sync (make sync), upload the W&B runs that are not on the server yet.
 """
 
-import crossover.start  # isort: skip # noqa: F401
+import crossover  # isort: skip # noqa: F401
 import argparse
 from collections import Counter
 from pathlib import Path

@@ -1,6 +1,6 @@
 """Run a study: python scripts/study.py NAME [overrides], such as python scripts/study.py claims (make claims)."""
 
-import crossover.start  # isort: skip # noqa: F401
+import crossover  # isort: skip # noqa: F401
 import importlib
 import sys
 

@@ -1,6 +1,6 @@
 """Train what is left of a sweep, then report: python scripts/sweep.py sweep=quick (make sweep SWEEP=quick)."""
 
-import crossover.start  # isort: skip # noqa: F401
+import crossover  # isort: skip # noqa: F401
 import importlib
 import sys
 from contextlib import suppress

@@ -1,6 +1,6 @@
 """Train one run: python scripts/train.py model=vit_tiny n_train=5000 seed=1 (add -m for several)."""
 
-import crossover.start  # isort: skip # noqa: F401
+import crossover  # isort: skip # noqa: F401
 import sys
 
 import hydra

@@ -125,7 +125,7 @@ def test_steps_before_the_capture_do_not_warn_that_they_are_not_captured(monkeyp
     seen: list[tuple[Tensor, ...]] = []
 
     def step(*given: Tensor) -> None:
-        optimizer._accelerator_graph_capture_health_check()  # type: ignore[attr-defined]
+        optimizer._accelerator_graph_capture_health_check()
         seen.append(given)
 
     Captured(step, torch.Generator())(torch.zeros(1))

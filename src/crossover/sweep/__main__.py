@@ -4,7 +4,6 @@ This is what a cluster job runs, whatever starts it; `commands=N` of scripts/swe
 Finished runs and runs held by another process are skipped; the exit status is 1 when a run failed.
 """
 
-import crossover.start  # isort: skip # noqa: F401
 import argparse
 import sys
 from pathlib import Path
