@@ -11,7 +11,7 @@ from hydra import initialize
 
 from crossover.cli import run_app
 from crossover.config import CrossoverError
-from crossover.report.build import BEGIN, END, publish, read_study, study_block
+from crossover.report.build import BEGIN, END, publish, read_study, study_block, study_folder
 from crossover.store import replace_block
 from crossover.study import republish, study_runs
 from crossover.sweep.plan import sweep_dir
@@ -26,12 +26,12 @@ def main() -> None:
     if arguments[:1] == ["--pages"]:
         names = arguments[1:] or sorted(path.parent.name for path in RESULTS.glob("*/plan.json"))
         for number, name in enumerate(names, 1):
-            study = read_study(RESULTS / name)
+            study = read_study(study_folder(RESULTS, name))
             with initialize(version_base="1.3", config_path="../conf"):
                 runs = {} if study.is_transfer else study_runs(study, "outputs")
             print(f"{number}/{len(names)}: {republish(study, RESULTS / name, list(runs.values()))}", flush=True)
     elif len(arguments) == 2 and not arguments[0].startswith("-"):
-        publish(sweep_dir("outputs", arguments[0]), RESULTS / arguments[1])
+        publish(sweep_dir("outputs", arguments[0]), study_folder(RESULTS, arguments[1]))
         print(f"{RESULTS / arguments[1]} written")
     else:
         raise CrossoverError("usage: python scripts/publish.py SWEEP STUDY, or --pages [STUDY...]")

@@ -22,6 +22,7 @@ from crossover.report.build import (
     read_study,
     settings,
     study_block,
+    study_folder,
     write_findings,
     write_report,
 )
@@ -170,6 +171,12 @@ def test_a_changed_run_shows_as_drift(written: Path, tmp_path: Path) -> None:
     result = regenerate(tmp_path / "study")
     with pytest.raises(AssertionError):
         close(json.loads(json.dumps(result)), json.loads((tmp_path / "study" / "crossover.json").read_text()))
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "../other", "a/b", "/tmp"])
+def test_a_name_that_leads_out_of_the_published_studies_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(CrossoverError, match="is no name of a study"):
+        study_folder(tmp_path, name)
 
 
 def test_an_unfinished_report_is_not_published(written: Path, tmp_path: Path) -> None:

@@ -168,6 +168,13 @@ def keep_one_format(study: Path) -> None:
         drawing.with_suffix(".png").unlink(missing_ok=True)
 
 
+def study_folder(results: Path, name: str) -> Path:
+    """Return the folder of a published study; raise CrossoverError for a name that leads elsewhere."""
+    if name in ("", ".", "..") or name != file_name(name):
+        raise CrossoverError(f"STUDY={name!r} is no name of a study: name one folder of {results}, such as STUDY=cues")
+    return results / name
+
+
 def read_study(folder: Path) -> Findings:
     """Return the findings of a published study, read from its files; raise CrossoverError if it does not exist."""
     if not (folder / "plan.json").exists():

@@ -14,7 +14,7 @@ from crossover.analysis.verdict import unit_table
 from crossover.config import CrossoverError, RunConfig
 from crossover.fields import Frozen
 from crossover.record import Record, runs_table
-from crossover.report.build import read_study
+from crossover.report.build import read_study, study_folder
 from crossover.report.findings import Findings
 from crossover.report.section import Table, columns, terminal_table
 from crossover.store import read_done, write_text
@@ -39,7 +39,7 @@ class Options(Frozen):
 
 def main(options: Options, console: Console) -> None:
     """Repeat a published study or some of its runs, and compare; exit with 1 if a run is outside its tolerance."""
-    study = read_study(options.results / options.study)
+    study = read_study(study_folder(options.results, options.study))
     if study.is_transfer:
         raise CrossoverError(
             f"{options.study} is a transfer study: `{study.command}` repeats it, and make reproduce can repeat the"
