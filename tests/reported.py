@@ -37,6 +37,7 @@ def record(model: str, n: int, chain: int, error: float, dataset: str = "cues") 
         "dataset_hash": "abc",
         "versions": {"torch": "2.14.1"},
         "git": {"commit": "c0ffee", "dirty": False},
+        "config": {},
     }
 
 

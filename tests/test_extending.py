@@ -16,13 +16,13 @@ from crossover.data import readers
 from crossover.data.cache import open_dataset
 from crossover.data.loader import EvalBatches, Images
 from crossover.fields import ModelConfig
-from crossover.record import RECORD_SCHEMA
 from crossover.report.section import read_sections
 from crossover.store import write_json, write_plan
 from crossover.studies.probes import study
 from crossover.sweep.plan import sweep_dir
 from crossover.training import run as running
 from crossover.training.models import build_model
+from tests.reported import record
 from tests.worlds import small_run
 
 ROOT = Path(__file__).parents[1]
@@ -94,7 +94,9 @@ def test_the_section_of_the_how_to_is_written_beside_the_report(
     run, directory = small_run(tmp_path), sweep_dir("outputs", "quick")
     write_plan(directory, "quick", "make sweep", [run])
     run.run_dir.mkdir(parents=True)
-    write_json(run.run_dir / "record.json", {"schema": RECORD_SCHEMA, "finished": "2026-01-02T03:04:05+00:00"})
+    write_json(
+        run.run_dir / "record.json", record("resnet_test", 100, 0, 0.5) | {"finished": "2026-01-02T03:04:05+00:00"}
+    )
     (block,) = (block for block in blocks("python") if "write_section" in block)
     exec(block, {})
     (section,) = read_sections(directory)

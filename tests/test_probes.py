@@ -36,6 +36,7 @@ from crossover.studies.probes.representation import (
 )
 from crossover.training.weights import find_weights
 from tests.networks import Stack, images, table_of, tiny, tiny_resnet
+from tests.reported import record
 from tests.worlds import VIT, small_run
 
 
@@ -179,8 +180,8 @@ def _finished(folder: Path) -> Path:
     run.run_dir.mkdir(parents=True)
     (run.run_dir / "config.yaml").write_text(json.dumps(run.model_dump(mode="json")))
     images = open_dataset(run.data, Path(run.machine.data_dir)).hash
-    record = {"schema": 1, "classes": list(range(10)), "dataset_hash": images}
-    (run.run_dir / "record.json").write_text(json.dumps(record))
+    known = record("vit_test", 100, 3, 0.5) | {"classes": [*"0123456789"], "dataset_hash": images}
+    (run.run_dir / "record.json").write_text(json.dumps(known))
     save_file(tiny(seed=9).state_dict(), run.run_dir / "weights.safetensors")
     return run.run_dir
 

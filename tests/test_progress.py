@@ -10,6 +10,7 @@ from crossover.store import State, write_json
 from crossover.sweep.pool import Progress
 from crossover.sweep.progress import Display, seconds_left
 from crossover.text import Clock, duration
+from tests.reported import record
 from tests.worlds import small_run
 
 COLOUR = re.compile(r"\x1b\[(?:\d+;)*(?:3[0-7]|9[0-7]|38;[25])")
@@ -18,7 +19,8 @@ COLOUR = re.compile(r"\x1b\[(?:\d+;)*(?:3[0-7]|9[0-7]|38;[25])")
 
 def finish(run: RunConfig, total: float, trained: float = 0.0) -> None:
     run.run_dir.mkdir(parents=True)
-    write_json(run.run_dir / "record.json", {"schema": 1, "total_seconds": total, "train_seconds": trained})
+    took = {"total_seconds": total, "train_seconds": trained}
+    write_json(run.run_dir / "record.json", record("resnet_test", 100, 0, 0.5) | took)
 
 
 def shown(folder: Path, terminal: bool, environment: dict[str, str], states: list[State]) -> str:
