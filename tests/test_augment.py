@@ -258,6 +258,10 @@ def test_the_order_is_crop_and_flip_then_policy_then_normalise() -> None:
     assert (solarized != black).any()  # the policy works on pixel values, before normalisation
 
 
+@pytest.mark.skipif(
+    not torch._C._dispatch_has_kernel_for_dispatch_key("aten::_standard_gamma", "Meta"),
+    reason="this torch cannot draw a mixing weight on a fake GPU; tests/gpu has the test on a real one",
+)
 @pytest.mark.parametrize("config", [ALL, {"min_area": 0.08, "policy": "trivialaugment", "cutmix": 1.0}])
 def test_on_a_gpu_nothing_is_read_back(monkeypatch: pytest.MonkeyPatch, config: dict[str, Any]) -> None:
     """It would make every step wait for the device, and fail a capture; fake tensors refuse it."""
