@@ -97,7 +97,7 @@ test: .venv/ready ## the tests (4 min on 2 cores)
 
 test-%: .venv/ready ## test-slow (20 min), test-gpu, test-cluster (Slurm; root; 8 min), test-page (Chromium; 1 min), test-wandb (2 min)
 	@! [ $* = page ] || ! command -v npm >/dev/null || npm install --silent --no-save --no-audit --no-fund --prefix .venv/axe axe-core@4.14.1
-	@$(python) -m pytest $(if $(filter slow,$*),,-n 0 $(wildcard tests/$*)) -rs -m $* $(ARGS)
+	@$(python) -m pytest $(if $(filter slow,$*),--dist worksteal,-n 0 $(wildcard tests/$*)) -rs -m $* $(ARGS)
 
 test-wandb: .venv/openwandb/bin/openwandb
 .venv/openwandb/bin/openwandb: | .venv/ready # a server that speaks W&B's protocol, in an environment of its own
