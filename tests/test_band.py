@@ -98,6 +98,14 @@ def test_root_pools_sizes_that_disagree_with_a_fall() -> None:
     assert root(values, falling=True) == pytest.approx(np.exp(1.5))  # 0, 0 in the middle: a symmetric plateau
 
 
+def test_means_cross_where_a_gap_closes_that_widened_before() -> None:
+    n = np.geomspace(1e3, 1e6, 4)
+    widening = np.array([0.01, 0.1, 0.3, -0.1])
+    assert 1e5 < (root(without_replicates(n, widening), None) or 0) < 1e6
+    assert 1e5 < (root(without_replicates(n, -widening), None) or 0) < 1e6
+    assert root(without_replicates(n, abs(widening)), None) is None
+
+
 @pytest.mark.parametrize(
     ("pattern", "expected"),
     [

@@ -3,13 +3,23 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 from hydra import compose, initialize_config_dir
 
 from crossover.cli import resolved
 from crossover.report.section import markdown_part
-from crossover.studies.gold import DIFFERENT, NOT, UNKNOWN, compare_all, compare_study, gold_page, with_curves
+from crossover.studies.gold import (
+    DIFFERENT,
+    NOT,
+    UNKNOWN,
+    compare_all,
+    compare_crossings,
+    compare_study,
+    gold_page,
+    with_curves,
+)
 from tests.conftest import Called
 
 ROOT = Path(__file__).parents[1]
@@ -89,13 +99,36 @@ def test_a_published_curve_is_gold_at_each_of_its_sizes_and_for_its_augmentation
     assert other["outcome"] == NOT
 
 
+def test_a_crossing_is_inside_its_range_or_outside() -> None:
+    places = {"set": "s", "task": "t", "a": "resnet", "source": "Someone 2031"}
+    atlas = pd.DataFrame(
+        [
+            {**places, "b": "vit", "n_star": 1000.0, "crossing_of_means": 2000.0, "log_ratio_n_max": -0.2},
+            {**places, "b": "deit", "n_star": np.nan, "crossing_of_means": np.nan, "log_ratio_n_max": 0.2},
+        ]
+    )
+
+    def outcomes(**pairs: Any) -> list[str]:
+        return list(compare_crossings(atlas, [{"set": "s", "task": "t", **pairs}])["outcome"])
+
+    assert outcomes(n_star=[["resnet", "vit", 900, 1100]], none=[["resnet", "deit"]]) == ["inside", "inside"]
+    assert outcomes(n_star=[["resnet", "vit", 1100, 1200]], means=[["resnet", "vit", 1900, 2100]]) == [
+        "outside",
+        "inside",
+    ]
+    assert outcomes(n_star=[["resnet", "deit", 1, 1e9]], none=[["resnet", "vit"]]) == ["outside", "outside"]
+
+
 def test_what_is_published_is_what_is_comparable_and_how_much_is_not(gold: dict[str, Any]) -> None:
     published = pd.read_csv(ROOT / "results" / "gold.csv")
     again = compare_all(ROOT / "results", gold)
+    crossings = compare_crossings(pd.read_csv(ROOT / gold["atlas"]), gold["crossings"])
     same = again[again["outcome"] != NOT].reset_index(drop=True)
-    assert list(same["outcome"]) == list(published["outcome"])
-    pd.testing.assert_series_equal(same["accuracy"], published["accuracy"], atol=1e-4)
-    page = gold_page(again)
+    assert [*same["outcome"], *crossings["outcome"]] == list(published["outcome"])
+    of_studies = published[published["study"] != "atlas"]
+    pd.testing.assert_series_equal(same["accuracy"], of_studies["accuracy"], atol=1e-4)
+    assert list(crossings["found"]) == list(published["found"].dropna())
+    page = gold_page(again, crossings)
     assert f"{len(again) - len(same)} models of a study and data set are not" in page.sentences[0]
     assert "\n".join(markdown_part(page, 1)) == (ROOT / "results" / "gold.md").read_text()
 

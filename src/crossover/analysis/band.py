@@ -179,15 +179,19 @@ def root(values: Estimate, falling: bool | None, bracket: tuple[int, int] | None
     """Return the n at which the monotone interpolant of the mean is zero, None if it does not change sign.
 
     Isotonic regression (weights 1 / variance) between the two sizes of `bracket`, or the extremes on both sides of the
-    best split; then PCHIP in log n through all sizes. The curve falls, rises, or (None) does what fits the mean better.
+    best split; then PCHIP in log n through all sizes. The curve falls, rises, or (None) crosses zero as it can, and if
+    it can do both, as fits the mean better: a gap may widen first, and close later.
     """
     if len(values.n) < 2:
         return None
     weights = 1 / np.maximum(values.se, TINY) ** 2
     if falling is None:
+        roots = [root(values, way) for way in (True, False)]
+        if None in roots:
+            return next((found for found in roots if found is not None), None)
         fits = [optimize.isotonic_regression(values.mean, weights=weights, increasing=up).x for up in (False, True)]
         down, up = (float((weights * (values.mean - fit) ** 2).sum()) for fit in fits)
-        falling = down <= up
+        return roots[0] if down <= up else roots[1]
     mean = values.mean if falling else -values.mean
     if bracket is None:
         split = int(np.argmax(np.concatenate([[0.0], np.cumsum(weights * mean)])))

@@ -1,4 +1,4 @@
-"""Checks of published studies against literature values and exact bounds: inside, outside or not comparable."""
+"""Checks of published studies and of the atlas against known values: inside, outside or not comparable."""
 
 import math
 import sys
@@ -10,14 +10,18 @@ import pandas as pd
 from rich.console import Console
 
 from crossover.analysis.runs import without_twins
+from crossover.analysis.sentences import images
 from crossover.config import CrossoverError
 from crossover.report.section import Part, Table, columns, markdown_part, terminal_table
 from crossover.store import write_text
 
 COLUMNS = ["study", "dataset", "model", "n_train", "accuracy", "expected", "outcome", "why", "source"]
+CROSSINGS = ["study", "dataset", "model", "found", "expected", "outcome", "source"]
 NOT = "not comparable"
 UNKNOWN, DIFFERENT = "no number is published", "conditions differ"
 """Why a model of a study is not comparable."""
+SMALL = -0.01
+"""Log error ratio at the largest size of a pair that ends level."""
 COPIES = {"cifar10_jpeg": "cifar10"}
 """Data sets that count as another one: a JPEG copy changes the pixels only slightly."""
 
@@ -26,12 +30,15 @@ def main(values: dict[str, Any], console: Console) -> None:
     """Write gold.csv and gold.md next to the published studies; exit with 1 when one is outside."""
     results = Path(values["results"])
     table = compare_all(results, with_curves(values, Path(values["sets"])))
-    write_text(results / "gold.csv", table[table["outcome"] != NOT].to_csv(index=False, float_format="%.4f"))
-    page = gold_page(table)
+    crossings = compare_crossings(pd.read_csv(values["atlas"]), values["crossings"])
+    both = pd.concat([table[table["outcome"] != NOT], crossings])
+    write_text(results / "gold.csv", both.to_csv(index=False, float_format="%.4f"))
+    page = gold_page(table, crossings)
     write_text(results / "gold.md", "\n".join(markdown_part(page, 1)))
-    console.print(terminal_table(page.tables[0]), highlight=False)
-    print(page.sentences[0], f"page: {results / 'gold.md'}", sep="\n")
-    sys.exit(1 if (table["outcome"] == "outside").any() else 0)
+    for part in page.tables:
+        console.print(terminal_table(part), highlight=False)
+    print(*page.sentences, f"page: {results / 'gold.md'}", sep="\n")
+    sys.exit(1 if (both["outcome"] == "outside").any() else 0)
 
 
 def compare_all(results: Path, gold: Mapping[str, Any]) -> pd.DataFrame:
@@ -89,6 +96,31 @@ def compare_study(study: str, runs: pd.DataFrame, gold: Mapping[str, Any]) -> pd
     return pd.DataFrame(rows, columns=COLUMNS).astype({"n_train": "Int64"})
 
 
+def compare_crossings(atlas: pd.DataFrame, known: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    """Return a row (CROSSINGS) per pair of the atlas with a known crossing; `known` is that part of conf/gold.yaml."""
+    rows = []
+    for part in known:
+        task = atlas[(atlas["set"] == part["set"]) & (atlas["task"] == part["task"])]
+        for what in ("n_star", "means", "none"):
+            for a, b, *ends in part.get(what, []):
+                (row,) = task[(task["a"] == a) & (task["b"] == b)].to_dict("records")
+                at = row["crossing_of_means" if what == "means" else "n_star"]
+                inside = ends[0] <= at <= ends[1] if ends else math.isnan(at) and row["log_ratio_n_max"] > SMALL
+                said = "means cross at " if what == "means" else "N* = "
+                rows.append(
+                    {
+                        "study": "atlas",
+                        "dataset": part["task"],
+                        "model": f"{a} / {b}",
+                        "found": "not in range" if math.isnan(at) else f"{said}{images(at)}",
+                        "expected": f"{images(ends[0])} to {images(ends[1])}" if ends else "not in range",
+                        "outcome": "inside" if inside else "outside",
+                        "source": part["set"],
+                    }
+                )
+    return pd.DataFrame(rows, columns=CROSSINGS)
+
+
 def _beside(n: Any, accuracy: float, low: float, high: float, source: str) -> dict[str, Any]:
     return {
         "n_train": int(n),
@@ -119,8 +151,8 @@ def _ends(value: float | Sequence[float]) -> tuple[float, float]:
     return (value[0], value[-1]) if isinstance(value, Sequence) else (value, value)
 
 
-def gold_page(table: pd.DataFrame) -> Part:
-    """Return the page: what is comparable, and how much is not and why."""
+def gold_page(table: pd.DataFrame, crossings: pd.DataFrame) -> Part:
+    """Return the page: what is comparable, and how much is not and why; then the crossings."""
     same, other = table[table["outcome"] != NOT], table[table["outcome"] == NOT]
     inside, unknown = (same["outcome"] == "inside").sum(), (other["why"] == UNKNOWN).sum()
     said = (
@@ -128,10 +160,20 @@ def gold_page(table: pd.DataFrame) -> Part:
         f" {len(other)} models of a study and data set are not: of {unknown} no number is published, and"
         f" {len(other) - unknown} differ from the nearest in parameters, images, budget or augmentation."
     )
-    shown = ("study", "model", "n_train", "accuracy", "expected", "outcome", "source")
-    rows = tuple(tuple(row[name] for name in shown) for row in same.to_dict("records"))
-    return Part(
-        title="The published studies beside published numbers and exact bounds",
-        sentences=(said,),
-        tables=(Table(caption="", columns=columns(*shown, left=len(shown)), rows=rows),),
+    known = (
+        f"{len(crossings)} pairs of published curves are known to cross or not to cross, and the atlas finds"
+        f" {(crossings['outcome'] == 'inside').sum()} of them where they were found by interpolation."
     )
+    return Part(
+        title="The published studies and the atlas beside known numbers",
+        sentences=(said, known),
+        tables=(
+            _table("Accuracies", same, ("study", "model", "n_train", "accuracy", "expected", "outcome", "source")),
+            _table("Crossings of the atlas", crossings, ("dataset", "model", *CROSSINGS[3:])),
+        ),
+    )
+
+
+def _table(caption: str, rows: pd.DataFrame, shown: Sequence[str]) -> Table:
+    cells = tuple(tuple(row[name] for name in shown) for row in rows.to_dict("records"))
+    return Table(caption=caption, columns=columns(*shown, left=len(shown)), rows=cells)
