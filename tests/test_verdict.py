@@ -84,6 +84,16 @@ def test_undecided_says_at_which_sizes_a_lead_is_clear(signs: list[int], last: f
     assert summarise(pair).startswith(f"Undecided: {said}")
 
 
+def test_undecided_everywhere_says_where_the_means_cross() -> None:
+    pair = only_pair(table(lambda n: 0.02 * np.log(3000 / n), sd=0.5))
+    assert pair["verdict"] == "undecided"
+    assert "resnet_tiny and vit_tiny cannot be told apart from 256 to 65,536 images" in pair["summary"]
+    pair["crossing_of_means"] = 3000.0
+    assert " images (their means cross near 3k)." in summarise(pair)
+    pair["crossing_of_means"] = None
+    assert " 65,536 images. " in summarise(pair)
+
+
 def test_b_ahead_everywhere_means_n_star_is_before() -> None:
     pair = only_pair(table(lambda n: -0.2))
     assert pair["verdict"] == "b_better"

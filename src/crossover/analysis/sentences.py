@@ -114,15 +114,15 @@ def _verdict(pair: Pair) -> str:
             return f"{_lead(pair, +1)}; N* > {last} or never ({_source(pair, 'band')})."
         case "b_better":
             return f"{_lead(pair, -1)}; N* < {images(high)} or no crossover ({_source(pair, 'band')})."
+    means = pair["crossing_of_means"]
+    seen = "" if means is None else f" (their means cross near {images(means)})"
     if pair["p_in_range"] is None:
-        means = pair["crossing_of_means"]
-        seen = "" if means is None else f" (their means cross near {images(means)})"
         return f"Undecided: nothing says how noisy {a} and {b} are {_span(pair)}{seen}."
     if low is not None:
         return f"Undecided: {_lost_lead(pair, +1)}; N* > {images(low)} or never."
     if high is not None:
         return f"Undecided: {_lost_lead(pair, -1)}; if {b} overtook {a}, then below {images(high)}."
-    return f"Undecided: {a} and {b} cannot be told apart {_span(pair)}."
+    return f"Undecided: {a} and {b} cannot be told apart {_span(pair)}{seen}."
 
 
 def _source(pair: Pair, what: str) -> str:
