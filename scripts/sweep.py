@@ -17,6 +17,7 @@ from crossover.store import freeze, is_done, read_sweep, write_plan
 from crossover.sweep.launch import SlurmLauncher, SweepOptions, check_data, do_runs, repeat_command
 from crossover.sweep.plan import group_runs, make_command, named, plan_runs, sweep_dir
 from crossover.sweep.progress import Display
+from crossover.text import say
 
 FOR_REPORT = ("crossover.study", "crossover.data.loader", "wandb.sdk.launch")
 """Slow imports that a first report needs: torch for sample images, and a part of wandb.init."""
@@ -29,7 +30,7 @@ def main(config: DictConfig) -> None:
     sweep, launcher = named(options.sweep, options.set), options.launcher
     runs = plan_runs(sweep, extra=options.set, outputs=options.outputs)
     left = [run for run in runs if not is_done(run.run_dir)]
-    console.print(f"sweep {sweep.name}: {len(runs)} runs, {len(left)} to do", highlight=False, soft_wrap=True)
+    say(console, f"sweep {sweep.name}: {len(runs)} runs, {len(left)} to do")
     command = make_command(HydraConfig.get().runtime.choices["sweep"], options.set, HydraConfig.get().overrides.task)
     outputs, directory = Path(options.outputs), sweep_dir(options.outputs, sweep.name)
 
@@ -82,7 +83,7 @@ def report(outputs: Path, name: str, console: Console) -> None:
     if sweep.records:
         present_sweep(sweep, sweep_dir(outputs, name), console)
     if left := len(sweep.states) - len(sweep.records):
-        console.print(f"{left} of {len(sweep.states)} runs are not done; the same command tries again", style="red")
+        say(console, f"{left} of {len(sweep.states)} runs are not done; the same command tries again", style="red")
         sys.exit(1)
 
 

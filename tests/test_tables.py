@@ -108,7 +108,7 @@ def test_curve_files_that_cannot_be_read_are_refused(tmp_path: Path) -> None:
 
 def test_numbers_of_images_are_short() -> None:
     assert [images(n) for n in (12.4, 730, 2130, 45_000, 999_700, 1.31e6, 1.2e9)] == [
-        *("12", "730", "2.1k", "45k", "1M", "1.3M", "1.2G")
+        *("12", "730", "2.1k", "45k", "1M", "1.3M", "1.2B")
     ]
 
 

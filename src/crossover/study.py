@@ -29,6 +29,7 @@ from crossover.store import SweepRecords, read_done, write_atomically
 from crossover.sweep.plan import plan_runs, read_preset
 from crossover.sweep.pool import Progress
 from crossover.sweep.progress import working
+from crossover.text import say
 
 CEILING_IMAGES = 5_000
 """Images on which the exact Bayes accuracy is evaluated; its standard error is then about 0.001."""
@@ -94,7 +95,7 @@ class Interim:
         for study in result["studies"]:
             for pair in study["pairs"]:
                 text = f"after {len(chains)} of {len(self._chains)} chains, {study['dataset']}: {pair['summary']}"
-                self._console.print(text, highlight=False, markup=False, soft_wrap=not self._console.is_terminal)
+                say(self._console, text)
 
 
 def republish(study: Findings, folder: Path, runs: Sequence[RunConfig]) -> Path:

@@ -1,10 +1,13 @@
-"""Text that people read: the progress of long work, printed every few seconds, durations, and names of others."""
+"""Text that people read: lines, the progress of long work every few seconds, durations, and names of others."""
 
 import sys
 import time
 import unicodedata
 from collections.abc import Iterable, Iterator
-from typing import TextIO, TypeVar
+from typing import TYPE_CHECKING, TextIO, TypeVar
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 T = TypeVar("T")
 TELL_SECONDS = 5.0
@@ -30,6 +33,11 @@ class Clock:
                 left = (now - self._start) / max(1, done - self.begun) * (self.total - done)
                 line = f"{self.what} {done:,} of {self.total:,}{news}, {duration(left)} left"
             print(line, file=self.to or sys.stderr, flush=True)
+
+
+def say(console: "Console", text: str, style: str = "") -> None:
+    """Print text as it is: wrapped between words on a terminal, in whole lines elsewhere, where they are searched."""
+    console.print(text, style=style, highlight=False, markup=False, soft_wrap=not console.is_terminal)
 
 
 def tracked(items: Iterable[T], text: str, total: int) -> Iterator[T]:

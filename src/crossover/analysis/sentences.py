@@ -8,10 +8,10 @@ from crossover.record import title
 
 
 def images(n: float | None) -> str:
-    """Return a number of images to two digits: 730, 2.1k, 45k, 1.3M; `?` if it is not known."""
+    """Return a number of images to two digits: 730, 2.1k, 45k, 1.3M, 3.4B; `?` if it is not known."""
     if n is None:
         return "?"
-    for limit, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+    for limit, unit in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
         if n >= 0.9995 * limit:
             return f"{n / limit:.2g}{unit}" if n < 99.5 * limit else f"{n / limit:.0f}{unit}"
     return f"{n:.0f}"

@@ -29,6 +29,7 @@ from crossover.report.section import (
     terminal_table,
 )
 from crossover.report.style import inline_svg, styles
+from crossover.text import say
 
 MOST_CLASSES = 10
 BEYOND = "Laws cannot be checked beyond the largest size: an extrapolation is a range, never an N*."
@@ -205,9 +206,9 @@ def markdown_page(report: Report, sections: Sequence[Section]) -> str:
 def terminal_summary(report: Report, console: Console) -> None:
     """Print the tables of mean errors, what is missing or left out, the verdict and the path of the page."""
 
-    def say(lines: Sequence[str], style: str = "") -> None:
+    def show(lines: Sequence[str], style: str = "") -> None:
         for line in lines:
-            console.print(line, style=style, highlight=False, markup=False, soft_wrap=not console.is_terminal)
+            say(console, line, style)
 
     for study in report.result["studies"]:
         errors = tables.size_table(report, study)
@@ -215,11 +216,11 @@ def terminal_summary(report: Report, console: Console) -> None:
             console.print(terminal_table(errors))
     notes = [f"{study['dataset']}: {note}" for study in report.result["studies"] for note in notes_of(study)]
     more = [f"and {len(notes) - NOTES} more notes on the page"] if len(notes) > NOTES else []
-    say(report.trouble, "red")
-    say(notes[:NOTES] + more, "dim")
-    say([*report.extrapolations, *(sentence for sentence, _ in report.stabilities)][:NOTES])
-    say([f"{one['a']} and {one['b']} on {one['dataset']}: {one['note']}" for one in report.calibration])
+    show(report.trouble, "red")
+    show(notes[:NOTES] + more, "dim")
+    show([*report.extrapolations, *(sentence for sentence, _ in report.stabilities)][:NOTES])
+    show([f"{one['a']} and {one['b']} on {one['dataset']}: {one['note']}" for one in report.calibration])
     if len(report.pairs) > HEADLINES:
         console.print(terminal_table(tables.verdict_table(report)))
-    say(report.headline, "bold")
+    show(report.headline, "bold")
     console.print(f"page: {report.directory / PAGE}", highlight=False, markup=False, soft_wrap=True)

@@ -20,6 +20,7 @@ from crossover.report.style import panels, save, styles
 from crossover.store import read_done, write_text
 from crossover.sweep.launch import do_runs
 from crossover.sweep.plan import override, sweep_dir
+from crossover.text import say
 
 NAME, FIGURE = "recipes.csv", "best-of-k"
 NEEDED = ("model", "n_train", "lr", "weight_decay", "val_error")
@@ -109,7 +110,7 @@ def make_trials(options: Options, console: Console) -> pd.DataFrame:
     """Run the trials that are left and return all; raise CrossoverError when one did not finish."""
     planned = plan_trials(options.search, str(options.outputs))
     runs = [run for _, run in planned]
-    console.print(f"search {options.search.name}: {len(runs)} trials", highlight=False)
+    say(console, f"search {options.search.name}: {len(runs)} trials")
     do_runs(runs, console, parallel=options.parallel)
     return pd.DataFrame(trial_row(*pair, record) for pair, record in zip(planned, read_done(runs), strict=True))
 

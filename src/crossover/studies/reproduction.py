@@ -20,6 +20,7 @@ from crossover.report.section import Table, columns, terminal_table
 from crossover.store import read_done, write_text
 from crossover.study import study_runs
 from crossover.sweep.launch import do_runs
+from crossover.text import say
 
 WIDTH = 3.0
 """Standard deviations of the difference within which two runs count as the same."""
@@ -46,7 +47,7 @@ def main(options: Options, console: Console) -> None:
             " study of its pre-training"
         )
     runs = chosen_runs(study, options)
-    console.print(f"{options.study}: repeating {len(runs)} of {study.planned} runs", highlight=False)
+    say(console, f"{options.study}: repeating {len(runs)} of {study.planned} runs")
     do_runs(runs, console, parallel=options.parallel)
     records = read_done(runs)
     check_same_data(study, records)

@@ -27,7 +27,7 @@ from crossover.store import read_done, read_sweep, weights_hash, write_json, wri
 from crossover.studies.target import Reading, overlap_sentence, read_backbone
 from crossover.sweep.launch import check_data, do_runs
 from crossover.sweep.plan import make_command, named, override, plan_runs, read_preset, sweep_dir, with_twins
-from crossover.text import tracked
+from crossover.text import say, tracked
 from crossover.training.run import save_predictions
 
 COLUMNS = (
@@ -106,13 +106,13 @@ def main(options: Options, console: Console) -> None:
     whole = plan_runs(sweep.model_copy(update={"saturation": None}), extra=changes, outputs=str(outputs))
     source = with_twins(whole, sweep)
     write_plan(sweep_dir(outputs, sweep.name), sweep.name, make_command(transfer.source, changes, []), source)
-    console.print(f"pre-training: {len(source)} runs", highlight=False)
+    say(console, f"pre-training: {len(source)} runs")
     do_runs(source, console, parallel=options.parallel)
     records = read_done(source)
     directory = sweep_dir(outputs, transfer.name)
     rows = read_all(transfer, source, directory / "readings", console)
     tunings = plan_backbones(transfer, whole, transfer.finetune)
-    console.print(f"fine-tuning: {len(tunings)} runs", highlight=False)
+    say(console, f"fine-tuning: {len(tunings)} runs")
     tuned = [backbone.run for backbone in tunings]
     do_runs(tuned, console, parallel=options.parallel)
     rows += best_tunings(tuning_row(*pair) for pair in zip(tunings, read_done(tuned), strict=True))

@@ -27,6 +27,7 @@ from crossover.sweep.job import execute_locked, explain, is_out_of_memory
 from crossover.sweep.plan import SweepConfig
 from crossover.sweep.pool import Pool, Progress, Slot, fork_server
 from crossover.sweep.progress import Display, working
+from crossover.text import say
 from crossover.training.ranks import this_rank, visible_gpus
 
 
@@ -111,7 +112,7 @@ def do_runs(
             last = read_error(run.run_dir).strip().splitlines()[-3:] or ["no message"]
             repeat = f"repeat: {repeat_command(Path(run.machine.outputs), [run.run_id])}"
             text = "\n  ".join([f"failed: {run.run_id}: {last[0]}", *last[1:], repeat])
-            console.print(text, style="red", highlight=False, markup=False, soft_wrap=True)
+            console.print(text, style="red", highlight=False, markup=False, soft_wrap=True)  # to be copied
     return progress
 
 
@@ -180,7 +181,7 @@ def check_data(runs: Sequence[RunConfig], console: Console) -> None:
             f" {len(dataset.test_labels):,} for test"
         )
     for line in sorted(lines):
-        console.print(line, highlight=False, markup=False)
+        say(console, line)
 
 
 def refuse_other_images(runs: Sequence[RunConfig], dataset: Dataset) -> None:

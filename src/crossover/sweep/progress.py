@@ -17,7 +17,7 @@ from crossover.record import Record
 from crossover.store import State, read_record
 from crossover.sweep.plan import estimate_costs
 from crossover.sweep.pool import Progress
-from crossover.text import duration
+from crossover.text import duration, say
 
 PLAIN_SECONDS = (10.0, 60.0)
 """Time between two plain lines, at first and after half an hour."""
@@ -64,14 +64,14 @@ class Display:
         done, failed = progress.count("done"), progress.count("failed")
         text = f"{len(running)} running, {failed} failed" + (f", about {duration(left)} left" if left > 0 else "")
         for note in progress.notes[self._notes :]:
-            self._console.print(note, style="yellow", highlight=False, markup=False)
+            say(self._console, note, style="yellow")
         self._notes = len(progress.notes)
         news = failed, done == len(progress.states)
         if self._is_live:
             self._bar.update(self._task, completed=done, description=text)
             self._live.update(Group(self._bar, *_lines(elapsed)), refresh=True)
         elif news != self._news or now >= self._next:
-            self._console.print(f"{done}/{len(progress.states)} runs done, {text}", highlight=False)
+            say(self._console, f"{done}/{len(progress.states)} runs done, {text}")
             self._news, self._next = news, now + min(max(PLAIN_SECONDS[0], (now - self._begun) / 30), PLAIN_SECONDS[1])
 
     def _expected(self, progress: Progress) -> Mapping[str, float]:
@@ -114,5 +114,5 @@ def working(console: Console, text: str | None) -> Iterator[None]:
         if live:
             bar.add_task(text or "")
         elif text is not None:
-            console.print(text, highlight=False, markup=False)
+            say(console, text)
         yield

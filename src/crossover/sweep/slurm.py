@@ -26,6 +26,7 @@ from crossover.sweep.job import STOPPED, run_process
 from crossover.sweep.launch import SlurmLauncher, do_runs
 from crossover.sweep.plan import group_runs
 from crossover.sweep.pool import Progress, Slot, end_processes, fork_server
+from crossover.text import say
 from crossover.training.ranks import this_rank
 
 QUEUED = ("PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED")
@@ -97,7 +98,7 @@ def submit_left(runs: Sequence[RunConfig], launcher: SlurmLauncher, directory: P
     queued = {run_id for task in active_jobs(directory) for run_id in noted[task]}
     new = [run for run in left if run.run_id not in queued]
     if len(new) < len(left):
-        console.print(f"{len(left) - len(new)} runs are in the queue already", highlight=False)
+        say(console, f"{len(left) - len(new)} runs are in the queue already")
     if not new:
         return
     freeze(new)
@@ -112,7 +113,7 @@ def submit_left(runs: Sequence[RunConfig], launcher: SlurmLauncher, directory: P
         f"`make status` shows them; `make cancel SWEEP={directory.name}` ends them; `make report` reads what is done",
         highlight=False,
         markup=False,
-        soft_wrap=True,
+        soft_wrap=True,  # to be copied
     )
 
 
