@@ -93,12 +93,6 @@ def table_of(rows: Iterable[Mapping[Any, Any]], units: Mapping[str, str] | None 
     return Table(caption=caption, columns=tuple(heads), rows=tuple(zip(*cells.values(), strict=True)))
 
 
-def columns(*titles: str | tuple[str, str], left: int = 0) -> tuple[Column, ...]:
-    """Return columns by title, or title and unit; the first `left` hold text."""
-    named = [(one, "") if isinstance(one, str) else one for one in titles]
-    return tuple(Column(title=title, unit=unit, left=place < left) for place, (title, unit) in enumerate(named))
-
-
 def shown(cell: Cell, unit: str = "") -> str:
     """Return a cell as a reader sees it, such as `12.3 % [11.0 %, 14.1 %]`, `576.0 G` or `–`."""
     if isinstance(cell, str):

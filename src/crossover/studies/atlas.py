@@ -20,7 +20,7 @@ from crossover.analysis.compare import compare
 from crossover.analysis.runs import AnalysisError, Method, bias_rank, read_curves, validate_runs
 from crossover.analysis.sentences import images
 from crossover.config import describe
-from crossover.report.section import Drawing, Part, Table, columns, markdown_part, plain
+from crossover.report.section import Drawing, Part, markdown_part, plain, table_of
 from crossover.report.style import save
 from crossover.store import file_name, replace_block, write_text
 from crossover.studies.atlas_figure import draw_atlas
@@ -199,19 +199,22 @@ def write_atlas(table: pd.DataFrame, sets: dict[str, PublishedSet], data: Path, 
 
 def set_page(path: Path, entry: PublishedSet, rows: pd.DataFrame) -> Part:
     """Return the page of a set, the CSV `path`: its description, its pairs, and where to find more."""
-    heads = columns("pair", "task", "verdict", "sizes", "runs a size", "the interval covers", left=6)
-    cells = []
-    for row in rows.to_dict("records"):
-        sizes = "none shared" if pd.isna(row["n_min"]) else f"{images(row['n_min'])} to {images(row['n_max'])}"
-        runs = " to ".join(dict.fromkeys(str(row[f"replicates_{end}"]) for end in ("min", "max")))
-        pair = f"{row['a']} ({row['family_a']}) / {row['b']} ({row['family_b']})"
-        cells.append((pair, row["task"], row["summary"], sizes, runs, row["interval_covers"]))
+    cells = (
+        {
+            "pair": f"{row['a']} ({row['family_a']}) / {row['b']} ({row['family_b']})",
+            "task": row["task"],
+            "verdict": row["summary"],
+            "sizes": "none shared" if pd.isna(row["n_min"]) else f"{images(row['n_min'])} to {images(row['n_max'])}",
+            "runs a size": " to ".join(dict.fromkeys(str(row[f"replicates_{end}"]) for end in ("min", "max"))),
+            "the interval covers": row["interval_covers"],
+        }
+        for row in rows.to_dict("records")
+    )
     first = rows.iloc[0]
     about = f"Source: {first['source']}. n counts {first['n_counts']}. Protocols: {entry.differs}."
     command = shlex.join(["python", "scripts/report.py", f"curves={path}", f"output=outputs/{path.stem}"])
     whole = Part(title="The whole report", code=command)
-    table = Table(caption="", columns=heads, rows=tuple(cells))
-    return Part(title=entry.title, sentences=(about,), tables=(table,), parts=(whole,))
+    return Part(title=entry.title, sentences=(about,), tables=(table_of(cells),), parts=(whole,))
 
 
 def summary(table: pd.DataFrame) -> list[str]:

@@ -18,7 +18,7 @@ from rich.console import Console
 from torch import Tensor
 
 from crossover.fields import ModelConfig
-from crossover.report.section import Table, columns, terminal_table
+from crossover.report.section import table_of, terminal_table
 from crossover.report.style import panels, save
 from crossover.store import write_json, write_text
 from crossover.studies.probes.equivariance import relative_error, translate
@@ -54,9 +54,8 @@ def main(values: dict[str, Any], console: Console) -> None:
     write_text(folder / "equivariance.csv", table.to_csv(index=False, float_format="%.6g"))
     versions = {name: version(name) for name in ("torch", "timm", "numpy", "matplotlib")}
     write_json(folder / "environment.json", {"command": "make demo", "precision": "float64"} | versions)
-    titles = columns("operation", "image", f"{SHIFT} px", f"{WHOLE} px", "answer", left=2)
-    cells = tuple(table.itertuples(index=False, name=None))
-    console.print(terminal_table(Table(caption="relative change", columns=titles, rows=cells)))
+    named = table.rename(columns={"error": f"{SHIFT} px", "error_whole": f"{WHOLE} px"}).to_dict("records")
+    console.print(terminal_table(table_of(named, caption="relative change")))
     print(f"figure: {folder / 'equivariance.png'}")
 
 

@@ -18,7 +18,7 @@ from rich.console import Console
 from crossover.analysis.sentences import images
 from crossover.config import CrossoverError, parse_run
 from crossover.fields import CuesData
-from crossover.report.section import Drawing, Section, Table, columns, terminal_table, write_section
+from crossover.report.section import Drawing, Section, table_of, terminal_table, write_section
 from crossover.report.style import INK, panels, save
 from crossover.store import read_sweep, write_text
 from crossover.sweep.plan import sweep_dir
@@ -112,7 +112,8 @@ def dose_words(row: Any) -> str:
 def dose_section(table: pd.DataFrame) -> Section:
     """Return the section of a report with dose_table and the figure `dose`."""
     firsts = table.drop_duplicates(["a", "b", "dose"]).to_dict("records")
-    rows = tuple((f"{row['b']} / {row['a']}", str(row["dose"]), dose_words(row)) for row in firsts)
+    heads = ("pair", "dose", "N* (95% CI), or the verdict")
+    rows = [(f"{row['b']} / {row['a']}", str(row["dose"]), dose_words(row)) for row in firsts]
     alt = "Who leads, by number of training images and dose; where they cross, N*. " + " ".join(
         f"{pair}, {dose}: {said}." for pair, dose, said in rows
     )
@@ -120,7 +121,7 @@ def dose_section(table: pd.DataFrame) -> Section:
         name="dose",
         title="The dose of bias",
         drawings=(Drawing(name="dose", alt=alt, caption=CAPTION),),
-        tables=(Table(caption="", columns=columns("pair", "dose", "N* (95% CI), or the verdict", left=3), rows=rows),),
+        tables=(table_of(dict(zip(heads, row, strict=True)) for row in rows),),
         files=(NAME,),
     )
 

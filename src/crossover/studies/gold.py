@@ -12,7 +12,7 @@ from rich.console import Console
 from crossover.analysis.runs import without_twins
 from crossover.analysis.sentences import images
 from crossover.config import CrossoverError
-from crossover.report.section import Part, Table, columns, markdown_part, terminal_table
+from crossover.report.section import Part, Table, markdown_part, shown, table_of, terminal_table
 from crossover.store import write_text
 
 COLUMNS = ["study", "dataset", "model", "n_train", "accuracy", "expected", "outcome", "why", "source"]
@@ -174,6 +174,5 @@ def gold_page(table: pd.DataFrame, crossings: pd.DataFrame) -> Part:
     )
 
 
-def _table(caption: str, rows: pd.DataFrame, shown: Sequence[str]) -> Table:
-    cells = tuple(tuple(row[name] for name in shown) for row in rows.to_dict("records"))
-    return Table(caption=caption, columns=columns(*shown, left=len(shown)), rows=cells)
+def _table(caption: str, rows: pd.DataFrame, names: Sequence[str]) -> Table:
+    return table_of(rows[list(names)].map(shown).to_dict("records"), caption=caption)

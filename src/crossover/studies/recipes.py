@@ -14,8 +14,8 @@ from crossover.analysis.runs import AnalysisError
 from crossover.cli import composed
 from crossover.config import CrossoverError, RunConfig, parse_run
 from crossover.fields import Frozen
-from crossover.record import Record
-from crossover.report.section import Column, Drawing, Section, Table, columns, terminal_table, write_section
+from crossover.record import Record, title
+from crossover.report.section import Drawing, Section, Table, table_of, terminal_table, write_section
 from crossover.report.style import panels, save, styles
 from crossover.store import read_done, write_text
 from crossover.sweep.launch import do_runs
@@ -24,12 +24,6 @@ from crossover.text import say
 
 NAME, FIGURE = "recipes.csv", "best-of-k"
 NEEDED = ("model", "n_train", "lr", "weight_decay", "val_error")
-HEADER = (
-    Column(title="model", left=True),
-    *columns("training images", "peak rate", "weight decay"),
-    Column(title="validation error", unit="%"),
-    *columns("at the edge of"),
-)
 SEARCHED = (
     "{} trials for every model and size, judged by validation error alone: what the best of k of them would have"
     " found. A curve that still falls at its end would gain from more trials. Which recipe was taken, and why, is said"
@@ -214,13 +208,10 @@ def chosen(trials: pd.DataFrame) -> pd.DataFrame:
 
 def chosen_table(best: pd.DataFrame) -> Table:
     """Return the result of `chosen` as a table for a page."""
-    edges = (
-        best["lr_at_edge"].map({True: "rate", False: ""}),
-        best["weight_decay_at_edge"].map({True: "decay", False: ""}),
-    )
-    said = [", ".join(filter(None, words)) for words in zip(*edges, strict=True)]
-    rows = best.iloc[:, :5].assign(edges=said).itertuples(index=False, name=None)
-    return Table(caption="The best trial of each model and size", columns=HEADER, rows=tuple(rows))
+    edges = best[["lr_at_edge", "weight_decay_at_edge"]].set_axis(["rate", "decay"], axis=1)
+    said = [", ".join(edges.columns[row]) for row in edges.to_numpy(bool)]
+    rows = best.iloc[:, :5].rename(columns=title).assign(**{"at the edge of": said}).to_dict("records")
+    return table_of(rows, {title("val_error"): "%"}, "The best trial of each model and size")
 
 
 def write_search(trials: pd.DataFrame, directory: Path) -> None:

@@ -16,7 +16,7 @@ from crossover.fields import Frozen
 from crossover.record import Record, runs_table
 from crossover.report.build import read_study, study_folder
 from crossover.report.findings import Findings
-from crossover.report.section import Table, columns, terminal_table
+from crossover.report.section import Table, table_of, terminal_table
 from crossover.store import read_done, write_text
 from crossover.study import study_runs
 from crossover.sweep.launch import do_runs
@@ -109,9 +109,7 @@ def compare_runs(published: pd.DataFrame, repeated: pd.DataFrame) -> pd.DataFram
 
 def shown_runs(table: pd.DataFrame) -> Table:
     """Return the comparison for the terminal."""
-    heads = (*columns("model", left=1), *columns("training images", "chain", ("published", "%"), ("repeated", "%")))
-    heads += (*columns("ratio", "allowed"), *columns("outcome", left=1))
     allowed = ["" if np.isnan(most) else f"{1 / most:.2f} to {most:.2f}" for most in table["tolerance"]]
-    shown = table[["model", "n_train", "chain", "published", "repeated", "ratio"]].assign(allowed=allowed)
-    rows = shown.assign(outcome=table["outcome"]).itertuples(index=False, name=None)
-    return Table(caption="", columns=heads, rows=tuple(rows))
+    shown = table.assign(allowed=allowed).rename(columns={"n_train": "training images"})
+    heads = ["model", "training images", "chain", "published", "repeated", "ratio", "allowed", "outcome"]
+    return table_of(shown[heads].to_dict("records"), {"published": "%", "repeated": "%"})

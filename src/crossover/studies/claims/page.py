@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from crossover.report.page import section_page
-from crossover.report.section import DASH, Part, Section, Table, columns, markdown_part, write_section
+from crossover.report.section import DASH, Part, Section, markdown_part, table_of, write_section
 from crossover.store import write_json, write_text
 
 SIGNS = {"holds": "holds", "fails": "does not hold", "open": "open", "no data": "no data"}
@@ -87,12 +87,17 @@ def _claim_part(claim: Mapping[str, Any]) -> Part:
     cases = claim["cases"]
     said = {said: [case["when"] for case in cases if case["outcome"] == outcome] for outcome, said in SIGNS.items()}
     conditions = ". ".join(f"{words}: {'; '.join(when)}" for words, when in said.items() if when)
-    rows = tuple(
-        (case["when"], rule["says"], number(rule), claimed(rule), SIGNS[rule["outcome"]])
+    rows = [
+        {
+            "case": case["when"],
+            "number": rule["says"],
+            "measured": number(rule),
+            "claimed": claimed(rule),
+            "outcome": SIGNS[rule["outcome"]],
+        }
         for case in cases
         for rule in case["rules"]
-    )
-    heads = columns("case", "number", "measured", "claimed", "outcome", left=5)
+    ]
     cost = f"{claim['runs']} runs, {claim['seconds'] / 60:.1f} minutes of one core as they ran"
     return Part(
         title=f"{claim['verdict']}: {claim['text']}",
@@ -102,5 +107,5 @@ def _claim_part(claim: Mapping[str, Any]) -> Part:
             f"{claim['untestable'] or conditions}.",
             f"{claim['command']}; {cost if claim['runs'] else 'no training run'}. Evidence: {claim['evidence']}.",
         ),
-        tables=(Table(caption="", columns=heads, rows=rows),) if rows else (),
+        tables=(table_of(rows),) if rows else (),
     )

@@ -17,7 +17,7 @@ from crossover.config import CrossoverError, RunConfig
 from crossover.fields import Frozen
 from crossover.record import runs_table
 from crossover.report.build import environment
-from crossover.report.section import Table, columns, terminal_table, write_section
+from crossover.report.section import table_of, terminal_table, write_section
 from crossover.store import is_done, read_done, write_json, write_plan, write_text
 from crossover.studies.claims.page import counts, ledger_section, write_ledger
 from crossover.studies.claims.rules import COLUMNS, ENDS, EXACT, KEYS, PUBLISHED, Place, Rules, at_any, cost_of, judge
@@ -84,8 +84,8 @@ def main(rules: Options, console: Console) -> None:
             write_json(beside / "claims.json", ledger)
             write_section(ledger_section(ledger), beside)
     write_json(folder / "environment.json", environment(read_done(runs)) | {"claims timm": [version("timm")]})
-    rows = tuple((claim["text"], claim["verdict"]) for claim in ledger["claims"])
-    console.print(terminal_table(Table(caption="", columns=columns("claim", "verdict", left=2), rows=rows)))
+    rows = ({"claim": claim["text"], "verdict": claim["verdict"]} for claim in ledger["claims"])
+    console.print(terminal_table(table_of(rows)))
     print(counts(ledger), f"page: {folder / 'claims.html'}", sep="\n")
     sys.exit(1 if ledger["verdicts"]["no data"] else 0)
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from crossover.config import CrossoverError, RunConfig
 from crossover.fields import CuesData, Frozen
 from crossover.record import title
-from crossover.report.section import Part, Section, Table, columns, terminal_table, write_section
+from crossover.report.section import Column, Part, Section, Table, terminal_table, write_section
 from crossover.store import read_frozen, read_sweep, write_text
 from crossover.studies.probes.equivariance import (
     equivariance,
@@ -229,7 +229,8 @@ def _means(table: pd.DataFrame) -> Table:
         rows.append((probe, *place, *start, *cells))
     rows.sort(key=lambda row: order.index(row[0]))
     rows = [(WORDS.get(str(probe)) or title(str(probe)), *cells) for probe, *cells in rows]
-    return Table(caption="", columns=columns(*HEADER, *(f"{n:,}" for n in sizes), left=3), rows=tuple(rows))
+    heads = [Column(title=name, left=name in HEADER[:3]) for name in (*HEADER, *(f"{n:,}" for n in sizes))]
+    return Table(caption="", columns=tuple(heads), rows=tuple(rows))
 
 
 def _cell(mean: float, deviation: float = float("nan")) -> str | None:
