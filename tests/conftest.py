@@ -76,12 +76,10 @@ def untuned(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def report(tmp_path: Path) -> Callable[..., "Report"]:
     """Return a function that writes the report of some records, whose states are given by run id."""
-    from crossover.report.build import write_report
-    from crossover.report.findings import Extras
-    from tests.reported import sweep
+    from tests.reported import sweep, write_report
 
     def write(records: list[dict[str, Any]], **states: "State") -> "Report":
-        extras = Extras({"cues": {"local cue alone": 0.18}})
-        return write_report(sweep(records, **states), tmp_path / "report", extras=extras)
+        ceilings = {"cues": {"local cue alone": 0.18}}
+        return write_report(sweep(records, **states), tmp_path / "report", ceilings=ceilings)
 
     return write

@@ -8,12 +8,11 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.collections import LineCollection
 
-from crossover.report.build import write_report
 from crossover.report.figures import by_pair, draw_equivalence, draw_gap, learning_curves
 from crossover.report.findings import Report
 from crossover.report.page import report_sections
 from crossover.report.style import FAMILIES, PAPER, styles
-from tests.reported import SIZES, crossing_records, sweep
+from tests.reported import SIZES, crossing_records, sweep, write_report
 
 
 def test_ceilings_are_drawn_and_named_unless_they_are_far_below_the_errors(tmp_path: Path) -> None:

@@ -7,12 +7,13 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+from rich.console import Console
 
 from crossover.report.build import publish
 from crossover.report.section import markdown_part, read_sections
 from crossover.store import freeze, read_sweep, write_plan
 from crossover.studies.probes.study import MIXED, PROBED, probe_section
-from crossover.study import report_sweep
+from crossover.study import present_sweep
 from crossover.training.run import execute
 from tests.conftest import Called
 from tests.worlds import VIT, small_run
@@ -77,7 +78,7 @@ def test_the_probes_of_a_sweep_go_from_its_folder_of_images_to_the_published_stu
     outputs = swept / "outputs"
     done = call("study.py", "probe", "name=pets", f"outputs={outputs}")
     assert done.returncode == 0, done.stderr
-    report_sweep(read_sweep(outputs, "pets"), outputs / "sweeps" / "pets")
+    present_sweep(read_sweep(outputs, "pets"), outputs / "sweeps" / "pets", Console())
     publish(outputs / "sweeps" / "pets", swept / "results" / "pets")
     assert (swept / "results" / "pets" / "probes.csv").exists()
     (section,) = read_sections(swept / "results" / "pets")

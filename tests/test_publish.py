@@ -24,7 +24,6 @@ from crossover.report.build import (
     study_block,
     study_folder,
     write_findings,
-    write_report,
 )
 from crossover.report.findings import Findings, pack_predictions
 from crossover.report.section import PAGE, write_section
@@ -32,7 +31,7 @@ from crossover.store import SweepRecords
 from crossover.studies.reproduction import compare_runs
 from crossover.studies.transfer import READINGS
 from crossover.study import republish
-from tests.reported import crossing_records
+from tests.reported import crossing_records, write_report
 from tests.worlds import small_run
 
 ROOT = Path(__file__).parents[1]

@@ -14,11 +14,10 @@ import pytest
 from rich.console import Console
 
 from crossover.config import CrossoverError
-from crossover.report.build import write_report
 from crossover.report.findings import Report
 from crossover.report.page import terminal_summary
 from crossover.store import State, SweepRecords
-from tests.reported import N_STAR, crossing_records, record, sweep
+from tests.reported import N_STAR, crossing_records, record, sweep, write_report
 
 
 @pytest.fixture(scope="module")

@@ -7,11 +7,11 @@ import numpy as np
 import pandas as pd
 
 from crossover.analysis.runs import read_curves
-from crossover.report.build import write_findings, write_report
-from crossover.report.findings import Extras, Findings
+from crossover.report.build import write_findings
+from crossover.report.findings import Findings
 from crossover.report.section import Section, shown
 from crossover.study import recipe_table
-from tests.reported import crossing_records, sweep
+from tests.reported import crossing_records, sweep, write_report
 from tests.worlds import VIT, small_run
 
 
@@ -67,7 +67,7 @@ def test_models_and_recipes_are_told_in_words(tmp_path: Path) -> None:
         small_run(tmp_path, model=VIT, recipe={"name": "s", "optimizer": "sgd", "lr": 0.1, "batch_size": 32}),
     ]
     section = Section(name="models", title="Models and recipes", after="missing", tables=(recipe_table(runs),))
-    write_report(sweep(crossing_records()), tmp_path, extras=Extras(sections=(section,)))
+    write_report(sweep(crossing_records()), tmp_path, sections=(section,))
     (table,) = section.tables
     rows = [dict(zip(table.header, row, strict=True)) for row in table.cells]
     assert rows[0] == {

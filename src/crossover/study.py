@@ -6,9 +6,9 @@ import threading
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+import pandas as pd
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from rich.console import Console
@@ -20,8 +20,8 @@ from crossover.data.cache import Dataset, cache_folder, open_dataset
 from crossover.data.cues import bayes_accuracy, local_only_accuracy
 from crossover.fields import AugmentConfig, CuesData, ModelConfig
 from crossover.record import runs_table, title
-from crossover.report.build import keep_one_format, settings, write_findings, write_report
-from crossover.report.findings import Extras, Findings, Report, read_predictions
+from crossover.report.build import keep_one_format, settings, sweep_findings, write_findings
+from crossover.report.findings import Findings, pack_predictions, read_predictions
 from crossover.report.page import terminal_summary
 from crossover.report.section import PAGE, Drawing, Section, Table, table_of
 from crossover.report.wandb import mirror_report
@@ -48,22 +48,19 @@ MOST_PIXELS = 96
 """Largest side of one image in the picture."""
 
 
-def report_sweep(
-    sweep: SweepRecords, directory: Path, *, also: Sequence[SweepRecords] = (), seed: int = 0, designs: int = 0
-) -> Report:
-    """Write the report of a sweep into `directory`; the rest as in write_report."""
+def present_sweep(
+    sweep: SweepRecords, directory: Path, console: Console, also: Sequence[SweepRecords] = (), **settings: int
+) -> None:
+    """Write the report of a sweep, mirror it to W&B and print its summary; `settings` are those of write_findings."""
     kinds = {
         (r["dataset"], r["augment"], r["model"], r["recipe"], r["budget"], r.get("lr")): r["config"]
         for r in sweep.records
     }
-    extras = describe_data([parse_run(config) for config in kinds.values()], directory)
-    return write_report(sweep, directory, also=also, seed=seed, extras=extras, designs=designs)
-
-
-def present_sweep(sweep: SweepRecords, directory: Path, console: Console, **settings: Any) -> None:
-    """Write the report of a sweep, mirror it to W&B and print its summary; `settings` are those of report_sweep."""
     with working(console, f"reporting on {len(sweep.records)} runs"):
-        report = report_sweep(sweep, directory, **settings)
+        runs = [parse_run(config) for config in kinds.values()]
+        findings = describe_data(sweep_findings(sweep, also), runs, directory)
+        pack_predictions(findings, directory)
+        report = write_findings(findings, directory, **settings)
         mirror_report(report, sweep)
     terminal_summary(report, console)
 
@@ -100,7 +97,7 @@ class Interim:
 
 def republish(study: Findings, folder: Path, runs: Sequence[RunConfig]) -> Path:
     """Rebuild the tables, figures and pages of a published study from its own files; return its page."""
-    write_findings(replace(study, extras=describe_data(runs, folder)), folder)
+    write_findings(describe_data(study, runs, folder) if runs else study, folder)
     keep_one_format(folder)
     return folder / PAGE
 
@@ -122,8 +119,8 @@ def study_runs(study: Findings, outputs: str, changes: Sequence[str] = ()) -> di
     return found
 
 
-def describe_data(runs: Sequence[RunConfig], directory: Path) -> Extras:
-    """Return what a report shows of runs besides their records; pictures go to directory/figures."""
+def describe_data(findings: Findings, runs: Sequence[RunConfig], directory: Path) -> Findings:
+    """Return findings with what a report shows of runs besides their records; pictures go to directory/figures."""
     data = {run.dataset: run.data for run in runs}
     ceilings = {name: cues_ceilings(config) for name, config in data.items() if isinstance(config, CuesData)}
     kinds = {(run.dataset, run.augment.name): run for run in runs}
@@ -137,7 +134,7 @@ def describe_data(runs: Sequence[RunConfig], directory: Path) -> Extras:
         said = (f"No sample images: {error}",)
     samples = Section(name="samples", title="What the networks see", after="cost", sentences=said, drawings=drawn)
     models = Section(name="models", title="Models and recipes", after="missing", tables=(recipe_table(runs),))
-    return Extras(ceilings, (samples, models))
+    return replace(findings, ceilings=ceilings, sections=(samples, models))
 
 
 def _sample(run: RunConfig, folder: Path) -> Drawing:
@@ -169,26 +166,20 @@ def sample_picture(run: RunConfig, dataset: Dataset) -> tuple[np.ndarray, list[s
     first = np.array([dataset.pool[np.argmax(labels == label)] for label in shown])
     rows = [np.asarray(dataset.images[first])]
     if run.augment != AugmentConfig(name=run.augment.name) or dataset.order is not None:
-        rows += _changed(run, dataset, first)
+        import torch  # a report needs it only if something changes the images: that saves seconds
+
+        from crossover.data.loader import Images, TrainBatches
+
+        images = Images(dataset, first, torch.device("cpu"), resident_gb=1)
+        batches = TrainBatches(images, run.augment, batch_size=len(first), seed=run.seed)
+        for step in range(STEPS):
+            batches.seed_step(step)
+            x, _ = batches.augment(*images.take(np.arange(len(first))))
+            rows.append(images.normalise.pixels(x).numpy())
     picture = Image.fromarray(np.vstack([np.hstack(list(row)) for row in rows]))
     side = min(rows[0].shape[1], MOST_PIXELS)
     small = picture.resize((side * len(shown), side * len(rows)), Image.Resampling.LANCZOS)
     return np.asarray(small), [dataset.classes[label] for label in shown]
-
-
-def _changed(run: RunConfig, dataset: Dataset, indices: np.ndarray) -> list[np.ndarray]:
-    import torch  # a report needs it only if something changes the images: that saves seconds
-
-    from crossover.data.loader import Images, TrainBatches
-
-    images = Images(dataset, indices, torch.device("cpu"), resident_gb=1)
-    batches = TrainBatches(images, run.augment, batch_size=len(indices), seed=run.seed)
-    rows = []
-    for step in range(STEPS):
-        batches.seed_step(step)
-        x, _ = batches.augment(*images.take(np.arange(len(indices))))
-        rows.append(images.normalise.pixels(x).numpy())
-    return rows
 
 
 def cues_ceilings(config: CuesData) -> dict[str, float]:
@@ -213,23 +204,20 @@ def model_words(model: ModelConfig) -> str:
 
 def recipe_table(runs: Sequence[RunConfig]) -> Table:
     """Return the models and recipes of some runs in words, one row for each model."""
-    facts = {
-        "model": lambda run: run.model.name,
-        "what it is": lambda run: model_words(run.model),
-        "optimiser": lambda run: {"adamw": "AdamW", "sgd": "SGD"}[run.recipe.optimizer],
-        "peak learning rate": lambda run: f"{run.recipe.lr:g}",
-        "weight decay": lambda run: f"{run.recipe.weight_decay:g}",
-        "batch": lambda run: str(run.recipe.batch_size),
-        "label smoothing": lambda run: f"{run.recipe.label_smoothing:g}",
-        "augmentation": lambda run: run.augment.name,
-        "image side": lambda run: f"{run.data.image_size} px",
-        "budget": lambda run: run.budget.label,
-    }
-    by_model: dict[str, list[RunConfig]] = {}
-    for run in runs:
-        by_model.setdefault(run.model.name, []).append(run)
-    rows = (
-        {name: " or ".join(dict.fromkeys(map(fact, part))) for name, fact in facts.items()}
-        for part in by_model.values()
-    )
-    return table_of(rows)
+    facts = [
+        {
+            "model": run.model.name,
+            "what it is": model_words(run.model),
+            "optimiser": {"adamw": "AdamW", "sgd": "SGD"}[run.recipe.optimizer],
+            "peak learning rate": f"{run.recipe.lr:g}",
+            "weight decay": f"{run.recipe.weight_decay:g}",
+            "batch": str(run.recipe.batch_size),
+            "label smoothing": f"{run.recipe.label_smoothing:g}",
+            "augmentation": run.augment.name,
+            "image side": f"{run.data.image_size} px",
+            "budget": run.budget.label,
+        }
+        for run in runs
+    ]
+    by_model = pd.DataFrame(facts).groupby("model", sort=False)
+    return table_of(by_model.agg(lambda values: " or ".join(values.unique())).reset_index().to_dict("records"))

@@ -10,11 +10,10 @@ import numpy as np
 import pytest
 
 from crossover.record import Record
-from crossover.report.build import write_report
 from crossover.report.findings import Report
 from crossover.report.style import styles
 from crossover.store import State, SweepRecords
-from tests.reported import crossing_records
+from tests.reported import crossing_records, write_report
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (make setup)")
 

@@ -19,12 +19,9 @@ from crossover.config import CrossoverError
 from crossover.record import Record, runs_table
 from crossover.report import figures
 from crossover.report.findings import (
-    NO_EXTRAS,
-    Extras,
     Fact,
     Findings,
     Report,
-    pack_predictions,
     read_predictions,
     unpack_predictions,
 )
@@ -39,19 +36,10 @@ MOST_PANELS = 3
 BEGIN, END = "<!-- results: written by make publish -->\n", "<!-- end of results -->\n"
 
 
-def write_report(
-    sweep: SweepRecords,
-    directory: Path,
-    *,
-    also: Sequence[SweepRecords] = (),
-    seed: int = 0,
-    extras: Extras = NO_EXTRAS,
-    designs: int = 0,
-) -> Report:
-    """Analyse a sweep and write report.html, report.md, crossover.json, the tables and figures/.
+def sweep_findings(sweep: SweepRecords, also: Sequence[SweepRecords] = ()) -> Findings:
+    """Return the findings of a sweep.
 
-    The runs of `also` count as alternatives (another budget, augmentation or recipe) in the stability table;
-    `designs` repetitions of the design are simulated (0: none).
+    The runs of `also` count as alternatives (another budget, augmentation or recipe) in the stability table.
     """
     seen: dict[str, Record] = {}
     for record in (record for one in (sweep, *also) for record in one.records):
@@ -63,7 +51,7 @@ def write_report(
             raise CrossoverError(
                 f"two different data sets are called {name}; give one another name: data.name=NAME in its sweep"
             )
-    findings = Findings(
+    return Findings(
         sweep.name,
         sweep.command,
         runs_table(records),
@@ -73,10 +61,7 @@ def write_report(
         errors=sweep.errors,
         predictions=read_predictions({k: path for one in (*also, sweep) for k, path in one.predictions.items()}),
         names={record["dataset"]: record["classes"] for record in records if record.get("classes")},
-        extras=extras,
     )
-    pack_predictions(findings, directory)
-    return write_findings(findings, directory, seed=seed, designs=designs)
 
 
 def environment(records: Sequence[Record]) -> dict[str, list[Fact]]:
@@ -93,7 +78,10 @@ def environment(records: Sequence[Record]) -> dict[str, list[Fact]]:
 
 
 def write_findings(findings: Findings, directory: Path, *, seed: int = 0, designs: int = 0) -> Report:
-    """Analyse findings and write all files of a report."""
+    """Analyse findings and write report.html, report.md, crossover.json, the tables and figures/.
+
+    `designs` repetitions of the design are simulated (0: none).
+    """
     directory.mkdir(parents=True, exist_ok=True)  # before the analysis: it may be refused
     runs, method = findings.runs, Method(seed, predictions=findings.predictions)
     report = Report(
@@ -127,7 +115,7 @@ def _draw(report: Report, study: Study) -> list[Drawing]:
     dataset, sizes = study["dataset"], report.findings.sizes
     x_label = figures.X_LABEL if sizes == "training images" else sizes
     runs, curves = (table[table["dataset"] == dataset] for table in (report.runs, report.curves))
-    ceilings = report.findings.extras.ceilings.get(dataset, {})
+    ceilings = report.findings.ceilings.get(dataset, {})
     said = " ".join(pair["summary"] for pair in study["pairs"][:MOST_PANELS])
     learning = figures.learning_curves(primary_runs(runs)[0], curves, study, ceilings, x_label)
     drawn = [("learning-curves", f"Test error over {sizes} on {dataset}. {said}".strip(), learning)]

@@ -47,19 +47,6 @@ Fact = str | int | bool | None
 
 
 @dataclass(frozen=True)
-class Extras:
-    """Information on the runs that is not in their records."""
-
-    ceilings: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
-    """Data set to the lowest possible error with what each names."""
-    sections: tuple[Section, ...] = ()
-    """Such as sample images, and the models and recipes in words."""
-
-
-NO_EXTRAS = Extras()
-
-
-@dataclass(frozen=True)
 class Findings:
     """The input of a report: runs and information on them."""
 
@@ -76,7 +63,10 @@ class Findings:
     predictions: Predictions = field(default_factory=dict)
     names: Mapping[str, Sequence[str]] = field(default_factory=dict)
     """Data set to its classes."""
-    extras: Extras = NO_EXTRAS
+    ceilings: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    """Data set to the lowest possible error with what each names; not in the records, as are the sections."""
+    sections: tuple[Section, ...] = ()
+    """Such as sample images, and the models and recipes in words."""
 
     @property
     def is_transfer(self) -> bool:

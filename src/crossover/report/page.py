@@ -74,7 +74,7 @@ def report_sections(report: Report, drawings: Mapping[str, Sequence[Drawing]]) -
         Section(name="methods", title="Methods", sentences=METHODS if own else METHODS[OF_SWEEPS:]),
         _repeat(report),
     ]
-    for section in (*report.findings.extras.sections, *read_sections(report.directory)):
+    for section in (*report.findings.sections, *read_sections(report.directory)):
         names = [one.name for one in made]
         after = section.after in names
         made.insert(names.index(section.after) + 1 if after else names.index("cost"), section)
