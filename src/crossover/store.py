@@ -34,12 +34,13 @@ WRITERS = 16
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` fill a temporary file in the folder of `path`, then rename it into place.
+    """Let `write` fill a temporary file in the folder of `path`, which is made if needed, then rename it into place.
 
     The name is unique to the process, so that two writers never share a file; it is removed when `write` fails, and by
     the next writer after one that was killed. The content reaches the disk before the name does, so that a crash of the
     machine leaves no empty file under that name.
     """
+    path.parent.mkdir(parents=True, exist_ok=True)
     ours = f".{path.name}.{os.uname().nodename}."
     for left in path.parent.glob(".*.tmp"):
         pid = left.name.removeprefix(ours).removesuffix(".tmp")
@@ -150,7 +151,6 @@ def freeze(runs: Iterable[RunConfig]) -> None:
 
     def write(run: RunConfig) -> None:
         if run_state(run.run_dir) not in ("done", "running"):
-            run.run_dir.mkdir(parents=True, exist_ok=True)
             write_json(run.run_dir / "config.yaml", run.model_dump(mode="json"))  # JSON is YAML, and quick to read
 
     with ThreadPoolExecutor(WRITERS) as threads:
@@ -180,13 +180,10 @@ _PLAN, _RECORD = TypeAdapter(Plan), TypeAdapter(Record)
 
 
 def write_plan(directory: Path, name: str, command: str, runs: Iterable[RunConfig]) -> None:
-    """Write the plan of a sweep."""
-    directory.mkdir(parents=True, exist_ok=True)
     write_json(directory / "plan.json", {"name": name, "command": command, "runs": [run.run_id for run in runs]})
 
 
 def read_plan(path: Path) -> Plan:
-    """Return a plan as write_plan wrote it."""
     return _checked(path, "plan", _PLAN, _read_json(path, "plan"))
 
 

@@ -144,7 +144,6 @@ def _sample(run: RunConfig, folder: Path) -> Drawing:
         pixels, classes = sample_picture(run, open_dataset(run.data, data))
         words = PngInfo()
         words.add_text("classes", json.dumps(classes))
-        folder.mkdir(parents=True, exist_ok=True)
         write_atomically(path, lambda temporary: Image.fromarray(pixels).save(temporary, "PNG", pnginfo=words))
     elif not path.exists():
         raise CrossoverError(f"the images of {run.dataset} are not on this machine ({data})")

@@ -141,7 +141,6 @@ def publish(report: Path, study: Path) -> None:
             f"{report} has no {', '.join(missing)}; run make sweep, make transfer or make report first"
         )
     drawn = [f"figures/{path.name}" for path in (report / "figures").glob("[!.]*")]
-    (study / "figures").mkdir(parents=True, exist_ok=True)
     for name in (*report_files(report), *drawn):
         write_atomically(study / name, partial(shutil.copyfile, report / name))
     for path in (study / "figures").iterdir():

@@ -177,7 +177,6 @@ def pack_predictions(findings: Findings, directory: Path) -> None:
         if run_id in findings.predictions:
             parts = zip((f"labels-{dataset}", f"predicted-{run_id}"), findings.predictions[run_id], strict=True)
             arrays |= {name: classes.astype(np.min_scalar_type(classes.max())) for name, classes in parts}
-    directory.mkdir(parents=True, exist_ok=True)
     write_arrays(directory / PREDICTIONS, arrays)
 
 

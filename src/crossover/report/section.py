@@ -184,7 +184,6 @@ class Section(Part):
 
 def write_section(section: Section, directory: Path) -> None:
     """Write a section next to a report; `make report` puts it on the page."""
-    directory.mkdir(parents=True, exist_ok=True)
     write_text(directory / f"section-{section.name}.json", section.model_dump_json(indent=1) + "\n")
 
 

@@ -137,7 +137,6 @@ def error_axis(axes: Axes) -> None:
 
 def save(figure: Figure, folder: Path, name: str, kinds: Sequence[str] = ("svg", "png")) -> None:
     """Write a figure in each format, the same bytes for the same figure, and close it."""
-    folder.mkdir(parents=True, exist_ok=True)
     with mpl.rc_context(_RC):
         figure.draw_without_rendering()
         figure.set_layout_engine("none")  # laid out once; otherwise each format would do it again

@@ -184,7 +184,6 @@ def atlas_table(folder: Path, workers: int) -> pd.DataFrame:
 
 def write_atlas(table: pd.DataFrame, sets: dict[str, PublishedSet], data: Path, folder: Path) -> None:
     """Write atlas.csv, the figure, atlas.md and the page of each set; the table is the atlas of `sets` in `data`."""
-    folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / "atlas.csv", table.to_csv(index=False, float_format="%.4g"))
     save(draw_atlas(table, {name: entry.title for name, entry in sets.items()}), folder / "figures", "atlas", ["svg"])
     links = []

@@ -157,7 +157,6 @@ def read_all(transfer: TransferConfig, source: Sequence[RunConfig], folder: Path
         path = folder / f"{inputs_hash(backbone.run)}-{protocols}.json"
         saved = path.with_suffix(".npz")
         if not (path.exists() and saved.exists()):
-            path.parent.mkdir(parents=True, exist_ok=True)
             readings, test = read_backbone(
                 backbone.run, probe_images=transfer.probe_images, shots=transfer.shots, draws=transfer.draws
             )

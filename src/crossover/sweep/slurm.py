@@ -145,7 +145,6 @@ def submit(
         except (FailedJobError, FailedSubmissionError) as error:
             raise CrossoverError(f"Slurm refused the job: {str(error).strip().splitlines()[-1]}") from None
         ids.append(jobs[0].job_id.split("_")[0])
-        (directory / "jobs").mkdir(parents=True, exist_ok=True)
         noted = {job.job_id: group for job, group in zip(jobs, chunk, strict=True)}
         write_json(directory / "jobs" / f"{ids[-1]}.json", {"tasks": noted})
     return ids

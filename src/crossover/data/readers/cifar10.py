@@ -30,7 +30,6 @@ def read(root: Path, _parts: int | None, scratch: Path) -> Raw:
                 f"cannot download CIFAR-10 from {CIFAR10.url} ({str(error).strip('<>')}); without a network, put"
                 f" {archive.name} into {root}, or use an image folder: data=cifar10_folder data.root=DIR"
             ) from None
-        root.mkdir(parents=True, exist_ok=True)
         write_atomically(archive, partial(shutil.copyfile, scratch / archive.name))
     # torchvision before 0.29 unpacks without a filter, of which Python 3.12 warns
     tarfile.TarFile.extraction_filter = staticmethod(tarfile.data_filter)

@@ -73,7 +73,6 @@ def main(rules: Options, console: Console) -> None:
     else:
         runs = [run for run in runs if is_done(run.run_dir)]
     folder = rules.output or rules.outputs / STUDY
-    folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / "measures.csv", measure(rules, runs).to_csv(index=False, float_format="%.8g"))
     # what can be repeated from that file alone
     ledger = judge(rules, pd.read_csv(folder / "measures.csv", keep_default_na=False))

@@ -200,7 +200,6 @@ def main(options: Options, console: Console) -> None:
     table = probe_table(folders, options.parallel)
     section = probe_section(table)
     path = options.output or sweep_dir(options.outputs, options.name) / NAME
-    path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, table.to_csv(index=False, float_format="%.6g", na_rep="NaN"))
     for part in section.parts:
         console.print(terminal_table(part.tables[0]))
