@@ -143,7 +143,7 @@ def publish(report: Path, study: Path) -> None:
     drawn = [f"figures/{path.name}" for path in (report / "figures").glob("[!.]*")]
     for name in (*report_files(report), *drawn):
         write_atomically(study / name, partial(shutil.copyfile, report / name))
-    for path in (study / "figures").iterdir():
+    for path in (study / "figures").glob("*"):
         if f"figures/{path.name}" not in drawn:
             path.unlink()
     keep_one_format(study)

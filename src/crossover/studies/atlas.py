@@ -9,7 +9,7 @@ import shlex
 from collections.abc import Iterator
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import pandas as pd
 import yaml
@@ -81,11 +81,8 @@ class PublishedSet(BaseModel):
     source: str | None = None
 
 
-class Pair(NamedTuple):
-    """The runs of two models of one task of a set, and the columns of the atlas that do not come from the analysis."""
-
-    runs: pd.DataFrame
-    facts: dict[str, str]
+Pair = tuple[pd.DataFrame, dict[str, str]]
+"""The runs of two models of one task of a set, and the columns of the atlas that do not come from the analysis."""
 
 
 def read_sets(folder: Path) -> dict[str, PublishedSet]:
@@ -120,16 +117,15 @@ def set_pairs(folder: Path, name: str, entry: PublishedSet) -> Iterator[Pair]:
             if families[a] != families[b]:
                 found = True
                 facts = {"a": a, "b": b, "family_a": families[a], "family_b": families[b]}
-                yield Pair(runs[runs["model"].isin([a, b])], shared | facts)
+                yield runs[runs["model"].isin([a, b])], shared | facts
     if not found:
         raise AnalysisError(f"{path}: column model: no task has models of two families; correct families in {SETS}")
 
 
 def _family(path: Path, model: str, entry: PublishedSet) -> str:
-    rank = bias_rank(model)
     if model in entry.families:
         return entry.families[model]
-    if rank is None:
+    if (rank := bias_rank(model)) is None:
         raise AnalysisError(
             f"{path}: column model: the family of {model} cannot be told by its name; say it in {SETS}:"
             f" families: {{{model}: cnn}} ({', '.join(FAMILIES)}, or other to leave it out)"
@@ -145,8 +141,9 @@ def _first(column: "pd.Series[str]") -> str:
 
 def compare_pair(pair: Pair) -> dict[str, Any]:
     """Return a pair's row of the atlas."""
-    found: Any = compare(pair.runs, pair.facts["a"], pair.facts["b"], Method(seed=0))
-    sizes, gap = pair.runs.groupby(["model", "n_train"]).size(), found["gap"] or [{}]
+    runs, facts = pair
+    found: Any = compare(runs, facts["a"], facts["b"], Method(seed=0))
+    sizes, gap = runs.groupby(["model", "n_train"]).size(), found["gap"] or [{}]
     covers = {}
     if found["p_in_range"] is None:
         covers = {"interval_covers": "nothing: no replicates"}
@@ -161,7 +158,7 @@ def compare_pair(pair: Pair) -> dict[str, Any]:
         "log_ratio_n_max": gap[-1].get("log_error_ratio"),
         "log_ratio_n_max_low": gap[-1].get("ci_low"),
         "log_ratio_n_max_high": gap[-1].get("ci_high"),
-        **pair.facts,
+        **facts,
         **covers,
     }
 

@@ -2,17 +2,16 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from math import ceil, floor, log, log10
+from math import ceil, floor, inf, log, log10
 from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from crossover.analysis.sentences import images
-from crossover.report.style import FAINT, INK, SOFT, cut, panels
+from crossover.report.style import FAINT, INK, SOFT, cut, panels, round_ticks
 
 COLOURS = {"CNN": "#0072B2", "hybrid": "#009E73", "transformer": "#D55E00", "": "#c4c4c4"}
 """Colours by the leading family; the last where the leader is not clear."""
@@ -132,17 +131,10 @@ def draw_atlas(table: pd.DataFrame, titles: dict[str, str]) -> Figure:
 def _draw_group(axes: Axes, sets: Sequence[tuple[str, list[Line]]], limits: tuple[float, float]) -> None:
     axes.set_xscale("log")
     axes.set_xlim(*limits)
+    look: dict[str, Any] = {"fontsize": WORDS + 0.5, "color": SOFT, "va": "center"}
     labels, y = {}, 0.0
     for title, lines in sets:
-        axes.text(
-            EDGE,
-            y,
-            cut(title, TITLE),
-            transform=axes.get_yaxis_transform(),
-            fontsize=WORDS + 0.5,
-            color=SOFT,
-            va="center",
-        )
+        axes.text(EDGE, y, cut(title, TITLE), transform=axes.get_yaxis_transform(), **look)
         tasks = [task.split() for task in dict.fromkeys(task for line in lines for task in line.tasks)]
         common = {word for word in tasks[0] if all(word in task for task in tasks)}
         for place, line in enumerate(lines, 1):
@@ -153,9 +145,7 @@ def _draw_group(axes: Axes, sets: Sequence[tuple[str, list[Line]]], limits: tupl
     axes.set_yticks(list(labels), list(labels.values()), fontsize=WORDS)
     axes.tick_params(axis="y", length=0, pad=5)
     axes.tick_params(axis="x", labelsize=WORDS, pad=2)
-    axes.xaxis.set_major_locator(LogLocator(numticks=20))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: images(value)))
-    axes.xaxis.set_minor_locator(NullLocator())
+    round_ticks(axes.xaxis, inf, images)
     axes.grid(axis="x", color=FAINT, alpha=0.3, linewidth=0.5)
     axes.spines["left"].set_visible(False)
 

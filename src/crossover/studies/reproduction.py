@@ -100,11 +100,8 @@ def compare_runs(published: pd.DataFrame, repeated: pd.DataFrame) -> pd.DataFram
     cells = zip(repeated["dataset"], repeated["model"], repeated["n_train"], strict=True)
     widths = WIDTH * np.sqrt([2 * variances.get(cell, np.nan) for cell in cells])
     table["tolerance"] = np.exp(widths)
-    table["outcome"] = "outside"
-    table.loc[np.abs(np.log(ratio)) <= widths, "outcome"] = "within"
-    table.loc[np.isnan(widths), "outcome"] = "no tolerance"
-    table.loc[table["repeated"] == table["published"], "outcome"] = "identical"
-    return table
+    found = [table["repeated"] == table["published"], np.isnan(widths), np.abs(np.log(ratio)) <= widths]
+    return table.assign(outcome=np.select(found, ["identical", "no tolerance", "within"], "outside"))
 
 
 def shown_runs(table: pd.DataFrame) -> Table:

@@ -46,16 +46,6 @@ class Reading(NamedTuple):
     """Ridge penalty per image with the lowest validation error; the median over draws."""
 
 
-class Fitted(NamedTuple):
-    """A linear probe fitted once; errors are fractions."""
-
-    test_error: float
-    val_error: float
-    penalty: float
-    predicted: Tensor
-    """Classes of the test images, (T,)."""
-
-
 def read_backbone(
     run: RunConfig, *, probe_images: int, shots: Sequence[int], draws: int
 ) -> tuple[list[Reading], tuple[Tensor, Tensor]]:
@@ -89,11 +79,11 @@ def read_backbone(
         ]
     readings, predicted = [], []
     for protocol, parts in fitted_to.items():
-        fitted = [fit_reader((x[part], y[part]), val, test) for part in parts]
-        predicted.append(fitted[0].predicted)
-        test_error, val_error = fmean(one.test_error for one in fitted), fmean(one.val_error for one in fitted)
-        penalty = median(one.penalty for one in fitted)
-        readings.append(Reading(protocol, len(parts[0]), len(parts), test_error, val_error, penalty))
+        fitted = (fit_reader((x[part], y[part]), val, test) for part in parts)
+        errors, val_errors, penalties, guesses = zip(*fitted, strict=True)
+        predicted.append(guesses[0])
+        found = fmean(errors), fmean(val_errors), median(penalties)
+        readings.append(Reading(protocol, len(parts[0]), len(parts), *found))
     return readings, (test[1], predicted[0])
 
 
@@ -107,8 +97,8 @@ def features(network: Any, batches: Iterable[Batch]) -> Features:
     return torch.cat(found), torch.cat(labels)
 
 
-def fit_reader(train: Features, val: Features, test: Features) -> Fitted:
-    """Return the ridge regression onto the classes (one-hot, centred).
+def fit_reader(train: Features, val: Features, test: Features) -> tuple[float, float, float, Tensor]:
+    """Return test error, validation error, penalty and predicted test classes (T,) of a ridge regression onto classes.
 
     The penalty is the one of PENALTIES with the lowest validation error; among equals, the largest.
     """
@@ -117,7 +107,7 @@ def fit_reader(train: Features, val: Features, test: Features) -> Fitted:
     found = {penalty: reader.error(*val, penalty) for penalty in PENALTIES}
     best = min(found, key=lambda penalty: (found[penalty], -penalty))
     predicted = reader.predict(test[0], best)
-    return Fitted(float((predicted != test[1]).double().mean()), found[best], best, predicted)
+    return float((predicted != test[1]).double().mean()), found[best], best, predicted
 
 
 def difference_hash(images: np.ndarray) -> Tensor:

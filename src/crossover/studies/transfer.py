@@ -36,7 +36,6 @@ COLUMNS = (
 )
 """Columns of transfer.csv: a backbone evaluated by a protocol on a target. Errors are fractions, n_pretrain is 0 for an
 untrained network, and `choice` is the ridge penalty, or the factor of the learning rate, chosen on validation."""
-BACKBONE = ["target", "n_target", "model", "n_pretrain", "chain", "seed", "init_from"]
 Row = dict[str, Any]
 """A row of transfer.csv: COLUMNS, and the file of its predictions."""
 OF_SOURCE = ("test_loss", "val_loss", "last_val_error", "train_error", "train_loss", "loss_floor", "best_step")
@@ -115,8 +114,8 @@ def main(options: Options, console: Console) -> None:
     say(console, f"fine-tuning: {len(tunings)} runs")
     tuned = [backbone.run for backbone in tunings]
     do_runs(tuned, console, parallel=options.parallel)
-    rows += best_tunings(tuning_row(*pair) for pair in zip(tunings, read_done(tuned), strict=True))
-    table = pd.DataFrame(rows)
+    rows += [tuning_row(*pair) for pair in zip(tunings, read_done(tuned), strict=True)]
+    table = best_rows(pd.DataFrame(rows))
     write_text(directory / "transfer.csv", table[list(COLUMNS)].to_csv(index=False, float_format="%.6g"))
     moved = {backbone.target: backbone.run for backbone in plan_readings(transfer, source[:1])}
     targets = {target: open_data(run) for target, run in moved.items()}
@@ -141,7 +140,6 @@ def main(options: Options, console: Console) -> None:
 
 
 def _command() -> str:
-    """Return the command that repeats the study."""
     config = HydraConfig.get()
     said = " ".join(item for item in config.overrides.task if not item.startswith("transfer="))
     return f"make transfer STUDY={config.runtime.choices['transfer']}" + (f" ARGS={shlex.quote(said)}" if said else "")
@@ -181,14 +179,10 @@ def open_data(run: RunConfig) -> Dataset:
 def overlaps(source: RunConfig, targets: Iterable[RunConfig]) -> list[str]:
     """Return a sentence per target on test images that are in the source too; none for drawn images."""
     photographs = [run for run in targets if "cues" not in (run.data.kind, source.data.kind)]
-    if not photographs:
-        return []
-    origin = open_data(source)
-    return [overlap_sentence(origin, open_data(run)) for run in photographs]
+    return [overlap_sentence(open_data(source), open_data(run)) for run in photographs]
 
 
 def plan_readings(transfer: TransferConfig, source: Sequence[RunConfig]) -> list[Backbone]:
-    """Return every backbone on every target it is probed on."""
     once = FineTuning(targets=tuple(transfer.targets), n_train=(transfer.probe_images,))
     return plan_backbones(transfer, source, once)
 
@@ -232,20 +226,15 @@ def reading_row(backbone: Backbone, reading: Reading, predictions: Path | None =
 
 
 def tuning_row(backbone: Backbone, record: Record) -> Row:
-    """Return the row of a fine-tuning of a backbone."""
     n, errors = backbone.run.n_train, (record["test_error"], record["val_error"])
     reading = Reading(f"finetune{n}", n, 1, *errors, penalty=backbone.factor)
     return reading_row(backbone, reading, backbone.run.run_dir / "predictions.npz")
 
 
-def best_tunings(rows: Iterable[Row]) -> list[Row]:
-    """Return, for each target, size and backbone, the row of the rate with the lowest validation error."""
-    best: dict[tuple[object, ...], Row] = {}
-    for row in rows:
-        key = tuple(row[name] for name in BACKBONE)
-        if key not in best or row["val_error"] < best[key]["val_error"]:
-            best[key] = row
-    return list(best.values())
+def best_rows(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the row of each target, protocol, size and backbone: of several rates, by lowest validation error."""
+    same = table.groupby([*COLUMNS[:7], "init_from"], sort=False, dropna=False)
+    return table.loc[same["val_error"].idxmin()].reset_index(drop=True)
 
 
 def transfer_runs(table: pd.DataFrame, records: Sequence[Record], n_test: Mapping[str, int]) -> pd.DataFrame:

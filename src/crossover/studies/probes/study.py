@@ -16,12 +16,7 @@ from crossover.fields import CuesData, Frozen
 from crossover.record import title
 from crossover.report.section import Column, Part, Section, Table, terminal_table, write_section
 from crossover.store import read_frozen, read_sweep, write_text
-from crossover.studies.probes.equivariance import (
-    equivariance,
-    lie_derivative,
-    patch_order,
-    shift_consistency,
-)
+from crossover.studies.probes.equivariance import equivariance, lie_derivative, patch_order, shift_consistency
 from crossover.studies.probes.networks import Found, is_vit, load_run, probe_images
 from crossover.studies.probes.representation import (
     attention,
@@ -74,7 +69,7 @@ WORDS = {
     "receptive_rms": "spread of the receptive field (px)",
     "support": "side of the receptive field (px)",
 }
-"""Readable names of probes (docs/claims.md), where those of words.title do not do."""
+"""Readable names of probes (docs/claims.md), where those of record.title do not do."""
 MIXED = "Runs that differ in more than the chain (seed, budget or recipe) are averaged here."
 
 
@@ -132,12 +127,10 @@ def compare_networks(model: nn.Module, untrained: nn.Module, images: Tensor, lab
     What is measured: docs/claims.md.
     """
     found, start = (
-        pd.DataFrame(list(probe_network(network, images, labels, trained=network is model)), columns=Found._fields)
+        pd.DataFrame(probe_network(network, images, labels, trained=network is model)).set_index(["probe", "layer"])
         for network in (model, untrained)
     )
-    start = start.rename(columns={"value": "untrained"})[["probe", "layer", "untrained"]]
-    table = found.merge(start, on=["probe", "layer"], how="left", validate="one_to_one")
-    return table[["probe", "layer", "value", "untrained", "analytic"]]
+    return found.assign(untrained=start["value"]).reset_index()[["probe", "layer", "value", "untrained", "analytic"]]
 
 
 def probe_network(model: nn.Module, images: Tensor, labels: Tensor, *, trained: bool = True) -> Iterator[Found]:
