@@ -168,7 +168,6 @@ def html_page(report: Report, sections: Sequence[Section]) -> str:
 
 
 def section_page(section: Section, directory: Path) -> str:
-    """Return a page of a single section."""
     nothing = dict.fromkeys(("question", "headline", "trouble", "downloads"), ())
     return _render(directory, title=section.title, sections=[section], colours={}, **nothing)
 
@@ -182,7 +181,6 @@ def _render(directory: Path, **values: object) -> str:
 
 
 def picture(drawing: Drawing, directory: Path) -> Markup:
-    """Return a figure as an element of the page."""
     path = directory / "figures" / f"{drawing.name}.{drawing.kind}"
     if drawing.kind == "svg":
         return Markup(inline_svg(path, drawing.name, drawing.alt))  # noqa: S704 - our own SVG
@@ -194,7 +192,6 @@ def data_uri(path: Path, kind: str = "text/plain") -> str:
 
 
 def markdown_page(report: Report, sections: Sequence[Section]) -> str:
-    """Return the same as the page in Markdown."""
     lines = [f"# {plain(report.findings.title)}", "", *(f"**{plain(said)}**\n" for said in report.headline)]
     lines += [f"- {plain(note)}" for note in report.trouble]
     for section in sections:

@@ -114,7 +114,6 @@ def _number(value: Number, unit: str) -> str:
 
 
 def markdown_table(table: Table) -> list[str]:
-    """Return the lines of a table."""
     sides = "".join("---|" if column.left else "---:|" for column in table.columns)
     return [_row(table.header), f"|{sides}", *(_row(row) for row in table.cells)]
 
@@ -210,7 +209,6 @@ def report_files(directory: Path) -> list[str]:
 
 
 def markdown_part(part: Part, level: int = 2) -> list[str]:
-    """Return the lines of a part in Markdown."""
     lines = ["#" * level + " " + plain(part.title), ""]
     for sentence in part.sentences:
         lines += [plain(sentence), ""]

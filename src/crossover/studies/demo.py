@@ -128,7 +128,6 @@ def operations() -> dict[str, tuple[Function, Function | None]]:
 
 
 def demonstrate() -> list[Row]:
-    """Return a row for every operation and picture."""
     rows = []
     known = operations()
     for operation, (maps, answer) in tracked(known.items(), "operations demonstrated", len(known)):

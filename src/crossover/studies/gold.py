@@ -42,7 +42,6 @@ def main(values: dict[str, Any], console: Console) -> None:
 
 
 def compare_all(results: Path, gold: Mapping[str, Any]) -> pd.DataFrame:
-    """Return compare_study of all studies in a folder."""
     studies = sorted(path.parent for path in results.glob("*/plan.json"))
     if not studies:
         raise CrossoverError(f"{results} has no study; make publish writes one")

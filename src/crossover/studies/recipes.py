@@ -87,7 +87,14 @@ def main(options: Options, console: Console) -> None:
     beside = sweep_dir(options.outputs, options.page or "")
     if not beside.is_dir() and options.page is not None:
         raise CrossoverError(f"there is no sweep {options.page} in {options.outputs}; make sweep makes it")
-    trials = make_trials(options, console) if options.trials is None else read_trials(options.trials, options.where)
+    if options.trials is None:
+        planned = plan_trials(options.search, str(options.outputs))
+        runs = [run for _, run in planned]
+        say(console, f"search {options.search.name}: {len(runs)} trials")
+        do_runs(runs, console, parallel=options.parallel)
+        trials = pd.DataFrame(trial_row(*pair, record) for pair, record in zip(planned, read_done(runs), strict=True))
+    else:
+        trials = read_trials(options.trials, options.where)
     folder = options.output or options.outputs / "recipes" / options.search.name
     tables = {"best-of-k": best_of_k(trials), "chosen": chosen(trials)}
     save(best_of(tables["best-of-k"]), folder, FIGURE)
@@ -98,15 +105,6 @@ def main(options: Options, console: Console) -> None:
     if options.page is not None:
         write_search(trials, beside)
         print(f'make report SWEEP="{options.page}" puts the curves on its page')
-
-
-def make_trials(options: Options, console: Console) -> pd.DataFrame:
-    """Run the trials that are left and return all; raise CrossoverError when one did not finish."""
-    planned = plan_trials(options.search, str(options.outputs))
-    runs = [run for _, run in planned]
-    say(console, f"search {options.search.name}: {len(runs)} trials")
-    do_runs(runs, console, parallel=options.parallel)
-    return pd.DataFrame(trial_row(*pair, record) for pair, record in zip(planned, read_done(runs), strict=True))
 
 
 def read_trials(path: Path, where: str | None) -> pd.DataFrame:
@@ -132,7 +130,6 @@ def draw_recipes(search: SearchConfig, model: str) -> list[dict[str, float]]:
 
 
 def plan_trials(search: SearchConfig, outputs: str) -> list[tuple[int, RunConfig]]:
-    """Return number and run of every trial."""
     runs = []
     for model, space in search.models.items():
         pairs = {**search.fixed, "model": model, **space.set, "n_train": search.bands[0], "machine.outputs": outputs}
@@ -207,7 +204,6 @@ def chosen(trials: pd.DataFrame) -> pd.DataFrame:
 
 
 def chosen_table(best: pd.DataFrame) -> Table:
-    """Return the result of `chosen` as a table for a page."""
     edges = best[["lr_at_edge", "weight_decay_at_edge"]].set_axis(["rate", "decay"], axis=1)
     said = [", ".join(edges.columns[row]) for row in edges.to_numpy(bool)]
     rows = best.iloc[:, :5].rename(columns=title).assign(**{"at the edge of": said}).to_dict("records")

@@ -11,11 +11,10 @@ from rich.console import Console
 
 from crossover.analysis.estimate import estimate
 from crossover.analysis.verdict import unit_table
-from crossover.config import CrossoverError, RunConfig
+from crossover.config import CrossoverError
 from crossover.fields import Frozen
-from crossover.record import Record, runs_table
+from crossover.record import runs_table
 from crossover.report.build import read_study, study_folder
-from crossover.report.findings import Findings
 from crossover.report.section import Table, table_of, terminal_table
 from crossover.store import read_done, write_text
 from crossover.study import study_runs
@@ -46,11 +45,21 @@ def main(options: Options, console: Console) -> None:
             f"{options.study} is a transfer study: `{study.command}` repeats it, and make reproduce can repeat the"
             " study of its pre-training"
         )
-    runs = chosen_runs(study, options)
+    planned = study_runs(study, options.outputs, options.set)
+    count = len(planned) if options.runs is None else options.runs
+    if not 1 <= count <= len(planned):
+        raise CrossoverError(f"runs={count} is not possible; {options.study} has {len(planned)} runs")
+    runs = [planned[run_id] for run_id in random.Random(options.seed).sample(list(planned), count)]  # noqa: S311
     say(console, f"{options.study}: repeating {len(runs)} of {study.planned} runs")
     do_runs(runs, console, parallel=options.parallel)
     records = read_done(runs)
-    check_same_data(study, records)
+    for record in records:
+        published = study.conditions[f"{record['dataset']} hash"]
+        if record["dataset_hash"] not in published:
+            raise CrossoverError(
+                f"the images of {record['dataset']} are not those of the study: hash {record['dataset_hash'][:16]},"
+                f" published {str(published[0])[:16]}"
+            )
     table = compare_runs(study.runs, runs_table(records))
     path = Path(options.outputs) / f"{options.study}.csv"
     write_text(path, table.to_csv(index=False, float_format="%.6g"))
@@ -59,25 +68,6 @@ def main(options: Options, console: Console) -> None:
     said = f"identical or within {WIDTH:g} standard deviations of the difference of two seeds"
     print(f"{len(table) - outside} of {len(table)} runs are {said}; {path}")
     sys.exit(1 if outside else 0)
-
-
-def chosen_runs(study: Findings, options: Options) -> list[RunConfig]:
-    """Return the runs to repeat, as the present conf/ plans them; raise CrossoverError if it plans others."""
-    planned = study_runs(study, options.outputs, options.set)
-    count = len(planned) if options.runs is None else options.runs
-    if not 1 <= count <= len(planned):
-        raise CrossoverError(f"runs={count} is not possible; {options.study} has {len(planned)} runs")
-    return [planned[run_id] for run_id in random.Random(options.seed).sample(list(planned), count)]  # noqa: S311
-
-
-def check_same_data(study: Findings, records: list[Record]) -> None:
-    for record in records:
-        published = study.conditions[f"{record['dataset']} hash"]
-        if record["dataset_hash"] not in published:
-            raise CrossoverError(
-                f"the images of {record['dataset']} are not those of the study: hash {record['dataset_hash'][:16]},"
-                f" published {str(published[0])[:16]}"
-            )
 
 
 def compare_runs(published: pd.DataFrame, repeated: pd.DataFrame) -> pd.DataFrame:

@@ -33,7 +33,6 @@ METHOD = (
 
 
 def write_ledger(ledger: Mapping[str, Any], directory: Path) -> None:
-    """Write claims.json, claims.md and claims.html into `directory`."""
     section = ledger_section(ledger)
     write_section(section, directory)
     write_json(directory / "claims.json", ledger)

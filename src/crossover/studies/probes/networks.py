@@ -138,10 +138,8 @@ def as_map(model: nn.Module, output: Tensor) -> Tensor:
 
 @torch.no_grad()
 def logits_of(model: nn.Module, images: Tensor, batch: int = 250) -> Tensor:
-    """Return logits (B, classes)."""
     return torch.cat([model(part) for part in images.split(batch)])
 
 
 def accuracy(model: nn.Module, images: Tensor, labels: Tensor) -> float:
-    """Return the share of right answers."""
     return float((logits_of(model, images).argmax(1) == labels).double().mean())

@@ -74,13 +74,11 @@ class Ridge:
         self._projected = self._left.T @ self._target
 
     def predict(self, x: Tensor, penalty: float) -> Tensor:
-        """Return the class with the highest score of each row of features."""
         shrunk = self._values / (self._values.square() + penalty * len(self._target))
         weights = self._right.T @ (shrunk[:, None] * self._projected)
         return (((x - self._mean) / self._scale) @ weights + self._centre).argmax(1)
 
     def error(self, x: Tensor, labels: Tensor, penalty: float) -> float:
-        """Return the share of rows whose predicted class is not their label."""
         return float((self.predict(x, penalty) != labels).double().mean())
 
     def leave_one_out(self, penalty: float) -> float:
