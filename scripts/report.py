@@ -48,7 +48,7 @@ def main(config: DictConfig) -> None:
     else:
         words = [f"curves={given.curves}", f"output={given.output}", *([f"seed={given.seed}"] if given.seed else [])]
         command, curves = shlex.join([".venv/bin/python", "scripts/report.py", *words]), read_curves(given.curves)
-        findings = Findings(given.curves.stem, command, curves, len(curves))
+        findings = Findings(given.curves.stem, command, curves)
         terminal_summary(write_findings(findings, given.output, **settings), Console())
 
 

@@ -63,9 +63,7 @@ def sweep(records: list[dict[str, Any]], **states: State) -> SweepRecords:
     known: dict[str, State] = {r["run_id"]: "done" for r in records}
     known |= states
     errors = {run_id: "Traceback\nValueError: <b>boom</b>\n" for run_id, state in states.items() if state == "failed"}
-    return SweepRecords(
-        "quick", "make sweep", tuple(known), cast("tuple[Record, ...]", tuple(records)), known, errors, {}
-    )
+    return SweepRecords("quick", "make sweep", cast("tuple[Record, ...]", tuple(records)), known, errors, {})
 
 
 def write_report(

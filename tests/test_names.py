@@ -72,7 +72,7 @@ def test_curves_with_hostile_names_make_a_harmless_report(tmp_path: Path) -> Non
     folder.mkdir()
     pd.DataFrame(rows).to_csv(folder / "curves.csv", index=False)
     curves = read_curves(folder / "curves.csv")
-    report = write_findings(Findings(SCRIPT, f"`{SCRIPT}", curves, len(curves)), folder / "report")
+    report = write_findings(Findings(SCRIPT, f"`{SCRIPT}", curves), folder / "report")
     (folder / "curves.csv").unlink()
     check(folder / "report", folder)
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
@@ -86,7 +86,6 @@ def test_records_with_hostile_names_make_a_harmless_report(tmp_path: Path) -> No
         SCRIPT,
         "make sweep",
         runs_table(records),
-        planned=len(records) + 1,
         conditions={SCRIPT: [IMAGE, SCRIPT]},
         unfinished={f"run-{IMAGE}": "failed"},
         errors={f"run-{IMAGE}": f"ValueError: {SCRIPT}"},
@@ -113,5 +112,5 @@ def test_usual_names_stay_as_they_are() -> None:
 
 def test_a_dollar_sign_is_drawn_as_it_is(tmp_path: Path) -> None:
     runs = runs_table(crossing_records(models=(r"res$\qq$x", "vit_$^$")))
-    write_findings(Findings("$a$", "make sweep", runs, planned=len(runs)), tmp_path)
+    write_findings(Findings("$a$", "make sweep", runs), tmp_path)
     assert r"res$\qq$x" in (tmp_path / "figures" / "learning-curves.svg").read_text()

@@ -134,7 +134,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ids = tuple(paths)
     command = 'make sweep SWEEP=quick SET="data.q=0.9 budget.steps=10"'
     sweep = SweepRecords(
-        "quick", command, ids, cast("tuple[Record, ...]", tuple(records)), dict.fromkeys(ids, "done"), {}, paths
+        "quick", command, cast("tuple[Record, ...]", tuple(records)), dict.fromkeys(ids, "done"), {}, paths
     )
     write_report(sweep, tmp_path / "report")
     plan = {"name": "quick", "command": command, "runs": ids}
@@ -261,7 +261,6 @@ def test_a_transfer_is_published_with_the_predictions_it_has_and_not_taken_for_r
         "cues-transfer",
         "make transfer STUDY=cues",
         pd.concat([runs, shots], ignore_index=True),
-        planned=2 * len(runs),
         predictions=predictions,
         names={"new-probe": list("abcd"), "new-5shot": list("abcd")},
     )

@@ -142,7 +142,7 @@ def test_a_search_beside_a_report_is_on_its_page_with_its_file(tmp_path: Path) -
     ]
     (tmp_path / "curves.csv").write_text(pd.DataFrame(rows).to_csv(index=False))
     curves = read_curves(tmp_path / "curves.csv")
-    write_findings(Findings("searched", "make report", curves, len(curves)), tmp_path)
+    write_findings(Findings("searched", "make report", curves), tmp_path)
     page = (tmp_path / "report.html").read_text()
     assert "How the recipes were searched" in page
     assert "4 trials for every model and size" in page

@@ -113,7 +113,7 @@ def test_single_classes_have_a_table_and_a_file(tmp_path: Path) -> None:
         np.savez(path, labels=labels, predictions=np.where(easy, labels, (labels + 1) % 4))
         paths[r["run_id"]] = path
     known = sweep(records)
-    whole = SweepRecords(known.name, known.command, known.planned, known.records, known.states, {}, paths)
+    whole = SweepRecords(known.name, known.command, known.records, known.states, {}, paths)
     written = write_report(whole, tmp_path / "report")
     saved = pd.read_csv(written.directory / "classes.csv")
     assert saved.groupby(["model", "class"])["error_mean"].mean().unstack().to_dict("index") == {

@@ -25,7 +25,7 @@ def test_a_size_at_which_no_number_of_a_table_is_known_has_no_row_in_it(tmp_path
     ]
     pd.DataFrame(rows).to_csv(tmp_path / "curves.csv", index=False)
     curves = read_curves(tmp_path / "curves.csv")
-    write_findings(Findings("published", "report.py curves=curves.csv", curves, len(curves)), tmp_path)
+    write_findings(Findings("published", "report.py curves=curves.csv", curves), tmp_path)
     lines = (tmp_path / "report.md").read_text().splitlines()
     numbers = [line.split("|")[2:-1] for line in lines if re.match(r"\| [\d.,]+[kM]? \|", line)]
     assert "class-stratified" not in "".join(lines), "how others trained is not known"

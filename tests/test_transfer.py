@@ -176,7 +176,7 @@ def test_table_of_readings_gives_the_verdict_over_n_pretrain(tmp_path: Path) -> 
     assert set(runs["dataset"]) == {"new-probe"}
     assert runs["n_train"].min() == 256
     assert sorted(runs["test_error"]) == sorted(r["test_error"] for r in rows if r["n_pretrain"])
-    report = write_findings(Findings("t", "make transfer STUDY=t", runs, len(runs)), tmp_path)
+    report = write_findings(Findings("t", "make transfer STUDY=t", runs), tmp_path)
     pair = report.result["studies"][0]["pairs"][0]
     assert pair["verdict"] == "crossover"
     assert 1500 < (pair["n_star"] or 0) < 2800

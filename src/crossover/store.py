@@ -99,10 +99,10 @@ class SweepRecords:
     name: str
     command: str
     """What repeats it."""
-    planned: tuple[str, ...]
     records: tuple[Record, ...]
     """Of the runs that are done, in the order of the plan."""
     states: Mapping[str, State]
+    """Run id of every planned run to its state."""
     errors: Mapping[str, str]
     """Run id to the text of its error.txt."""
     predictions: Mapping[str, Path]
@@ -246,7 +246,6 @@ def read_sweep(outputs: Path, name: str) -> SweepRecords:
     return SweepRecords(
         plan["name"],
         plan["command"],
-        planned=tuple(folders),
         records=tuple(read_record(folder / "record.json") for folder in done.values()),
         states=states,
         errors={run_id: read_error(folder) for run_id, folder in folders.items() if states[run_id] == "failed"},
@@ -255,6 +254,6 @@ def read_sweep(outputs: Path, name: str) -> SweepRecords:
 
 
 def read_error(run_dir: Path) -> str:
-    """Return the text of a failed run's error.txt; empty where it could not be written."""
+    """Return the text of a failed run's error.txt, which is missing where it could not be written."""
     path = run_dir / "error.txt"
-    return path.read_text(errors="replace") if path.exists() else ""
+    return (path.read_text(errors="replace").strip() if path.exists() else "") or "no message"

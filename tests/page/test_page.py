@@ -50,9 +50,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Report:
     states: dict[str, State] = {record["run_id"]: "done" for record in records}
     states |= {"cues-vit_tiny-n256-c20": "failed", "cues-vit_tiny-n256-c21": "missing"}
     errors = {"cues-vit_tiny-n256-c20": "Traceback\nValueError: loss is nan\n"}
-    sweep = SweepRecords(
-        "quick", "make sweep", tuple(states), cast("tuple[Record, ...]", tuple(records)), states, errors, paths
-    )
+    sweep = SweepRecords("quick", "make sweep", cast("tuple[Record, ...]", tuple(records)), states, errors, paths)
     return write_report(sweep, folder / "report")
 
 
@@ -237,7 +235,7 @@ def test_print_clips_nothing_and_leaves_out_the_controls(browser: Any, tmp_path:
     records = crossing_records(models=models)
     states: dict[str, State] = {record["run_id"]: "done" for record in records}
     write_report(
-        SweepRecords("quick", "make sweep", tuple(states), cast("tuple[Record, ...]", tuple(records)), states, {}, {}),
+        SweepRecords("quick", "make sweep", cast("tuple[Record, ...]", tuple(records)), states, {}, {}),
         tmp_path,
     )
     page = browser.new_page(viewport={"width": PAPER, "height": 900})

@@ -55,7 +55,6 @@ def sweep_findings(sweep: SweepRecords, also: Sequence[SweepRecords] = ()) -> Fi
         sweep.name,
         sweep.command,
         runs_table(records),
-        planned=len(sweep.planned),
         conditions=conditions,
         unfinished={run_id: state for run_id, state in sweep.states.items() if state != "done"},
         errors=sweep.errors,
@@ -174,15 +173,12 @@ def read_study(folder: Path) -> Findings:
         settings(plan["command"]).get("SWEEP", plan["name"]),
         plan["command"],
         runs,
-        planned=len(plan["runs"]),
         conditions=json.loads((folder / "environment.json").read_text()),
         predictions=predictions,
         names=names,
     )
-    if found.is_transfer:
-        return replace(found, planned=len(runs))
-    done = set(runs["run_id"])
-    return replace(found, unfinished={run_id: "missing" for run_id in plan["runs"] if run_id not in done})
+    left = [] if found.is_transfer else set(plan["runs"]).difference(runs["run_id"])
+    return replace(found, unfinished={run_id: "missing" for run_id in plan["runs"] if run_id in left})
 
 
 def settings(command: str) -> dict[str, str]:

@@ -18,7 +18,6 @@ from crossover.report.section import PREDICTIONS, Section
 from crossover.store import State, write_arrays
 from crossover.text import counted
 
-NO_MESSAGE = "no message"
 METHODS = (
     "Every model trains on the same class-stratified, nested subsets (chains); a chain is the random unit.",
     "Recipes and checkpoints are selected on validation images held out once; the test set is read once per run.",
@@ -54,7 +53,6 @@ class Findings:
     command: str
     """What repeats it."""
     runs: pd.DataFrame
-    planned: int
     conditions: Mapping[str, list[Fact]] = field(default_factory=dict)
     unfinished: Mapping[str, State] = field(default_factory=dict)
     """Run id to state of the planned runs that are not done."""
@@ -67,6 +65,10 @@ class Findings:
     """Data set to the lowest possible error with what each names; not in the records, as are the sections."""
     sections: tuple[Section, ...] = ()
     """Such as sample images, and the models and recipes in words."""
+
+    @property
+    def planned(self) -> int:
+        return len(self.runs) + len(self.unfinished)
 
     @property
     def is_transfer(self) -> bool:
@@ -128,10 +130,11 @@ class Report:
     def trouble(self) -> list[str]:
         """What failed or is missing, one line each."""
         found = self.findings
-        failed = {run_id: (text.strip() or NO_MESSAGE).splitlines()[-1] for run_id, text in found.errors.items()}
         left = sum(state != "failed" for state in found.unfinished.values())
         more = f"{left} of {found.planned} runs are not done yet; continue with: {found.command}"
-        return [f"{run_id} failed: {why}" for run_id, why in failed.items()] + [more] * (left > 0)
+        return [f"{run_id} failed: {text.splitlines()[-1]}" for run_id, text in found.errors.items()] + [more] * (
+            left > 0
+        )
 
     @property
     def extrapolations(self) -> list[str]:

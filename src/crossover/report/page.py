@@ -15,7 +15,7 @@ from crossover.analysis.testset import telling_classes
 from crossover.record import title
 from crossover.report import tables
 from crossover.report.figures import families_of
-from crossover.report.findings import HEADLINES, METHODS, NO_MESSAGE, OF_SWEEPS, Fact, Report, notes_of
+from crossover.report.findings import HEADLINES, METHODS, OF_SWEEPS, Fact, Report, notes_of
 from crossover.report.section import (
     PAGE,
     Drawing,
@@ -128,8 +128,7 @@ def _carries(report: Report) -> Iterator[Part]:
 def _missing(report: Report) -> Section:
     found = report.findings
     said = tuple(report.trouble) or (f"Nothing: all {found.planned:,} runs are done.",)
-    failed = {run_id: text.strip() or NO_MESSAGE for run_id, text in found.errors.items()}
-    parts = tuple(Part(title=run_id, code=text, folded=True) for run_id, text in failed.items())
+    parts = tuple(Part(title=run_id, code=text, folded=True) for run_id, text in found.errors.items())
     return Section(name="missing", title="What failed or is missing", sentences=said, parts=parts)
 
 

@@ -128,7 +128,6 @@ def main(options: Options, console: Console) -> None:
         transfer.name,
         _command(),
         runs,
-        planned=len(runs),
         conditions=environment(records),
         predictions=read_predictions({k: p for k, p in zip(runs["run_id"], saved, strict=True) if p is not None}),
         names={f"{row.target}-{row.protocol}": targets[str(row.target)].classes for row in table.itertuples()},

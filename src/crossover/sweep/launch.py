@@ -109,7 +109,7 @@ def do_runs(
         progress = Pool(runs, slots=slots, report=report, patience=patience, context=context).run()
     for run in runs:
         if progress.states[run.run_id] == "failed":
-            last = read_error(run.run_dir).strip().splitlines()[-3:] or ["no message"]
+            last = read_error(run.run_dir).splitlines()[-3:]
             repeat = f"repeat: {repeat_command(Path(run.machine.outputs), [run.run_id])}"
             text = "\n  ".join([f"failed: {run.run_id}: {last[0]}", *last[1:], repeat])
             console.print(text, style="red", highlight=False, markup=False, soft_wrap=True)  # to be copied

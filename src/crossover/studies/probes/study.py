@@ -187,8 +187,8 @@ def main(options: Options, console: Console) -> None:
     sweep = read_sweep(options.outputs, options.name)
     if not sweep.records:
         raise CrossoverError(f"no run of sweep {sweep.name} is done; run {sweep.command} first")
-    if len(sweep.records) < len(sweep.planned):
-        print(f"{len(sweep.records)} of {len(sweep.planned)} runs are done and are probed")
+    if len(sweep.records) < len(sweep.states):
+        print(f"{len(sweep.records)} of {len(sweep.states)} runs are done and are probed")
     folders = [options.outputs / "runs" / record["run_id"] for record in sweep.records]
     table = probe_table(folders, options.parallel)
     section = probe_section(table)
