@@ -41,10 +41,7 @@ def sweep_findings(sweep: SweepRecords, also: Sequence[SweepRecords] = ()) -> Fi
 
     The runs of `also` count as alternatives (another budget, augmentation or recipe) in the stability table.
     """
-    seen: dict[str, Record] = {}
-    for record in (record for one in (sweep, *also) for record in one.records):
-        seen.setdefault(record["run_id"], record)
-    records = list(seen.values())
+    records = list({record["run_id"]: record for one in (sweep, *also) for record in one.records}.values())
     conditions = environment(records)
     for name in {record["dataset"] for record in records}:
         if len(conditions[f"{name} hash"]) > 1:

@@ -132,9 +132,8 @@ class Report:
         found = self.findings
         left = sum(state != "failed" for state in found.unfinished.values())
         more = f"{left} of {found.planned} runs are not done yet; continue with: {found.command}"
-        return [f"{run_id} failed: {text.splitlines()[-1]}" for run_id, text in found.errors.items()] + [more] * (
-            left > 0
-        )
+        failed = [f"{run_id} failed: {text.splitlines()[-1]}" for run_id, text in found.errors.items()]
+        return failed + [more] * (left > 0)
 
     @property
     def extrapolations(self) -> list[str]:

@@ -13,13 +13,14 @@ from typing import Any, Literal
 
 import pandas as pd
 import yaml
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic import TypeAdapter, ValidationError
 from rich.console import Console
 
 from crossover.analysis.compare import compare
 from crossover.analysis.runs import AnalysisError, Method, bias_rank, read_curves, validate_runs
 from crossover.analysis.sentences import images
 from crossover.config import describe
+from crossover.fields import Frozen
 from crossover.report.section import Drawing, Part, markdown_part, plain, table_of
 from crossover.report.style import save
 from crossover.store import file_name, replace_block, write_text
@@ -68,10 +69,8 @@ def main(values: dict[str, Any], _: Console) -> None:
     print(*summary(table), f"page: {folder / 'atlas.md'}", sep="\n")
 
 
-class PublishedSet(BaseModel):
+class PublishedSet(Frozen):
     """What sets.yaml says about a CSV of curves; its head explains each field."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     title: str
     counts: str | None = None

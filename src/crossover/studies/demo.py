@@ -99,16 +99,11 @@ def convolve(x: Tensor) -> Tensor:
 
 def pool(x: Tensor) -> Tensor:
     """Return the maximum of the edges in cells of 4 x 4, at the size of the image."""
-    return _enlarge(F.max_pool2d(convolve(x), 4))
+    return F.interpolate(F.max_pool2d(convolve(x), 4), SIDE)
 
 
 def _last_map(model: Any, x: Tensor) -> Tensor:
-    return _enlarge(list(feature_maps(model, x).values())[-1].detach())
-
-
-def _enlarge(x: Tensor) -> Tensor:
-    factor = SIDE // x.shape[-1]
-    return x.repeat_interleave(factor, -1).repeat_interleave(factor, -2)
+    return F.interpolate(list(feature_maps(model, x).values())[-1].detach(), SIDE)
 
 
 def operations() -> dict[str, tuple[Function, Function | None]]:

@@ -116,7 +116,11 @@ def feature_maps(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
     found: dict[str, Tensor] = {}
 
     def keep(name: str, _module: nn.Module, _inputs: Any, output: Tensor) -> None:
-        found[name] = as_map(model, output)
+        if output.ndim != 4 or is_vit(model):  # tokens (B, N, C), put on their grid
+            rows, columns = check_vit(model).patch_embed.grid_size
+            tokens = output.reshape(len(output), -1, output.shape[-1])[:, -rows * columns :]
+            output = tokens.transpose(1, 2).reshape(len(output), -1, rows, columns)
+        found[name] = output
 
     handles = [model.get_submodule(name).register_forward_hook(partial(keep, name)) for name in names]
     try:
@@ -125,15 +129,6 @@ def feature_maps(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
         for handle in handles:
             handle.remove()
     return {name: found[name] for name in names}
-
-
-def as_map(model: nn.Module, output: Tensor) -> Tensor:
-    """Return (B, C, h, w) of a layer's output: maps as they are, tokens (B, N, C) put on their grid."""
-    if output.ndim == 4 and not is_vit(model):
-        return output
-    rows, columns = check_vit(model).patch_embed.grid_size
-    tokens = output.reshape(len(output), -1, output.shape[-1])[:, -rows * columns :]
-    return tokens.transpose(1, 2).reshape(len(output), -1, rows, columns)
 
 
 @torch.no_grad()

@@ -137,12 +137,6 @@ def token_distances(rows: int, columns: int) -> Tensor:
     return torch.cdist(places, places, compute_mode="donot_use_mm_for_euclid_dist")
 
 
-def patch_attention(weights: Tensor, patches: int) -> Tensor:
-    """Return attention among the patches (..., patches, patches): other tokens dropped, rows renormalised."""
-    among = weights[..., -patches:, -patches:].double()
-    return among / among.sum(-1, keepdim=True)
-
-
 def attention(model: nn.Module, images: Tensor) -> Iterator[Found]:
     """Yield the distance, locality and variability of attention by layer (mean over images, queries and heads).
 
@@ -156,7 +150,8 @@ def attention(model: nn.Module, images: Tensor) -> Iterator[Found]:
     uniform, beyond = float(far.mean()), float(1 - near.mean())
     variations = []
     for number, weights in enumerate(attention_weights(model, images)):
-        among = patch_attention(weights, rows * columns)
+        among = weights[..., -rows * columns :, -rows * columns :].double()  # other tokens are dropped
+        among = among / among.sum(-1, keepdim=True)
         distance = (among * far).sum(-1).mean((0, 2))
         window = (among * near).sum(-1).mean()
         variations.append(float((among - among.mean(0)).abs().sum(-1).mean() / 2))
