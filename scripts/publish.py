@@ -13,8 +13,8 @@ from crossover.cli import run_app
 from crossover.config import CrossoverError
 from crossover.report.build import BEGIN, END, publish, read_study, study_block, study_folder
 from crossover.store import replace_block
-from crossover.study import republish, study_runs
 from crossover.sweep.plan import sweep_dir
+from crossover.sweep_report import republish, study_runs
 
 RESULTS = Path("results")
 README_STUDY = "cues"

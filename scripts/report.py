@@ -14,12 +14,12 @@ from crossover.analysis.runs import read_curves
 from crossover.cli import one_line_errors, resolved, run_hydra
 from crossover.config import CrossoverError, validate
 from crossover.fields import Frozen
-from crossover.report.build import write_findings
-from crossover.report.findings import Findings
+from crossover.report.build import write_report
+from crossover.report.contents import ReportInput
 from crossover.report.page import terminal_summary
 from crossover.store import read_sweep
-from crossover.study import present_sweep
 from crossover.sweep.plan import sweep_dir
+from crossover.sweep_report import present_sweep
 
 
 class Options(Frozen):
@@ -48,8 +48,8 @@ def main(config: DictConfig) -> None:
     else:
         words = [f"curves={given.curves}", f"output={given.output}", *([f"seed={given.seed}"] if given.seed else [])]
         command, curves = shlex.join([".venv/bin/python", "scripts/report.py", *words]), read_curves(given.curves)
-        findings = Findings(given.curves.stem, command, curves)
-        terminal_summary(write_findings(findings, given.output, **settings), Console())
+        inputs = ReportInput(given.curves.stem, command, curves)
+        terminal_summary(write_report(inputs, given.output, **settings), Console())
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from crossover.sweep.plan import group_runs, make_command, named, plan_runs, swe
 from crossover.sweep.progress import Display
 from crossover.text import say
 
-FOR_REPORT = ("crossover.study", "crossover.data.loader", "wandb.sdk.launch")
+FOR_REPORT = ("crossover.sweep_report", "crossover.data.loader", "wandb.sdk.launch")
 """Slow imports that a first report needs: torch for sample images, and a part of wandb.init."""
 
 
@@ -61,7 +61,7 @@ def main(config: DictConfig) -> None:
                 slurm.watch(runs, directory, display)
             report(outputs, sweep.name, console)
     else:
-        from crossover.study import Interim
+        from crossover.sweep_report import Interim
 
         watch = Interim(runs, console)
         do_runs(runs, console, parallel=launcher.parallel, runs_per_gpu=launcher.runs_per_gpu, ready=ready, watch=watch)
@@ -77,7 +77,7 @@ def preload() -> None:
 
 def report(outputs: Path, name: str, console: Console) -> None:
     """Report on the runs that are done; exit with status 1 when one is not."""
-    from crossover.study import present_sweep
+    from crossover.sweep_report import present_sweep
 
     sweep = read_sweep(outputs, name)
     if sweep.records:

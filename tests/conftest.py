@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from crossover.report.findings import Report
+    from crossover.report.contents import Report
     from crossover.store import State
 
 
@@ -76,10 +76,10 @@ def untuned(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def report(tmp_path: Path) -> Callable[..., "Report"]:
     """Return a function that writes the report of some records, whose states are given by run id."""
-    from tests.reported import sweep, write_report
+    from tests.reported import report_of, sweep
 
     def write(records: list[dict[str, Any]], **states: "State") -> "Report":
         ceilings = {"cues": {"local cue alone": 0.18}}
-        return write_report(sweep(records, **states), tmp_path / "report", ceilings=ceilings)
+        return report_of(sweep(records, **states), tmp_path / "report", ceilings=ceilings)
 
     return write

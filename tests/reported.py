@@ -8,8 +8,8 @@ from typing import Any, cast
 import numpy as np
 
 from crossover.record import Record
-from crossover.report.build import sweep_findings, write_findings
-from crossover.report.findings import Report, pack_predictions
+from crossover.report.build import sweep_input, write_report
+from crossover.report.contents import Report, pack_predictions
 from crossover.store import State, SweepRecords
 
 SIZES = (256, 1024, 4096, 16384, 65536)
@@ -66,10 +66,10 @@ def sweep(records: list[dict[str, Any]], **states: State) -> SweepRecords:
     return SweepRecords("quick", "make sweep", cast("tuple[Record, ...]", tuple(records)), known, errors, {})
 
 
-def write_report(
+def report_of(
     swept: SweepRecords, directory: Path, also: Sequence[SweepRecords] = (), designs: int = 0, **known: Any
 ) -> Report:
     """Write the report of a sweep, with what else is known of its runs."""
-    findings = replace(sweep_findings(swept, also), **known)
-    pack_predictions(findings, directory)
-    return write_findings(findings, directory, designs=designs)
+    inputs = replace(sweep_input(swept, also), **known)
+    pack_predictions(inputs, directory)
+    return write_report(inputs, directory, designs=designs)

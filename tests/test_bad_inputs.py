@@ -20,7 +20,7 @@ from crossover.config import parse_run, validate
 from crossover.data.cache import decode, open_dataset
 from crossover.data.readers import cifar10, folder, tiny_imagenet
 from crossover.fields import ImageData
-from crossover.report.findings import read_predictions
+from crossover.report.contents import read_predictions
 from crossover.store import NEEDED, read_frozen, read_plan, read_record, read_sweep
 from crossover.sweep.launch import SweepOptions
 from crossover.sweep.plan import SweepConfig, named, plan_runs

@@ -13,8 +13,8 @@ from crossover.analysis.contract import Result
 from crossover.analysis.runs import Method
 from crossover.analysis.verdict import analyse
 from crossover.config import CrossoverError
-from crossover.report.build import write_findings
-from crossover.report.findings import Findings
+from crossover.report.build import write_report
+from crossover.report.contents import ReportInput
 from crossover.report.section import write_section
 from crossover.report.style import save
 from crossover.studies.dose import dose_section, dose_table, dose_words, doses_of, draw_dose, main
@@ -110,7 +110,7 @@ def test_a_dose_beside_a_report_is_on_its_page(tmp_path: Path, table: pd.DataFra
     table.to_csv(tmp_path / "dose.csv", index=False)
     save(draw_dose(table, "share"), tmp_path / "figures", "dose")
     write_section(dose_section(table), tmp_path)
-    write_findings(Findings("dosed", "make report", runs()), tmp_path)
+    write_report(ReportInput("dosed", "make report", runs()), tmp_path)
     page = (tmp_path / "report.html").read_text()
     assert "The dose of bias" in page
     cells = ('<td class="words">' + text for text in ("vit / resnet", "1.0", "not in range: vit leads"))

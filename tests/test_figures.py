@@ -8,16 +8,16 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.collections import LineCollection
 
+from crossover.report.contents import Report
 from crossover.report.figures import by_pair, draw_equivalence, draw_gap, learning_curves
-from crossover.report.findings import Report
 from crossover.report.page import report_sections
-from crossover.report.style import FAMILIES, PAPER, styles
-from tests.reported import SIZES, crossing_records, sweep, write_report
+from crossover.report.style import FAMILY_COLOURS, PAPER, styles
+from tests.reported import SIZES, crossing_records, report_of, sweep
 
 
 def test_ceilings_are_drawn_and_named_unless_they_are_far_below_the_errors(tmp_path: Path) -> None:
     """A line far below would squeeze the curves, and a logarithmic axis has no zero."""
-    written = write_report(sweep(crossing_records()), tmp_path)
+    written = report_of(sweep(crossing_records()), tmp_path)
     named = {"exact Bayes": 0.0, "all cues": 0.004, "one cue": 0.05, "local cue alone": 0.18}
     figure = learning_curves(written.runs, written.curves, written.result["studies"][0], named)
     (axes,) = figure.axes
@@ -37,7 +37,7 @@ def test_ceilings_are_drawn_and_named_unless_they_are_far_below_the_errors(tmp_p
 
 
 def test_bounds_on_either_side_of_the_equivalence_are_drawn(tmp_path: Path) -> None:
-    written = write_report(sweep(crossing_records()), tmp_path)
+    written = report_of(sweep(crossing_records()), tmp_path)
     pair: Any = dict(written.pairs[0][1])
     rows = [(100, None, 2.0, None), (200, None, None, 0.5), (400, 1.5, 1.2, 1.8), (800, None, 0.2, 0.4)]
     pair["data_equivalence"] = [dict(zip(("n_train", "factor", "ci_low", "ci_high"), row, strict=True)) for row in rows]
@@ -53,7 +53,7 @@ def test_bounds_on_either_side_of_the_equivalence_are_drawn(tmp_path: Path) -> N
 
 
 def test_what_limits_a_curve_is_on_the_page_and_hollow_in_the_figure(tmp_path: Path) -> None:
-    written = write_report(sweep(crossing_records()), tmp_path)
+    written = report_of(sweep(crossing_records()), tmp_path)
     (study,) = written.result["studies"]
     numbers = {"gain": 0.2, "ci_low": 0.1, "ci_high": 0.3, "chains": 3}
     states = dict.fromkeys(SIZES, "budget-limited") | {256: "data-limited", 1024: "not checked"}
@@ -78,7 +78,7 @@ def test_what_limits_a_curve_is_on_the_page_and_hollow_in_the_figure(tmp_path: P
 
 def test_long_names_stay_within_their_figure(tmp_path: Path) -> None:
     models = ("resnet_shaped like a vision transformer (of size B/16)", "vit_base_patch16_224.augreg_in21k_ft_in1k")
-    written = write_report(sweep(crossing_records(models=models)), tmp_path)
+    written = report_of(sweep(crossing_records(models=models)), tmp_path)
     (study,) = written.result["studies"]
     drawn = [by_pair(draw, study["pairs"]) for draw in (draw_gap, draw_equivalence)]
     for figure in (*drawn, learning_curves(written.runs, written.curves, study, {})):
@@ -99,6 +99,6 @@ def test_a_model_keeps_its_colour_and_marker(report: Callable[..., Report]) -> N
     twelve = styles([f"m{i}" for i in range(12)] + [f"vit_{size}" for size in "abcdefghijkl"] + ["resnet"])
     assert len(set(map(str, twelve.values()))) == 25
     members = {twelve[f"vit_{size}"].colour for size in "abcdefghijkl"}
-    assert members == set(FAMILIES["vit"]), "the members of a family share its colours"
+    assert members == set(FAMILY_COLOURS["vit"]), "the members of a family share its colours"
     assert members.isdisjoint({style.colour for model, style in twelve.items() if not model.startswith("vit")})
-    assert styles(["a", "b"], {"b": "vit"})["b"].colour == FAMILIES["vit"][0], "a family is a field"
+    assert styles(["a", "b"], {"b": "vit"})["b"].colour == FAMILY_COLOURS["vit"][0], "a family is a field"

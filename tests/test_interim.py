@@ -10,12 +10,12 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from crossover import study
+from crossover import sweep_report
 from crossover.analysis.runs import Method
 from crossover.config import RunConfig
 from crossover.store import State
-from crossover.study import Interim
 from crossover.sweep.pool import Progress
+from crossover.sweep_report import Interim
 from tests.worlds import small_run
 
 
@@ -36,8 +36,8 @@ def test_the_verdict_so_far_is_said_once_after_each_whole_chain(
         assert set(method.predictions) == set(table["run_id"])
         return {"studies": [{"dataset": "cues", "pairs": [{"summary": f"{len(table)} runs say so"}]}]}
 
-    monkeypatch.setattr(study, "read_done", records)
-    monkeypatch.setattr(study, "analyse", analyse)
+    monkeypatch.setattr(sweep_report, "read_done", records)
+    monkeypatch.setattr(sweep_report, "analyse", analyse)
     console = Console(file=io.StringIO(), width=200)
     interim = Interim(runs, console)
     states: dict[str, State] = {run.run_id: "missing" for run in runs}

@@ -9,8 +9,8 @@ import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "crossover"
 CORE = {
-    *("cli", "config", "data", "fields", "lock", "record", "report", "store", "study", "sweep", "text", "training"),
-    "wandb_runs",
+    *("cli", "config", "data", "fields", "lock", "record", "report", "store", "sweep", "text", "training"),
+    *("sweep_report", "wandb_runs"),
 }
 ALLOWED = {
     "fields": set(),
@@ -30,7 +30,7 @@ ALLOWED = {
     "sweep/slurm": {"config", "store", "text", "training"},
     "sweep/__main__": {"cli", "store"},
     "report": {"config", "fields", "store", "text", "record", "analysis", "wandb_runs"},
-    "study": {"config", "fields", "record", "store", "data", "analysis", "report", "sweep", "text"},
+    "sweep_report": {"config", "fields", "record", "store", "data", "analysis", "report", "sweep", "text"},
     "studies": {"analysis", *CORE},
     "cli": {"config"},
 }
@@ -109,7 +109,7 @@ def test_the_package_knows_no_benchmarks_and_no_tests() -> None:
 
 WITHOUT_TORCH = (
     *("config", "sweep.plan", "store", "lock", "analysis.verdict", "analysis.laws", "analysis.robustness"),
-    *("report.build", "report.page", "report.figures", "study", "studies.claims.rules", "studies.claims.page"),
+    *("report.build", "report.page", "report.figures", "sweep_report", "studies.claims.rules", "studies.claims.page"),
     *("sweep.launch", "sweep.pool", "sweep.progress", "sweep.__main__", "sweep.slurm", "sweep.job"),
 )
 IMPORT = """

@@ -28,13 +28,13 @@ ROOT = Path(__file__).parents[1]
 REPORT = """
 import sys
 from pathlib import Path
-from crossover.report.build import sweep_findings, write_findings
+from crossover.report.build import sweep_input, write_report
 from crossover.report.wandb import mirror_report
 from crossover.store import read_sweep
 outputs = Path(sys.argv[1])
 for _ in range(2):  # the second time there is nothing to do
     sweep = read_sweep(outputs, "quick")
-    report = write_findings(sweep_findings(sweep), outputs / "sweeps" / "quick")
+    report = write_report(sweep_input(sweep), outputs / "sweeps" / "quick")
     mirror_report(report, sweep)
 """
 

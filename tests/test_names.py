@@ -13,8 +13,8 @@ from rich.console import Console
 
 from crossover.analysis.runs import read_curves
 from crossover.record import runs_table
-from crossover.report.build import write_findings
-from crossover.report.findings import Findings
+from crossover.report.build import write_report
+from crossover.report.contents import ReportInput
 from crossover.report.page import terminal_summary
 from crossover.report.section import plain
 from crossover.store import file_name
@@ -72,7 +72,7 @@ def test_curves_with_hostile_names_make_a_harmless_report(tmp_path: Path) -> Non
     folder.mkdir()
     pd.DataFrame(rows).to_csv(folder / "curves.csv", index=False)
     curves = read_curves(folder / "curves.csv")
-    report = write_findings(Findings(SCRIPT, f"`{SCRIPT}", curves), folder / "report")
+    report = write_report(ReportInput(SCRIPT, f"`{SCRIPT}", curves), folder / "report")
     (folder / "curves.csv").unlink()
     check(folder / "report", folder)
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
@@ -82,7 +82,7 @@ def test_curves_with_hostile_names_make_a_harmless_report(tmp_path: Path) -> Non
 def test_records_with_hostile_names_make_a_harmless_report(tmp_path: Path) -> None:
     records: list[dict[str, Any]] = [r | {"dataset": IMAGE} for r in crossing_records(models=(SCRIPT, "vit|a"))]
     labels = np.arange(40) % 2
-    findings = Findings(
+    inputs = ReportInput(
         SCRIPT,
         "make sweep",
         runs_table(records),
@@ -92,7 +92,7 @@ def test_records_with_hostile_names_make_a_harmless_report(tmp_path: Path) -> No
         predictions={r["run_id"]: (labels, np.roll(labels, r["chain"])) for r in records},
         names={IMAGE: [SCRIPT, IMAGE]},
     )
-    write_findings(findings, tmp_path / "report")
+    write_report(inputs, tmp_path / "report")
     check(tmp_path / "report", tmp_path)
 
 
@@ -112,5 +112,5 @@ def test_usual_names_stay_as_they_are() -> None:
 
 def test_a_dollar_sign_is_drawn_as_it_is(tmp_path: Path) -> None:
     runs = runs_table(crossing_records(models=(r"res$\qq$x", "vit_$^$")))
-    write_findings(Findings("$a$", "make sweep", runs), tmp_path)
+    write_report(ReportInput("$a$", "make sweep", runs), tmp_path)
     assert r"res$\qq$x" in (tmp_path / "figures" / "learning-curves.svg").read_text()

@@ -13,7 +13,7 @@ from crossover.report.build import publish
 from crossover.report.section import markdown_part, read_sections
 from crossover.store import freeze, read_sweep, write_plan
 from crossover.studies.probes.study import MIXED, PROBED, probe_section
-from crossover.study import present_sweep
+from crossover.sweep_report import present_sweep
 from crossover.training.run import execute
 from tests.conftest import Called
 from tests.worlds import VIT, small_run

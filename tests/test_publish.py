@@ -23,15 +23,15 @@ from crossover.report.build import (
     settings,
     study_block,
     study_folder,
-    write_findings,
+    write_report,
 )
-from crossover.report.findings import Findings, pack_predictions
+from crossover.report.contents import ReportInput, pack_predictions
 from crossover.report.section import PAGE, write_section
 from crossover.store import SweepRecords
 from crossover.studies.reproduction import compare_runs
 from crossover.studies.transfer import READINGS
-from crossover.study import republish
-from tests.reported import crossing_records, write_report
+from crossover.sweep_report import republish
+from tests.reported import crossing_records, report_of
 from tests.worlds import small_run
 
 ROOT = Path(__file__).parents[1]
@@ -136,7 +136,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     sweep = SweepRecords(
         "quick", command, cast("tuple[Record, ...]", tuple(records)), dict.fromkeys(ids, "done"), {}, paths
     )
-    write_report(sweep, tmp_path / "report")
+    report_of(sweep, tmp_path / "report")
     plan = {"name": "quick", "command": command, "runs": ids}
     (tmp_path / "report" / "plan.json").write_text(json.dumps(plan))
     return tmp_path / "report"
@@ -257,16 +257,16 @@ def test_a_transfer_is_published_with_the_predictions_it_has_and_not_taken_for_r
     labels = np.arange(500) % 4
     wrong = {run_id: np.arange(500) < 500 * error for run_id, error in runs[["run_id", "test_error"]].to_numpy()}
     predictions = {run_id: (labels, np.where(miss, (labels + 1) % 4, labels)) for run_id, miss in wrong.items()}
-    findings = Findings(
+    inputs = ReportInput(
         "cues-transfer",
         "make transfer STUDY=cues",
         pd.concat([runs, shots], ignore_index=True),
         predictions=predictions,
         names={"new-probe": list("abcd"), "new-5shot": list("abcd")},
     )
-    pack_predictions(findings, tmp_path / "report")
-    write_findings(findings, tmp_path / "report")
-    plan = {"name": "cues-transfer", "command": findings.command, "runs": ["a"]}
+    pack_predictions(inputs, tmp_path / "report")
+    write_report(inputs, tmp_path / "report")
+    plan = {"name": "cues-transfer", "command": inputs.command, "runs": ["a"]}
     (tmp_path / "report" / "plan.json").write_text(json.dumps(plan))
     (tmp_path / "report" / "transfer.csv").write_text("target\n")
     write_section(READINGS, tmp_path / "report")
@@ -275,7 +275,7 @@ def test_a_transfer_is_published_with_the_predictions_it_has_and_not_taken_for_r
     assert read_study(tmp_path / "study").is_transfer
     again = read_study(tmp_path / "study")
     assert set(again.predictions) == set(runs["run_id"])
-    assert again.names == findings.names
+    assert again.names == inputs.names
     assert not again.unfinished
     probe, few = json.loads((tmp_path / "study" / "crossover.json").read_text())["studies"]
     assert probe["pairs"][0]["mcnemar"]

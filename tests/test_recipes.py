@@ -13,8 +13,8 @@ from hydra.core.global_hydra import GlobalHydra
 from crossover.analysis.runs import AnalysisError, read_curves
 from crossover.cli import composed
 from crossover.config import CrossoverError, parse_run, validate
-from crossover.report.build import write_findings
-from crossover.report.findings import Findings
+from crossover.report.build import write_report
+from crossover.report.contents import ReportInput
 from crossover.studies.recipes import (
     SearchConfig,
     best_of,
@@ -142,7 +142,7 @@ def test_a_search_beside_a_report_is_on_its_page_with_its_file(tmp_path: Path) -
     ]
     (tmp_path / "curves.csv").write_text(pd.DataFrame(rows).to_csv(index=False))
     curves = read_curves(tmp_path / "curves.csv")
-    write_findings(Findings("searched", "make report", curves), tmp_path)
+    write_report(ReportInput("searched", "make report", curves), tmp_path)
     page = (tmp_path / "report.html").read_text()
     assert "How the recipes were searched" in page
     assert "4 trials for every model and size" in page

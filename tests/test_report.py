@@ -14,16 +14,16 @@ import pytest
 from rich.console import Console
 
 from crossover.config import CrossoverError
-from crossover.report.findings import Report
+from crossover.report.contents import Report
 from crossover.report.page import terminal_summary
 from crossover.store import State, SweepRecords
-from tests.reported import N_STAR, crossing_records, record, sweep, write_report
+from tests.reported import N_STAR, crossing_records, record, report_of, sweep
 
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> Report:
     """The report of a finished sweep, which no test changes."""
-    return write_report(sweep(crossing_records()), tmp_path_factory.mktemp("written"))
+    return report_of(sweep(crossing_records()), tmp_path_factory.mktemp("written"))
 
 
 def test_known_crossover_is_in_the_verdict_the_page_and_the_contract(written: Report) -> None:
@@ -114,7 +114,7 @@ def test_single_classes_have_a_table_and_a_file(tmp_path: Path) -> None:
         paths[r["run_id"]] = path
     known = sweep(records)
     whole = SweepRecords(known.name, known.command, known.records, known.states, {}, paths)
-    written = write_report(whole, tmp_path / "report")
+    written = report_of(whole, tmp_path / "report")
     saved = pd.read_csv(written.directory / "classes.csv")
     assert saved.groupby(["model", "class"])["error_mean"].mean().unstack().to_dict("index") == {
         "resnet_tiny": {"cat": 1.0, "dog": 1.0, "elk": 0.0, "fox": 0.0},
@@ -129,7 +129,7 @@ def test_page_says_how_far_the_verdict_carries(tmp_path: Path) -> None:
     late = [r | {"run_id": r["run_id"] + "-long", "budget": "1280 steps"} for r in crossing_records()]
     for r in late:
         r["test_error"] = 0.3 if r["model"].startswith("resnet") else 0.4
-    written = write_report(sweep(records), tmp_path, also=[sweep(late)], designs=20)
+    written = report_of(sweep(records), tmp_path, also=[sweep(late)], designs=20)
     assert "alternative analyses" in written.stabilities[0][0]
     assert "budget 1280 steps: resnet_tiny leads vit_tiny" in written.stabilities[0][0]
     assert "would be found in at least 80% of repetitions with 3 chains" in written.calibration[0]["note"]
@@ -164,7 +164,7 @@ def test_a_long_report_says_how_far_it_is_and_the_same_records_give_the_same_byt
     written: Report, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("crossover.text.TELL_SECONDS", -1)
-    write_report(sweep(crossing_records()), tmp_path)
+    report_of(sweep(crossing_records()), tmp_path)
     assert [line.split(",")[0] for line in capsys.readouterr().err.splitlines()] == [
         "pairs of cues compared: 1 of 1",
         "models of cues described: 1 of 2",

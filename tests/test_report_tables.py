@@ -7,11 +7,11 @@ import numpy as np
 import pandas as pd
 
 from crossover.analysis.runs import read_curves
-from crossover.report.build import write_findings
-from crossover.report.findings import Findings
+from crossover.report.build import write_report
+from crossover.report.contents import ReportInput
 from crossover.report.section import Section, shown
-from crossover.study import recipe_table
-from tests.reported import crossing_records, sweep, write_report
+from crossover.sweep_report import recipe_table
+from tests.reported import crossing_records, report_of, sweep
 from tests.worlds import VIT, small_run
 
 
@@ -25,7 +25,7 @@ def test_a_size_at_which_no_number_of_a_table_is_known_has_no_row_in_it(tmp_path
     ]
     pd.DataFrame(rows).to_csv(tmp_path / "curves.csv", index=False)
     curves = read_curves(tmp_path / "curves.csv")
-    write_findings(Findings("published", "report.py curves=curves.csv", curves), tmp_path)
+    write_report(ReportInput("published", "report.py curves=curves.csv", curves), tmp_path)
     lines = (tmp_path / "report.md").read_text().splitlines()
     numbers = [line.split("|")[2:-1] for line in lines if re.match(r"\| [\d.,]+[kM]? \|", line)]
     assert "class-stratified" not in "".join(lines), "how others trained is not known"
@@ -39,7 +39,7 @@ def test_many_pairs_begin_with_a_table_of_verdicts_and_data_sets_are_folded(tmp_
     for number, records in enumerate(of_sets):
         for one in records:
             one |= {"dataset": f"set{number}", "run_id": f"set{number}-{one['run_id']}"}
-    written = write_report(sweep([*of_sets[0], *of_sets[1]]), tmp_path)
+    written = report_of(sweep([*of_sets[0], *of_sets[1]]), tmp_path)
     assert len(written.pairs) == 6
     assert written.headline == ["6 pairs of models on 2 data sets: 4 with a crossover, 2 undecided."]
     page = (tmp_path / "report.html").read_text()
@@ -67,7 +67,7 @@ def test_models_and_recipes_are_told_in_words(tmp_path: Path) -> None:
         small_run(tmp_path, model=VIT, recipe={"name": "s", "optimizer": "sgd", "lr": 0.1, "batch_size": 32}),
     ]
     section = Section(name="models", title="Models and recipes", after="missing", tables=(recipe_table(runs),))
-    write_report(sweep(crossing_records()), tmp_path, sections=(section,))
+    report_of(sweep(crossing_records()), tmp_path, sections=(section,))
     (table,) = section.tables
     rows = [dict(zip(table.header, row, strict=True)) for row in table.cells]
     assert rows[0] == {

@@ -16,8 +16,8 @@ from hydra import initialize_config_dir
 from crossover.cli import composed
 from crossover.config import CrossoverError, RunConfig, validate
 from crossover.data.cache import open_dataset
-from crossover.report.build import write_findings
-from crossover.report.findings import Findings
+from crossover.report.build import write_report
+from crossover.report.contents import ReportInput
 from crossover.studies.target import Reading, fit_reader, read_backbone
 from crossover.studies.transfer import (
     Backbone,
@@ -176,7 +176,7 @@ def test_table_of_readings_gives_the_verdict_over_n_pretrain(tmp_path: Path) -> 
     assert set(runs["dataset"]) == {"new-probe"}
     assert runs["n_train"].min() == 256
     assert sorted(runs["test_error"]) == sorted(r["test_error"] for r in rows if r["n_pretrain"])
-    report = write_findings(Findings("t", "make transfer STUDY=t", runs), tmp_path)
+    report = write_report(ReportInput("t", "make transfer STUDY=t", runs), tmp_path)
     pair = report.result["studies"][0]["pairs"][0]
     assert pair["verdict"] == "crossover"
     assert 1500 < (pair["n_star"] or 0) < 2800

@@ -44,7 +44,7 @@ def main(arguments: list[str]) -> int:
             return subprocess.run(again, env=os.environ | {INSIDE: "1"}, check=False).returncode
         print("no mount namespace here (unshare --mount): without full and read-only disks")
     os.environ.update(ONE_THREAD)  # before torch is imported; and imports happen once, all else is forked
-    for module in [*PRELOAD, "crossover.study"]:
+    for module in [*PRELOAD, "crossover.sweep_report"]:
         importlib.import_module(module)
     folder = Path(tempfile.mkdtemp(prefix="crossover-faults-"))
     result = run_campaign(folder, seed=options.seed, faults=options.faults)

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from crossover.record import Record
-from crossover.report.findings import Report
+from crossover.report.contents import Report
 from crossover.report.style import styles
 from crossover.store import State, SweepRecords
-from tests.reported import crossing_records, write_report
+from tests.reported import crossing_records, report_of
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (make setup)")
 
@@ -51,7 +51,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Report:
     states |= {"cues-vit_tiny-n256-c20": "failed", "cues-vit_tiny-n256-c21": "missing"}
     errors = {"cues-vit_tiny-n256-c20": "Traceback\nValueError: loss is nan\n"}
     sweep = SweepRecords("quick", "make sweep", cast("tuple[Record, ...]", tuple(records)), states, errors, paths)
-    return write_report(sweep, folder / "report")
+    return report_of(sweep, folder / "report")
 
 
 @pytest.fixture(scope="session")
@@ -234,7 +234,7 @@ def test_dark_screens_print_on_white_paper_with_all_details(browser: Any, report
 def test_print_clips_nothing_and_leaves_out_the_controls(browser: Any, tmp_path: Path, models: tuple[str, ...]) -> None:
     records = crossing_records(models=models)
     states: dict[str, State] = {record["run_id"]: "done" for record in records}
-    write_report(
+    report_of(
         SweepRecords("quick", "make sweep", cast("tuple[Record, ...]", tuple(records)), states, {}, {}),
         tmp_path,
     )

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from crossover.analysis import band
-from crossover.analysis.contract import Equivalence, Family, Gap, Influential, NewImages, Pair
+from crossover.analysis.contract import AmongPairs, Equivalence, Gap, Influential, NewImages, Pair
 from crossover.analysis.estimate import TINY, Estimate, Floats, for_new_images, t_value, trend
 from crossover.analysis.pairing import pair_models
 from crossover.analysis.runs import Method
@@ -82,7 +82,7 @@ def compare(
         ],
         data_equivalence=[_equivalence(n, against, confidence) for n, against in paired.anchors],
         mcnemar=paired.mcnemar,
-        family=Family(pairs=0, p_value=None, holds=None),
+        family=AmongPairs(pairs=0, p_value=None, holds=None),
         n_pool=None if np.isnan(pool) else round(pool),
         overlapping=[n for n in sizes if n > OVERLAP * pool],
         new_images=None,
@@ -93,7 +93,7 @@ def compare(
         summary="",
     )
     if bounds is not None:
-        pair["family"] = Family(pairs=1, p_value=band.p_value(bounds, confidence, values.df), holds=None)
+        pair["family"] = AmongPairs(pairs=1, p_value=band.p_value(bounds, confidence, values.df), holds=None)
         if pair["overlapping"]:
             pair["new_images"] = _about_new_images(values, pool, confidence, rng)
             pair["notes"].append(overlap_note(pair))

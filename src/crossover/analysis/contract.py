@@ -44,7 +44,7 @@ class Equivalence(Interval):
     factor: float | None
 
 
-class Family(TypedDict):
+class AmongPairs(TypedDict):
     """The verdict among all pairs of the data set (Holm)."""
 
     pairs: int
@@ -108,7 +108,7 @@ class Pair(Interval):
     gap: list[Gap]
     data_equivalence: list[Equivalence]
     mcnemar: list[McNemar]
-    family: Family
+    family: AmongPairs
     n_pool: int | None
     overlapping: list[int]
     """Sizes above a fifth of the pool."""
@@ -142,7 +142,9 @@ class ModelFits(TypedDict):
     note: str | None
 
 
-class Study(TypedDict):
+class Analysis(TypedDict):
+    """The results for one data set."""
+
     dataset: str
     setting: dict[str, dict[str, str]]
     """Column to model to value."""
@@ -159,7 +161,7 @@ class Result(TypedDict):
 
     metric: str
     confidence: float
-    studies: list[Study]
+    studies: list[Analysis]
 
 
 class Repetitions(TypedDict):

@@ -10,7 +10,7 @@ import pandas as pd
 from scipy.stats import gmean
 
 from crossover.analysis.compare import compare
-from crossover.analysis.contract import Pair, Result, Saturation, Study
+from crossover.analysis.contract import Analysis, Pair, Result, Saturation
 from crossover.analysis.estimate import estimate, t_value
 from crossover.analysis.extrapolation import ModelLaws, extrapolate
 from crossover.analysis.runs import Method, listed, ordered_pairs, primary_runs, validate_runs
@@ -35,7 +35,7 @@ def analyse(runs: pd.DataFrame, method: Method, *, chance: Mapping[str, float] |
     return Result(metric=method.metric, confidence=method.confidence, studies=studies)
 
 
-def _study(dataset: str, every: pd.DataFrame, method: Method, notes: list[str], guess: float | None) -> Study:
+def _study(dataset: str, every: pd.DataFrame, method: Method, notes: list[str], guess: float | None) -> Analysis:
     """Return one data set; `guess` is the error of guessing, and `notes` are those of all data sets."""
     part, said, chosen = primary_runs(every)
     zero = part.loc[part["clipped"], "run_id"]
@@ -64,7 +64,7 @@ def _study(dataset: str, every: pd.DataFrame, method: Method, notes: list[str], 
     for pair in pairs:
         _mark_safe(pair, points)
         pair["summary"] = summarise(pair, points, guess)
-    return Study(
+    return Analysis(
         dataset=dataset,
         setting=chosen,
         chance=guess,

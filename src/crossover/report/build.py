@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from crossover.analysis.contract import Study
+from crossover.analysis.contract import Analysis
 from crossover.analysis.robustness import calibrate, stability_table
 from crossover.analysis.runs import Method, primary_runs
 from crossover.analysis.testset import class_table
@@ -18,10 +18,10 @@ from crossover.analysis.verdict import analyse, curve_summary
 from crossover.config import CrossoverError
 from crossover.record import Record, runs_table
 from crossover.report import figures
-from crossover.report.findings import (
+from crossover.report.contents import (
     Fact,
-    Findings,
     Report,
+    ReportInput,
     read_predictions,
     unpack_predictions,
 )
@@ -36,8 +36,8 @@ MOST_PANELS = 3
 BEGIN, END = "<!-- results: written by make publish -->\n", "<!-- end of results -->\n"
 
 
-def sweep_findings(sweep: SweepRecords, also: Sequence[SweepRecords] = ()) -> Findings:
-    """Return the findings of a sweep.
+def sweep_input(sweep: SweepRecords, also: Sequence[SweepRecords] = ()) -> ReportInput:
+    """Return the input of the report of a sweep.
 
     The runs of `also` count as alternatives (another budget, augmentation or recipe) in the stability table.
     """
@@ -48,7 +48,7 @@ def sweep_findings(sweep: SweepRecords, also: Sequence[SweepRecords] = ()) -> Fi
             raise CrossoverError(
                 f"two different data sets are called {name}; give one another name: data.name=NAME in its sweep"
             )
-    return Findings(
+    return ReportInput(
         sweep.name,
         sweep.command,
         runs_table(records),
@@ -73,26 +73,26 @@ def environment(records: Sequence[Record]) -> dict[str, list[Fact]]:
     return seen
 
 
-def write_findings(findings: Findings, directory: Path, *, seed: int = 0, designs: int = 0) -> Report:
-    """Analyse findings and write report.html, report.md, crossover.json, the tables and figures/.
+def write_report(inputs: ReportInput, directory: Path, *, seed: int = 0, designs: int = 0) -> Report:
+    """Analyse runs and write report.html, report.md, crossover.json, the tables and figures/.
 
     `designs` repetitions of the design are simulated (0: none).
     """
     directory.mkdir(parents=True, exist_ok=True)  # before the analysis: it may be refused
-    runs, method = findings.runs, Method(seed, predictions=findings.predictions)
+    runs, method = inputs.runs, Method(seed, predictions=inputs.predictions)
     report = Report(
-        findings=findings,
+        inputs=inputs,
         directory=directory,
         curves=curve_summary(runs, method),
-        result=analyse(runs, method, chance=findings.chance),
+        result=analyse(runs, method, chance=inputs.chance),
         stability=stability_table(runs, method),
-        classes=class_table(runs, method.predictions, findings.names),
+        classes=class_table(runs, method.predictions, inputs.names),
         calibration=calibrate(runs, method, designs=designs) if designs else (),
     )
-    studies = report.result["studies"]
-    drawings = {one["dataset"]: _draw(report, one) for one in tracked(studies, "data sets drawn", len(studies))}
+    analyses = report.result["studies"]
+    drawings = {one["dataset"]: _draw(report, one) for one in tracked(analyses, "data sets drawn", len(analyses))}
     write_json(directory / "crossover.json", report.result)
-    write_json(directory / "environment.json", findings.conditions)
+    write_json(directory / "environment.json", inputs.conditions)
     write_text(directory / "runs.csv", runs.to_csv(index=False))
     tables = {"curves": report.curves, "stability": report.stability}
     tables |= {"classes": report.classes} if len(report.classes) else {}
@@ -106,16 +106,16 @@ def write_findings(findings: Findings, directory: Path, *, seed: int = 0, design
     return report
 
 
-def _draw(report: Report, study: Study) -> list[Drawing]:
+def _draw(report: Report, analysis: Analysis) -> list[Drawing]:
     """Write the figures of a data set and return them."""
-    dataset, sizes = study["dataset"], report.findings.sizes
+    dataset, sizes = analysis["dataset"], report.inputs.sizes
     x_label = figures.X_LABEL if sizes == "training images" else sizes
     runs, curves = (table[table["dataset"] == dataset] for table in (report.runs, report.curves))
-    ceilings = report.findings.ceilings.get(dataset, {})
-    said = " ".join(pair["summary"] for pair in study["pairs"][:MOST_PANELS])
-    learning = figures.learning_curves(primary_runs(runs)[0], curves, study, ceilings, x_label)
+    ceilings = report.inputs.ceilings.get(dataset, {})
+    said = " ".join(pair["summary"] for pair in analysis["pairs"][:MOST_PANELS])
+    learning = figures.learning_curves(primary_runs(runs)[0], curves, analysis, ceilings, x_label)
     drawn = [("learning-curves", f"Test error over {sizes} on {dataset}. {said}".strip(), learning)]
-    pairs = [pair for pair in study["pairs"] if pair["gap"]]
+    pairs = [pair for pair in analysis["pairs"] if pair["gap"]]
     if 0 < len(pairs) <= MOST_PANELS:
         named = " and of ".join(f"{pair['b']} to {pair['a']}" for pair in pairs)
         gap = figures.by_pair(figures.draw_gap, pairs, x_label)
@@ -158,15 +158,15 @@ def study_folder(results: Path, name: str) -> Path:
     return results / name
 
 
-def read_study(folder: Path) -> Findings:
-    """Return the findings of a published study, read from its files; raise CrossoverError if it does not exist."""
+def read_study(folder: Path) -> ReportInput:
+    """Return the report input of a published study, read from its files; raise CrossoverError if it does not exist."""
     if not (folder / "plan.json").exists():
         known = sorted(path.parent.name for path in folder.parent.glob("*/plan.json"))
         raise CrossoverError(f"no study {folder.name!r} in {folder.parent}; there is {', '.join(known) or 'none'}")
     plan = read_plan(folder / "plan.json")
     runs = pd.read_csv(folder / "runs.csv", dtype={"run_id": str, "dataset": str, "model": str})
     predictions, names = unpack_predictions(folder, runs)
-    found = Findings(
+    found = ReportInput(
         settings(plan["command"]).get("SWEEP", plan["name"]),
         plan["command"],
         runs,

@@ -10,7 +10,7 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from crossover.analysis.contract import Pair, Study
+from crossover.analysis.contract import Analysis, Pair
 from crossover.analysis.sentences import images
 from crossover.report.style import (
     DASHES,
@@ -45,7 +45,7 @@ FAR_BELOW = 0.5
 
 
 def learning_curves(
-    runs: pd.DataFrame, curves: pd.DataFrame, study: Study, ceilings: Mapping[str, float], x_label: str = X_LABEL
+    runs: pd.DataFrame, curves: pd.DataFrame, analysis: Analysis, ceilings: Mapping[str, float], x_label: str = X_LABEL
 ) -> Figure:
     """Return error over n_train, log-log: means, chains as points, intervals, laws, ceilings, N* with its interval.
 
@@ -54,8 +54,8 @@ def learning_curves(
     models = list(dict.fromkeys(curves["model"]))
     figure, (axes,) = panels(1, size=(WIDTH, 3.7 + 0.1 * (len(models) + len(ceilings))))
     chosen = styles(models, families_of(runs))
-    laws = {entry["model"]: pd.DataFrame(entry["curve"]) for entry in study["laws"] if entry["curve"]}
-    limited = {(point["model"], point["n_train"]) for point in study["saturation"] if point["state"] == BUDGET}
+    laws = {entry["model"]: pd.DataFrame(entry["curve"]) for entry in analysis["laws"] if entry["curve"]}
+    limited = {(point["model"], point["n_train"]) for point in analysis["saturation"] if point["state"] == BUDGET}
     for name, rows in curves.groupby("model", sort=False):
         model, sizes = str(name), rows["n_train"]
         colour, marker, line = chosen[model]
@@ -82,7 +82,7 @@ def learning_curves(
             axes.axhline(error, color=SOFT, linestyle=line, linewidth=1, label=label)
         else:
             axes.plot([], [], " ", label=f"{label} (below)")
-    crossings = [pair for pair in study["pairs"] if pair["n_star"] is not None]
+    crossings = [pair for pair in analysis["pairs"] if pair["n_star"] is not None]
     for row, pair in enumerate(crossings if len(crossings) <= MOST_CROSSINGS else []):
         _draw_crossing(axes, pair, row)
     size_axis(axes, sorted(curves["n_train"].unique()))

@@ -9,13 +9,13 @@ import jinja2
 from markupsafe import Markup
 from rich.console import Console
 
-from crossover.analysis.contract import Study
+from crossover.analysis.contract import Analysis
 from crossover.analysis.sentences import named_verdict
 from crossover.analysis.testset import telling_classes
 from crossover.record import title
 from crossover.report import tables
+from crossover.report.contents import HEADLINES, METHODS, OF_SWEEPS, Fact, Report, notes_of
 from crossover.report.figures import families_of
-from crossover.report.findings import HEADLINES, METHODS, OF_SWEEPS, Fact, Report, notes_of
 from crossover.report.section import (
     PAGE,
     Drawing,
@@ -47,23 +47,23 @@ MOST_ROWS = 20
 
 def report_sections(report: Report, drawings: Mapping[str, Sequence[Drawing]]) -> list[Section]:
     """Return all sections with content; `drawings` are those of each data set."""
-    studies = report.result["studies"]
+    analyses = report.result["studies"]
     influential = [found for _, pair in report.pairs for found in pair["influential"]]
     limits = {
         "Data or budget?": tables.saturation_table(report),
         "Runs far from their replicates": tables.named_table(influential, ("error", "typical")),
     }
-    data_sets = tuple(_data_set(report, study, drawings[study["dataset"]]) for study in studies)
-    laws = [(study["dataset"], entry) for study in studies for entry in study["laws"] if entry["fits"]]
+    data_sets = tuple(_data_set(report, analysis, drawings[analysis["dataset"]]) for analysis in analyses)
+    laws = [(analysis["dataset"], entry) for analysis in analyses for entry in analysis["laws"] if entry["fits"]]
     noted = tuple(f"{dataset}, {entry['model']}: {entry['note']}" for dataset, entry in laws if entry["note"])
-    own = report.findings.is_own
+    own = report.inputs.is_own
     made = [
         Section(name="verdicts", title="Verdicts", tables=(tables.verdict_table(report),)),
         Section(name="curves", title="Learning curves", parts=data_sets),
         Section(
             name="limits",
             title="What the verdict is about",
-            sentences=tuple(dict.fromkeys(study["estimand"] for study in studies)),
+            sentences=tuple(dict.fromkeys(analysis["estimand"] for analysis in analyses)),
             parts=tuple(Part(title=title, tables=(table,)) for title, table in limits.items()),
         ),
         Section(name="carries", title="How far the verdict carries", parts=tuple(_carries(report))),
@@ -74,16 +74,16 @@ def report_sections(report: Report, drawings: Mapping[str, Sequence[Drawing]]) -
         Section(name="methods", title="Methods", sentences=METHODS if own else METHODS[OF_SWEEPS:]),
         _repeat(report),
     ]
-    for section in (*report.findings.sections, *read_sections(report.directory)):
+    for section in (*report.inputs.sections, *read_sections(report.directory)):
         names = [one.name for one in made]
         after = section.after in names
         made.insert(names.index(section.after) + 1 if after else names.index("cost"), section)
     return [section for section in made if section.has_content]
 
 
-def _data_set(report: Report, study: Study, drawings: Sequence[Drawing]) -> Part:
+def _data_set(report: Report, analysis: Analysis, drawings: Sequence[Drawing]) -> Part:
     """Return the results for one data set: notes, figures, numbers by size, and by class where that is known."""
-    pairs, dataset = study["pairs"], study["dataset"]
+    pairs, dataset = analysis["pairs"], analysis["dataset"]
     short = "; ".join(dict.fromkeys(named_verdict(p["a"], p["b"], p["verdict"], p["direction"]) for p in pairs))
     classes = report.classes[report.classes["dataset"] == dataset]
     names, count = telling_classes(classes, MOST_CLASSES), classes["class"].nunique()
@@ -92,9 +92,9 @@ def _data_set(report: Report, study: Study, drawings: Sequence[Drawing]) -> Part
     by_class = Part(title="Single classes", sentences=(most,) if count > len(names) else (), tables=(table,))
     return Part(
         title=f"{dataset}: {short}" if 0 < len(pairs) <= HEADLINES else f"{dataset}: {len(pairs)} pairs",
-        sentences=(*(pair["summary"] for pair in pairs if len(report.pairs) > HEADLINES), *notes_of(study)),
+        sentences=(*(pair["summary"] for pair in pairs if len(report.pairs) > HEADLINES), *notes_of(analysis)),
         drawings=tuple(drawings),
-        tables=tuple(tables.size_tables(report, study)),
+        tables=tuple(tables.size_tables(report, analysis)),
         parts=(by_class,),
         folded=len(report.result["studies"]) > 1,
     )
@@ -118,15 +118,15 @@ def _carries(report: Report) -> Iterator[Part]:
         for one in report.calibration
     )
     if simulated or ways:
-        command = f"make report SWEEP={report.findings.title} ARGS=calibrate=500"
-        if not report.findings.is_own:
-            command = f"{report.findings.command} calibrate=500"
+        command = f"make report SWEEP={report.inputs.title} ARGS=calibrate=500"
+        if not report.inputs.is_own:
+            command = f"{report.inputs.command} calibrate=500"
         how = SIMULATED if simulated else f"Whether it could was not simulated here: {command}"
         yield Part(title="Could this design find the crossover?", sentences=(how,), parts=simulated)
 
 
 def _missing(report: Report) -> Section:
-    found = report.findings
+    found = report.inputs
     said = tuple(report.trouble) or (f"Nothing: all {found.planned:,} runs are done.",)
     parts = tuple(Part(title=run_id, code=text, folded=True) for run_id, text in found.errors.items())
     return Section(name="missing", title="What failed or is missing", sentences=said, parts=parts)
@@ -134,9 +134,9 @@ def _missing(report: Report) -> Section:
 
 def _repeat(report: Report) -> Section:
     """Return the commands that repeat the study; a clone of the code lacks what differed from the commit."""
-    known = report.findings.conditions
+    known = report.inputs.conditions
     commits = [str(commit) for commit in known.get("commit", []) if commit and not any(known.get("dirty", []))]
-    commands = [*(f"git checkout {shlex.quote(commit)}" for commit in commits[:1]), report.findings.command]
+    commands = [*(f"git checkout {shlex.quote(commit)}" for commit in commits[:1]), report.inputs.command]
     words = ({"condition": title(name), "of the runs": ", ".join(map(_condition, known[name]))} for name in known)
     command = Part(title="Command", code="\n".join(commands))
     return Section(
@@ -156,7 +156,7 @@ def html_page(report: Report, sections: Sequence[Section]) -> str:
     files = [report.directory / name for name in report_files(report.directory) if name not in (PAGE, "report.md")]
     return _render(
         report.directory,
-        title=report.findings.title,
+        title=report.inputs.title,
         question=QUESTION,
         headline=report.headline,
         trouble=report.trouble,
@@ -191,7 +191,7 @@ def data_uri(path: Path, kind: str = "text/plain") -> str:
 
 
 def markdown_page(report: Report, sections: Sequence[Section]) -> str:
-    lines = [f"# {plain(report.findings.title)}", "", *(f"**{plain(said)}**\n" for said in report.headline)]
+    lines = [f"# {plain(report.inputs.title)}", "", *(f"**{plain(said)}**\n" for said in report.headline)]
     lines += [f"- {plain(note)}" for note in report.trouble]
     for section in sections:
         if section.name not in ONLY_ON_PAGE:
@@ -206,11 +206,11 @@ def terminal_summary(report: Report, console: Console) -> None:
         for line in lines:
             say(console, line, style)
 
-    for study in report.result["studies"]:
-        errors = tables.size_table(report, study)
+    for analysis in report.result["studies"]:
+        errors = tables.size_table(report, analysis)
         if 0 < len(errors.rows) <= MOST_ROWS:
             console.print(terminal_table(errors))
-    notes = [f"{study['dataset']}: {note}" for study in report.result["studies"] for note in notes_of(study)]
+    notes = [f"{analysis['dataset']}: {note}" for analysis in report.result["studies"] for note in notes_of(analysis)]
     more = [f"and {len(notes) - NOTES} more notes on the page"] if len(notes) > NOTES else []
     show(report.trouble, "red")
     show(notes[:NOTES] + more, "dim")

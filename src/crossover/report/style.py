@@ -26,7 +26,7 @@ from crossover.store import write_atomically
 
 mpl.rcParams["text.parse_math"] = False  # a name may contain a dollar sign, and is drawn as it is
 
-FAMILIES = {
+FAMILY_COLOURS = {
     "resnet": ("#0072B2", "#3D93C4", "#4F74E0"),
     "hybrid": ("#009E73", "#3F8F5C", "#1F7F8F"),
     "vit": ("#D55E00", "#C4573D", "#B57A3A"),
@@ -79,9 +79,9 @@ def styles(models: Sequence[str], families: Mapping[str, str] | None = None) -> 
     chosen: dict[str, Style] = {}
     members: Counter[str] = Counter()
     for model in models:
-        family = (families or {}).get(model) or next((f for f in FAMILIES if model.startswith(f)), "")
-        family = family if family in FAMILIES else ""
-        colours, markers, place = FAMILIES.get(family, OTHERS), MARKERS[family], members[family]
+        family = (families or {}).get(model) or next((f for f in FAMILY_COLOURS if model.startswith(f)), "")
+        family = family if family in FAMILY_COLOURS else ""
+        colours, markers, place = FAMILY_COLOURS.get(family, OTHERS), MARKERS[family], members[family]
         members[family] += 1
         again = place // len(colours)
         line = LINES[again] if again < len(LINES) else (0, (again, 1.5))

@@ -5,11 +5,11 @@ from typing import Any
 
 import pandas as pd
 
-from crossover.analysis.contract import Pair, Saturation, Study
+from crossover.analysis.contract import Analysis, Pair, Saturation
 from crossover.analysis.extrapolation import LAST_VALUE
 from crossover.analysis.sentences import images, limits, size, verdict_words
 from crossover.record import COLUMNS, title
-from crossover.report.findings import Report
+from crossover.report.contents import Report
 from crossover.report.section import Cell, Table, table_of
 
 INTERVALS = {
@@ -44,7 +44,7 @@ COSTS = (
 
 def verdict_table(report: Report) -> Table:
     """Return a row for each pair: verdict, N* with its interval, and the sizes that were measured."""
-    points = {study["dataset"]: study["saturation"] for study in report.result["studies"]}
+    points = {analysis["dataset"]: analysis["saturation"] for analysis in report.result["studies"]}
     rows = [
         {
             "data set": dataset if len(points) > 1 else None,
@@ -87,31 +87,31 @@ def saturation_table(report: Report) -> Table:
     fall = "fall of the log error [95% CI]"
     rows = [
         {
-            "data set": study["dataset"],
+            "data set": analysis["dataset"],
             "model": point["model"],
             "training images": point["n_train"],
             "limited by": point["state"].replace("-limited", ""),
             fall: (point["gain"], point["ci_low"], point["ci_high"]),
         }
-        for study in report.result["studies"]
-        for point in study["saturation"]
+        for analysis in report.result["studies"]
+        for point in analysis["saturation"]
         if point["state"] != "not checked"
     ]
     return table_of(rows, {fall: "ratio"}, "What the last doubling of the budget brought; the next one brings less")
 
 
-def size_tables(report: Report, study: Study) -> list[Table]:
+def size_tables(report: Report, analysis: Analysis) -> list[Table]:
     """Return the tables of a data set by n_train: errors, and the gap of each pair; of one, in one table."""
-    pairs = study["pairs"]
+    pairs = analysis["pairs"]
     if len(pairs) == 1:
-        return [size_table(report, study, pairs)]
-    return [size_table(report, study), *(size_table(report, study, [pair], errors=False) for pair in pairs)]
+        return [size_table(report, analysis, pairs)]
+    return [size_table(report, analysis), *(size_table(report, analysis, [pair], errors=False) for pair in pairs)]
 
 
-def size_table(report: Report, study: Study, pairs: Sequence[Pair] = (), *, errors: bool = True) -> Table:
+def size_table(report: Report, analysis: Analysis, pairs: Sequence[Pair] = (), *, errors: bool = True) -> Table:
     """Return the errors of the models and the gap of pairs by n_train."""
-    curves = report.curves[report.curves["dataset"] == study["dataset"]]
-    caption = f"{study['dataset']}: {ERRORS}"
+    curves = report.curves[report.curves["dataset"] == analysis["dataset"]]
+    caption = f"{analysis['dataset']}: {ERRORS}"
     rows: dict[int, dict[str, Cell]] = {}
     units: dict[str, str] = {}
 
@@ -121,9 +121,9 @@ def size_table(report: Report, study: Study, pairs: Sequence[Pair] = (), *, erro
         rows.setdefault(int(row["n_train"]), {})[heading] = cells if len(cells) > 1 else cells[0]
 
     if not errors:
-        caption = f"{study['dataset']}: {pairs[0]['b']} and {pairs[0]['a']}"
+        caption = f"{analysis['dataset']}: {pairs[0]['b']} and {pairs[0]['a']}"
     elif curves["n_train"].nunique() > MOST_SIZES:
-        caption = f"{study['dataset']}: {SMOOTHED}"
+        caption = f"{analysis['dataset']}: {SMOOTHED}"
     else:
         for row in curves.to_dict("records"):
             add(row, f"test error of {row['model']}", "%", "error_mean", "error_low", "error_high")
@@ -134,7 +134,7 @@ def size_table(report: Report, study: Study, pairs: Sequence[Pair] = (), *, erro
             add(gap, f"log error ratio {b} / {a} [95% band]", "ratio", "log_error_ratio", "ci_low", "ci_high")
         for factor in pair["data_equivalence"]:
             add(factor, f"images {b} needs per image of {a} [95% CI]", "ratio", "factor", "ci_low", "ci_high")
-    return table_of(({report.findings.sizes: n} | rows[n] for n in sorted(rows)), units, caption)
+    return table_of(({report.inputs.sizes: n} | rows[n] for n in sorted(rows)), units, caption)
 
 
 def stability_rows(rows: pd.DataFrame) -> Table:
@@ -160,7 +160,7 @@ def law_table(report: Report) -> Table:
     """Return, for each model, its fitted laws with parameters and held-out error, the best first."""
     rows = [
         {
-            "data set": study["dataset"],
+            "data set": analysis["dataset"],
             "model": entry["model"],
             "law": fit["law"],
             "parameters ± standard error": parameter_words(fit["params"], fit["standard_errors"]),
@@ -168,8 +168,8 @@ def law_table(report: Report) -> Table:
             "held-out RMSE of log error": entry["holdout_rmse"].get(fit["law"]),
             "of the last value": entry["holdout_rmse"].get(LAST_VALUE),
         }
-        for study in report.result["studies"]
-        for entry in study["laws"]
+        for analysis in report.result["studies"]
+        for entry in analysis["laws"]
         for fit in entry["fits"]
     ]
     return table_of(rows, caption=LAWS)
@@ -229,7 +229,7 @@ def run_table(report: Report) -> Table:
     table = runs.assign(state="done")[[*(column.name for column in shown), "state", "run_id"]]
     table = table.convert_dtypes().astype(object)  # whole numbers become integers
     rows = table.where(table.notna(), None).rename(columns=names).to_dict("records")
-    rows += [{"state": state, "run id": run_id} for run_id, state in report.findings.unfinished.items()]
+    rows += [{"state": state, "run id": run_id} for run_id, state in report.inputs.unfinished.items()]
     caption = f"The first {MOST_RUNS:,} of {len(rows):,}; all are in runs.csv" if len(rows) > MOST_RUNS else ""
     return table_of(rows[:MOST_RUNS], {title(column.name): column.unit for column in shown}, caption)
 

@@ -11,7 +11,7 @@ import pandas as pd
 
 from crossover import wandb_runs
 from crossover.record import N_TRAIN
-from crossover.report.findings import Report
+from crossover.report.contents import Report
 from crossover.report.section import report_files
 from crossover.store import SweepRecords, write_json
 
@@ -65,7 +65,7 @@ def mirror_report(report: Report, sweep: SweepRecords) -> None:
 
 def log_report(report: Report, logger: Mapping[str, Any]) -> None:
     """Log the curve of each model and the gap of each pair as metrics over n_train, and a run that summarises both."""
-    sweep = report.findings.title
+    sweep = report.inputs.title
 
     def start(job: str, label: str, **config: object) -> "wandb.Run":
         """Start an aggregate run; on the server it replaces the run of the same id."""
@@ -84,7 +84,7 @@ def log_report(report: Report, logger: Mapping[str, Any]) -> None:
             _log_points(run, pair["data_equivalence"], EQUIVALENCE)
             known = {name: value for name, value in pair.items() if name in VERDICT and value is not None}
             run.summary.update(known)
-    with start(REPORT_JOB, f"report of {sweep}", command=report.findings.command, runs=len(report.runs)) as run:
+    with start(REPORT_JOB, f"report of {sweep}", command=report.inputs.command, runs=len(report.runs)) as run:
         run.summary.update({"verdicts": "\n".join(report.verdicts), "trouble": "\n".join(report.trouble)})
         _log_files(run, report)
 

@@ -29,7 +29,7 @@ from crossover.text import counted, tracked
 from crossover.training.ranks import worker_processes
 
 SETS = "sets.yaml"
-FAMILIES = ("cnn", "hybrid", "transformer")
+BY_BIAS = ("cnn", "hybrid", "transformer")
 """From the strongest inductive bias to the weakest; a task has all pairs of models of different families."""
 ROUNDED = ("n_star", "ci_low", "ci_high", "crossing_of_means", "n_min", "n_max")
 COLUMNS = {
@@ -99,7 +99,7 @@ def read_sets(folder: Path) -> dict[str, PublishedSet]:
 
 
 def set_pairs(folder: Path, name: str, entry: PublishedSet) -> Iterator[Pair]:
-    """Yield the pairs of a set, in the order of FAMILIES and of its rows."""
+    """Yield the pairs of a set, in the order of BY_BIAS and of its rows."""
     path = folder / f"{name}.csv"
     curves = read_curves(path)
     given = pd.read_csv(path).reindex(columns=["what_n_counts", "source"])
@@ -107,7 +107,7 @@ def set_pairs(folder: Path, name: str, entry: PublishedSet) -> Iterator[Pair]:
     families = {model: _family(path, model, entry) for model in dict.fromkeys(curves["model"])}
     found = False
     for task, runs in curves.groupby("dataset", sort=False):
-        models = [model for family in FAMILIES for model in dict.fromkeys(runs["model"]) if families[model] == family]
+        models = [model for family in BY_BIAS for model in dict.fromkeys(runs["model"]) if families[model] == family]
         shared = {"set": name, "task": str(task), "protocol_differences": entry.differs}
         shared["interval_covers"] = f"variation between {entry.varies}"
         shared["n_counts"] = entry.counts or _first(runs["what_n_counts"])
@@ -127,9 +127,9 @@ def _family(path: Path, model: str, entry: PublishedSet) -> str:
     if (rank := bias_rank(model)) is None:
         raise AnalysisError(
             f"{path}: column model: the family of {model} cannot be told by its name; say it in {SETS}:"
-            f" families: {{{model}: cnn}} ({', '.join(FAMILIES)}, or other to leave it out)"
+            f" families: {{{model}: cnn}} ({', '.join(BY_BIAS)}, or other to leave it out)"
         )
-    return FAMILIES[rank]
+    return BY_BIAS[rank]
 
 
 def _first(column: "pd.Series[str]") -> str:

@@ -17,8 +17,8 @@ from crossover.record import runs_table
 from crossover.report.build import read_study, study_folder
 from crossover.report.section import Table, table_of, terminal_table
 from crossover.store import read_done, write_text
-from crossover.study import study_runs
 from crossover.sweep.launch import do_runs
+from crossover.sweep_report import study_runs
 from crossover.text import say
 
 WIDTH = 3.0

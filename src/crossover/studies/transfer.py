@@ -18,8 +18,8 @@ from crossover.config import RunConfig, parse_run
 from crossover.data.cache import Dataset, open_dataset
 from crossover.fields import Frozen
 from crossover.record import Record, runs_table
-from crossover.report.build import environment, write_findings
-from crossover.report.findings import Findings, pack_predictions, read_predictions
+from crossover.report.build import environment, write_report
+from crossover.report.contents import ReportInput, pack_predictions, read_predictions
 from crossover.report.page import terminal_summary
 from crossover.report.section import Section, write_section
 from crossover.report.wandb import mirror_report
@@ -124,7 +124,7 @@ def main(options: Options, console: Console) -> None:
     write_plan(directory, transfer.name, _command(), [*source, *tuned])
     runs = transfer_runs(table, records, n_test={name: len(data.test_labels) for name, data in targets.items()})
     saved = table.loc[table["n_pretrain"] > 0, "predictions"]
-    findings = Findings(
+    inputs = ReportInput(
         transfer.name,
         _command(),
         runs,
@@ -132,8 +132,8 @@ def main(options: Options, console: Console) -> None:
         predictions=read_predictions({k: p for k, p in zip(runs["run_id"], saved, strict=True) if p is not None}),
         names={f"{row.target}-{row.protocol}": targets[str(row.target)].classes for row in table.itertuples()},
     )
-    pack_predictions(findings, directory)
-    report = write_findings(findings, directory, seed=options.seed)
+    pack_predictions(inputs, directory)
+    report = write_report(inputs, directory, seed=options.seed)
     terminal_summary(report, console)
     mirror_report(report, read_sweep(outputs, transfer.name))
 

@@ -9,7 +9,7 @@ from zipfile import BadZipFile
 import numpy as np
 import pandas as pd
 
-from crossover.analysis.contract import Calibration, Pair, Result, Study
+from crossover.analysis.contract import Analysis, Calibration, Pair, Result
 from crossover.analysis.runs import Predictions
 from crossover.analysis.sentences import extrapolation_sentence, verdict_words
 from crossover.config import CrossoverError
@@ -46,7 +46,7 @@ Fact = str | int | bool | None
 
 
 @dataclass(frozen=True)
-class Findings:
+class ReportInput:
     """The input of a report: runs and information on them."""
 
     title: str
@@ -95,7 +95,7 @@ class Findings:
 class Report:
     """A finished report with its sentences."""
 
-    findings: Findings
+    inputs: ReportInput
     directory: Path
     curves: pd.DataFrame
     result: Result
@@ -105,11 +105,11 @@ class Report:
 
     @property
     def runs(self) -> pd.DataFrame:
-        return self.findings.runs
+        return self.inputs.runs
 
     @property
     def pairs(self) -> list[tuple[str, Pair]]:
-        return [(study["dataset"], pair) for study in self.result["studies"] for pair in study["pairs"]]
+        return [(one["dataset"], pair) for one in self.result["studies"] for pair in one["pairs"]]
 
     @property
     def verdicts(self) -> list[str]:
@@ -129,7 +129,7 @@ class Report:
     @property
     def trouble(self) -> list[str]:
         """What failed or is missing, one line each."""
-        found = self.findings
+        found = self.inputs
         left = sum(state != "failed" for state in found.unfinished.values())
         more = f"{left} of {found.planned} runs are not done yet; continue with: {found.command}"
         failed = [f"{run_id} failed: {text.splitlines()[-1]}" for run_id, text in found.errors.items()]
@@ -147,9 +147,9 @@ class Report:
         return [(f"{dataset}, {a} and {b}: {stability_sentence(rows)}", rows) for (dataset, a, b), rows in groups]
 
 
-def notes_of(study: Study) -> list[str]:
-    """Return the notes of a study of crossover.json and of its pairs, each once."""
-    return list(dict.fromkeys((*study["notes"], *(note for pair in study["pairs"] for note in pair["notes"]))))
+def notes_of(analysis: Analysis) -> list[str]:
+    """Return the notes on a data set and on its pairs, each once."""
+    return list(dict.fromkeys((*analysis["notes"], *(note for pair in analysis["pairs"] for note in pair["notes"]))))
 
 
 def read_predictions(paths: Mapping[str, Path]) -> Predictions:
@@ -170,14 +170,14 @@ def read_predictions(paths: Mapping[str, Path]) -> Predictions:
     return read
 
 
-def pack_predictions(findings: Findings, directory: Path) -> None:
+def pack_predictions(inputs: ReportInput, directory: Path) -> None:
     """Write what `unpack_predictions` reads; nothing if there are none."""
-    if not findings.predictions:
+    if not inputs.predictions:
         return
-    arrays = {f"classes-{dataset}": np.array(names) for dataset, names in findings.names.items()}
-    for run_id, dataset in findings.runs[KEYS].to_numpy():
-        if run_id in findings.predictions:
-            parts = zip((f"labels-{dataset}", f"predicted-{run_id}"), findings.predictions[run_id], strict=True)
+    arrays = {f"classes-{dataset}": np.array(names) for dataset, names in inputs.names.items()}
+    for run_id, dataset in inputs.runs[KEYS].to_numpy():
+        if run_id in inputs.predictions:
+            parts = zip((f"labels-{dataset}", f"predicted-{run_id}"), inputs.predictions[run_id], strict=True)
             arrays |= {name: classes.astype(np.min_scalar_type(classes.max())) for name, classes in parts}
     write_arrays(directory / PREDICTIONS, arrays)
 

@@ -20,8 +20,8 @@ from crossover.data.cache import Dataset, cache_folder, open_dataset
 from crossover.data.cues import bayes_accuracy, local_only_accuracy
 from crossover.fields import AugmentConfig, CuesData, ModelConfig
 from crossover.record import runs_table, title
-from crossover.report.build import keep_one_format, settings, sweep_findings, write_findings
-from crossover.report.findings import Findings, pack_predictions, read_predictions
+from crossover.report.build import keep_one_format, settings, sweep_input, write_report
+from crossover.report.contents import ReportInput, pack_predictions, read_predictions
 from crossover.report.page import terminal_summary
 from crossover.report.section import PAGE, Drawing, Section, Table, table_of
 from crossover.report.wandb import mirror_report
@@ -51,16 +51,16 @@ MOST_PIXELS = 96
 def present_sweep(
     sweep: SweepRecords, directory: Path, console: Console, also: Sequence[SweepRecords] = (), **settings: int
 ) -> None:
-    """Write the report of a sweep, mirror it to W&B and print its summary; `settings` are those of write_findings."""
+    """Write the report of a sweep, mirror it to W&B and print its summary; `settings` are those of write_report."""
     kinds = {
         (r["dataset"], r["augment"], r["model"], r["recipe"], r["budget"], r.get("lr")): r["config"]
         for r in sweep.records
     }
     with working(console, f"reporting on {len(sweep.records)} runs"):
         runs = [parse_run(config) for config in kinds.values()]
-        findings = describe_data(sweep_findings(sweep, also), runs, directory)
-        pack_predictions(findings, directory)
-        report = write_findings(findings, directory, **settings)
+        inputs = describe_data(sweep_input(sweep, also), runs, directory)
+        pack_predictions(inputs, directory)
+        report = write_report(inputs, directory, **settings)
         mirror_report(report, sweep)
     terminal_summary(report, console)
 
@@ -95,14 +95,14 @@ class Interim:
                 say(self._console, text)
 
 
-def republish(study: Findings, folder: Path, runs: Sequence[RunConfig]) -> Path:
+def republish(study: ReportInput, folder: Path, runs: Sequence[RunConfig]) -> Path:
     """Rebuild the tables, figures and pages of a published study from its own files; return its page."""
-    write_findings(describe_data(study, runs, folder) if runs else study, folder)
+    write_report(describe_data(study, runs, folder) if runs else study, folder)
     keep_one_format(folder)
     return folder / PAGE
 
 
-def study_runs(study: Findings, outputs: str, changes: Sequence[str] = ()) -> dict[str, RunConfig]:
+def study_runs(study: ReportInput, outputs: str, changes: Sequence[str] = ()) -> dict[str, RunConfig]:
     """Return the runs of a published study by id, as today's conf/ plans them; raise CrossoverError if it does not."""
     given = settings(study.command)
     overrides, extra = (shlex.split(given.get(name, "")) for name in ("ARGS", "SET"))
@@ -119,8 +119,8 @@ def study_runs(study: Findings, outputs: str, changes: Sequence[str] = ()) -> di
     return found
 
 
-def describe_data(findings: Findings, runs: Sequence[RunConfig], directory: Path) -> Findings:
-    """Return findings with what a report shows of runs besides their records; pictures go to directory/figures."""
+def describe_data(inputs: ReportInput, runs: Sequence[RunConfig], directory: Path) -> ReportInput:
+    """Return the input with what a report shows of runs besides their records; pictures go to directory/figures."""
     data = {run.dataset: run.data for run in runs}
     ceilings = {name: cues_ceilings(config) for name, config in data.items() if isinstance(config, CuesData)}
     kinds = {(run.dataset, run.augment.name): run for run in runs}
@@ -134,7 +134,7 @@ def describe_data(findings: Findings, runs: Sequence[RunConfig], directory: Path
         said = (f"No sample images: {error}",)
     samples = Section(name="samples", title="What the networks see", after="cost", sentences=said, drawings=drawn)
     models = Section(name="models", title="Models and recipes", after="missing", tables=(recipe_table(runs),))
-    return replace(findings, ceilings=ceilings, sections=(samples, models))
+    return replace(inputs, ceilings=ceilings, sections=(samples, models))
 
 
 def _sample(run: RunConfig, folder: Path) -> Drawing:
