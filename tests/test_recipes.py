@@ -146,7 +146,7 @@ def test_a_search_beside_a_report_is_on_its_page_with_its_file(tmp_path: Path) -
     page = (tmp_path / "report.html").read_text()
     assert "How the recipes were searched" in page
     assert "4 trials for every model and size" in page
-    assert "</i>vit_a</td><td>100</td><td>0.008</td><td>0.1</td><td>10.0 %</td><td>rate</td>" in page
+    assert '</i>vit_a</td><td>100</td><td>0.008</td><td>0.1</td><td>10.0 %</td><td class="words">rate</td>' in page
     assert 'aria-label="Expected lowest validation error over trials. After 4: resnet_a at 100: 10.0 %' in page
     assert 'download="recipes.csv"' in page
 
