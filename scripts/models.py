@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from crossover.cli import run_app
-from crossover.config import CrossoverError
+from crossover.config import CrossoverError, validate
 from crossover.fields import FAMILIES, ModelConfig
 from crossover.text import tracked
 from crossover.training.models import build_model, count_parameters, forward_flops
@@ -31,8 +31,9 @@ def shipped() -> dict[str, ModelConfig]:
     models = []
     for path in FOLDER.glob("*.yaml"):
         values = yaml.safe_load(path.read_text())
-        del values["defaults"]  # its recipe
-        models.append(ModelConfig(**values))
+        if isinstance(values, dict):
+            values.pop("defaults", None)  # its recipe
+        models.append(validate(ModelConfig, values, str(path)))
     return {m.name: m for m in sorted(models, key=lambda m: (FAMILIES.index(m.family), m.name))}
 
 

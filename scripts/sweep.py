@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from crossover.cli import one_line_errors, resolved, run_hydra
-from crossover.config import validate
+from crossover.config import CrossoverError, validate
 from crossover.store import freeze, is_done, read_sweep, write_plan
 from crossover.sweep.launch import SlurmLauncher, SweepOptions, check_data, do_runs, repeat_command
 from crossover.sweep.plan import group_runs, make_command, named, plan_runs, sweep_dir
@@ -27,11 +27,17 @@ FOR_REPORT = ("crossover.sweep_report", "crossover.data.loader", "wandb.sdk.laun
 @one_line_errors()
 def main(config: DictConfig) -> None:
     console, options = Console(), validate(SweepOptions, resolved(config), "sweep")
+    preset, given = HydraConfig.get().runtime.choices["sweep"], HydraConfig.get().overrides.task
+    if options.sweep.name != preset and not any("sweep.name=" in item for item in given):
+        raise CrossoverError(
+            f"conf/sweep/{preset}.yaml says name: {options.sweep.name}, and would replace the report of that sweep; say"
+            f" name: {preset}"
+        )
     sweep, launcher = named(options.sweep, options.set), options.launcher
     runs = plan_runs(sweep, extra=options.set, outputs=options.outputs)
     left = [run for run in runs if not is_done(run.run_dir)]
     say(console, f"sweep {sweep.name}: {len(runs)} runs, {len(left)} to do")
-    command = make_command(HydraConfig.get().runtime.choices["sweep"], options.set, HydraConfig.get().overrides.task)
+    command = make_command(preset, options.set, given)
     outputs, directory = Path(options.outputs), sweep_dir(options.outputs, sweep.name)
 
     def ready() -> None:

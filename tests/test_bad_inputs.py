@@ -153,6 +153,8 @@ CONFIGS = [
     Bad("unknown kind of data", train("data.kind=lmdb"), f"bad configuration: data: {KINDS}"),
     Bad("unknown kind of images", train("data=cifar10", "data.kind=lmdb"), f"bad configuration: data: {KINDS}"),
     Bad("no kind of data", run_with(data={"name": "x"}), "data.kind=None has no reader; allowed: cues"),
+    Bad("list for data", run_with(data=["cues"]), "data: Input should be a valid dictionary"),
+    Bad("name of a kilobyte", run_with(data__name="x" * 1000), "data.name: String should have at most 100 characters"),
     Bad("probability of two", run_with(data__q=2), "data.q: Input should be less than or equal to 1"),
     Bad("unequal shares", run_with(trainer={"devices": 3}), "batch_size=16 cannot be split among 3 devices"),
     Bad("no evaluations", run_with(budget={"steps": 5, "evaluations": 0}), "budget.evaluations: Input should be"),

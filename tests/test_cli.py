@@ -28,7 +28,14 @@ ROOT = Path(__file__).parents[1]
             "train.py budget.epochs=2",
             "exactly one of budget.steps, epochs, examples, flops; got budget.steps=640, budget.epochs=2",
         ),
-        ("train.py model=null", "Config group override must be a string"),
+        ("train.py model=null", "a group, such as model or data, takes the name of a file in conf/GROUP"),
+        ("sweep.py budget.steps=3", "budget is no setting of this command but of its runs: SET="),
+        ("sweep.py data=cifar10", "data is no setting of this command but of its runs: SET="),
+        ("sweep.py seed=5", "seed is no setting of this command but of its runs: SET="),
+        (
+            "sweep.py set=['machine.outputs=there']",
+            "machine.outputs of a sweep is where the command writes: ARGS=outputs",
+        ),
         ("train.py recipe.betas=[0.9,0.95]", "recipe.betas has no value in conf/ to replace; add it with a plus: +rec"),
         (
             "sweep.py sweep.axes.seed=[1]",
@@ -50,6 +57,24 @@ def test_a_mistake_ends_with_one_line_status_2_and_nothing_written(
     assert done.stderr.count("\n") == 1
     assert message in done.stderr
     assert [p for p in tmp_path.rglob("*") if p.is_file()] == []
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("name: mine\naxes:\n\tchain: [0]\n", "found character '\\t' that cannot start any token; in"),
+        ("name: mine\naxes: {chain: [0]}\naxes: {chain: [1]}\n", "found duplicate key axes; in"),
+        ("name: quick\naxes: {chain: [0]}\n", "mine.yaml says name: quick, and would replace the report of that sweep"),
+        ("name: mine\naxes: {model: [no], chain: [0]}\n", "quote one such as 'no'"),
+    ],
+)
+def test_a_mistake_in_a_sweep_of_ones_own_is_one_line(text: str, message: str, tmp_path: Path, call: Called) -> None:
+    (tmp_path / "sweep").mkdir()
+    (tmp_path / "sweep" / "mine.yaml").write_text(text)
+    done = call("sweep.py", f"hydra.searchpath=['file://{tmp_path}']", "sweep=mine", "dry_run=true")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert re.fullmatch(r"error: .*\n", done.stderr)
+    assert message in done.stderr
 
 
 def test_a_mistake_is_all_that_the_process_of_a_command_says(tmp_path: Path) -> None:

@@ -83,6 +83,21 @@ def test_an_ablation_is_an_axis() -> None:
     assert [(run.data.alpha, run.chain) for run in runs] == [(0, 0), (0.15, 0), (0, 1), (0.15, 1)]  # type: ignore[union-attr]
 
 
+def test_a_seed_that_is_given_is_that_of_all_chains() -> None:
+    values = {"name": "a", "axes": {"n_train": [100], "chain": [0, 1]}}
+    for runs in (
+        plan_runs(parsed(values), extra=["seed=5"], outputs="o"),
+        plan_runs(parsed(values | {"fixed": {"seed": 5}}), outputs="o"),
+    ):
+        assert [(run.chain, run.seed) for run in runs] == [(0, 5), (1, 5)]
+
+
+def test_a_size_may_have_a_budget_of_its_own() -> None:
+    sizes = [{"n_train": 100, "budget.steps": 7}, {"n_train": 200, "budget.steps": 9}]
+    runs = plan_runs(parsed({"name": "a", "axes": {"n_train": sizes, "chain": [3]}}), outputs="o")
+    assert [(run.n_train, run.budget.steps, run.seed) for run in runs] == [(100, 7, 3), (200, 9, 3)]
+
+
 def test_two_folders_under_one_name_are_refused() -> None:
     axes: dict[str, Any] = {"model": ["resnet_tiny"], "n_train": [20], "data.root": ["a", "b"]}
     sweep = parsed({"name": "s", "fixed": {"data": "folder", "data.name": "pets"}, "axes": axes})
@@ -114,6 +129,9 @@ def test_all_sizes_and_models_of_a_chain_come_before_the_next_chain() -> None:
         ({"name": "a", "axes": {"n_train": []}}, "give values to n_train"),
         ({"name": "a", "axis": {"n_train": [1]}}, "axis: Extra inputs"),
         ({"name": "a/b", "axes": {"n_train": [1]}}, "name: .*pattern"),
+        ({"name": "..", "axes": {"n_train": [1]}}, "name: .*pattern"),
+        ({"name": "a", "fixed": {"n_train": 5}, "axes": {"n_train": [1]}}, "sets n_train twice"),
+        ({"name": "a", "axes": {"model": [{"model": "x", "n_train": 5}], "n_train": [1]}}, "sets n_train twice"),
     ],
 )
 def test_bad_sweeps_say_what_is_wrong(values: dict[str, Any], message: str) -> None:

@@ -17,6 +17,7 @@ from hydra.errors import HydraException, OverrideParseException
 from omegaconf import Container, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel
+from yaml import YAMLError
 
 from crossover.config import CrossoverError, RunConfig
 
@@ -30,7 +31,10 @@ _ADVICE = {
 }
 _OPEN = ("model.args.", "sweep.axes.", "sweep.fixed.")
 """Where any key may be added."""
-_MISTAKES = (CrossoverError, HydraException, OmegaConfBaseException, OSError, MemoryError)
+_OF_RUNS = "{0} is no setting of this command but of its runs: SET='{0}...=VALUE'"
+_FOR_EXPERTS = ("full_key", "object_type", "Set the environment", "To append to your default list")
+"""How lines of Hydra's begin that lead users astray."""
+_MISTAKES = (CrossoverError, HydraException, OmegaConfBaseException, YAMLError, OSError, MemoryError)
 QUIET = (
     *("hydra/help=fields", "hydra/job_logging=none", "hydra/hydra_logging=none", "hydra.output_subdir=null"),
     *("hydra.run.dir=.", "hydra.sweep.dir=outputs", "hydra.sweep.subdir=."),
@@ -177,6 +181,12 @@ def one_line(error: BaseException) -> str:
         group, name = missing.groups()
         options = re.findall(r"^\t(\S+)$", text.split("Available options in", 1)[-1], re.MULTILINE)
         return f"no {group} named {name!r}; there is {', '.join(options)}"
+    if text.startswith("Config group override must"):
+        return (
+            "a group, such as model or data, takes the name of a file in conf/GROUP; quote one such as 'no' or 'null'"
+        )
+    if (group := re.match(r"Could not override '(\w+)'", text)) and group[1] in RunConfig.model_fields:
+        return _OF_RUNS.format(group[1])
     if isinstance(error, OverrideParseException):
         return f"{error.override!r} is not KEY=VALUE as Hydra reads it; put quotes around the value: \"KEY='VALUE'\""
     if isinstance(error, OSError) and not isinstance(error, HydraException):
@@ -186,6 +196,8 @@ def one_line(error: BaseException) -> str:
     while cause is not None and not isinstance(cause, OmegaConfBaseException):
         cause = cause.__cause__
     if cause is not None and "is not in struct" in str(cause):
+        if cause.full_key in RunConfig.model_fields:
+            return _OF_RUNS.format(cause.full_key)
         if cause.full_key in _meanings(RunConfig) or str(cause.full_key).startswith(_OPEN):
             return f"{cause.full_key} has no value in conf/ to replace; add it with a plus: +{cause.full_key}=VALUE"
         known = [str(key) for key in cause.parent_node] if isinstance(cause.parent_node, Container) else []
@@ -194,7 +206,7 @@ def one_line(error: BaseException) -> str:
         return f"unknown key {cause.full_key}{meant}; there is {', '.join(known)}"
     more = "" if isinstance(error, CrossoverError) else error.__cause__ or ""
     lines = [line.strip() for line in f"{text}\n{more}".splitlines()]
-    kept = [line for line in lines if line and not line.startswith(("full_key", "object_type", "Set the environment"))]
+    kept = [line for line in lines if line and not line.startswith(_FOR_EXPERTS)]
     return "; ".join(dict.fromkeys(kept))
 
 

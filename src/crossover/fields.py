@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
 
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.+,=@-]*$")]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.+,=@-]*$", max_length=100)]
 """A part of the names of folders and files."""
 Share = Annotated[float, Field(ge=0, lt=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
@@ -103,7 +103,7 @@ def _known_kind(values: Any) -> Any:
 
 
 def _cues_or_images(values: Any) -> str:
-    kind = values.get("kind") if isinstance(values, dict) else values.kind
+    kind = values.get("kind") if isinstance(values, dict) else getattr(values, "kind", None)
     return "cues" if kind == "cues" else "images"
 
 

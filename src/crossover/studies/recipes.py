@@ -13,7 +13,7 @@ from rich.console import Console
 from crossover.analysis.runs import AnalysisError
 from crossover.cli import composed
 from crossover.config import CrossoverError, RunConfig, parse_run
-from crossover.fields import Frozen
+from crossover.fields import Frozen, Name
 from crossover.record import Record, title
 from crossover.report.section import Drawing, Section, Table, table_of, terminal_table, write_section
 from crossover.report.style import panels, save, styles
@@ -44,7 +44,7 @@ class Space(Frozen):
 class SearchConfig(Frozen):
     """A search: `trials` recipes for every model at every size in `bands`."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9_.-]+$")
+    name: Name
     trials: int = Field(ge=1)
     seed: int = Field(ge=0)
     """Of the points."""

@@ -16,7 +16,7 @@ from rich.console import Console
 from crossover.cli import composed
 from crossover.config import RunConfig, parse_run
 from crossover.data.cache import Dataset, open_dataset
-from crossover.fields import Frozen
+from crossover.fields import Frozen, Name
 from crossover.record import Record, runs_table
 from crossover.report.build import environment, write_report
 from crossover.report.contents import ReportInput, pack_predictions, read_predictions
@@ -56,7 +56,7 @@ class FineTuning(Frozen):
 class TransferConfig(Frozen):
     """A transfer study: the backbones of `source`, probed and fine-tuned on each target."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9_.-]+$")
+    name: Name
     source: str
     """A sweep of conf/sweep: its n_train are the n_pretrain here."""
     targets: dict[str, dict[str, Any]] = Field(min_length=1)

@@ -4,17 +4,17 @@ import functools
 import itertools
 import re
 import shlex
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
 from crossover.cli import composed
 from crossover.config import CrossoverError, RunConfig, parse_run, validate
-from crossover.fields import Frozen
+from crossover.fields import Frozen, Name
 from crossover.record import Record
 from crossover.store import file_name, is_done, read_record
 
@@ -27,12 +27,12 @@ Kind = tuple[str, str]
 class SweepConfig(Frozen):
     """A named set of runs: every combination of the axes."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9_.,=+-]+$")
+    name: Name
     fixed: dict[str, object] = {}
     """Overrides that all runs share: config key or group of conf/train.yaml to value."""
     axes: dict[str, list[object]]
     """Config key or group to its values; a value may be a mapping of several overrides, such as a model with a recipe.
-    `seed` follows `chain` unless it is an axis itself."""
+    `seed` follows `chain` unless it is given."""
     saturation: dict[Literal["n_train", "chain"], list[int]] | None = None
     """Sizes and chains whose runs get a twin with half the budget and a complete schedule of its own; an omitted key
     means all. Twins show whether a point is limited by data or by the budget, and are used for nothing else."""
@@ -42,6 +42,10 @@ class SweepConfig(Frozen):
         empty = [name for name, points in self.axes.items() if not points]
         if empty or not self.axes:
             raise ValueError(f"sweep {self.name} has no runs: give values to {', '.join(empty) or 'axes'}")
+        set_by = [{axis}.union(*(p for p in points if isinstance(p, dict))) for axis, points in self.axes.items()]
+        counts = Counter(key for keys in (*set_by, set(self.fixed) & set(self.axes)) for key in keys)
+        if twice := [key for key, count in counts.items() if count > 1]:
+            raise ValueError(f"sweep {self.name} sets {twice[0]} twice, in axes or in fixed; keep one of them")
         return self
 
 
@@ -80,6 +84,8 @@ def plan_runs(sweep: SweepConfig, *, extra: Sequence[str] = (), outputs: str) ->
     once per combination of axes other than numbers of the run, as that takes 50 ms.
     """
     replaced = {item.lstrip("+").split("=", 1)[0] for item in extra}
+    if "machine.outputs" in {*replaced, *sweep.fixed}:
+        raise CrossoverError("machine.outputs of a sweep is where the command writes: ARGS=outputs=DIR")
     if taken := sorted(replaced & set(sweep.axes)):
         raise CrossoverError(
             f"{', '.join(taken)} is an axis of sweep {sweep.name}; change the axis: ARGS='sweep.axes.{taken[0]}=[...]'"
@@ -92,8 +98,11 @@ def plan_runs(sweep: SweepConfig, *, extra: Sequence[str] = (), outputs: str) ->
     for values in itertools.product(*(sweep.axes[axis] for axis in axes)):
         pairs, numbers = dict(fixed), dict[str, object]()
         for axis, value in zip(axes, values, strict=True):
-            (numbers if axis in _NUMBERS else pairs).update(value if isinstance(value, dict) else {axis: value})
-        if "chain" in numbers:
+            if isinstance(value, dict):
+                pairs.update(value)
+            else:
+                (numbers if axis in _NUMBERS else pairs)[axis] = value
+        if "chain" in numbers and "seed" not in replaced | set(pairs):
             numbers.setdefault("seed", numbers["chain"])
         run = parse_run({**compose(*(override(key, value) for key, value in pairs.items()), *last), **numbers})
         if runs.setdefault(run.run_id, run).data != run.data:

@@ -49,9 +49,14 @@ def build_model(config: ModelConfig, *, image_size: int, classes: int) -> nn.Mod
             raise ValueError(f"model.family={config.family} is wrong, it is of the family {family}")
         if family in ("vit", "hybrid"):
             return _vision_transformer(config, image_size, classes)
-        return _convolutional(config, family, image_size, classes)
+        model = _convolutional(config, family, image_size, classes)
+        if family is None:  # many of timm's are for images of one size, which only running them shows
+            shadow, image = _shadow(model, image_size)
+            if tuple(shape := shadow(image).shape) != (1, classes):
+                raise ValueError(f"its output is of shape {tuple(shape)}, not of {classes} classes")
+        return model
     # timm checks its arguments with all of these
-    except (ArithmeticError, AssertionError, RuntimeError, TypeError, ValueError) as error:
+    except (ArithmeticError, AssertionError, AttributeError, RuntimeError, TypeError, ValueError) as error:
         given = f"model.arch={config.arch} with model.args={config.args} at {image_size} px"
         reason = " ".join(str(error).split("\n", 1)[0].split()) or type(error).__name__  # torch appends a C++ trace
         raise CrossoverError(f"{given} cannot be built: {reason}; correct the model") from error
@@ -87,7 +92,9 @@ def _convolutional(config: ModelConfig, family: str | None, image_size: int, cla
             raise ValueError("model.args.channels and layers have four numbers, one for each stage")
     elif image_size <= SMALL_IMAGE:
         raise ValueError(f"up to {SMALL_IMAGE} px are for {', '.join(_OWN)} and timm's resnet* and vit_*")
-    model: nn.Module = timm.create_model(config.arch, num_classes=classes, **config.args)
+    # trained weights come from init_from alone: they are then part of a run's identity, and hashed
+    given = {"num_classes": classes, "pretrained": False, "checkpoint_path": ""}
+    model: nn.Module = timm.create_model(config.arch, **given, **config.args)
     if isinstance(model, ResNet) and image_size <= SMALL_IMAGE:
         _keep_resolution_in_stem(model)
     return model
