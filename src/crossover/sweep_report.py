@@ -218,5 +218,9 @@ def recipe_table(runs: Sequence[RunConfig]) -> Table:
         }
         for run in runs
     ]
-    by_model = pd.DataFrame(facts).groupby("model", sort=False)
-    return table_of(by_model.agg(lambda values: " or ".join(values.unique())).reset_index().to_dict("records"))
+    by_model = pd.DataFrame(facts).groupby("model", sort=False, as_index=False)
+    return table_of(by_model.agg(_either).to_dict("records"))
+
+
+def _either(values: "pd.Series[str]") -> str:
+    return " or ".join(values.unique())

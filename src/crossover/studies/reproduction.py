@@ -90,8 +90,9 @@ def compare_runs(published: pd.DataFrame, repeated: pd.DataFrame) -> pd.DataFram
     cells = zip(repeated["dataset"], repeated["model"], repeated["n_train"], strict=True)
     widths = WIDTH * np.sqrt([2 * variances.get(cell, np.nan) for cell in cells])
     table["tolerance"] = np.exp(widths)
-    found = [table["repeated"] == table["published"], np.isnan(widths), np.abs(np.log(ratio)) <= widths]
-    return table.assign(outcome=np.select(found, ["identical", "no tolerance", "within"], "outside"))
+    outcome = np.where(np.abs(np.log(ratio)) <= widths, "within", "outside")
+    outcome = np.where(np.isnan(widths), "no tolerance", outcome)
+    return table.assign(outcome=np.where(table["repeated"] == table["published"], "identical", outcome))
 
 
 def shown_runs(table: pd.DataFrame) -> Table:
