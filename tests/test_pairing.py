@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -10,7 +11,7 @@ import pytest
 from crossover.analysis import robustness
 from crossover.analysis.estimate import estimate, for_new_images
 from crossover.analysis.robustness import stability_table
-from crossover.analysis.runs import Method, primary_runs, validate_runs
+from crossover.analysis.runs import Method, primary_runs, read_curves, validate_runs
 from crossover.analysis.verdict import analyse, curve_summary
 from tests.curves import falling, known_values, only_pair, study_notes, table
 
@@ -71,6 +72,16 @@ def test_sizes_of_one_model_alone_are_said() -> None:
     assert pair["n_max"] == 16384
     assert pair["verdict"] == "crossover"
     assert "Only vit_tiny has runs at 65,536 images" in pair["notes"][0]
+
+
+def test_chains_of_one_model_alone_are_said_and_do_not_count() -> None:
+    runs = table(falling(3000), chains=5)
+    alone = (runs["model"] == "vit_tiny") & (runs["chain"] > 2)
+    elsewhere = (runs["chain"] == 2) & ((runs["model"] == "vit_tiny") == (runs["n_train"] < 2000))
+    pair = only_pair(runs[~alone & ~elsewhere])
+    assert pair["chains"] == 2, "chain 2 has no size with runs of both"
+    assert "from only 2 chains" in pair["summary"]
+    assert "Only resnet_tiny has runs of chain 3, 4: the difference is not measured there." in pair["notes"]
 
 
 def test_models_without_a_common_size_are_interpolated_by_chain() -> None:
@@ -244,3 +255,39 @@ def test_a_run_that_stands_out_is_named_with_what_it_does() -> None:
     assert pair["influential"][0]["verdict_without"] == "crossover"
     assert any("vit_tiny-4096-1-0" in note and "without it" in note for note in pair["notes"])
     assert only_pair(runs)["influential"] == []
+
+
+def test_equal_curves_at_sizes_of_their_own_do_not_cross_because_they_bend() -> None:
+    runs = [
+        (model, n, chain, (0.05 + n**-0.5) * np.exp(0.003 * np.random.default_rng([n, chain]).standard_normal()))
+        for model, sizes in (("resnet", (100, 1000, 10000)), ("vit", (300, 3000)))
+        for n in sizes
+        for chain in range(3)
+    ]
+    curves = pd.DataFrame(runs, columns=["model", "n_train", "chain", "test_error"])
+    pair = only_pair(curves.assign(dataset="d", seed=0, budget="b", run_id=curves.index.map(str)))
+    assert [row["n_train"] for row in pair["gap"]] == [300, 1000, 3000]
+    assert pair["verdict"] == "undecided"
+
+
+def test_one_pair_without_a_common_range_leaves_the_others_their_verdict(tmp_path: Path) -> None:
+    curves = pd.concat(
+        pd.DataFrame({"model": model, "n_train": sizes, "error": 0.9 * sizes**-0.3 * level})
+        for model, level, sizes in (
+            ("resnet", 1.0, np.geomspace(100, 1000, 9)),
+            ("vit", 0.8, np.geomspace(150, 900, 9)),
+            ("deit", 0.8, np.geomspace(2000, 9000, 9)),
+        )
+    )
+    curves.to_csv(tmp_path / "c.csv", index=False)
+    (study,) = analyse(read_curves(tmp_path / "c.csv"), Method(seed=0))["studies"]
+    assert "vit leads resnet throughout" in study["pairs"][0]["summary"]
+    assert "resnet and deit cannot be compared: no size has runs of both." in study["pairs"][1]["summary"]
+
+
+def test_rows_that_a_spreadsheet_leaves_empty_are_no_runs(tmp_path: Path) -> None:
+    rows = ["model,n_train,chain,error", "resnet,100,0,0.4", ",,,", "vit,100,0,", "vit,100,1,0.5", ",,,", ""]
+    (tmp_path / "c.csv").write_text("\r\n".join(rows))
+    curves = read_curves(tmp_path / "c.csv")
+    assert list(curves["test_error"].dropna()) == [0.4, 0.5]
+    assert "Left out because they have no test error: c:4." in validate_runs(curves)[1], "the line of the file"

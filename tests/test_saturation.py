@@ -128,13 +128,15 @@ def test_a_sweep_plans_twins_of_the_named_sizes_and_chains() -> None:
 
 
 def test_the_sentence_of_a_pair_knows_its_own_models_alone() -> None:
-    def point(model: str, high: float) -> Saturation:
-        ends: Any = {"state": "data-limited", "gain": 0.0, "ci_low": -high, "ci_high": high, "chains": 3}
+    def point(model: str, high: float, low: float = 0.0) -> Saturation:
+        ends: Any = {"state": "data-limited", "gain": 0.0, "ci_low": low, "ci_high": high, "chains": 3}
         return {"model": model, "n_train": 500} | ends
 
     pair = cast(Pair, {"a": "resnet", "b": "vit", "gap": [{"n_train": 500}]})
     said = saturation_sentence(pair, [point("resnet", 0.02), point("vit", 0.03), point("hybrid", 0.1)])
     assert said == "Limited by data at 500 images (twice the budget changes errors by at most 3%)."
+    worse = saturation_sentence(pair, [point("resnet", -0.1, -0.2), point("vit", 0.03)])
+    assert "changes errors by at most 20%" in worse, "longer training may also raise an error"
 
 
 @pytest.mark.parametrize(

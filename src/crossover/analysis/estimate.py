@@ -44,7 +44,7 @@ class Estimate:
     residuals: Floats | None = None
     """(K, J) of complete chains, scaled to the moderated variance; resampled as a unit when there are enough."""
     extra: Floats | None = None
-    """The part of `cov` that is not between chains: test images."""
+    """The part of `cov` that is not between chains: test images, interpolation."""
     values: Floats | None = None
     """(K, J) of complete chains as measured; None without chains."""
 

@@ -1,5 +1,6 @@
 """Estimates for two models: paired by chain, unpaired, or smoothed where there are no replicates."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -17,7 +18,7 @@ from crossover.analysis.estimate import (
     smooth,
     without_replicates,
 )
-from crossover.analysis.runs import AnalysisError, Method, listed
+from crossover.analysis.runs import Method, listed
 from crossover.analysis.testset import McNemar, binomial, mcnemar, of_difference, sampling
 
 Unit = Literal["chain", "seed"]
@@ -34,6 +35,7 @@ UNPAIRED = (
     "No two chains or seeds are shared: the means are compared without pairs; the same chains give a narrower band."
 )
 NOTHING_SHARED = "The models have no size in common: nothing can be compared; run both at the same sizes."
+SIZES = "at {} images"
 INTERPOLATED = "Too few runs share chain and size: each chain's curve is interpolated linearly in log-log."
 
 
@@ -81,14 +83,15 @@ def _pair(one: pd.DataFrame, other: pd.DataFrame, unit: Unit, metric: str, image
         apart = [estimate(both.to_numpy(float), table[both].to_numpy()) for table in (la, lb)]
         if min(part.df for part in apart) > 0:
             found = _apart(la[both], lb[both], apart[0], apart[1], images)
-            return replace(found, notes=[*found.notes, *_alone(models, (la, lb), both)])
+            return replace(found, notes=[*found.notes, *_alone(models, (la.columns, lb.columns), both, SIZES)])
     if len(units) > 1 and min(la.shape[1], lb.shape[1]) > 1:
         ya, yb, moved = _interpolated(la.loc[units], lb.loc[units], images)
         shared = _pairs(ya, yb)
         if len(shared):
             found = _matched(ya[shared.index], yb[shared.index], models, moved, kind)
             return replace(found, notes=[*found.notes, INTERPOLATED])
-    if min(one["n_train"].nunique(), other["n_train"].nunique()) >= MIN_TO_SMOOTH:
+    overlap = max(la.columns[0], lb.columns[0]) < min(la.columns[-1], lb.columns[-1])
+    if overlap and min(la.shape[1], lb.shape[1]) >= MIN_TO_SMOOTH:
         return _smoothed(one, other, metric)
     if most == 1:
         return _matched(la, lb, models, images, kind)
@@ -110,26 +113,28 @@ def _matched(
     """Return the pairing by unit, at the sizes that have runs of both."""
     counts = _pairs(la, lb)
     n = counts.index
-    notes = _alone(models, (la, lb), n)
+    units = la.index.intersection(lb.index)
+    notes = _alone(models, (la.columns, lb.columns), n, SIZES)
+    notes += _alone(models, (la.index, lb.index), units, f"of {la.index.name} {{}}")
     fewer = [f"{count} at {size:,.0f}" for size, count in counts.items() if count < counts.max()]
     if fewer:
         notes.append(f"Fewer pairs of runs than the {counts.max()} elsewhere: {listed(fewer)} images.")
     if counts.max() == 1:
         notes.append(NO_REPLICATES)
-    units = la.index.intersection(lb.index)
     la, lb = la.loc[units], lb.loc[units]
-    found = estimate(n.to_numpy(float), (lb[n] - la[n]).to_numpy(), of_difference(images, n, n))
+    pairs = (lb[n] - la[n]).dropna(how="all")
+    found = estimate(n.to_numpy(float), pairs.to_numpy(), of_difference(images, n, n))
     gap = (np.exp(lb[n]) - np.exp(la[n])).mean().to_numpy()
-    return Pairing(found, gap, _anchors(la, lb, images), len(units), kind if found.df else "none", notes)
+    return Pairing(found, gap, _anchors(la, lb, images), len(pairs), kind if found.df else "none", notes)
 
 
-def _alone(models: tuple[str, str], tables: tuple[pd.DataFrame, pd.DataFrame], both: pd.Index) -> list[str]:
-    """Return a note for each model on the sizes at which it cannot be compared."""
-    sizes = ([f"{size:,.0f}" for size in table.columns.difference(both)] for table in tables)
+def _alone(models: tuple[str, str], names: Sequence[pd.Index], both: pd.Index, where: str) -> list[str]:
+    """Return a note for each model on its sizes or units, in the words of `where`, that the other does not have."""
+    alone = [[f"{name:,.0f}" if isinstance(name, float) else name for name in own.difference(both)] for own in names]
     return [
-        f"Only {model} has runs at {listed(alone)} images: the difference is not measured there."
-        for model, alone in zip(models, sizes, strict=True)
-        if alone
+        f"Only {model} has runs {where.format(listed(own))}: the difference is not measured there."
+        for model, own in zip(models, alone, strict=True)
+        if own
     ]
 
 
@@ -158,19 +163,20 @@ def _apart(la: pd.DataFrame, lb: pd.DataFrame, one: Estimate, other: Estimate, i
 
 def _interpolated(
     la: pd.DataFrame, lb: pd.DataFrame, images: pd.DataFrame | None
-) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame | None]:
-    """Return curves and the covariance by test images at the sizes of either curve that lie in the range of both."""
+) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    """Return curves at the sizes of either that lie in the range of both, and the covariance that has no chains."""
     na, nb = (table.columns.to_numpy(float) for table in (la, lb))
     low, high = max(na[0], nb[0]), min(na[-1], nb[-1])
     sizes = np.array(sorted({n for n in (*na, *nb) if low <= n <= high}))
     if len(sizes) > GRID:
         sizes = np.geomspace(low, high, GRID)
+    # half of what the curves may be off counts as a standard error, besides that by test images
+    covariance = np.diag(np.concatenate([_bends(table, sizes) for table in (la, lb)]) ** 2 / 4)
     if images is not None:
         units = (pd.DataFrame(np.eye(len(n)), columns=n) for n in (na, nb))
         weights = block_diag(*(_along(unit, sizes).to_numpy().T for unit in units))
-        cells = pd.MultiIndex.from_product([(0, 1), sizes])
-        images = pd.DataFrame(weights @ images.to_numpy() @ weights.T, cells)
-    return _along(la, sizes), _along(lb, sizes), images
+        covariance += weights @ images.to_numpy() @ weights.T
+    return _along(la, sizes), _along(lb, sizes), pd.DataFrame(covariance, pd.MultiIndex.from_product([(0, 1), sizes]))
 
 
 def _along(curves: pd.DataFrame, sizes: Floats) -> pd.DataFrame:
@@ -180,14 +186,26 @@ def _along(curves: pd.DataFrame, sizes: Floats) -> pd.DataFrame:
     return known.set_axis(columns.index).loc[pd.Index(sizes)].T
 
 
+def _bends(curves: pd.DataFrame, sizes: Floats) -> Floats:
+    """Return how far a curve may be from the lines between its sizes, at other sizes: root mean square over units.
+
+    A curve that bends one way lies between such a line and both of its neighbours, extended; beyond its ends it is
+    taken to be flat.
+    """
+    squares, at = [], np.log(sizes)
+    for known in (curve.dropna() for _, curve in curves.iterrows() if curve.count() > 1):
+        x, y = np.log(known.index.to_numpy(float)), known.to_numpy()
+        turns = np.diff(np.pad(np.diff(y) / np.diff(x), 1))
+        right = np.clip(np.searchsorted(x, at, side="right"), 1, len(x) - 1)
+        left = right - 1
+        squares.append(np.minimum(np.abs(turns[left] * (at - x[left])), np.abs(turns[right] * (x[right] - at))) ** 2)
+    return np.sqrt(np.mean(squares, axis=0)) if squares else np.zeros(len(sizes))
+
+
 def _smoothed(one: pd.DataFrame, other: pd.DataFrame, metric: str) -> Pairing:
     """Return the pairing of two noisy curves without replicates: smoothed, then compared on a common grid."""
     a, b = (smooth(part["n_train"].to_numpy(float), part[metric].to_numpy(float)) for part in (one, other))
     low, high = max(a.x[0], b.x[0]), min(a.x[-1], b.x[-1])
-    if low >= high:
-        raise AnalysisError(
-            f"{one['model'].iloc[0]} and {other['model'].iloc[0]} have no range of n_train in common; add sizes"
-        )
     grid = np.linspace(low, high, GRID)
     (ya, cov_a), (yb, cov_b) = a.at(grid), b.at(grid)
     if "n_test" in one and not (one["n_test"].isna().any() or other["n_test"].isna().any()):

@@ -218,7 +218,7 @@ def read_curves(path: Path | str) -> pd.DataFrame:
     if len(sets) == 2:
         sets = sets[:1] if sets[0].equals(sets[1]) else [sets[0] + " " + sets[1]]
     known = {
-        "run_id": [f"{path.stem}:{line}" for line in range(2, len(curves) + 2)],
+        "run_id": [f"{path.stem}:{line}" for line in curves.index + 2],
         "dataset": sets[0] if sets else path.stem,
         "model": _text(curves["model"]),
         "n_train": curves["n_train"],
@@ -244,7 +244,7 @@ def read_curves(path: Path | str) -> pd.DataFrame:
 
 
 def _read_csv(path: Path) -> pd.DataFrame:
-    """Return a CSV as text, with readable column names in lower case."""
+    """Return a CSV as text, with readable column names in lower case; spreadsheets leave rows without any value."""
     try:
         # pandas warns of rows that are longer than the header, and leaves their end out
         with warnings.catch_warnings(action="error", category=pd.errors.ParserWarning):
@@ -255,7 +255,7 @@ def _read_csv(path: Path) -> pd.DataFrame:
         known = {UnicodeDecodeError: "not text", pd.errors.ParserWarning: "rows with more fields than its header"}
         reason = known.get(type(error)) or " ".join(str(error).split())
         raise AnalysisError(f"{path} cannot be read as CSV ({reason}); {NEEDED}") from None
-    return table.rename(columns=lambda name: readable(str(name)).lower())
+    return table.dropna(how="all").rename(columns=lambda name: readable(str(name)).lower())
 
 
 def _text(names: "pd.Series[str]") -> "pd.Series[str]":

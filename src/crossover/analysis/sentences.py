@@ -65,7 +65,7 @@ def saturation_sentence(pair: Pair, points: Sequence[Saturation]) -> str:
     """Return a sentence on the sizes at which the comparison of a pair is limited by data."""
     sizes = limits(pair, points)
     own = [point for point in points if point["model"] in (pair["a"], pair["b"]) and point["n_train"] in sizes["data"]]
-    most = max((point["ci_high"] or 0.0 for point in own), default=0.0)
+    most = max((abs(end or 0.0) for point in own for end in (point["ci_low"], point["ci_high"])), default=0.0)
     at = {kind: ", ".join(f"{n:,}" for n in some) for kind, some in sizes.items()}
     words = {
         "data": f"limited by data at {at['data']} images (twice the budget changes errors by at most {most:.0%})",
