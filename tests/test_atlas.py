@@ -230,6 +230,7 @@ def test_pairs_without_a_common_size_are_named_and_not_drawn(tmp_path: Path) -> 
     assert table["verdict"].tolist() == ["undecided"] * 2
     write_atlas(table, read_sets(tmp_path), tmp_path, tmp_path / "out")
     assert "cannot be compared" in (tmp_path / "out" / "s.md").read_text()
+    assert "without an interval; in 1 the models share no size." in (tmp_path / "out" / "atlas.md").read_text()
 
 
 def test_lines_without_a_crossing_are_merged_and_no_pair_is_lost(published: pd.DataFrame) -> None:

@@ -11,9 +11,17 @@ import pytest
 from crossover.analysis import robustness
 from crossover.analysis.estimate import estimate, for_new_images
 from crossover.analysis.robustness import stability_table
-from crossover.analysis.runs import Method, primary_runs, read_curves, validate_runs
+from crossover.analysis.runs import AnalysisError, Method, primary_runs, read_curves, validate_runs
 from crossover.analysis.verdict import analyse, curve_summary
 from tests.curves import falling, known_values, only_pair, study_notes, table
+
+REPLICATED = [
+    (model, n, round(error * (1 + 0.01 * seed), 4), seed)
+    for model, errors in (("resnet", (0.4, 0.3)), ("vit", (0.5, 0.2)))
+    for n, error in zip((100, 1000), errors, strict=True)
+    for seed in range(3)
+]
+"""Model, n_train, error and seed."""
 
 
 def test_seeds_stand_in_for_chains_and_it_is_said() -> None:
@@ -291,3 +299,15 @@ def test_rows_that_a_spreadsheet_leaves_empty_are_no_runs(tmp_path: Path) -> Non
     curves = read_curves(tmp_path / "c.csv")
     assert list(curves["test_error"].dropna()) == [0.4, 0.5]
     assert "Left out because they have no test error: c:4." in validate_runs(curves)[1], "the line of the file"
+
+
+def test_a_task_whose_runs_are_not_numbered_stands_beside_one_whose_are(tmp_path: Path) -> None:
+    head = "task,model,n_train,error,seed\n"
+    birds = [f"birds,{model},{n},{error},{seed}\n" for model, n, error, seed in REPLICATED]
+    cars = [f"cars,{model},{n},{error},\n" for model, n, error, seed in REPLICATED if seed == 2]
+    (tmp_path / "c.csv").write_text(head + "".join(birds + cars))
+    one, other = (study["pairs"][0] for study in analyse(read_curves(tmp_path / "c.csv"), Method(seed=0))["studies"])
+    assert (one["interval"], one["chains"], other["interval"]) == ("seeds", 3, "none")
+    (tmp_path / "c.csv").write_text(head + "".join(birds).replace(",2\n", ",\n"))
+    with pytest.raises(AnalysisError, match="seed is missing in 4 rows; give it in every row"):
+        read_curves(tmp_path / "c.csv")

@@ -61,7 +61,7 @@ def visible(page: str) -> str:
         (
             crossing_records(models=("vit_tiny",)),
             {},
-            ["One model only, vit_tiny: there is nothing to compare it with.", "a crossover needs two models."],
+            ["No data set has runs of two models: there is nothing to compare.", "a crossover needs two models."],
         ),
         (crossing_records(chains=1), {}, []),
         (

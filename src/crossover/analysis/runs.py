@@ -70,7 +70,7 @@ def validate_runs(runs: pd.DataFrame, metric: str = "test_error") -> tuple[pd.Da
     runs, notes = runs.copy(), []
     for name in KEYS:
         if runs[name].isna().any():
-            raise AnalysisError(f"{name} is missing in {counted(runs[name].isna().sum(), 'row')}; every run needs it")
+            raise AnalysisError(f"{name} is missing in {counted(runs[name].isna().sum(), 'row')}; give it in every row")
     for name in ("n_train", metric):
         runs[name] = _numbers(runs, name)
     unknown = runs[metric].isna()
@@ -217,13 +217,14 @@ def read_curves(path: Path | str) -> pd.DataFrame:
     sets = [_text(curves[name]) for name in ("dataset", "task") if name in curves and curves[name].notna().any()]
     if len(sets) == 2:
         sets = sets[:1] if sets[0].equals(sets[1]) else [sets[0] + " " + sets[1]]
+    task = sets[0] if sets else pd.Series(path.stem, curves.index)
     known = {
         "run_id": [f"{path.stem}:{line}" for line in curves.index + 2],
-        "dataset": sets[0] if sets else path.stem,
+        "dataset": task,
         "model": _text(curves["model"]),
         "n_train": curves["n_train"],
-        "chain": _labels(curves, "chain"),
-        "seed": _labels(curves, "seed"),
+        "chain": _labels(curves, "chain", task),
+        "seed": _labels(curves, "seed", task),
         "budget": "as given",
         "test_error": curves["error"],
     }
@@ -263,9 +264,10 @@ def _text(names: "pd.Series[str]") -> "pd.Series[str]":
     return names.map(lambda name: readable(str(name)) or None, na_action="ignore")
 
 
-def _labels(curves: pd.DataFrame, name: str) -> "pd.Series[Any] | int":
-    """Return chains or seeds: numbers where all are, else text; 0 where none is given."""
-    if name not in curves or curves[name].isna().all():
+def _labels(curves: pd.DataFrame, name: str, task: "pd.Series[str]") -> "pd.Series[Any] | int":
+    """Return chains or seeds: numbers where all are, else text; 0 where a task gives none."""
+    if name not in curves:
         return 0
-    numbers = pd.to_numeric(curves[name], errors="coerce")
-    return numbers if numbers.notna().all() else _text(curves[name])
+    given = curves[name].mask(curves[name].isna().groupby(task).transform("all"), "0")
+    numbers = pd.to_numeric(given, errors="coerce")
+    return numbers if numbers.notna().all() else _text(given)

@@ -115,7 +115,7 @@ class Report:
     def verdicts(self) -> list[str]:
         """One sentence for each pair, or why there is none."""
         said = [f"{dataset}: {pair['summary']}" for dataset, pair in self.pairs]
-        return said or [f"One model only, {self.runs['model'].iloc[0]}: there is nothing to compare it with."]
+        return said or ["No data set has runs of two models: there is nothing to compare."]
 
     @property
     def headline(self) -> list[str]:

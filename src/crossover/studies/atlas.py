@@ -213,13 +213,14 @@ def set_page(path: Path, entry: PublishedSet, rows: pd.DataFrame) -> Part:
 
 def summary(table: pd.DataFrame) -> list[str]:
     """Return a summary of the atlas: its pairs by outcome, and by meaning of n which model overtakes which."""
-    crossing, bare = table["verdict"] == "crossover", table["p_in_range"].isna()
+    crossing, bare = table["verdict"] == "crossover", table["p_in_range"].isna() & table["n_min"].notna()
     counts = {
         "the stronger bias leads to the end": table["verdict"] == "a_better",
         "the weaker bias leads at the end and is nowhere behind": table["verdict"] == "b_better",
         "the curves of single runs cross, without an interval": bare & table["crossing_of_means"].notna(),
         "the curves of single runs do not cross": bare & table["crossing_of_means"].isna(),
     }
+    counts["the models share no size"] = table["n_min"].isna()
     counts["it is not clear"] = ~(crossing | pd.concat(counts, axis=1).any(axis=1))
     sets = counted(table["set"].nunique(), "published set")
     lines = [
