@@ -102,3 +102,7 @@ def test_a_model_keeps_its_colour_and_marker(report: Callable[..., Report]) -> N
     assert members == set(FAMILY_COLOURS["vit"]), "the members of a family share its colours"
     assert members.isdisjoint({style.colour for model, style in twelve.items() if not model.startswith("vit")})
     assert styles(["a", "b"], {"b": "vit"})["b"].colour == FAMILY_COLOURS["vit"][0], "a family is a field"
+    others = styles(["ResNet-50", "Swin-T", "DeiT-S"]).values()
+    assert [style.colour for style in others] == [colours[0] for colours in FAMILY_COLOURS.values()], (
+        "as others write them"
+    )

@@ -54,9 +54,9 @@ def test_many_pairs_begin_with_a_table_of_verdicts_and_data_sets_are_folded(tmp_
     assert "<p" not in second.split("<details>")[0]
 
 
-def test_errors_below_a_tenth_of_a_percent_are_not_shown_as_zero() -> None:
-    errors = [shown(value, "%") for value in (0.123, 0.00149, 0.00052, 3e-7, 0.0)]
-    assert errors == ["12.3 %", "0.1 %", "0.052 %", "3e-05 %", "0.0 %"]
+def test_errors_below_a_percent_are_shown_to_two_digits() -> None:
+    errors = [shown(value, "%") for value in (0.123, 0.0123, 0.00149, 0.00052, 3e-7, 0.0)]
+    assert errors == ["12.3 %", "1.2 %", "0.15 %", "0.052 %", "3e-05 %", "0.0 %"]
     assert [shown(value, "points") for value in (0.0123, -0.00052, 1e-17)] == ["+1.2", "-0.052", "+0.0"]
 
 

@@ -34,8 +34,8 @@ WHERE_KNOWN = ("plan.json", PREDICTIONS, "classes.csv", "calibration.json")
 
 
 def _percent(value: float, sign: str = "") -> str:
-    """Return a fraction in percent to one decimal, a smaller one to two digits; rounding errors are zero."""
-    digits = ".2g" if 1e-9 < abs(value) < 1e-3 else ".1f"
+    """Return a fraction in percent to one decimal, one below 1 % to two digits; rounding errors are zero."""
+    digits = ".2g" if 1e-9 < abs(value) < 1e-2 else ".1f"
     return f"{100 * value:{sign}{digits}}"
 
 

@@ -21,6 +21,7 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 
+from crossover.analysis.runs import bias_rank
 from crossover.analysis.sentences import images
 from crossover.store import write_atomically
 
@@ -31,8 +32,8 @@ FAMILY_COLOURS = {
     "hybrid": ("#009E73", "#3F8F5C", "#1F7F8F"),
     "vit": ("#D55E00", "#C4573D", "#B57A3A"),
 }
-"""Colours of a family and its members. After Okabe and Ito 2008: distinguishable by the colour-blind, darkened so
-that all have a contrast of 3 on a white and on a dark page."""
+"""Colours of a family and its members, the families by the rank of their bias. After Okabe and Ito 2008, so that the
+colour-blind can tell them apart; darkened so that all have a contrast of 3 on a white and on a dark page."""
 OTHERS = ("#B65C8F", "#A87900", "#7A68D8", "#808080", "#2F8F8F", "#C05050", "#6F8F20")
 """Colours of models whose family is not known."""
 MARKERS = {"resnet": "o^<hp8H", "hybrid": "DdPX*", "vit": "sv>XP", "": "^vPXDo<>ds*p"}
@@ -74,13 +75,13 @@ class Style(NamedTuple):
 def styles(models: Sequence[str], families: Mapping[str, str] | None = None) -> dict[str, Style]:
     """Return as many styles as models: a family shares colours, and its members differ in marker, shade and line.
 
-    `families` maps a model to its family; otherwise the name begins with it.
+    `families` maps a model to its family; otherwise the name tells it.
     """
     chosen: dict[str, Style] = {}
     members: Counter[str] = Counter()
     for model in models:
-        family = (families or {}).get(model) or next((f for f in FAMILY_COLOURS if model.startswith(f)), "")
-        family = family if family in FAMILY_COLOURS else ""
+        rank = bias_rank((families or {}).get(model, ""), model)
+        family = "" if rank is None else list(FAMILY_COLOURS)[rank]
         colours, markers, place = FAMILY_COLOURS.get(family, OTHERS), MARKERS[family], members[family]
         members[family] += 1
         again = place // len(colours)
