@@ -39,10 +39,6 @@ class Band:
     high: Floats
 
     @property
-    def half_at_knots(self) -> Floats:
-        return self.critical * self.values.se
-
-    @property
     def signs(self) -> Floats:
         """+1 where the whole band is above zero (a is better), -1 where it is below, else 0."""
         return (self.low > 0).astype(float) - (self.high < 0)

@@ -46,7 +46,7 @@ def compare(
     signs: Floats = np.zeros(1)
     if values.df:
         bounds, found = band.infer(values, confidence, rng)
-        half, signs = bounds.half_at_knots, bounds.knot_signs
+        half, signs = bounds.critical * values.se, bounds.knot_signs
         ends = list(zip((values.mean - half).tolist(), (values.mean + half).tolist(), strict=True))
     changes = band.changes(signs)
     between = changes[0] if len(changes) == 1 else None

@@ -21,7 +21,6 @@ from crossover.analysis.estimate import (
 from crossover.analysis.runs import Method, listed
 from crossover.analysis.testset import McNemar, binomial, mcnemar, of_difference, sampling
 
-Unit = Literal["chain", "seed"]
 Kind = Literal["chains", "seeds", "unpaired", "roughness", "none"]
 """The source of an interval: paired chains, paired seeds of one chain, unpaired replicates, the roughness of single
 curves, or nothing."""
@@ -35,7 +34,6 @@ UNPAIRED = (
     "No two chains or seeds are shared: the means are compared without pairs; the same chains give a narrower band."
 )
 NOTHING_SHARED = "The models have no size in common: nothing can be compared; run both at the same sizes."
-SIZES = "at {} images"
 INTERPOLATED = "Too few runs share chain and size: each chain's curve is interpolated linearly in log-log."
 
 
@@ -62,7 +60,7 @@ def pair_models(runs: pd.DataFrame, a: str, b: str, method: Method) -> Pairing:
     one, other = (runs[runs["model"] == model] for model in (a, b))
     chains, seeds = ([part[name].nunique() for part in (one, other)] for name in ("chain", "seed"))
     by_seed = max(chains) == 1 < min(seeds)
-    unit: Unit = "seed" if by_seed else "chain"
+    unit = "seed" if by_seed else "chain"
     images, said = sampling(one, other, method)
     paired = _pair(one, other, unit, method.metric, images)
     notes = [ONE_CHAIN, *paired.notes, *said] if by_seed else [*paired.notes, *said]
@@ -70,7 +68,7 @@ def pair_models(runs: pd.DataFrame, a: str, b: str, method: Method) -> Pairing:
     return replace(paired, notes=notes, mcnemar=tests)
 
 
-def _pair(one: pd.DataFrame, other: pd.DataFrame, unit: Unit, metric: str, images: pd.DataFrame | None) -> Pairing:
+def _pair(one: pd.DataFrame, other: pd.DataFrame, unit: str, metric: str, images: pd.DataFrame | None) -> Pairing:
     # log error, the mean over seeds: one row per unit, one column per size
     la, lb = (np.log(p[metric]).groupby([p[unit], p["n_train"]]).mean().unstack() for p in (one, other))
     models = str(one["model"].iloc[0]), str(other["model"].iloc[0])
@@ -83,7 +81,7 @@ def _pair(one: pd.DataFrame, other: pd.DataFrame, unit: Unit, metric: str, image
         apart = [estimate(both.to_numpy(float), table[both].to_numpy()) for table in (la, lb)]
         if min(part.df for part in apart) > 0:
             found = _apart(la[both], lb[both], apart[0], apart[1], images)
-            return replace(found, notes=[*found.notes, *_alone(models, (la.columns, lb.columns), both, SIZES)])
+            return replace(found, notes=[*found.notes, *_alone(models, (la.columns, lb.columns), both, "at {} images")])
     if len(units) > 1 and min(la.shape[1], lb.shape[1]) > 1:
         ya, yb, moved = _interpolated(la.loc[units], lb.loc[units], images)
         shared = _pairs(ya, yb)
@@ -114,7 +112,7 @@ def _matched(
     counts = _pairs(la, lb)
     n = counts.index
     units = la.index.intersection(lb.index)
-    notes = _alone(models, (la.columns, lb.columns), n, SIZES)
+    notes = _alone(models, (la.columns, lb.columns), n, "at {} images")
     notes += _alone(models, (la.index, lb.index), units, f"of {la.index.name} {{}}")
     fewer = [f"{count} at {size:,.0f}" for size, count in counts.items() if count < counts.max()]
     if fewer:
@@ -170,36 +168,29 @@ def _interpolated(
     sizes = np.array(sorted({n for n in (*na, *nb) if low <= n <= high}))
     if len(sizes) > GRID:
         sizes = np.geomspace(low, high, GRID)
-    # half of what the curves may be off counts as a standard error, besides that by test images
-    covariance = np.diag(np.concatenate([_bends(table, sizes) for table in (la, lb)]) ** 2 / 4)
+    (ya, off_a), (yb, off_b) = (_along(table, sizes) for table in (la, lb))
+    covariance = np.diag(np.concatenate([off_a, off_b]) ** 2 / 4)  # half of what they may be off is a standard error
     if images is not None:
         units = (pd.DataFrame(np.eye(len(n)), columns=n) for n in (na, nb))
-        weights = block_diag(*(_along(unit, sizes).to_numpy().T for unit in units))
+        weights = block_diag(*(_along(unit, sizes)[0].to_numpy().T for unit in units))
         covariance += weights @ images.to_numpy() @ weights.T
-    return _along(la, sizes), _along(lb, sizes), pd.DataFrame(covariance, pd.MultiIndex.from_product([(0, 1), sizes]))
+    return ya, yb, pd.DataFrame(covariance, pd.MultiIndex.from_product([(0, 1), sizes]))
 
 
-def _along(curves: pd.DataFrame, sizes: Floats) -> pd.DataFrame:
-    """Return log errors (units by sizes) at other sizes, linear in log n between those of a unit."""
-    columns = curves.T.reindex(np.union1d(curves.columns, sizes))
-    known = columns.set_axis(np.log(columns.index)).interpolate("index", limit_area="inside")
-    return known.set_axis(columns.index).loc[pd.Index(sizes)].T
+def _along(curves: pd.DataFrame, sizes: Floats) -> tuple[pd.DataFrame, Floats]:
+    """Return log errors (units by sizes) at other sizes, linear in log n between those of a unit, and their bias.
 
-
-def _bends(curves: pd.DataFrame, sizes: Floats) -> Floats:
-    """Return how far a curve may be from the lines between its sizes, at other sizes: root mean square over units.
-
-    A curve that bends one way lies between such a line and both of its neighbours, extended; beyond its ends it is
-    taken to be flat.
+    At most, for a curve that bends one way: it then lies between such a line and both of its neighbours, extended.
+    Beyond its ends it is taken to be flat.
     """
-    squares, at = [], np.log(sizes)
-    for known in (curve.dropna() for _, curve in curves.iterrows() if curve.count() > 1):
+    rows, off, at = [], [], np.log(sizes)
+    for known in (curve.dropna() for _, curve in curves.iterrows()):
         x, y = np.log(known.index.to_numpy(float)), known.to_numpy()
-        turns = np.diff(np.pad(np.diff(y) / np.diff(x), 1))
+        turns = np.abs(np.diff(np.pad(np.diff(y) / np.diff(x), 1)))
         right = np.clip(np.searchsorted(x, at, side="right"), 1, len(x) - 1)
-        left = right - 1
-        squares.append(np.minimum(np.abs(turns[left] * (at - x[left])), np.abs(turns[right] * (x[right] - at))) ** 2)
-    return np.sqrt(np.mean(squares, axis=0)) if squares else np.zeros(len(sizes))
+        rows.append(np.interp(at, x, y, left=np.nan, right=np.nan))
+        off.append(np.minimum(turns[right - 1] * np.abs(at - x[right - 1]), turns[right] * np.abs(x[right] - at)))
+    return pd.DataFrame(rows, curves.index, sizes), np.sqrt(np.square(off).mean(axis=0))
 
 
 def _smoothed(one: pd.DataFrame, other: pd.DataFrame, metric: str) -> Pairing:

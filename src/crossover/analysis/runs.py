@@ -190,13 +190,9 @@ def ordered_pairs(runs: pd.DataFrame) -> list[tuple[str, str]]:
     The bias of a model is that of its family, if the table has a column of that name, or else known by its name.
     """
     families = runs["family"] if "family" in runs else [""] * len(runs)
-    ranks = {str(m): bias_rank(str(family), str(m)) for m, family in zip(runs["model"], families, strict=True)}
-    pairs = []
-    for a, b in itertools.combinations(ranks, 2):
-        one, two = ranks[a], ranks[b]
-        swap = one is not None and two is not None and two < one
-        pairs.append((b, a) if swap else (a, b))
-    return pairs
+    known = {str(m): bias_rank(str(family), str(m)) for m, family in zip(runs["model"], families, strict=True)}
+    ranks = {model: np.nan if rank is None else rank for model, rank in known.items()}  # no number is below NaN
+    return [(b, a) if ranks[b] < ranks[a] else (a, b) for a, b in itertools.combinations(ranks, 2)]
 
 
 def read_curves(path: Path | str) -> pd.DataFrame:

@@ -139,14 +139,11 @@ def _first(column: "pd.Series[str]") -> str:
 
 
 def compare_pair(pair: Pair) -> dict[str, Any]:
+    """Return a pair's row of the atlas."""
     runs, facts = pair
     found: Any = compare(runs, facts["a"], facts["b"], Method(seed=0))
     sizes, gap = runs.groupby(["model", "n_train"]).size(), found["gap"] or [{}]
-    covers = {}
-    if found["p_in_range"] is None:
-        covers = {"interval_covers": "nothing: no replicates"}
-    elif found["chains"] == 1:
-        covers = {"interval_covers": "noise along the curve of one run"}
+    covers = {"none": "nothing: no replicates", "roughness": "noise along the curve of one run"}
     return {
         **{name: found[name] for name in ("verdict", "direction", "p_in_range", "summary")},
         **{name: None if found[name] is None else round(found[name]) for name in ROUNDED},
@@ -157,7 +154,7 @@ def compare_pair(pair: Pair) -> dict[str, Any]:
         "log_ratio_n_max_low": gap[-1].get("ci_low"),
         "log_ratio_n_max_high": gap[-1].get("ci_high"),
         **facts,
-        **covers,
+        "interval_covers": covers.get(found["interval"], facts["interval_covers"]),
     }
 
 
