@@ -180,8 +180,7 @@ def _interpolated(
 def _along(curves: pd.DataFrame, sizes: Floats) -> tuple[pd.DataFrame, Floats]:
     """Return log errors (units by sizes) at other sizes, linear in log n between those of a unit, and their bias.
 
-    At most, for a curve that bends one way: it then lies between such a line and both of its neighbours, extended.
-    Beyond its ends it is taken to be flat.
+    At most, for a curve that bends one way, and is flat beyond its ends: it lies between lines and their extensions.
     """
     rows, off, at = [], [], np.log(sizes)
     for known in (curve.dropna() for _, curve in curves.iterrows()):

@@ -139,7 +139,6 @@ def _first(column: "pd.Series[str]") -> str:
 
 
 def compare_pair(pair: Pair) -> dict[str, Any]:
-    """Return a pair's row of the atlas."""
     runs, facts = pair
     found: Any = compare(runs, facts["a"], facts["b"], Method(seed=0))
     sizes, gap = runs.groupby(["model", "n_train"]).size(), found["gap"] or [{}]
