@@ -85,7 +85,7 @@ def test_undecided_says_at_which_sizes_a_lead_is_clear(signs: list[int], last: f
 
 
 def test_undecided_everywhere_says_where_the_means_cross() -> None:
-    pair = only_pair(table(lambda n: 0.02 * np.log(3000 / n), sd=0.5))
+    pair: Any = only_pair(table(lambda n: 0.02 * np.log(3000 / n), sd=0.5))
     assert pair["verdict"] == "undecided"
     assert "resnet_tiny and vit_tiny cannot be told apart from 256 to 65,536 images" in pair["summary"]
     pair["crossing_of_means"] = 3000.0
