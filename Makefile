@@ -54,7 +54,7 @@ sync: .venv/ready ## upload W&B runs that were logged offline (needs wandb login
 
 ## Studies
 
-publish: .venv/ready ## SWEEP=quick STUDY=cues: copy a report to results/ and its numbers to the README; make pages rebuilds its pages (1 s)
+publish: .venv/ready ## SWEEP=cues STUDY=cues: copy a report to results/ and its numbers to the README; make pages rebuilds its pages (1 s)
 	@$(python) scripts/publish.py $(SWEEP) $(STUDY)
 
 reproduce: .venv/ready ## STUDY=cues RUNS=3: repeat a published study, or some runs of it, and compare

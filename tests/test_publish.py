@@ -184,6 +184,26 @@ def test_an_unfinished_report_is_not_published(written: Path, tmp_path: Path) ->
     assert not (tmp_path / "study").exists()
 
 
+@pytest.mark.parametrize("name", ["runs.csv", "environment.json", "curves.csv", "crossover.json", "plan.json"])
+@pytest.mark.parametrize("left", ["", "{", "run_id,model\n"])
+def test_a_cut_file_of_a_study_is_named_in_one_line(written: Path, tmp_path: Path, name: str, left: str) -> None:
+    publish(written, tmp_path / "study")
+    (tmp_path / "study" / name).write_text(left)
+    with pytest.raises(CrossoverError, match=f"{name} is not a whole .*; move it away and repeat the command"):
+        (study_block if name in ("curves.csv", "crossover.json") else read_study)(tmp_path / "study")
+
+
+def test_a_study_is_not_replaced_by_one_of_another_sweep(written: Path, tmp_path: Path) -> None:
+    report, study = shutil.copytree(written, tmp_path / "report"), tmp_path / "study"
+    publish(report, study)
+    before = {path: path.read_bytes() for path in study.rglob("*") if path.is_file()}
+    plan = json.loads((report / "plan.json").read_text())
+    (report / "plan.json").write_text(json.dumps(plan | {"command": "make sweep SWEEP=other"}))
+    with pytest.raises(CrossoverError, match="publish other under another name: STUDY=other"):
+        publish(report, study)
+    assert {path: path.read_bytes() for path in study.rglob("*") if path.is_file()} == before
+
+
 def test_a_study_is_published_whole_file_by_file(
     written: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

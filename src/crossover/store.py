@@ -5,7 +5,7 @@ import io
 import json
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
+import pandas as pd
 from pydantic import TypeAdapter, ValidationError
 from typing_extensions import TypedDict  # pydantic needs it before Python 3.12
 
@@ -29,6 +30,8 @@ NEEDED = (
     *("dataset_hash", "config", "git", "versions"),
 )
 """Fields that every record has; older ones may lack others."""
+RUN_COLUMNS = ("run_id", "dataset", "model", "n_train", "chain", "seed", "budget", "test_error")
+"""Columns that every runs.csv has."""
 WRITERS = 16
 """Configs written in parallel, as each waits until it is on the disk."""
 
@@ -184,7 +187,7 @@ def write_plan(directory: Path, name: str, command: str, runs: Iterable[RunConfi
 
 
 def read_plan(path: Path) -> Plan:
-    return _checked(path, "plan", _PLAN, _read_json(path, "plan"))
+    return _checked(path, "plan", _PLAN, read_json(path, "plan"))
 
 
 def read_done(runs: Iterable[RunConfig]) -> list[Record]:
@@ -201,7 +204,7 @@ def read_done(runs: Iterable[RunConfig]) -> list[Record]:
 
 def read_record(path: Path) -> Record:
     """Return a record; raise CrossoverError if it is torn or of another version."""
-    record = _read_json(path, "record")
+    record = read_json(path, "record")
     schema = record.get("schema") if isinstance(record, dict) else None
     if schema != RECORD_SCHEMA:
         known = f"this version of crossover reads {RECORD_SCHEMA}; use the one that wrote it, or move it away"
@@ -211,7 +214,19 @@ def read_record(path: Path) -> Record:
     return _checked(path, "record", _RECORD, record)
 
 
-def _read_json(path: Path, what: str) -> Any:
+def read_table(path: Path, *, needed: Sequence[str] = (), **options: Any) -> pd.DataFrame:
+    """Return a CSV as pd.read_csv does; raise CrossoverError if it is cut or lacks the columns `needed`."""
+    try:
+        table = pd.read_csv(path, **options)
+    except ValueError as error:
+        raise _broken(path, "table", error) from None
+    if missing := [name for name in needed if name not in table]:
+        raise _broken(path, "table", f"it lacks {', '.join(missing)}")
+    return table
+
+
+def read_json(path: Path, what: str) -> Any:
+    """Return the content of a JSON file; raise CrossoverError if it is cut."""
     try:
         return json.loads(path.read_text())
     except (ValueError, RecursionError) as error:
@@ -227,7 +242,8 @@ def _checked(path: Path, what: str, kind: TypeAdapter[Any], values: Any) -> Any:
 
 
 def _broken(path: Path, what: str, reason: object) -> CrossoverError:
-    return CrossoverError(f"{path} is not a whole {what} ({reason}); move it away and repeat the sweep")
+    said = " ".join(str(reason).split())
+    return CrossoverError(f"{path} is not a whole {what} ({said}); move it away and repeat the command that writes it")
 
 
 def read_sweep(outputs: Path, name: str) -> SweepRecords:

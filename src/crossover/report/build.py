@@ -1,14 +1,11 @@
 """Reports: written from the records of a sweep, published under results/, and rebuilt from their published files."""
 
-import json
 import shlex
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-
-import pandas as pd
 
 from crossover.analysis.contract import Analysis
 from crossover.analysis.robustness import calibrate, stability_table
@@ -28,7 +25,18 @@ from crossover.report.contents import (
 from crossover.report.page import html_page, markdown_page, report_sections
 from crossover.report.section import PAGE, PREDICTIONS, WRITTEN, Drawing, markdown_table, report_files, table_of
 from crossover.report.style import save
-from crossover.store import SweepRecords, file_name, read_plan, write_atomically, write_json, write_text
+from crossover.store import (
+    RUN_COLUMNS,
+    Plan,
+    SweepRecords,
+    file_name,
+    read_json,
+    read_plan,
+    read_table,
+    write_atomically,
+    write_json,
+    write_text,
+)
 from crossover.text import tracked
 
 MOST_PANELS = 3
@@ -136,6 +144,10 @@ def publish(report: Path, study: Path) -> None:
         raise CrossoverError(
             f"{report} has no {', '.join(missing)}; run make sweep, make transfer or make report first"
         )
+    if (study / "plan.json").exists():
+        ours, theirs = (_source(read_plan(folder / "plan.json")) for folder in (report, study))
+        if ours != theirs:
+            raise CrossoverError(f"{study} is a study of {theirs}; publish {ours} under another name: STUDY={ours}")
     drawn = [f"figures/{path.name}" for path in (report / "figures").glob("[!.]*")]
     for name in (*report_files(report), *drawn):
         write_atomically(study / name, partial(shutil.copyfile, report / name))
@@ -164,18 +176,23 @@ def read_study(folder: Path) -> ReportInput:
         known = sorted(path.parent.name for path in folder.parent.glob("*/plan.json"))
         raise CrossoverError(f"no study {folder.name!r} in {folder.parent}; there is {', '.join(known) or 'none'}")
     plan = read_plan(folder / "plan.json")
-    runs = pd.read_csv(folder / "runs.csv", dtype={"run_id": str, "dataset": str, "model": str})
+    runs = read_table(folder / "runs.csv", needed=RUN_COLUMNS, dtype={"run_id": str, "dataset": str, "model": str})
     predictions, names = unpack_predictions(folder, runs)
     found = ReportInput(
-        settings(plan["command"]).get("SWEEP", plan["name"]),
+        _source(plan),
         plan["command"],
         runs,
-        conditions=json.loads((folder / "environment.json").read_text()),
+        conditions=read_json(folder / "environment.json", "file of conditions"),
         predictions=predictions,
         names=names,
     )
     left = [] if found.is_transfer else set(plan["runs"]).difference(runs["run_id"])
     return replace(found, unfinished={run_id: "missing" for run_id in plan["runs"] if run_id in left})
+
+
+def _source(plan: Plan) -> str:
+    """Return the sweep of conf/, or the transfer study, that a plan is of."""
+    return settings(plan["command"]).get("SWEEP", plan["name"])
 
 
 def settings(command: str) -> dict[str, str]:
@@ -185,10 +202,10 @@ def settings(command: str) -> dict[str, str]:
 
 def study_block(study: Path) -> str:
     """Return Markdown of a study from its files: the verdicts, and the geometric mean error by n_train and model."""
-    curves = pd.read_csv(study / "curves.csv")
+    curves = read_table(study / "curves.csv", needed=("n_train", "model", "error_mean"))
     errors = curves.pivot_table(index="n_train", columns="model", values="error_mean", sort=False).sort_index()
     titles = {model: f"test error of {model}" for model in errors}
     rows = errors.rename(columns=titles).rename_axis("training images").reset_index().to_dict("records")
-    pairs = [pair for part in json.loads((study / "crossover.json").read_text())["studies"] for pair in part["pairs"]]
+    pairs = [pair for part in read_json(study / "crossover.json", "result")["studies"] for pair in part["pairs"]]
     lines = [f"**{pair['summary']}**\n" for pair in pairs]
     return "\n".join(lines + markdown_table(table_of(rows, dict.fromkeys(titles.values(), "%")))) + "\n"

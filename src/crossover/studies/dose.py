@@ -1,6 +1,5 @@
 """The dose of bias: verdict and N* by share of permuted patches or by the dials of the embedded world."""
 
-import json
 import textwrap
 from collections.abc import Iterable, Mapping
 from math import log
@@ -20,7 +19,7 @@ from crossover.config import CrossoverError, parse_run
 from crossover.fields import CuesData
 from crossover.report.section import Drawing, Section, table_of, terminal_table, write_section
 from crossover.report.style import INK, panels, save
-from crossover.store import read_sweep, write_text
+from crossover.store import read_json, read_sweep, write_text
 from crossover.sweep.plan import sweep_dir
 
 COLUMNS = ("dose", "dataset", "a", "b", "verdict", "direction", "n_star", "ci_low", "ci_high", "p_in_range")
@@ -50,7 +49,7 @@ def main(values: dict[str, Any], console: Console) -> None:
         raise CrossoverError(f'sweep {sweep.name} has no report yet; make report SWEEP="{sweep.name}" writes it')
     folder = Path(values["output"] or beside)
     doses, label = doses_of(sweep.records)
-    table = dose_table(json.loads((beside / "crossover.json").read_text(encoding="utf-8")), doses)
+    table = dose_table(read_json(beside / "crossover.json", "result"), doses)
     section = dose_section(table)
     write_section(section, folder)
     write_text(folder / NAME, table.to_csv(index=False, float_format="%.6g"))

@@ -13,7 +13,7 @@ from crossover.analysis.runs import without_twins
 from crossover.analysis.sentences import images
 from crossover.config import CrossoverError
 from crossover.report.section import Part, Table, markdown_part, shown, table_of, terminal_table
-from crossover.store import write_text
+from crossover.store import RUN_COLUMNS, read_table, write_text
 
 COLUMNS = ["study", "dataset", "model", "n_train", "accuracy", "expected", "outcome", "why", "source"]
 CROSSINGS = ["study", "dataset", "model", "found", "expected", "outcome", "source"]
@@ -30,7 +30,7 @@ def main(values: dict[str, Any], console: Console) -> None:
     """Write gold.csv and gold.md next to the published studies; exit with 1 when one is outside."""
     results = Path(values["results"])
     table = compare_all(results, with_curves(values, Path(values["sets"])))
-    crossings = compare_crossings(pd.read_csv(values["atlas"]), values["crossings"])
+    crossings = compare_crossings(read_table(Path(values["atlas"])), values["crossings"])
     both = pd.concat([table[table["outcome"] != NOT], crossings])
     write_text(results / "gold.csv", both.to_csv(index=False, float_format="%.4f"))
     page = gold_page(table, crossings)
@@ -45,7 +45,7 @@ def compare_all(results: Path, gold: Mapping[str, Any]) -> pd.DataFrame:
     studies = sorted(path.parent for path in results.glob("*/plan.json"))
     if not studies:
         raise CrossoverError(f"{results} has no study; make publish writes one")
-    tables = {path.name: without_twins(pd.read_csv(path / "runs.csv")) for path in studies}
+    tables = {path.name: without_twins(read_table(path / "runs.csv", needed=RUN_COLUMNS)) for path in studies}
     return pd.concat([compare_study(name, table, gold) for name, table in tables.items()])
 
 

@@ -18,7 +18,7 @@ from crossover.fields import Frozen
 from crossover.record import runs_table
 from crossover.report.build import environment
 from crossover.report.section import table_of, terminal_table, write_section
-from crossover.store import is_done, read_done, write_json, write_plan, write_text
+from crossover.store import RUN_COLUMNS, is_done, read_done, read_table, write_json, write_plan, write_text
 from crossover.studies.claims.page import counts, ledger_section, write_ledger
 from crossover.studies.claims.rules import COLUMNS, ENDS, EXACT, KEYS, PUBLISHED, Place, Rules, at_any, cost_of, judge
 from crossover.studies.demo import SHIFT, WHOLE, convolve, normalised, pictures, pool
@@ -145,10 +145,10 @@ def measures_of_study(folder: Path) -> pd.DataFrame:
     """Return the test errors and probes of a published study; empty where there is no such study."""
     parts = [pd.DataFrame(columns=list(COLUMNS))]
     if (folder / "runs.csv").exists():
-        runs = without_twins(pd.read_csv(folder / "runs.csv"))
+        runs = without_twins(read_table(folder / "runs.csv", needed=RUN_COLUMNS))
         parts.append(measures_of_runs(runs.rename(columns={"dataset": "world"}), folder.name))
     if (folder / "probes.csv").exists():
-        table = pd.read_csv(folder / "probes.csv", keep_default_na=False, na_values=["NaN"])
+        table = read_table(folder / "probes.csv", keep_default_na=False, na_values=["NaN"])
         parts.append(measures_of_probes(table, folder.name))
     return pd.concat(parts, ignore_index=True)
 
@@ -160,7 +160,7 @@ def measures_of_atlas(path: Path, default: Place) -> pd.DataFrame:
     b does not overtake a within it. A pair without replicates has no interval.
     """
     rows: list[dict[str, object]] = []
-    pairs: Iterable[Any] = pd.read_csv(path).itertuples()
+    pairs: Iterable[Any] = read_table(path).itertuples()
     for row in pairs:
         place = default | {"study": row.set, "world": row.task, "model": f"{row.b} / {row.a}", "state": PUBLISHED}
         place |= {"n_train": row.n_max, "chain": 0 if pd.isna(row.p_in_range) else EXACT}

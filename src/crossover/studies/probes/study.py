@@ -15,7 +15,7 @@ from crossover.config import CrossoverError, RunConfig
 from crossover.fields import CuesData, Frozen
 from crossover.record import title
 from crossover.report.section import Column, Part, Section, Table, terminal_table, write_section
-from crossover.store import read_frozen, read_sweep, write_text
+from crossover.store import read_frozen, read_sweep, read_table, write_text
 from crossover.studies.probes.equivariance import equivariance, lie_derivative, patch_order, shift_consistency
 from crossover.studies.probes.networks import Found, is_vit, load_run, probe_images
 from crossover.studies.probes.representation import (
@@ -89,7 +89,7 @@ def probe_table(run_dirs: Sequence[Path], parallel: int | None) -> pd.DataFrame:
     parts = [pd.DataFrame(columns=list(PROBED))]
     for folder in run_dirs:
         run = read_frozen(folder)
-        table = pd.read_csv(_path(folder), keep_default_na=False, na_values=["NaN"])
+        table = read_table(_path(folder), keep_default_na=False, na_values=["NaN"])
         parts.append(table.assign(run_id=folder.name, chain=run.chain, **place_of(run))[list(PROBED)])
     return pd.concat(parts, ignore_index=True) if run_dirs else parts[0]
 
