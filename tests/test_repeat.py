@@ -97,12 +97,21 @@ def test_names_of_changed_sweeps_are_short_safe_and_their_own() -> None:
     assert named(PLAIN, ["machine.device=cpu"]) == PLAIN
 
 
-def test_an_unclosed_quote_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setenv("CROSSOVER_SET", "data.root=it's")
-    monkeypatch.setattr(sys, "argv", ["sweep.py"])
+@pytest.mark.parametrize(
+    ("changes", "argument", "said"),
+    [
+        ("data.root=it's", "sweep=quick", "SET cannot be read (No closing quotation)"),
+        ("budget.steps=3", "set=[data.alpha=0]", "SET and set=[...] of ARGS are the same setting: give all changes in"),
+    ],
+)
+def test_changes_that_cannot_be_read_or_would_be_lost_are_one_line(
+    changes: str, argument: str, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("CROSSOVER_SET", changes)
+    monkeypatch.setattr(sys, "argv", ["sweep.py", argument])
     with pytest.raises(SystemExit):
         run_hydra(lambda: pytest.fail("it went on"))
-    assert "SET cannot be read (No closing quotation)" in capsys.readouterr().err
+    assert said in capsys.readouterr().err
 
 
 def test_make_data_with_a_sweep_builds_the_caches_of_its_runs_alone(tmp_path: Path, make: Make) -> None:

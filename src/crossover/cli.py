@@ -113,6 +113,8 @@ def run_hydra(main: Callable[[], Any]) -> NoReturn:
             raise CrossoverError(
                 f"SET cannot be read ({error}); put a value with quotes into quotes: SET='KEY=\"VALUE\"'"
             ) from None
+        if changes and any(item.startswith("set=") for item in overrides):
+            raise CrossoverError("SET and set=[...] of ARGS are the same setting: give all changes in SET")
     if changes:
         overrides.append(f"set=[{','.join(map(_text, changes))}]")
     sys.argv[1:] = [*QUIET, *overrides, *flags]
