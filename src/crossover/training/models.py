@@ -93,8 +93,9 @@ def _convolutional(config: ModelConfig, family: str | None, image_size: int, cla
     elif image_size <= SMALL_IMAGE:
         raise ValueError(f"up to {SMALL_IMAGE} px are for {', '.join(_OWN)} and timm's resnet* and vit_*")
     # trained weights come from init_from alone: they are then part of a run's identity, and hashed
-    given = {"num_classes": classes, "pretrained": False, "checkpoint_path": ""}
-    model: nn.Module = timm.create_model(config.arch, **given, **config.args)
+    model: nn.Module = timm.create_model(
+        config.arch, pretrained=False, checkpoint_path="", num_classes=classes, **config.args
+    )
     if isinstance(model, ResNet) and image_size <= SMALL_IMAGE:
         _keep_resolution_in_stem(model)
     return model
