@@ -103,6 +103,7 @@ def test_a_run_without_weights_is_told_in_one_line(finished: Path, tmp_path: Pat
 
 def test_published_studies_are_read_and_absent_ones_are_empty(tmp_path: Path) -> None:
     runs = {
+        "run_id": ["a", "b", "c"],
         "dataset": "cues",
         "augment": "none",
         "model": "vit",

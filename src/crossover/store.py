@@ -30,7 +30,7 @@ NEEDED = (
     *("dataset_hash", "config", "git", "versions"),
 )
 """Fields that every record has; older ones may lack others."""
-RUN_COLUMNS = ("run_id", "dataset", "model", "n_train", "chain", "seed", "budget", "test_error")
+RUN_COLUMNS = ("run_id", "dataset", "model", "n_train", "chain", "budget", "test_error")
 """Columns that every runs.csv has."""
 WRITERS = 16
 """Configs written in parallel, as each waits until it is on the disk."""

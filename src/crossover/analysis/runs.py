@@ -178,9 +178,9 @@ def without_twins(runs: pd.DataFrame) -> pd.DataFrame:
     return runs[runs["budget"] == runs.groupby(["dataset", "model"])["budget"].transform("first")]
 
 
-def bias_rank(*names: str) -> int | None:
+def bias_rank(*names: object) -> int | None:
     """Return the rank of a model's inductive bias (0 = convolution) by the first of its names that tells it."""
-    ranks = (rank for name in names for rank, known in FAMILIES.items() if name.lower().startswith(known))
+    ranks = (rank for name in names for rank, known in FAMILIES.items() if str(name).lower().startswith(known))
     return next(ranks, None)
 
 
@@ -190,7 +190,7 @@ def ordered_pairs(runs: pd.DataFrame) -> list[tuple[str, str]]:
     The bias of a model is that of its family, if the table has a column of that name, or else known by its name.
     """
     families = runs["family"] if "family" in runs else [""] * len(runs)
-    known = {str(m): bias_rank(str(family), str(m)) for m, family in zip(runs["model"], families, strict=True)}
+    known = {str(m): bias_rank(family, m) for m, family in zip(runs["model"], families, strict=True)}
     ranks = {model: np.nan if rank is None else rank for model, rank in known.items()}  # no number is below NaN
     return [(b, a) if ranks[b] < ranks[a] else (a, b) for a, b in itertools.combinations(ranks, 2)]
 
