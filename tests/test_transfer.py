@@ -251,3 +251,14 @@ def test_published_table_follows_from_the_published_readings() -> None:
         target, protocol, model = name.split(", ")
         expected = means[target, protocol, model]
         assert cells == [f"{100 * value:.1f} %" for value in expected]
+
+
+def test_published_table_of_the_longer_training_follows_from_its_readings() -> None:
+    results = Path(CONF).parent / "results"
+    readings = pd.read_csv(results / "tiny-imagenet-long-transfer" / "transfer.csv")
+    means = readings.groupby(["target", "protocol", "model", "n_pretrain"])["test_error"].mean()
+    rows = [line for line in (results / "README.md").read_text().splitlines() if line.startswith("| long: cifar10,")]
+    assert len(rows) == 6
+    for line in rows:
+        name, *cells = (cell.strip() for cell in line.removeprefix("| long:").strip("|").split("|"))
+        assert cells == [f"{100 * value:.1f} %" for value in means[tuple(name.split(", "))]]

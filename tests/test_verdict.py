@@ -240,4 +240,5 @@ def test_near_chance_is_said() -> None:
     pair = only_pair(runs, chance={"cues": 0.9})
     assert len(pair["near_chance"]) == 5
     assert "near chance throughout (guessing: 90% error)" in pair["summary"]
+    assert "(guessing: 99.5% error)" in summarise(pair, chance=0.995)
     assert only_pair(table(falling(3000)), chance={"cues": 0.9})["near_chance"] == []

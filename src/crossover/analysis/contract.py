@@ -19,7 +19,7 @@ class Interval(TypedDict):
 class Saturation(Interval):
     """What limits a model at one size; `gain` is the mean of log e(B/2) - log e(B) over chains.
 
-    Gains of successive doublings shrink, so `ci_high` bounds what twice the budget could still change.
+    Gains of successive doublings usually shrink: `ci_high` then bounds what twice the budget could still change.
     """
 
     model: str

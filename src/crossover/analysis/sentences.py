@@ -43,7 +43,7 @@ def summarise(pair: Pair, points: Sequence[Saturation] = (), chance: float | Non
     near = pair["near_chance"]
     if near and chance is not None:
         where = "throughout" if len(near) == len(pair["gap"]) else f"at {', '.join(size(n) for n in near)} images"
-        said.append(f"Both models are near chance {where} (guessing: {chance:.0%} error).")
+        said.append(f"Both models are near chance {where} (guessing: {100 * chance:.3g}% error).")
     if pair["gap"]:
         said.append(saturation_sentence(pair, points))
     return " ".join(said)
