@@ -237,7 +237,7 @@ def test_order_of_bias_is_that_of_the_names() -> None:
 def test_near_chance_is_said() -> None:
     runs = table(lambda n: 0.1, sd=0.001)
     runs["test_error"] = 0.78 + 0.1 * runs["test_error"]
-    pair = only_pair(runs, chance={"cues": 0.9})
+    pair: Any = only_pair(runs, chance={"cues": 0.9})
     assert len(pair["near_chance"]) == 5
     assert "near chance throughout (guessing: 90% error)" in pair["summary"]
     assert "(guessing: 99.5% error)" in summarise(pair, chance=0.995)
