@@ -23,6 +23,7 @@ FINISH_SECONDS, UPLOAD_SECONDS = 60.0, 30.0
 """Time W&B is given at the end of a run to close its files, and to upload the rest of an online run."""
 PATIENCE = 120.0
 """Seconds without an upload after which `make sync` ends."""
+UPLOADING = "uploading to"
 NOT_LOGGED = "not-uploaded"
 """File in the W&B folder of a training whose logging failed: it says why."""
 MOST_CLASSES = 50
@@ -194,16 +195,31 @@ def sync(outputs: Path) -> None:
         print("nothing to upload: W&B has all runs that are logged and do not train any more")
         return
     prepare(outputs)
-    import wandb
-
-    try:
-        print(f"uploading to {wandb.Api(timeout=20).settings['base_url']}", flush=True)
-    except Exception as error:  # noqa: BLE001 # it is raised as many types
-        advice = "nothing is lost, try again when the server answers"
-        if "API key" in str(error):
-            advice = "`.venv/bin/wandb login` logs in, or set WANDB_API_KEY"
-        raise CrossoverError(f"W&B: {first_line(error)}; {advice}") from None
     log = outputs / "wandb-sync.log"
+    with log.open("w") as output:  # in a process of its own, which ends at once
+        command = [sys.executable, "-c", "from crossover.wandb_runs import tell_server; tell_server()"]
+        subprocess.run(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, check=False)
+    told = (log.read_text(errors="replace").strip() or "it said nothing").splitlines()[-1]
+    if not told.startswith(UPLOADING):
+        advice = "nothing is lost, try again when the server answers"
+        if "API key" in told:
+            advice = "`.venv/bin/wandb login` logs in, or set WANDB_API_KEY"
+        raise CrossoverError(f"W&B: {told}; {advice}")
+    print(told, flush=True)
     refused = upload(places, log, PATIENCE, lambda said: print(said, flush=True))
     if refused:
         raise CrossoverError(f"W&B has not taken {refused} of {len(places)} ({log} says more); `make sync` tries again")
+
+
+def tell_server() -> None:
+    """Print the server that W&B uploads to, or why it does not answer, and end this process without its last steps.
+
+    After a request that failed, W&B may wait for ever for its own service to end (0.31).
+    """
+    import wandb
+
+    try:
+        print(f"{UPLOADING} {wandb.Api(timeout=20).settings['base_url']}", flush=True)
+    except Exception as error:  # noqa: BLE001 # it is raised as many types
+        print(first_line(error), flush=True)
+    os._exit(0)
