@@ -9,6 +9,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 from crossover.cli import resolved
+from crossover.config import CrossoverError
 from crossover.report.section import markdown_part
 from crossover.studies.gold import (
     DIFFERENT,
@@ -117,6 +118,8 @@ def test_a_crossing_is_inside_its_range_or_outside() -> None:
         "inside",
     ]
     assert outcomes(n_star=[["resnet", "deit", 1, 1e9]], none=[["resnet", "vit"]]) == ["outside", "outside"]
+    with pytest.raises(CrossoverError, match="the atlas has no resnet and swin on t of s; make atlas"):
+        outcomes(none=[["resnet", "swin"]])
 
 
 def test_what_is_published_is_what_is_comparable_and_how_much_is_not(gold: dict[str, Any]) -> None:

@@ -102,7 +102,10 @@ def compare_crossings(atlas: pd.DataFrame, known: Sequence[Mapping[str, Any]]) -
         task = atlas[(atlas["set"] == part["set"]) & (atlas["task"] == part["task"])]
         for what in ("n_star", "means", "none"):
             for a, b, *ends in part.get(what, []):
-                (row,) = task[(task["a"] == a) & (task["b"] == b)].to_dict("records")
+                found = task[(task["a"] == a) & (task["b"] == b)].to_dict("records")
+                if not found:
+                    raise CrossoverError(f"the atlas has no {a} and {b} on {part['task']} of {part['set']}; make atlas")
+                row = found[0]
                 at = row["crossing_of_means" if what == "means" else "n_star"]
                 inside = ends[0] <= at <= ends[1] if ends else math.isnan(at) and row["log_ratio_n_max"] > SMALL
                 said = "means cross at " if what == "means" else "N* = "
